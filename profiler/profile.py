@@ -1,0 +1,167 @@
+"""The record that stands in the middle: what one traced run of a pipeline did to memory.
+
+A `Profile` is plain data. The tracer fills it, on a GPU or on the virtual one; the planner, the reports and the command
+read it. Nothing here imports torch. Sizes are integers in bytes, times are seconds from the start of the trace.
+
+Invariant: `events` are in the order in which they began, `ordinal` counts them from 0, and the spans
+`[previous event's end, this event's start]` (its lead) and `[start, end]` (the event itself) cover the whole trace, so
+the highest of all `lead_peak_bytes` and `peak_bytes` is the peak of the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+
+KINDS = ("begin", "end", "enter", "exit", "onload", "offload", "cast", "copy", "empty_cache", "sync")
+PHASES = ("place", "encode", "denoise", "decode")
+
+
+class Event(NamedTuple):
+    """One thing that happened to memory.
+
+    Kinds: `begin` and `end` of one call of the pipeline; `enter` and `exit` of a component's entry point; `onload`,
+    `offload` and `cast` of weights; `copy` of anything else between host and device (inputs, images); `empty_cache`;
+    `sync`.
+    """
+
+    ordinal: int
+    call: int  # which call of the pipeline, from 0; -1 outside any call
+    kind: str
+    component: str  # "" where it belongs to none
+    group: str  # block group or submodule inside the component; "" for the whole component
+    entry: str  # entry point of enter and exit events: forward, encode, decode, ...; else ""
+    bytes: int  # bytes moved (onload, offload, copy) or bytes after (cast); else 0
+    dtype: str  # dtype of most of the bytes, "" where it has no meaning
+    from_device: str  # "cpu", "cuda:0", "meta", "disk", ""
+    to_device: str
+    stream: int  # 0 is the default stream
+    phase: str  # one of PHASES
+    step: int  # denoise step from 0; -1 outside the loop
+    asked_by: str  # accelerate.CpuOffload, accelerate.AlignDevicesHook, diffusers.ModuleGroup, pipeline.to, ...
+    lead_peak_bytes: int  # highest allocated between the previous event's end and this one's start
+    before_bytes: int  # allocated at the start
+    peak_bytes: int  # highest allocated during the event
+    after_bytes: int  # allocated at the end
+    reserved_bytes: int  # reserved at the end
+    resident_bytes: int  # allocated bytes of the component's tensors on the device, at the end
+    start_seconds: float
+    seconds: float
+
+
+class TensorSize(NamedTuple):
+    """One parameter or buffer of a component, in the order in which `nn.Module._apply` visits them, ties once."""
+
+    numel: int
+    itemsize: int
+    floating: bool  # whether a dtype cast changes it
+    device: str  # where it was at the end of set-up: "cpu", "cuda:0", "meta"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One repeated layer of a component (an entry of an `nn.ModuleList`)."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One `nn.Module` of the pipeline, as it was when the trace began."""
+
+    name: str
+    class_name: str
+    dtype: str  # of most of its bytes
+    parameters: int
+    bytes: int  # of its parameters and buffers, ties counted once
+    allocated_bytes: int  # what they take on the device, each rounded as the allocator rounds
+    tensors: tuple[TensorSize, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    first_tensor: int = 0  # index into `tensors` of `next(module.parameters())`, which decides residency
+    quantization: str = ""  # "bitsandbytes-8bit", ...; "" for none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """The card that ran, or that the run was predicted for. Rates are bytes per second."""
+
+    name: str
+    capacity_bytes: int  # `total_memory` as the driver reports it
+    context_bytes: int  # taken by the CUDA context before the first tensor
+    slack_bytes: int  # reserved beyond allocated that the prediction allows for
+    architecture: str = ""  # "sm_89"
+    h2d_bytes_per_second: float = 0.0  # from pageable memory
+    d2h_bytes_per_second: float = 0.0
+    pinned_bytes_per_second: float = 0.0
+    virtual: bool = True
+    driver: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BillItem:
+    """One holder of bytes at the worst moment."""
+
+    holder: str  # component name, or ""
+    what: str  # "weights", "activations", "workspace", "unattributed"
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assumption:
+    """Something the prediction had to assume, and what it would change."""
+
+    what: str
+    count: int = 1
+    effect: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Figures of the whole run."""
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    device_bytes: int  # context + reserved: what nvidia-smi would show
+    host_pinned_bytes: int
+    h2d_bytes: int  # everything that was copied
+    d2h_bytes: int
+    h2d_weight_bytes: int
+    d2h_weight_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Profile:
+    """One traced run. See the module's docstring for the invariant of `events`."""
+
+    source: str  # "measured" or "predicted"
+    gpu: Gpu
+    pipeline_class: str  # or the module's class, where one component was traced
+    mode: str  # "resident", "model", "sequential", "group-block", "group-leaf", "mixed"
+    components: tuple[Component, ...]
+    events: tuple[Event, ...]
+    totals: Totals
+    bill: tuple[BillItem, ...] = ()
+    model: str = ""  # catalogue name, folder or hub id; "" where the pipe was handed over
+    dtype: str = ""
+    call: dict[str, Any] = field(default_factory=dict)  # arguments that shape the run, plain values
+    call_defaults: tuple[str, ...] = ()  # names in `call` that the profiler chose
+    sequence: tuple[str, ...] = ()  # model_cpu_offload_seq, split
+    excluded: tuple[str, ...] = ()  # _exclude_from_cpu_offload
+    denoisers: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    assumptions: tuple[Assumption, ...] = ()
+    error_band: float = 0.0  # fraction of the peak; 0 for measured
+    complete: bool = True
+    error: str = ""  # why it is not complete
+
+    # DataFrames and files live in `profiler/record_frames.py` and `record_file.py`; these are their doors.
