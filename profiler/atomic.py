@@ -1,0 +1,62 @@
+"""Writing a file whole or not at all.
+
+Every writer of this toolkit goes through `replacing`: the content is written under a temporary name in the same folder
+and takes the place of the old file in one step, so an interruption or a full disk never leaves half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from profiler.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path that takes the place of `path` when the block ends without an exception.
+
+    Raises:
+        InputError: if `path` is a folder or a device, or its folder is missing or cannot be written.
+    """
+    target = _checked_target(path)
+    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.touch(exist_ok=False)
+        yield temporary
+        os.replace(temporary, target)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; try another path") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise `InputError` if `path` could not be written; for asking before long work, not after."""
+    target = _checked_target(path)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: no permission in {target.parent}; try another path")
+
+
+def _checked_target(path: str | os.PathLike[str]) -> Path:
+    """Return `path` with links resolved: `os.replace` would put a file in the place of the link itself."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; give a file name inside it")
+    if target.exists() and not target.is_file():
+        raise InputError(f"cannot write {path}: it is not a regular file; try another path")
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {path}: the folder {target.parent} does not exist; create it first")
+    return target
