@@ -1,0 +1,149 @@
+"""A profile as one Parquet file: events are the rows, everything else is JSON in the file's metadata.
+
+pandas, DuckDB and polars open it directly and see the events. Fields added later with a default keep the schema version:
+an older file takes the default, an unknown field is left out. A change of meaning raises `SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+from profiler.atomic import replacing
+from profiler.errors import InputError
+from profiler.profile import (
+    SCHEMA_VERSION,
+    Assumption,
+    BillItem,
+    Block,
+    Component,
+    Event,
+    Gpu,
+    Profile,
+    TensorSize,
+    Totals,
+)
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
+_HEADER_KEY = b"vram_profiler"
+_T = TypeVar("_T")
+
+
+def save(profile: Profile, path: str | os.PathLike[str]) -> None:
+    """Write `profile` to `path`, whole or not at all.
+
+    Raises:
+        InputError: if `path` cannot be written, or `profile.call` holds something that is not plain data.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = list(zip(*profile.events, strict=True)) or [() for _ in Event._fields]
+    schema = _event_schema().with_metadata({_HEADER_KEY: _header_text(profile).encode()})
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+    with replacing(path) as temporary:
+        pq.write_table(
+            pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd", write_page_checksum=True
+        )
+
+
+def load(path: str | os.PathLike[str]) -> Profile:
+    """Read the profile that `save` wrote to `path`.
+
+    Raises:
+        InputError: if there is no such file, it is cut short or damaged, no profile, or of a newer version.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise InputError(f"no profile at {path}: there is no such file")
+    try:
+        table = pq.read_table(Path(path), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no profile: not a Parquet file, or cut short or damaged") from error
+    header = _header(table.schema.metadata or {}, path)
+    try:
+        return _profile(header, table)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is a damaged profile: {error}; record it again") from error
+
+
+def _event_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+    return pa.schema([pa.field(name, types[kind], nullable=False) for name, kind in get_type_hints(Event).items()])
+
+
+def _header_text(profile: Profile) -> str:
+    fields = {f.name: getattr(profile, f.name) for f in dataclasses.fields(profile) if f.name != "events"}
+    header = {"schema_version": SCHEMA_VERSION, **{name: _plain(value) for name, value in fields.items()}}
+    try:
+        return json.dumps(header, separators=(",", ":"), ensure_ascii=True)
+    except TypeError as error:
+        raise InputError(f"cannot save this profile: its call holds more than plain data ({error})") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return records as dictionaries; a named tuple (`TensorSize`, one for each weight) stays a row."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _header(metadata: Mapping[bytes, bytes], path: str | os.PathLike[str]) -> dict[str, Any]:
+    if _HEADER_KEY not in metadata:
+        raise InputError(f"{path} is a Parquet file, but no profile: it was not written by vram-profiler")
+    try:
+        header: dict[str, Any] = json.loads(metadata[_HEADER_KEY])
+        version = int(header["schema_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is a damaged profile: its header cannot be read; record it again") from error
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} was written by a newer vram-profiler (schema {version}, this one reads up to {SCHEMA_VERSION}): "
+            "upgrade with pip install -U vram-profiler"
+        )
+    return header
+
+
+def _profile(header: dict[str, Any], table: pa.Table) -> Profile:
+    plain = {
+        **header,
+        "gpu": _record(Gpu, header["gpu"]),
+        "totals": _record(Totals, header["totals"]),
+        "components": tuple(_component(fields) for fields in header["components"]),
+        "bill": tuple(_record(BillItem, fields) for fields in header["bill"]),
+        "assumptions": tuple(_record(Assumption, fields) for fields in header["assumptions"]),
+        "events": _events(table),
+    }
+    for name in ("call_defaults", "sequence", "excluded", "denoisers"):
+        plain[name] = tuple(header[name])
+    return _record(Profile, plain)
+
+
+def _component(fields: dict[str, Any]) -> Component:
+    tensors = tuple(TensorSize(*row) for row in fields["tensors"])
+    blocks = tuple(_record(Block, block) for block in fields["blocks"])
+    return _record(Component, {**fields, "tensors": tensors, "blocks": blocks})
+
+
+def _record(kind: type[_T], fields: dict[str, Any]) -> _T:
+    """Return the record of `kind`, without the fields that a later minor version may have added."""
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in fields.items() if name in known})
+
+
+def _events(table: pa.Table) -> tuple[Event, ...]:
+    columns = [table.column(name).to_pylist() for name in Event._fields]
+    return tuple(map(Event._make, zip(*columns, strict=True)))
