@@ -1,0 +1,73 @@
+"""What a diffusers pipeline does to GPU memory, and the best offload plan for a card.
+
+Importing this package is fast and does not import torch: each public name loads the module that
+defines it when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from profiler.applying import apply, verify
+    from profiler.errors import FindingError, InputError, ProfilerError
+    from profiler.hardware import Card, card, cards
+    from profiler.pipelines import catalogue, load_pipeline
+    from profiler.planning import Plan, plan_offload
+    from profiler.profile import Profile
+    from profiler.sizing import plan_model, profile_model, verify_plan
+    from profiler.tracing import profile_pipeline, trace
+    from profiler.virtual import VirtualGPU
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Card",
+    "FindingError",
+    "InputError",
+    "Plan",
+    "Profile",
+    "ProfilerError",
+    "VirtualGPU",
+    "__version__",
+    "apply",
+    "card",
+    "cards",
+    "catalogue",
+    "load_pipeline",
+    "plan_model",
+    "plan_offload",
+    "profile_model",
+    "profile_pipeline",
+    "trace",
+    "verify",
+    "verify_plan",
+]
+
+_HOMES = {
+    "profiler.applying": ("apply", "verify"),
+    "profiler.errors": ("FindingError", "InputError", "ProfilerError"),
+    "profiler.hardware": ("Card", "card", "cards"),
+    "profiler.pipelines": ("catalogue", "load_pipeline"),
+    "profiler.planning": ("Plan", "plan_offload"),
+    "profiler.profile": ("Profile",),
+    "profiler.sizing": ("plan_model", "profile_model", "verify_plan"),
+    "profiler.tracing": ("profile_pipeline", "trace"),
+    "profiler.virtual": ("VirtualGPU",),
+}
+_HOME_OF_NAME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use, and keep it."""
+    home = _HOME_OF_NAME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,101 @@
+"""Sizes as people write them, to and from integers of bytes.
+
+Inside the toolkit every size is an integer of bytes; these functions are the edge where text
+becomes one and back.
+"""
+
+from __future__ import annotations
+
+import re
+
+from profiler.errors import InputError
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+_BYTES_PER_UNIT = {
+    "b": 1,
+    "kib": KIB,
+    "mib": MIB,
+    "gib": GIB,
+    "tib": TIB,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
+_SIZE = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)\s*")
+_PERCENT = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*%\s*")
+
+
+def parse_bytes(size: str | int) -> int:
+    """Return the bytes that `size` names: `8GiB` is 8 x 2^30, `8GB` is 8 x 10^9, 8 is eight bytes.
+
+    Text without a unit is refused: `--budget 8` is a slip for `8GiB`, never eight bytes.
+
+    Raises:
+        InputError: if it is not a size, or not a positive one.
+    """
+    count = size if isinstance(size, int) else _parse_size(size)
+    if count <= 0:
+        raise InputError(f"{size!r} is not a size: it must be more than nothing, for example 8GiB")
+    return count
+
+
+def _parse_size(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    unit = _BYTES_PER_UNIT.get(match["unit"].lower()) if match else None
+    if match is None or unit is None:
+        raise InputError(
+            f"{text!r} is not a size: write a number and a unit, for example 8GiB, 8GB or 8192MiB"
+        )
+    return round(float(match["number"]) * unit)
+
+
+def format_bytes(count: int) -> str:
+    """Return `count` bytes in the unit a reader expects: `5.09 GiB`, `320.0 MiB`, `12 B`."""
+    size = abs(count)
+    sign = "-" if count < 0 else ""
+    if size >= GIB:
+        return f"{sign}{size / GIB:.2f} GiB"
+    if size >= MIB:
+        return f"{sign}{size / MIB:.1f} MiB"
+    if size >= KIB:
+        return f"{sign}{size / KIB:.1f} KiB"
+    return f"{sign}{size} B"
+
+
+def parse_fraction(text: str | float) -> float:
+    """Return the fraction that `text` names: `2%` is 0.02, `0.02` is 0.02.
+
+    Raises:
+        InputError: if it is neither a percentage nor a number from 0 to 1.
+    """
+    match = _PERCENT.fullmatch(text) if isinstance(text, str) else None
+    try:
+        fraction = float(match["number"]) / 100 if match else float(text)
+    except ValueError:
+        fraction = -1.0
+    if not 0.0 <= fraction <= 1.0:
+        raise InputError(
+            f"{text!r} is not a fraction: write a percentage such as 2% or a number from 0 to 1"
+        )
+    return fraction
+
+
+def format_fraction(fraction: float) -> str:
+    """Return `fraction` as a percentage: `2 %`, `0.3 %`."""
+    percent = fraction * 100
+    return f"{percent:.0f} %" if percent == round(percent) else f"{percent:.1f} %"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return `seconds` in the unit a reader expects: `840 ms`, `12.3 s`, `4 min 05 s`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
