@@ -1,0 +1,5 @@
+"""A virtual CUDA card: real pipelines and real offload hooks run on it without hardware and without weights."""
+
+from profiler.virtual.gpu import VirtualGPU
+
+__all__ = ["VirtualGPU"]

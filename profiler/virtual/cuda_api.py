@@ -1,0 +1,217 @@
+"""`torch.cuda` and `torch.accelerator` for one virtual card: what they report, their streams, events and generators.
+
+Everything is a replaced attribute that serves the owning thread and passes other threads on to torch; all of them are
+put back on leaving, together with torch's queue of lazy calls and diffusers' cached idea of which device there is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from profiler.patching import Patches
+from profiler.virtual.streams import event_class, generator_class, stream_class
+from profiler.virtual.tensor import CUDA, canonical
+
+if TYPE_CHECKING:
+    from profiler.virtual.gpu import VirtualGPU
+
+
+@contextmanager
+def installed(gpu: VirtualGPU) -> Iterator[None]:
+    """Let torch answer for `gpu` on this thread, and leave torch as it was found."""
+    with Patches() as patches, _queues_kept(), _detection_renewed():
+        for name, ours in _functions(gpu).items():
+            for owner in (torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams):
+                original = vars(owner).get(name)
+                if original is not None:
+                    patches.replace(owner, name, here_or(gpu, ours, original))
+        for name, ours in _accelerator_functions(gpu).items():
+            for owner in (torch.accelerator, torch.accelerator.memory):
+                original = vars(owner).get(name)
+                if original is not None:
+                    patches.replace(owner, name, here_or(gpu, ours, original))
+        stream = stream_class(gpu)
+        for owner in (torch.cuda, torch.cuda.streams):
+            patches.replace(owner, "Stream", stream)
+            patches.replace(owner, "Event", event_class(gpu))
+        patches.replace(torch, "Generator", generator_class(gpu))
+        gpu.default_stream = stream(number=0)
+        gpu.current_stream = gpu.default_stream
+        yield
+        # A pipeline may hold on to its streams; the GPU need not.
+        gpu.current_stream = gpu.default_stream
+
+
+def here_or(gpu: VirtualGPU, ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is `ours` on the thread where `gpu` is active, and `original` on every other."""
+
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs) if gpu.here() else original(*args, **kwargs)
+
+    chosen.__name__ = getattr(original, "__name__", "chosen")
+    chosen.__doc__ = original.__doc__
+    return chosen
+
+
+@contextmanager
+def _queues_kept() -> Iterator[None]:
+    """Take back what was queued for the time when CUDA would be initialised (seeds, mostly)."""
+    queued = list(torch.cuda._queued_calls)
+    seeding = list(torch.cuda._lazy_seed_tracker.get_calls())
+    try:
+        yield
+    finally:
+        torch.cuda._queued_calls[:] = queued
+        tracker = torch.cuda._lazy_seed_tracker
+        if list(tracker.get_calls()) != seeding:
+            tracker.call_order[:] = []
+            tracker.manual_seed_all_cb = tracker.manual_seed_cb = None
+
+
+@contextmanager
+def _detection_renewed() -> Iterator[None]:
+    """Let diffusers look again which accelerator there is, on the way in and on the way out."""
+    from diffusers.utils.torch_utils import TorchDeviceBackend
+
+    TorchDeviceBackend._detect_device_type.cache_clear()
+    try:
+        yield
+    finally:
+        TorchDeviceBackend._detect_device_type.cache_clear()
+
+
+def _functions(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
+    """Return our `torch.cuda` functions, by name."""
+    return {
+        **_identity(gpu),
+        **_memory(gpu),
+        **_ordering(gpu),
+    }
+
+
+def _identity(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
+    card = gpu.card
+    return {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "is_bf16_supported": lambda including_emulation=True: card.compute_capability >= (8, 0) or including_emulation,
+        "_lazy_init": lambda: None,
+        "init": lambda: None,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda device: _checked(device, None),
+        "device": lambda device: nullcontext(),
+        "get_device_name": lambda device=None: _checked(device, card.name),
+        "get_device_capability": lambda device=None: _checked(device, card.compute_capability),
+        "get_device_properties": lambda device=None: _checked(device, _properties(gpu)),
+        "get_arch_list": lambda: [card.architecture],
+        "manual_seed": lambda seed: None,
+        "manual_seed_all": lambda seed: None,
+        "seed": lambda: None,
+        "seed_all": lambda: None,
+        "ipc_collect": lambda: None,
+    }
+
+
+def _memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
+    allocator = gpu.allocator
+
+    def set_fraction(fraction: float, device: Any = None) -> None:
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
+        most = gpu.capacity_bytes - gpu.card.context_bytes
+        allocator.limit_bytes = min(int(gpu.capacity_bytes * fraction), most)
+
+    return {
+        "memory_allocated": lambda device=None: allocator.allocated_bytes,
+        "max_memory_allocated": lambda device=None: allocator.peak_bytes,
+        "memory_reserved": lambda device=None: allocator.reserved_bytes,
+        "max_memory_reserved": lambda device=None: allocator.peak_reserved_bytes,
+        "memory_stats": lambda device=None: _stats(gpu),
+        "mem_get_info": lambda device=None: (max(gpu.capacity_bytes - gpu.device_bytes, 0), gpu.capacity_bytes),
+        "reset_peak_memory_stats": lambda device=None: allocator.reset_peak(),
+        "reset_max_memory_allocated": lambda device=None: allocator.reset_peak(),
+        "empty_cache": gpu.empty_cache,
+        "set_per_process_memory_fraction": set_fraction,
+    }
+
+
+def _ordering(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
+    return {
+        "synchronize": lambda device=None: gpu.clock.join_all(),
+        "current_stream": lambda device=None: gpu.current_stream,
+        "default_stream": lambda device=None: gpu.default_stream,
+        "stream": lambda stream: stream if stream is not None else nullcontext(),
+        "set_stream": gpu.set_stream,
+    }
+
+
+def _accelerator_functions(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
+    memory = _memory(gpu)
+    return {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_accelerator": lambda check_available=False: torch.device("cuda"),
+        "current_device_index": lambda: 0,
+        "current_device_idx": lambda: 0,
+        "current_stream": lambda device=None: gpu.current_stream,
+        "set_stream": gpu.set_stream,
+        "synchronize": lambda device=None: gpu.clock.join_all(),
+        "get_memory_info": memory["mem_get_info"],
+        **{
+            name: memory[name]
+            for name in (
+                "empty_cache",
+                "memory_stats",
+                "memory_allocated",
+                "max_memory_allocated",
+                "memory_reserved",
+                "max_memory_reserved",
+                "reset_peak_memory_stats",
+            )
+        },
+    }
+
+
+def _checked(device: Any, answer: Any) -> Any:
+    if device is not None and canonical(device) != CUDA:
+        raise AssertionError("Invalid device id")
+    return answer
+
+
+def _properties(gpu: VirtualGPU) -> SimpleNamespace:
+    card = gpu.card
+    return SimpleNamespace(
+        name=card.name,
+        major=card.compute_capability[0],
+        minor=card.compute_capability[1],
+        total_memory=gpu.capacity_bytes,
+        multi_processor_count=card.multi_processor_count,
+        L2_cache_size=card.l2_cache_bytes,
+        is_integrated=0,
+        is_multi_gpu_board=0,
+        warp_size=32,
+        gcnArchName=card.architecture,
+        pci_bus_id=os.getpid() % 256,
+    )
+
+
+def _stats(gpu: VirtualGPU) -> OrderedDict[str, int]:
+    """Return the statistics that this model has, by PyTorch's own keys."""
+    allocator = gpu.allocator
+    figures = {
+        "allocated_bytes.all.current": allocator.allocated_bytes,
+        "allocated_bytes.all.peak": allocator.peak_bytes,
+        "active_bytes.all.current": allocator.allocated_bytes,
+        "active_bytes.all.peak": allocator.peak_bytes,
+        "reserved_bytes.all.current": allocator.reserved_bytes,
+        "reserved_bytes.all.peak": allocator.peak_reserved_bytes,
+    }
+    return OrderedDict(sorted(figures.items()))

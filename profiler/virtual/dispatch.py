@@ -1,0 +1,200 @@
+"""Cached operator dispatch: what an operator did to shapes once, it does again without asking torch.
+
+The key is the operator, the tags of its tensors and its other arguments; the entry says for each output which metadata
+it has and whose storage it shares, and what the kernel needs while it runs. A miss runs the operator on meta tensors
+(`operators.py`). A cache never changes a figure: every hit accounts for storages, kernels' memory, copies, time and
+values exactly as the miss did.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from profiler.virtual.storage import Storage
+from profiler.virtual.tensor import META, VirtualTensor
+
+if TYPE_CHECKING:
+    from profiler.virtual.gpu import VirtualGPU
+
+NEW, ARGUMENT = -1, -2
+
+_make = torch.Tensor._make_wrapper_subclass
+
+
+class Out(NamedTuple):
+    """One output: a view of argument `source`'s storage, a NEW one, or the ARGUMENT at `index` itself."""
+
+    source: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    offset: int
+    nbytes: int  # of a new storage
+    tag: int
+    device: torch.device
+    index: int = 0
+
+
+class Entry:
+    """What one operator does with arguments of these metadata.
+
+    Attributes:
+        outs: its outputs, in order; what is no tensor stands for itself.
+        shape_of_result: "one", "list" or "none".
+        scratch_bytes: the kernel's own memory, taken after the outputs are allocated.
+        soft_scratch: whether the kernel does without where it does not fit.
+        blas: whether it needs the cuBLAS handle's workspace.
+        seconds: how long the card works on it; 0 on the host.
+        writes: indices of the tensors it writes to.
+        valued: whether it is small enough to be computed when all values are known.
+        copy: (from, to, bytes, waits) where it crosses the link.
+    """
+
+    __slots__ = (
+        "blas",
+        "copy",
+        "on_card",
+        "outs",
+        "plain",
+        "scratch_bytes",
+        "seconds",
+        "shape_of_result",
+        "soft_scratch",
+        "valued",
+        "writes",
+    )
+
+    def __init__(self, outs: tuple[Out | int | None, ...], shape_of_result: str) -> None:
+        self.outs = outs
+        self.shape_of_result = shape_of_result
+        self.scratch_bytes = 0
+        self.soft_scratch = False
+        self.blas = False
+        self.seconds = 0.0
+        self.on_card = False
+        self.writes: tuple[int, ...] = ()
+        self.valued = False
+        self.copy: tuple[str, str, int, bool] | None = None
+        self.plain = True
+
+    def settle(self) -> Entry:
+        """Work out whether the short path may be taken; to be called once all is set."""
+        self.plain = not (self.scratch_bytes or self.blas or self.writes or self.valued or self.copy)
+        return self
+
+
+class NeedsLift(Exception):
+    """A real tensor stands among the arguments."""
+
+
+def key_of(args: Any, tensors: list[VirtualTensor]) -> tuple[Any, ...]:
+    """Return the cache key of positional arguments and append their tensors to `tensors`.
+
+    Raises:
+        NeedsLift: if one of them is a real tensor.
+    """
+    key: list[Any] = []
+    for arg in args:
+        kind = type(arg)
+        if kind is VirtualTensor:
+            key.append(arg.tag)
+            tensors.append(arg)
+        elif kind is int:  # tags are far below any integer that an operator takes
+            key.append(arg)
+        elif kind is list or kind is tuple:
+            key.append(key_of(arg, tensors))
+        elif isinstance(arg, torch.Tensor):
+            raise NeedsLift
+        else:
+            key.append(arg)
+            key.append(kind)
+    return tuple(key)
+
+
+class Dispatcher:
+    """Serves every operator of one virtual GPU. Holds no tensor."""
+
+    def __init__(self, gpu: VirtualGPU) -> None:
+        self.gpu = gpu
+        self.cache: dict[Any, Entry] = {}
+        self.operators = 0
+
+    def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors: list[VirtualTensor] = []
+        try:
+            key: Any = (id(func), key_of(args, tensors))
+            if kwargs:
+                key += (tuple(kwargs), key_of(kwargs.values(), tensors))
+        except NeedsLift:
+            lifted_args, lifted_kwargs = self.gpu.operators.lifted(args, kwargs)
+            return self(func, lifted_args, lifted_kwargs)
+        entry = self.cache.get(key)
+        if entry is None:
+            special = self.gpu.operators.special(func, args)
+            if special is not None:
+                return special(func, args, kwargs)
+            with self.gpu.suspended():
+                entry = self.cache[key] = self.gpu.operators.learn(func, args, kwargs, tensors)
+        return self.run(entry, func, args, kwargs, tensors)
+
+    def run(
+        self, entry: Entry, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
+    ) -> Any:
+        """Do what `entry` says and return the operator's result."""
+        gpu = self.gpu
+        self.operators += 1
+        if entry.copy is not None:
+            gpu.begin_copy(entry.copy)
+        result: Any
+        if entry.shape_of_result == "one":
+            result = self.build(entry.outs[0], tensors)
+        else:
+            result = self._several(entry, tensors)
+        if entry.on_card:
+            gpu.clock.launch(gpu.launch_seconds, entry.seconds)
+        if not entry.plain:
+            self._account(entry, func, args, kwargs, tensors, result)
+        return result
+
+    def build(self, out: Out | int | None, tensors: list[VirtualTensor]) -> Any:
+        """Return the tensor that `out` describes; what is no tensor is returned as it is."""
+        if type(out) is not Out:
+            return out
+        source, shape, stride, dtype, offset, nbytes, tag, device, index = out
+        if source == ARGUMENT:
+            return tensors[index]
+        if source == NEW:
+            storage = Storage(self.gpu, device, nbytes)
+        else:
+            storage = tensors[source].storage_record
+        tensor = _make(VirtualTensor, shape, stride, offset, dtype=dtype, device=META)
+        tensor.storage_record = storage
+        tensor.tag = tag
+        return tensor
+
+    def _several(self, entry: Entry, tensors: list[VirtualTensor]) -> Any:
+        if entry.shape_of_result == "none":
+            return None
+        return [self.build(out, tensors) for out in entry.outs]
+
+    def _account(
+        self,
+        entry: Entry,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        tensors: list[VirtualTensor],
+        result: Any,
+    ) -> None:
+        gpu = self.gpu
+        if entry.blas:
+            gpu.need_blas_workspace()
+        if entry.scratch_bytes:
+            gpu.use_scratch(entry.scratch_bytes, soft=entry.soft_scratch)
+        if entry.copy is not None:
+            gpu.end_copy(entry.copy)
+        if entry.valued or entry.writes:
+            with gpu.suspended():
+                gpu.values.follow(entry, func, args, kwargs, tensors, result)

@@ -1,0 +1,151 @@
+"""Free functions of torch that decide by device before an operator is dispatched, and which GPU is active on a thread.
+
+C++ believes that virtual tensors are on `meta`; these are the functions for which that matters:
+
+- `torch.tensor` and its kin would copy to a CUDA device in C++;
+- attention and `rms_norm` have kernels of their own on CUDA, where `meta` takes many small operators.
+
+Each replacement serves the thread on which the GPU is active and passes every other call on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from profiler.patching import Patches
+from profiler.virtual import attention
+from profiler.virtual.cuda_api import here_or
+from profiler.virtual.tensor import VirtualTensor, aten
+
+if TYPE_CHECKING:
+    from profiler.virtual.gpu import VirtualGPU
+
+_active = threading.local()
+
+
+def active_gpu() -> VirtualGPU | None:
+    """Return the virtual GPU that is active on this thread."""
+    return getattr(_active, "gpu", None)
+
+
+@contextmanager
+def activated(gpu: VirtualGPU) -> Iterator[None]:
+    """Make `gpu` this thread's active one."""
+    _active.gpu = gpu
+    try:
+        yield
+    finally:
+        _active.gpu = None
+
+
+@contextmanager
+def installed(gpu: VirtualGPU) -> Iterator[None]:
+    """Serve torch's device-dependent free functions for `gpu`."""
+    functional = torch.nn.functional
+    with Patches() as patches:
+        for owner, name, make in (
+            (torch, "tensor", _constructor),
+            (torch, "as_tensor", _constructor),
+            (torch, "asarray", _constructor),
+            (torch, "from_numpy", _from_numpy),
+            (torch, "rms_norm", _rms_norm),
+            (torch, "softmax", _softmax),
+            (functional, "scaled_dot_product_attention", _attention),
+            (functional, "one_hot", _one_hot),
+        ):
+            original = getattr(owner, name)
+            patches.replace(owner, name, here_or(gpu, make(gpu, original), original))
+        yield
+
+
+def _constructor(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.tensor` and its kin: made on the host, then sent, as torch does it."""
+
+    def construct(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        device = kwargs.pop("device", None)
+        if isinstance(data, VirtualTensor):
+            # as_tensor and asarray alias; torch.tensor copies.
+            source = data.clone() if original.__name__ == "tensor" else data
+            return source.to(device=device or data.device, dtype=kwargs.get("dtype") or data.dtype)
+        if isinstance(data, list | tuple) and any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(data)):
+            data = tree_map(lambda leaf: leaf.tolist() if isinstance(leaf, torch.Tensor) else leaf, data)
+        with gpu.suspended():
+            real = original(data, *args, **kwargs)
+        made = gpu.lift(real)
+        return made if device is None else made.to(device)
+
+    return construct
+
+
+def _from_numpy(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    def from_numpy(array: Any) -> torch.Tensor:
+        with gpu.suspended():
+            return gpu.lift(original(array))
+
+    return from_numpy
+
+
+def _rms_norm(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    """One fused kernel on CUDA.
+
+    Source: `rms_norm_symint` in PyTorch's aten/src/ATen/native/layer_norm.cpp (v2.13.0).
+    """
+
+    def rms_norm(
+        input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
+    ) -> torch.Tensor:
+        if not input.is_cuda:
+            return original(input, normalized_shape, weight, eps)  # type: ignore[no-any-return]
+        # Called past C++, which would take it apart for `meta`.
+        return gpu.dispatch(aten._fused_rms_norm.default, (input, list(normalized_shape), weight, eps), {})[0]  # type: ignore[no-any-return]
+
+    return rms_norm
+
+
+def _one_hot(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Zeros and a scatter; C++ would compare with an `arange` on `meta`.
+
+    Source: `one_hot` in PyTorch's aten/src/ATen/native/Onehot.cpp (v2.13.0).
+    """
+
+    def one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+        classes = num_classes if num_classes >= 0 else int(tensor.max().item()) + 1
+        empty = torch.zeros((*tensor.shape, classes), dtype=torch.int64, device=tensor.device)
+        return empty.scatter_(-1, tensor.unsqueeze(-1), 1)
+
+    return one_hot
+
+
+def _softmax(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    def softmax(input: torch.Tensor, dim: int, *args: Any, dtype: Any = None, **kwargs: Any) -> torch.Tensor:
+        if isinstance(input, VirtualTensor) and not args and not kwargs:
+            return input.softmax(dim, dtype=dtype)
+        return original(input, dim, *args, dtype=dtype, **kwargs)  # type: ignore[no-any-return]
+
+    return softmax
+
+
+def _attention(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    def scaled_dot_product_attention(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        if not query.is_cuda:
+            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)  # type: ignore[no-any-return]
+        return attention.attend(
+            gpu.card, query, key, value, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+
+    return scaled_dot_product_attention

@@ -1,0 +1,296 @@
+"""The virtual GPU: a context in which torch sees one CUDA card that exists only as a model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from profiler.errors import InputError
+from profiler.hardware import Card, card
+from profiler.units import format_bytes
+from profiler.virtual import cuda_api, functions
+from profiler.virtual.allocator import Allocator, OutOfMemory
+from profiler.virtual.clock import Clock
+from profiler.virtual.dispatch import NEW, Dispatcher, Out
+from profiler.virtual.lending import lend
+from profiler.virtual.operators import Operators
+from profiler.virtual.storage import HostMemory, Storage
+from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
+from profiler.virtual.values import Values
+
+LAUNCH_SECONDS = 5e-6  # host time to launch one kernel; an estimate, until measured on a card
+
+_FIRST_TAG = -(1 << 50)  # so far below any integer that an operator takes, that a key cannot be misread
+
+Copy = tuple[str, str, int, bool]
+_T = TypeVar("_T")
+
+
+class VirtualGPU:
+    """A CUDA card without hardware.
+
+    Inside the context, on the thread that entered it, every tensor is virtual and `torch.cuda` answers from the model.
+    On leaving it, torch is as before; tensors made inside cannot be computed with outside.
+
+    Args:
+        model: a card's name (`vram list gpus`) or a `Card`.
+        capacity: what the driver would report as total memory instead of the card's own: "8GiB" or bytes.
+
+    Attributes:
+        card: the card's facts.
+        capacity_bytes: its total memory.
+        h2d_bytes, d2h_bytes: what crossed the link so far.
+        copy_observers: called with (from, to, bytes) after each copy.
+
+    Raises:
+        InputError: for an unknown card or a capacity that leaves nothing beside the CUDA context.
+
+    Example:
+        >>> with VirtualGPU("rtx-4090") as gpu:
+        ...     torch.ones(1 << 20, device="cuda")
+        ...     torch.cuda.memory_allocated()
+    """
+
+    def __init__(self, model: str | Card = "rtx-4090", *, capacity: str | int | None = None) -> None:
+        chosen = card(model) if isinstance(model, str) else model
+        self.card = chosen if capacity is None else chosen.with_capacity(capacity)
+        self.capacity_bytes = self.card.capacity_bytes
+        self.allocator = Allocator(self.capacity_bytes - self.card.context_bytes)
+        self.host = HostMemory()
+        self.clock = Clock()
+        self.values = Values()
+        self.operators = Operators(self)
+        self.dispatch = Dispatcher(self)
+        self.launch_seconds = LAUNCH_SECONDS
+        self.h2d_bytes = 0
+        self.d2h_bytes = 0
+        self.copy_observers: list[Callable[[str, str, int], None]] = []
+        self.scratch_peak: tuple[int, int] = (0, 0)  # (allocated, scratch) at the highest point with scratch
+        self._tags: dict[Any, int] = {}
+        self._blas_streams: dict[int, int] = {}
+        self.default_stream: Any = None
+        self.current_stream: Any = None
+        self._thread = 0
+        self._stack: ExitStack | None = None
+
+    # -- the context
+
+    def __enter__(self) -> Self:
+        if self._stack is not None or functions.active_gpu() is not None:
+            raise InputError("a virtual GPU is already active on this thread; leave it first")
+        self._thread = threading.get_ident()
+        with ExitStack() as stack:
+            stack.enter_context(functions.activated(self))
+            stack.enter_context(cuda_api.installed(self))
+            stack.enter_context(functions.installed(self))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self.mode())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack, self._stack = self._stack, None
+        assert stack is not None
+        stack.close()
+
+    def here(self) -> bool:
+        """Tell whether the calling thread is the one that entered the context."""
+        return threading.get_ident() == self._thread
+
+    def must_be_active(self) -> None:
+        """Raise RuntimeError where a virtual tensor is computed with outside its context."""
+        if self._stack is None or not self.here():
+            raise RuntimeError("a virtual tensor can be computed with only inside the VirtualGPU that made it")
+
+    @contextmanager
+    def mode(self) -> Iterator[None]:
+        """Serve every operator of this thread, factories included."""
+        with _Mode(self.dispatch):
+            yield
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let this thread compute with real tensors."""
+        with _disable_current_modes():
+            yield
+
+    def lend(self, pipe: _T) -> _T:
+        """Return a twin of a loaded pipeline or module, with virtual tensors in place of its own and without hooks.
+
+        The original is read, never changed.
+        """
+        return lend(self, pipe)
+
+    # -- memory
+
+    def allocate(self, nbytes: int) -> int:
+        """Take device memory and return the block.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: in torch's words, if it exceeds the capacity.
+        """
+        try:
+            return self.allocator.allocate(nbytes)
+        except OutOfMemory:
+            raise torch.cuda.OutOfMemoryError(self._no_memory(nbytes)) from None
+
+    def use_scratch(self, nbytes: int, *, soft: bool) -> None:
+        """Take and give back a kernel's own memory; a soft one is done without where it does not fit."""
+        if soft and not self.allocator.fits(nbytes):
+            self.values.assume("workspace", "a convolution does without the workspace that does not fit")
+            return
+        before = self.allocator.peak_bytes
+        self.allocator.free(self.allocate(nbytes))
+        if self.allocator.peak_bytes > before:
+            self.scratch_peak = (self.allocator.peak_bytes, nbytes)
+
+    def need_blas_workspace(self) -> None:
+        """Take the current stream's cuBLAS workspace, once; it stays."""
+        stream = self.clock.current
+        if stream not in self._blas_streams:
+            self._blas_streams[stream] = self.allocate(self.card.cublas_workspace_bytes)
+
+    @property
+    def workspace_bytes(self) -> int:
+        """What the cuBLAS workspaces hold."""
+        return sum(self._blas_streams.values())
+
+    @property
+    def device_bytes(self) -> int:
+        """What the driver would show as used now."""
+        return self.card.context_bytes + self.allocator.reserved_bytes
+
+    def empty_cache(self) -> None:
+        """Release what is reserved and not allocated."""
+        self.allocator.empty_cache()
+
+    def _no_memory(self, nbytes: int) -> str:
+        allocator = self.allocator
+        free = max(self.capacity_bytes - self.device_bytes, 0)
+        cached = allocator.reserved_bytes - allocator.allocated_bytes
+        return (
+            f"CUDA out of memory. Tried to allocate {format_bytes(nbytes)}. GPU 0 has a total capacity of "
+            f"{format_bytes(self.capacity_bytes)} of which {format_bytes(free)} is free. Including non-PyTorch memory, "
+            f"this process has {format_bytes(self.device_bytes)} memory in use. Of the allocated memory "
+            f"{format_bytes(allocator.allocated_bytes)} is allocated by PyTorch, and {format_bytes(cached)} is "
+            "reserved by PyTorch but unallocated."
+        )
+
+    # -- streams
+
+    def set_stream(self, stream: Any) -> None:
+        """Let new work go to `stream`."""
+        self.current_stream = stream
+        self.clock.current = stream.cuda_stream
+
+    # -- copies
+
+    def begin_copy(self, copy: Copy) -> None:
+        """Account for a copy's time."""
+        source, _, nbytes, waits = copy
+        rate = self.card.h2d_bytes_per_second if source == "cpu" else self.card.d2h_bytes_per_second
+        if not waits:
+            rate = self.card.pinned_bytes_per_second
+        self.clock.launch(self.launch_seconds, nbytes / rate)
+        if waits:
+            self.clock.join(self.clock.current)
+
+    def end_copy(self, copy: Copy) -> None:
+        """Count a copy and tell its observers."""
+        source, target, nbytes, _ = copy
+        if source == "cpu":
+            self.h2d_bytes += nbytes
+        else:
+            self.d2h_bytes += nbytes
+        for observer in self.copy_observers:
+            observer(source, target, nbytes)
+
+    # -- making tensors
+
+    def tag(
+        self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, offset: int, device: torch.device
+    ) -> int:
+        """Return the interned number of this metadata."""
+        key = (shape, stride, dtype, offset, device)
+        return self._tags.setdefault(key, _FIRST_TAG - len(self._tags))
+
+    def like(self, tensor: torch.Tensor, device: torch.device, storage: Storage | None = None) -> VirtualTensor:
+        """Return a virtual tensor with `tensor`'s metadata on `device`, in a storage of its own unless one is given."""
+        shape, stride, offset = tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset()
+        nbytes = tensor.untyped_storage().nbytes() if storage is None else storage.nbytes
+        tag = self.tag(shape, stride, tensor.dtype, offset, device)
+        source = NEW if storage is None else 0
+        out = Out(source, shape, stride, tensor.dtype, offset, nbytes, tag, device)
+        holder: Any = () if storage is None else (_Holder(storage),)
+        return self.dispatch.build(out, holder)  # type: ignore[no-any-return]
+
+    def lift(self, real: torch.Tensor) -> VirtualTensor:
+        """Return a virtual tensor for a real one, on the device of that, with its value if it is small."""
+        with _disable_current_modes():
+            tensor = self.like(real, real.device if real.device.type != "cuda" else CUDA)
+            if real.device.type == "cpu":
+                self.values.keep(tensor, real.detach().clone(memory_format=torch.preserve_format))
+        return tensor
+
+    def place(self, real: torch.Tensor, device: torch.device) -> VirtualTensor:
+        """Return a virtual tensor on `device` with the value of `real`."""
+        with _disable_current_modes():
+            tensor = self.like(real, device)
+            self.values.keep(tensor, real)
+        return tensor
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> VirtualTensor:
+        """Return a contiguous virtual tensor of unknown value."""
+        with _disable_current_modes():
+            return self.like(torch.empty(shape, dtype=dtype, device=META), device)
+
+    def pin(self, tensor: VirtualTensor) -> VirtualTensor:
+        """Return `tensor` in pinned memory: itself, or a copy, with its value."""
+        if tensor.storage_record.pinned:
+            return tensor
+        if tensor.device != CPU:
+            raise RuntimeError(f"cannot pin '{tensor.type()}' only dense CPU tensors can be pinned")
+        with _disable_current_modes():
+            compact = torch.empty_like(
+                torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+            )
+            storage = Storage(self, CPU, compact.untyped_storage().nbytes(), pinned=True)
+            pinned = self.like(compact, CPU, storage)
+            known = self.values.known(tensor)
+            if known is not None:
+                self.values.keep(pinned, known.clone())
+        return pinned
+
+
+class _Holder:
+    """Stands for a tensor where only its storage is asked for."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage_record = storage
+
+
+class _Mode(TorchDispatchMode):
+    """Sends every operator to the dispatcher."""
+
+    def __init__(self, dispatch: Dispatcher) -> None:
+        super().__init__()
+        self._dispatch = dispatch
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Otherwise torch wraps `__torch_dispatch__`, which costs half a microsecond an operator.
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._dispatch(func, args, kwargs)

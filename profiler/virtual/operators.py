@@ -1,0 +1,338 @@
+"""What operators do: learned once on meta tensors, or written here where data decides the shape.
+
+A meta tensor exists only while an operator is being learned. Operators whose result depends on values are never cached;
+where the value is unknown, the one that bounds memory from above is assumed, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._C import DispatchKey
+from torch._prims_common import is_non_overlapping_and_dense_or_false
+from torch.utils._pytree import tree_leaves, tree_map
+
+from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
+from profiler.virtual.kernels import Kernel
+from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
+from profiler.virtual.values import MOST_ELEMENTS
+
+if TYPE_CHECKING:
+    from profiler.virtual.gpu import VirtualGPU
+
+# May mix devices: CUDA kernels take CPU tensors here (indices, or the other side of a copy).
+_MIXES_DEVICES = {
+    aten.copy_.default,
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.index_put.default,
+    aten._index_put_impl_.default,
+    aten._unsafe_index.Tensor,
+    aten.set_.source_Tensor,
+}
+
+# Composite on other devices, one kernel on CUDA.
+_FUSED = {aten._fused_rms_norm.default}
+
+
+class Operators:
+    """Learns operators for one virtual GPU."""
+
+    def __init__(self, gpu: VirtualGPU) -> None:
+        self.gpu = gpu
+        self._specials: dict[Any, Callable[..., Any]] = {
+            aten._local_scalar_dense.default: self._item,
+            aten.equal.default: self._equal,
+            aten.lift_fresh.default: self._lift,
+            aten.lift.default: self._lift,
+            aten.nonzero.default: self._nonzero,
+            aten.masked_select.default: self._masked_select,
+            aten.is_pinned.default: lambda func, args, kwargs: args[0].is_pinned(),
+            aten._pin_memory.default: lambda func, args, kwargs: self.gpu.pin(args[0]),
+            aten.record_stream.default: lambda func, args, kwargs: None,
+            aten.scalar_tensor.default: self._scalar,
+            aten.repeat_interleave.Tensor: self._computed,
+            aten.bincount.default: self._computed,
+            aten._unique2.default: self._computed,
+            aten.unique_consecutive.default: self._computed,
+            aten.unique_dim.default: self._computed,
+        }
+
+    def lifted(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the arguments with every real tensor turned into a virtual one, each once."""
+        memo: dict[int, VirtualTensor] = {}
+
+        def lift(leaf: Any) -> Any:
+            if isinstance(leaf, torch.Tensor) and not isinstance(leaf, VirtualTensor):
+                if id(leaf) not in memo:
+                    memo[id(leaf)] = self.gpu.lift(leaf)
+                return memo[id(leaf)]
+            return leaf
+
+        return tree_map(lift, args), tree_map(lift, kwargs)
+
+    def special(self, func: Any, args: Any) -> Callable[..., Any] | None:
+        """Return what serves an operator that cannot be cached, or None."""
+        if func in self._specials:
+            return self._specials[func]
+        if func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
+            return self._index_mask
+        if func._schema.name.endswith("_") and torch.Tag.inplace_view in func.tags:
+            return self._inplace_view
+        if func not in _FUSED and func.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd):
+            return self._decompose
+        return None
+
+    # -- learning
+
+    def learn(self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> Entry:
+        """Run `func` on meta tensors and return what it did.
+
+        Raises:
+            RuntimeError: if its tensors are on different devices, in torch's words.
+        """
+        device = self._device(func, kwargs, tensors)
+        metas = {id(tensor): _meta_of(tensor) for tensor in tensors}
+
+        def to_meta(leaf: Any) -> Any:
+            return metas[id(leaf)] if isinstance(leaf, VirtualTensor) else leaf
+
+        meta_args = tree_map(to_meta, tuple(args))
+        meta_kwargs = {name: tree_map(to_meta, value) for name, value in kwargs.items()}
+        result = func(*meta_args, **_for_meta(func, meta_kwargs, tensors))
+        outs = tuple(self._out(leaf, device, tensors, metas) for leaf in _listed(result))
+        entry = Entry(outs, _shape_of_result(result))
+        entry.writes = _writes(func, args, kwargs, tensors)
+        entry.valued = _may_have_value(func, device, tensors, outs)
+        entry.copy = self._copy(func, device, tensors, kwargs)
+        if device.type == "cuda" and entry.copy is None and _works(outs, entry.writes):
+            kernel = Kernel(self.gpu.card, func, meta_args, result)
+            entry.on_card = True
+            entry.seconds = kernel.seconds()
+            entry.scratch_bytes = kernel.scratch_bytes()
+            entry.soft_scratch = kernel.soft_scratch
+            entry.blas = kernel.needs_blas_workspace
+        elif entry.copy is not None:
+            entry.scratch_bytes = _staging_bytes(entry.copy, tensors)
+        return entry.settle()
+
+    def _out(
+        self, leaf: Any, device: torch.device, tensors: list[VirtualTensor], metas: dict[int, torch.Tensor]
+    ) -> Out | int | None:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        storage = leaf.untyped_storage()
+        source, index = NEW, 0
+        for position, tensor in enumerate(tensors):
+            meta = metas[id(tensor)]
+            if meta is leaf:
+                source, index = ARGUMENT, position
+                break
+            if meta.untyped_storage()._cdata == storage._cdata:
+                source = position
+        if source not in (NEW, ARGUMENT):
+            device = tensors[source].device
+        shape, stride, offset = tuple(leaf.shape), tuple(leaf.stride()), leaf.storage_offset()
+        tag = self.gpu.tag(shape, stride, leaf.dtype, offset, device)
+        nbytes = storage.nbytes() if source == NEW else 0
+        return Out(source, shape, stride, leaf.dtype, offset, nbytes, tag, device, index)
+
+    def _device(self, func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> torch.device:
+        explicit = kwargs.get("device")
+        # `x.to("meta")` never comes here; C++ asks for `meta` where it means "the device of x" (`type_as`).
+        if explicit is not None and not (func is aten._to_copy.default and canonical(explicit) == META):
+            return canonical(explicit)
+        if func is aten.copy_.default:
+            return tensors[0].device
+        devices = {tensor.device for tensor in tensors}
+        if len(devices) > 1:
+            spread = {tensor.device for tensor in tensors if tensor.dim()}
+            if len(spread) > 1 and func not in _MIXES_DEVICES:
+                found = sorted(str(device) for device in spread)
+                raise RuntimeError(
+                    "Expected all tensors to be on the same device, but found at least two devices, "
+                    f"{found[1]} and {found[0]}! (when checking argument for {func})"
+                )
+        for kind in ("cuda", "meta", "cpu"):
+            for device in devices:
+                if device.type == kind:
+                    return device
+        return CPU
+
+    @staticmethod
+    def _copy(
+        func: Any, device: torch.device, tensors: list[VirtualTensor], kwargs: dict[str, Any]
+    ) -> tuple[str, str, int, bool] | None:
+        if func is aten._to_copy.default:
+            source, itemsize = tensors[0], (kwargs.get("dtype") or tensors[0].dtype).itemsize
+        elif func is aten.copy_.default and len(tensors) > 1:
+            source, itemsize = tensors[1], tensors[0].dtype.itemsize
+        else:
+            return None
+        kinds = (source.device.type, device.type)
+        if kinds not in (("cpu", "cuda"), ("cuda", "cpu")):
+            return None
+        return (*kinds, source.numel() * itemsize, not kwargs.get("non_blocking", False))
+
+    # -- operators whose result depends on values
+
+    def _item(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tensor = args[0]
+        if tensor.is_cuda:
+            self.gpu.begin_copy(("cuda", "cpu", tensor.element_size(), True))
+            self.gpu.end_copy(("cuda", "cpu", tensor.element_size(), True))
+        return self.gpu.values.read(tensor, "item").item()
+
+    def _equal(self, func: Any, args: Any, kwargs: Any) -> bool:
+        one, other = (self.gpu.values.known(tensor) for tensor in args)
+        if one is not None and other is not None:
+            with self.gpu.suspended():
+                return torch.equal(one, other)
+        self.gpu.values.assume("equal", "taken to be equal")
+        return True
+
+    def _lift(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        tensor = args[0]
+        if isinstance(tensor, VirtualTensor):
+            return tensor
+        return self.gpu.lift(tensor)
+
+    def _scalar(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        """Make the scalar of `x[0] = 3`: C++ makes it on the device that it believes `x` to be on, `meta`."""
+        with self.gpu.suspended():
+            real = torch.scalar_tensor(args[0], dtype=kwargs.get("dtype"))
+        return self.gpu.place(real, canonical(kwargs.get("device") or CPU))
+
+    def _nonzero(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        mask = args[0]
+        known = self.gpu.values.known(mask)
+        if known is not None:
+            with self.gpu.suspended():
+                return self.gpu.place(known.nonzero(), mask.device)
+        self.gpu.values.assume("nonzero", "every element taken to be nonzero")
+        return self.gpu.empty((mask.numel(), mask.dim()), torch.int64, mask.device)
+
+    def _masked_select(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        source, mask = torch.broadcast_tensors(*args)
+        return self._index_mask(aten.index.Tensor, (source, [mask]), {})
+
+    def _index_mask(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        """Index by positions, as CUDA does: a mask becomes the index tensors of its nonzero elements."""
+        source, indices = args
+        positions: list[Any] = []
+        for index in indices:
+            if _is_mask(index):
+                found = self._nonzero(aten.nonzero.default, (index,), {})
+                positions += [found.select(1, dim) for dim in range(index.dim())]
+            else:
+                positions.append(index)
+        return self.gpu.dispatch(func, (source, positions), {})  # type: ignore[no-any-return]
+
+    def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Serve an operator whose output's size depends on values: computed, or as large as its input."""
+        reals = [self.gpu.values.known(tensor) for tensor in tree_leaves(args) if isinstance(tensor, VirtualTensor)]
+        source = args[0]
+        with self.gpu.suspended():
+            if all(real is not None for real in reals):
+                result = func(*self.gpu.values.realised(args), **self.gpu.values.realised(kwargs))
+            else:
+                self.gpu.values.assume(func.__name__, "its output taken to be as large as its input")
+                result = func(torch.arange(source.numel()), *self.gpu.values.realised(args[1:]), **kwargs)
+            return tree_map(lambda leaf: self.gpu.place(leaf, source.device), result)
+
+    def _inplace_view(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        """Change a tensor's own metadata (`unsqueeze_`, `t_`, `resize_`, ...)."""
+        tensor = args[0]
+        twin = getattr(aten, func._schema.name.split("::")[1][:-1], None)
+        if twin is None:
+            raise RuntimeError(f"{func} changes a tensor's shape in place, which a virtual tensor cannot follow")
+        tensor.data = twin(*args, **kwargs)
+        return tensor  # type: ignore[no-any-return]
+
+    def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with self.gpu.mode():
+            return func.decompose(*args, **kwargs)
+
+
+def _meta_of(tensor: VirtualTensor) -> torch.Tensor:
+    size = -(-tensor.storage_record.nbytes // tensor.element_size())
+    flat = torch.empty(size, dtype=tensor.dtype, device=META)
+    return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+
+def _for_meta(func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> dict[str, Any]:
+    takes_device = any(argument.name == "device" for argument in func._schema.arguments)
+    replaced = dict(kwargs)
+    if "generator" in replaced:
+        replaced["generator"] = None
+    if replaced.get("pin_memory"):
+        replaced["pin_memory"] = False
+    if takes_device and (replaced.get("device") is not None or not tensors):
+        replaced["device"] = META
+    return replaced
+
+
+def _listed(result: Any) -> list[Any]:
+    if result is None:
+        return []
+    return [result] if isinstance(result, torch.Tensor) else list(result)
+
+
+def _shape_of_result(result: Any) -> str:
+    if result is None:
+        return "none"
+    return "one" if isinstance(result, torch.Tensor) else "list"
+
+
+def _writes(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> tuple[int, ...]:
+    written: list[int] = []
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, VirtualTensor)]
+        written += [index for index, tensor in enumerate(tensors) if any(tensor is leaf for leaf in leaves)]
+    return tuple(written)
+
+
+def _works(outs: tuple[Out | int | None, ...], writes: tuple[int, ...]) -> bool:
+    """Tell whether a kernel runs: views cost nothing."""
+    return bool(writes) or any(isinstance(out, Out) and out.source == NEW for out in outs)
+
+
+def _may_have_value(
+    func: Any, device: torch.device, tensors: list[VirtualTensor], outs: tuple[Out | int | None, ...]
+) -> bool:
+    if device.type == "meta" or torch.Tag.nondeterministic_seeded in func.tags or func in _NO_VALUE:
+        return False
+    made = [out for out in outs if isinstance(out, Out) and out.source == NEW]
+    small = all(out.nbytes <= MOST_ELEMENTS * out.dtype.itemsize for out in made)
+    return bool(made) and small and all(tensor.numel() <= MOST_ELEMENTS for tensor in tensors)
+
+
+_NO_VALUE = {
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.empty_like.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+    aten.empty_permuted.default,
+}
+
+
+def _staging_bytes(copy: tuple[str, str, int, bool], tensors: list[VirtualTensor]) -> int:
+    """Return what a copy needs on the card besides its two ends.
+
+    A copy to the host is cast, and made contiguous, on the card first.
+    Source: `copy_requires_temporaries` and `copy_kernel_cuda` in PyTorch's aten/src/ATen/native/cuda/Copy.cu (v2.13.0).
+    """
+    source = tensors[-1]
+    same_dtype = copy[2] == source.numel() * source.element_size()
+    direct = same_dtype and is_non_overlapping_and_dense_or_false(source)
+    return 0 if copy[0] == "cpu" or direct else copy[2]
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)

@@ -1,0 +1,213 @@
+"""The virtual tensor: metadata, the storage it looks at, the device it claims, and no data.
+
+C++ is told that the device is `meta`, because a CPU build of torch has no guard for CUDA devices; Python's `device`,
+`is_cuda`, `is_cpu` and `is_meta` say what the tensor claims. For the same reason every method that depends on the device
+is overridden here rather than caught later: by then C++ would have decided for `meta`.
+
+A tensor does not hold its value. A storage may (`Storage.real`), and every view of it looks into the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from profiler.virtual.gpu import VirtualGPU
+    from profiler.virtual.storage import Storage
+
+META = torch.device("meta")
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+
+aten = torch.ops.aten
+_set_data = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def canonical(device: Any) -> torch.device:
+    """Return `device` as a `torch.device`, with an index where it is a CUDA device."""
+    device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    return CUDA if device.type == "cuda" and device.index is None else device
+
+
+class VirtualTensor(torch.Tensor):
+    """See the module's docstring. Made by `profiler.virtual.dispatch` only.
+
+    Attributes:
+        storage_record: the `Storage` it looks at.
+        tag: the interned number of its metadata; equal tags, equal shape, strides, offset, dtype and device.
+    """
+
+    storage_record: Storage
+    tag: int
+
+    # Free functions are served by patches; without this every operator would go through Python twice.
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, data: VirtualTensor, requires_grad: bool = False, **_: Any) -> VirtualTensor:
+        """Return a parameter over `data`: accelerate rebuilds one by calling the class of the old one."""
+        parameter = data.detach().requires_grad_(requires_grad)
+        parameter._is_param = True  # type: ignore[attr-defined]
+        return parameter  # type: ignore[return-value]
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return _gpu_of(args, kwargs).dispatch(func, args, kwargs or {})
+
+    @property
+    def gpu(self) -> VirtualGPU:
+        """The virtual GPU that made this tensor."""
+        return self.storage_record.gpu
+
+    # -- where it claims to be
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.storage_record.device
+
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        return self.storage_record.device.type == "cuda"
+
+    @property
+    def is_cpu(self) -> bool:  # type: ignore[override]
+        return self.storage_record.device.type == "cpu"
+
+    @property
+    def is_meta(self) -> bool:  # type: ignore[override]
+        return self.storage_record.device.type == "meta"
+
+    def get_device(self) -> int:
+        return 0 if self.is_cuda else -1
+
+    def data_ptr(self) -> int:
+        """Return a virtual address: equal for equal storages, 0 on `meta`, as accelerate's tied weights need."""
+        return self.storage_record.address + self.storage_offset() * self.element_size()
+
+    # -- moving it
+
+    def to(self, *args: Any, **kwargs: Any) -> VirtualTensor:  # type: ignore[override]
+        """Move or cast as `torch.Tensor.to` does; returns `self` where nothing changes."""
+        device, dtype, non_blocking, copy, memory_format = _parse_to(*args, **kwargs)
+        device = self.device if device is None else device
+        dtype = self.dtype if dtype is None else dtype
+        same = device == self.device and dtype == self.dtype and not copy
+        if same and (
+            memory_format in (None, torch.preserve_format) or self.is_contiguous(memory_format=memory_format)
+        ):
+            return self
+        if device == META:
+            return torch.empty_like(self, dtype=dtype, device=META)  # type: ignore[return-value]
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        if non_blocking:
+            options["non_blocking"] = True
+        if memory_format is not None:
+            options["memory_format"] = memory_format
+        return self.gpu.dispatch(aten._to_copy.default, (self,), options)  # type: ignore[no-any-return]
+
+    def cpu(self, memory_format: Any = None) -> VirtualTensor:  # type: ignore[override]
+        return self.to(CPU) if memory_format is None else self.to(CPU, memory_format=memory_format)
+
+    def cuda(self, device: Any = None, non_blocking: bool = False, **_: Any) -> VirtualTensor:  # type: ignore[override]
+        return self.to(CUDA if device is None else device, non_blocking=non_blocking)
+
+    def type_as(self, other: torch.Tensor) -> VirtualTensor:  # type: ignore[override]
+        return self.to(device=other.device, dtype=other.dtype)
+
+    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:  # type: ignore[override]
+        return torch.tensor(data, dtype=dtype or self.dtype, device=device or self.device)
+
+    def pin_memory(self, device: Any = None) -> VirtualTensor:  # type: ignore[override]
+        return self.gpu.pin(self)
+
+    def is_pinned(self, device: Any = None) -> bool:  # type: ignore[override]
+        return self.storage_record.pinned
+
+    def record_stream(self, stream: Any) -> None:  # type: ignore[override]
+        """Do nothing: the allocator behind this card does not tell streams apart."""
+
+    # -- the value, where it is known
+
+    def numpy(self, *, force: bool = False) -> Any:
+        return self.gpu.values.read(self, "numpy").numpy()
+
+    def tolist(self) -> Any:
+        return self.gpu.values.read(self, "tolist").tolist()
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        known = "known" if self.storage_record.real is not None else "unknown"
+        return f"VirtualTensor({tuple(self.shape)}, {self.dtype}, device={self.device}, {known})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VirtualTensor:
+        if id(self) not in memo:
+            copy = self.detach().clone().requires_grad_(self.requires_grad)
+            if hasattr(self, "_is_param"):
+                copy._is_param = True  # type: ignore[attr-defined]
+            memo[id(self)] = copy
+        return memo[id(self)]  # type: ignore[no-any-return]
+
+    # -- operators that take another path on CUDA than C++ would take for `meta`
+
+    def softmax(self, dim: int, dtype: Any = None) -> VirtualTensor:  # type: ignore[override]
+        """Convert inside the kernel, as CUDA does from half precision (`softmax` in ATen's SoftMax.cpp, v2.13.0)."""
+        if self.is_cuda and self.dtype == torch.float16 and dtype == torch.float32:
+            return aten._softmax.default(self, dim, True)  # type: ignore[no-any-return]
+        source = self if dtype is None else self.to(dtype)
+        return aten._softmax.default(source, dim, False)  # type: ignore[no-any-return]
+
+    # -- swapping what it looks at
+
+    @property
+    def data(self) -> VirtualTensor:  # type: ignore[override]
+        return self.detach()  # type: ignore[return-value]
+
+    @data.setter
+    def data(self, new: VirtualTensor) -> None:
+        if not isinstance(new, VirtualTensor):
+            new = self.gpu.lift(new)
+        with torch._C.DisableTorchFunction():
+            _set_data(self, new)
+        self.storage_record = new.storage_record
+        self.tag = new.tag
+
+
+def _gpu_of(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> VirtualGPU:
+    for leaf in torch.utils._pytree.tree_leaves((args, kwargs)):
+        if isinstance(leaf, VirtualTensor):
+            leaf.gpu.must_be_active()
+            return leaf.gpu
+    raise AssertionError("a virtual operator without a virtual tensor")
+
+
+def _parse_to(*args: Any, **kwargs: Any) -> tuple[Any, Any, bool, bool, Any]:
+    """Return (device, dtype, non_blocking, copy, memory_format) of a call of `Tensor.to`."""
+    device, dtype = kwargs.get("device"), kwargs.get("dtype")
+    flags = []
+    other = kwargs.get("other")
+    for arg in args:
+        if isinstance(arg, torch.Tensor):
+            other = arg
+        elif isinstance(arg, torch.dtype):
+            dtype = arg
+        elif isinstance(arg, bool):
+            flags.append(arg)
+        elif arg is not None:
+            device = arg
+    if other is not None:
+        device, dtype = other.device, other.dtype
+    non_blocking, copy = [*flags, *(False, False)[len(flags) :]][:2]
+    return (
+        None if device is None else canonical(device),
+        dtype,
+        kwargs.get("non_blocking", non_blocking),
+        kwargs.get("copy", copy),
+        kwargs.get("memory_format"),
+    )

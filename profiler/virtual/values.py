@@ -1,0 +1,134 @@
+"""Values of virtual tensors: kept while they are small and known, so that schedulers, masks and `.item()` work.
+
+A storage holds the real bytes; every view looks into the same ones, so a write through one is seen by all. A write of
+something unknown makes the whole storage unknown. Where code asks for a value that is not known, the assumption is
+counted and reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map
+
+from profiler.virtual.dispatch import NEW, Out
+from profiler.virtual.tensor import META, VirtualTensor, aten, canonical
+
+if TYPE_CHECKING:
+    from profiler.virtual.dispatch import Entry
+
+MOST_ELEMENTS = 1 << 16
+
+# Write every element of what they are given, so that it is known again.
+_OVERWRITES = {aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.copy_.default}
+
+
+class Values:
+    """Follows the values of one virtual GPU's tensors.
+
+    Attributes:
+        assumed: how often each assumption was made, by (what was asked for, what was taken).
+    """
+
+    def __init__(self) -> None:
+        self.assumed: Counter[tuple[str, str]] = Counter()
+
+    def assume(self, asked: str, taken: str) -> None:
+        """Count an assumption."""
+        self.assumed[asked, taken] += 1
+
+    def known(self, tensor: VirtualTensor) -> torch.Tensor | None:
+        """Return the value of `tensor` as a real tensor that shares the storage's bytes, or None."""
+        real = tensor.storage_record.real
+        if real is None:
+            return None
+        with _disable_current_modes():
+            return _look_into(real, tensor)
+
+    def read(self, tensor: VirtualTensor, asked: str) -> torch.Tensor:
+        """Return the value of `tensor`; zeros, with the assumption counted, where it is unknown."""
+        real = self.known(tensor)
+        with _disable_current_modes():
+            if real is None:
+                self.assume(asked, "zeros")
+                return torch.zeros(tensor.shape, dtype=tensor.dtype)
+            return real.detach()
+
+    def keep(self, tensor: VirtualTensor, real: torch.Tensor) -> None:
+        """Make `real` the value of `tensor`'s storage, if the layouts agree and it is small."""
+        if real.numel() > MOST_ELEMENTS or real.dtype != tensor.dtype:
+            return
+        storage = real.untyped_storage()
+        same_layout = real.stride() == tensor.stride() and real.storage_offset() == tensor.storage_offset()
+        if not same_layout or storage.nbytes() < tensor.storage_record.nbytes:
+            copy = torch.empty(tensor.storage_record.nbytes, dtype=torch.uint8).untyped_storage()
+            _look_into(copy, tensor).copy_(real)
+            storage = copy
+        tensor.storage_record.real = storage
+
+    def realised(self, tree: Any) -> Any:
+        """Return `tree` with known tensors as real ones and CUDA devices as the CPU."""
+
+        def realise(leaf: Any) -> Any:
+            if isinstance(leaf, VirtualTensor):
+                real = leaf.storage_record.real
+                assert real is not None, "a value was asked for that is not known"
+                return _look_into(real, leaf)
+            return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
+
+        return tree_map(realise, tree)
+
+    def follow(
+        self, entry: Entry, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor], result: Any
+    ) -> None:
+        """Compute the operator's values where all its inputs are known; forget those that it overwrites otherwise."""
+        written = {id(tensors[index]) for index in entry.writes}
+        inputs = [tensor for tensor in tensors if id(tensor) not in written or func not in _OVERWRITES]
+        if any(tensor.storage_record.real is None for tensor in inputs):
+            for index in entry.writes:
+                tensors[index].storage_record.real = None
+            return
+        if entry.writes:
+            self._write(func, args, kwargs, [tensors[index] for index in entry.writes])
+        elif entry.valued:
+            real = func(*self.realised(tuple(args)), **_on_cpu(self.realised(dict(kwargs))))
+            outs = result if isinstance(result, list) else [result]
+            for out, tensor, value in zip(entry.outs, outs, real if isinstance(result, list) else [real], strict=True):
+                if isinstance(out, Out) and out.source == NEW:
+                    self.keep(tensor, value)
+
+    def _write(self, func: Any, args: Any, kwargs: dict[str, Any], targets: list[VirtualTensor]) -> None:
+        if func in _OVERWRITES:
+            (target,) = targets
+            if target.storage_record.real is None and not self._cover(target):
+                return
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if random or any(target.storage_record.real is None for target in targets):
+            for target in targets:
+                target.storage_record.real = None
+            return
+        func(*self.realised(tuple(args)), **_on_cpu(self.realised(dict(kwargs))))
+
+    @staticmethod
+    def _cover(target: VirtualTensor) -> bool:
+        """Give a small storage bytes to be written to, if `target` covers all of it."""
+        record = target.storage_record
+        covers = target.numel() * target.element_size() == record.nbytes
+        if not covers or target.numel() > MOST_ELEMENTS or record.device == META:
+            return False
+        record.real = torch.empty(record.nbytes, dtype=torch.uint8).untyped_storage()
+        return True
+
+
+def _look_into(storage: torch.UntypedStorage, tensor: VirtualTensor) -> torch.Tensor:
+    empty = torch.empty(0, dtype=tensor.dtype)
+    return empty.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())  # type: ignore[arg-type]
+
+
+def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if kwargs.get("device") is not None and canonical(kwargs["device"]).type == "cuda":
+        kwargs["device"] = torch.device("cpu")
+    return {name: value for name, value in kwargs.items() if name not in ("generator", "pin_memory", "non_blocking")}
