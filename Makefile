@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets up .venv by itself, once.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Installed is what these two files say; a change of either installs again, into the same .venv.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: $(INSTALLED)
+	$(BIN)/vram demo
+
+# Two processes: the tests are many and small, and a laptop has at least two cores.
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# torch comes first and alone, so that whichever build your index offers first (the CPU build is
+# enough) stays, and nothing after it can ask for another.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable ".[dev]"
+	touch $@

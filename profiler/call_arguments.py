@@ -1,0 +1,74 @@
+"""From the options of a scenario to the arguments of one pipeline's call.
+
+Pipelines name the same thing differently, and refuse different things. What they refuse is the
+user's mistake, so it is told as one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from profiler.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from profiler.scenario import Scenario
+
+_NAMES = {
+    "height": ("height",),
+    "width": ("width",),
+    "frames": ("num_frames", "video_length"),
+    "batch": ("num_images_per_prompt", "num_videos_per_prompt"),
+    "steps": ("num_inference_steps",),
+}
+
+
+def call_arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
+    """Return the keyword arguments of `pipe`'s call for `scenario`; what is not set is left out.
+
+    Raises:
+        InputError: if the pipeline's call has no such argument, or a number is not positive.
+    """
+    accepted = list(inspect.signature(type(pipe).__call__).parameters)[1:]
+    arguments: dict[str, Any] = {}
+    for option, names in _NAMES.items():
+        value = getattr(scenario, option)
+        if value is None:
+            continue
+        name = next((one for one in names if one in accepted), None)
+        if name is None:
+            raise InputError(f"{type(pipe).__name__} takes no {option}: drop --{option}")
+        if value < 1:
+            raise InputError(f"--{option} {value} is not positive")
+        arguments[name] = value
+    for name in scenario.extra:
+        _check_accepted(pipe, name, accepted)
+    return {**arguments, **scenario.extra}
+
+
+def _check_accepted(pipe: Any, name: str, accepted: list[str]) -> None:
+    if name not in accepted:
+        close = difflib.get_close_matches(name, accepted, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(accepted)}"
+        raise InputError(f"{type(pipe).__name__} takes no argument {name!r}: {hint}")
+
+
+@contextmanager
+def refusals_as_input_errors(pipe: Any) -> Iterator[None]:
+    """Turn the ValueError with which a pipeline refuses its arguments into an InputError.
+
+    Only a ValueError raised by the pipeline's own code is one; from deeper it is a failure.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if "pipelines" not in Path(raised_in).parts:
+            raise
+        raise InputError(f"{type(pipe).__name__} refuses the call: {error}") from error

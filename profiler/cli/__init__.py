@@ -1,0 +1,14 @@
+"""The command `vram`: each subcommand is a thin layer over one public function.
+
+Only this package prints and exits. Importing it is fast; a subcommand imports what it needs when it
+runs, so `vram --help` and a slip in an option answer at once.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Run the command with the arguments of this process."""
+    from profiler.cli.app import app
+
+    app(prog_name="vram")

@@ -1,0 +1,102 @@
+"""What the command prints: answers on standard output, progress and remarks on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from profiler.planning import Plan
+    from profiler.profile import Profile
+
+
+def answer(renderable: Any) -> None:
+    """Print an answer for people on standard output."""
+    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(renderable)
+
+
+def answer_json(data: dict[str, Any]) -> None:
+    """Print one JSON object on standard output, and nothing else."""
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
+
+
+def answer_table(rows: list[dict[str, Any]], *, empty: str) -> None:
+    """Print rows as a table; keys that end in `_bytes` are for scripts, and left out."""
+    if not rows:
+        answer(empty)
+        return
+    columns = [name for name in rows[0] if not name.endswith("_bytes")]
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(row[name])) for name in columns))
+    answer(table)
+
+
+def answer_profile(profile: Profile) -> None:
+    """Print a profile for people."""
+    from reports import render_text
+
+    answer(render_text(profile))
+
+
+def answer_plan(plan: Plan, profile: Profile | None = None) -> None:
+    """Print a plan for people."""
+    from reports import render_text
+
+    answer(render_text(profile, plan=plan) if profile else str(plan))
+
+
+def write(
+    profile: Profile,
+    *,
+    output: Path | None = None,
+    html: Path | None = None,
+    png: Path | None = None,
+) -> None:
+    """Write a profile to each path that is given, each file whole or not at all."""
+    if output is not None:
+        profile.save(output)
+    write_reports([profile], html=html, png=png)
+
+
+def write_reports(
+    profiles: list[Profile],
+    *,
+    html: Path | None = None,
+    png: Path | None = None,
+    plan: Plan | None = None,
+) -> list[Path]:
+    """Write the page of `profiles` and the picture of the first; return what was written."""
+    if html is None and png is None:
+        return []
+    import reports
+
+    if html is not None:
+        reports.write_html(html, profiles, plan=plan)
+    if png is not None:
+        reports.write_png(png, profiles[0], plan=plan)
+    return [path for path in (html, png) if path is not None]
+
+
+def remark(line: str) -> None:
+    """Print a line that is not part of the answer on standard error."""
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows what is being done, as a spinner where standard error is a terminal."""
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        yield lambda line: status.update(line)

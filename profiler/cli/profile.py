@@ -1,0 +1,45 @@
+"""`vram profile`: what one run of a model does to a card's memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from profiler.cli import printing
+from profiler.cli.scenario_options import takes_scenario
+from profiler.scenario import Scenario
+
+
+@takes_scenario
+def profile(
+    scenario: Scenario,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Save the profile (Parquet).")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report (HTML).")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the picture (PNG).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Profile one run of MODEL on a card that need not be there.
+
+    Exits with 3 if it does not fit.
+
+    Example: vram profile sdxl-base --gpu rtx-4060 --mode model --html report.html
+    """
+    from profiler.atomic import check_writable
+    from profiler.sizing import profile_model
+    from profiler.verdict import FITS, TIGHT, verdict
+
+    for path in filter(None, (output, html, png)):
+        check_writable(path)
+    with printing.progress() as report:
+        found = profile_model(scenario, report=report)
+        printing.write(found, output=output, html=html, png=png)
+    if as_json:
+        printing.answer_json(found.summary())
+    else:
+        printing.answer_profile(found)
+    if verdict(found).answer not in (FITS, TIGHT):
+        raise typer.Exit(3)

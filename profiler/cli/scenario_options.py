@@ -1,0 +1,148 @@
+"""The options that say what to run, shared by every subcommand that runs a model."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from profiler.errors import InputError
+from profiler.modes import MODES, Mode
+from profiler.scenario import Scenario
+from profiler.units import parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_CARD = "Card"
+_CALL = "Call"
+_PLACE = "Placement"
+
+
+def takes_scenario(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(scenario, ...)` the model argument and all options of `scenario_of`.
+
+    Typer reads a command's options off its signature, so the decorated command's signature is the
+    two joined, with every annotation resolved.
+    """
+    shared, own = _parameters(scenario_of), _parameters(command)
+    own.pop("scenario")
+
+    @functools.wraps(command)
+    def joined(**options: Any) -> None:
+        scenario = scenario_of(**{name: options.pop(name) for name in shared})
+        command(scenario, **options)
+
+    parameters = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in {**shared, **own}.values()
+    ]
+    joined.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    joined.__annotations__ = {one.name: one.annotation for one in parameters}
+    return joined
+
+
+def scenario_of(
+    model: Annotated[
+        str,
+        typer.Argument(help="Catalogue name (`vram list models`), diffusers folder, or hub id."),
+    ],
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="Card to stand in for: `vram list gpus`.", rich_help_panel=_CARD),
+    ] = None,
+    capacity: Annotated[
+        str | None,
+        typer.Option(help="Total memory instead of the card's own: 8GiB.", rich_help_panel=_CARD),
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help=f"One of {', '.join(MODES)}.", rich_help_panel=_PLACE)
+    ] = "model",
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Group modes: copy on a stream.", rich_help_panel=_PLACE),
+    ] = False,
+    record_stream: Annotated[
+        bool,
+        typer.Option("--record-stream", help="With --stream: do not wait.", rich_help_panel=_PLACE),
+    ] = False,
+    blocks: Annotated[
+        int | None, typer.Option(help="Blocks per group of group-block.", rich_help_panel=_PLACE)
+    ] = None,
+    vae_tiling: Annotated[
+        bool, typer.Option("--vae-tiling", help="Decode tile by tile.", rich_help_panel=_PLACE)
+    ] = False,
+    vae_slicing: Annotated[
+        bool, typer.Option("--vae-slicing", help="Decode image by image.", rich_help_panel=_PLACE)
+    ] = False,
+    layerwise_casting: Annotated[
+        bool,
+        typer.Option(
+            "--layerwise-casting", help="Keep denoisers in float8.", rich_help_panel=_PLACE
+        ),
+    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16, float16 or float32.", rich_help_panel=_CALL)
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None,
+    frames: Annotated[int | None, typer.Option(help="Of a video.", rich_help_panel=_CALL)] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images or videos per prompt.", rich_help_panel=_CALL)
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoise steps.", rich_help_panel=_CALL)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other argument of the pipeline's call; repeat it for more.",
+            rich_help_panel=_CALL,
+        ),
+    ] = None,
+) -> Scenario:
+    """Return the scenario that the options describe."""
+    return Scenario(
+        model=model,
+        gpu=gpu,
+        capacity=None if capacity is None else parse_bytes(capacity),
+        dtype=dtype,
+        mode=Mode(
+            name=mode,
+            stream=stream,
+            record_stream=record_stream,
+            blocks=blocks,
+            vae_tiling=vae_tiling,
+            vae_slicing=vae_slicing,
+            layerwise_casting=layerwise_casting,
+        ),
+        height=height,
+        width=width,
+        frames=frames,
+        batch=batch,
+        steps=steps,
+        extra=dict(_setting(one) for one in settings or ()),
+    )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Return key and value of `key=value`; the value is a Python literal where it reads as one."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise InputError(
+            f"--set {text!r} is no setting: write KEY=VALUE, such as guidance_scale=5.0"
+        )
+    try:
+        return key, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return key, value
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    hints = get_type_hints(function, include_extras=True)
+    return {
+        name: one.replace(annotation=hints[name])
+        for name, one in inspect.signature(function).parameters.items()
+    }

@@ -1,0 +1,34 @@
+"""What to run: the model, how it is called, how it is placed, on which card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from profiler.hardware import Card, choose_card
+from profiler.modes import Mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What to run. `None` leaves a choice to the pipeline's own default."""
+
+    model: str  # catalogue name, diffusers folder or hub id
+    gpu: str | None = None  # a card's key; the default card if only a capacity is given
+    capacity: str | int | None = None  # in place of the card's own
+    dtype: str | None = None  # the catalogue's own, else float32, if not given
+    mode: Mode = field(default_factory=lambda: Mode(name="model"))
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
+    batch: int | None = None  # images or videos per prompt
+    steps: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)  # any other argument of the pipeline's call
+
+    def card(self) -> Card:
+        """Return the card to stand in for.
+
+        Raises:
+            InputError: if it is unknown, or the capacity no size.
+        """
+        return choose_card(self.gpu, self.capacity)

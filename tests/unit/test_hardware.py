@@ -1,0 +1,108 @@
+"""The cards: what each is called, and that the facts of all of them hang together."""
+
+import pytest
+
+from profiler.errors import InputError
+from profiler.hardware import DEFAULT_CARD, card, cards, choose_card
+from profiler.units import GIB, MIB
+
+ALL = pytest.mark.parametrize("one", cards(), ids=lambda one: one.key)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rtx-4090", "4090", "RTX 4090", "rtx_4090", "NVIDIA GeForce RTX 4090", "GeForce RTX 4090"],
+)
+def test_card_is_found_by_key_and_by_what_the_driver_calls_it(name):
+    assert card(name).key == "rtx-4090"
+
+
+def test_short_names_mean_the_common_variant():
+    found = [card(name).key for name in ("h100", "a100", "v100", "h200")]
+    assert found == ["h100-sxm", "a100-80gb", "v100", "h200"]
+
+
+def test_unknown_card_names_close_ones():
+    with pytest.raises(InputError, match=r"no card is called 'rtx-409': did you mean rtx-4090"):
+        card("rtx-409")
+
+
+def test_card_like_no_other_points_to_the_list():
+    with pytest.raises(InputError, match="vram list gpus"):
+        card("banana")
+
+
+def test_capacity_replaces_the_cards_own_and_nothing_else():
+    changed = choose_card("h100", "8GiB")
+    own = card("h100")
+    assert changed.capacity_bytes == 8 * GIB
+    assert changed.with_capacity(own.capacity_bytes) == own
+
+
+def test_capacity_alone_takes_the_default_card():
+    assert choose_card(capacity="8GiB") == card(DEFAULT_CARD).with_capacity("8GiB")
+
+
+@pytest.mark.parametrize("capacity", ["8 apples", "100MiB"])
+def test_capacity_that_is_none_is_refused(capacity):
+    with pytest.raises(InputError):
+        choose_card("h100", capacity)
+
+
+def test_cards_reach_from_six_to_192_gigabytes():
+    sizes = [round(one.capacity_bytes / GIB) for one in cards()]
+    assert len(sizes) >= 25
+    assert (sizes[0], sizes[-1]) == (6, 178)  # a B200 sold as 192 GB (10^9) shows 178 GiB
+    assert sizes == sorted(sizes)
+
+
+def test_one_card_whole():
+    """The figures that decide a prediction, against the data sheet by hand."""
+    one = card("h100")
+    # 81090 MiB x 2^20; 32 MiB of cuBLAS workspace on Hopper; 3.35 TB/s; 989.4 TFLOPS dense bf16
+    assert (
+        one.name,
+        one.capacity_bytes,
+        one.architecture,
+        one.cublas_workspace_bytes,
+        one.memory_bytes_per_second,
+        one.flops_per_second["bfloat16"],
+        one.multi_processor_count,
+    ) == ("NVIDIA H100 80GB HBM3", 85_029_027_840, "sm_90", 33_554_432, 3.35e12, 989.4e12, 132)
+
+
+@ALL
+def test_every_fact_names_its_source(one):
+    assert len(one.sources) == 4
+    assert all(len(source) > 10 for source in one.sources)
+
+
+@ALL
+def test_rates_hang_together(one):
+    rates = one.flops_per_second
+    assert rates["float32"] <= rates["tfloat32"] <= rates["float16"] <= rates["float8"]
+    assert one.d2h_bytes_per_second <= one.h2d_bytes_per_second < one.pinned_bytes_per_second
+    assert one.pinned_bytes_per_second < one.memory_bytes_per_second
+
+
+@ALL
+def test_capacity_is_what_a_driver_shows(one):
+    """No card shows a round number of GiB: the driver keeps some for itself."""
+    assert 5 * GIB < one.capacity_bytes < 192 * GIB
+    assert 256 * MIB < one.context_bytes + one.slack_bytes < one.capacity_bytes / 4
+
+
+@pytest.mark.parametrize(
+    "one",
+    [one for one in cards() if "GeForce" in one.name and one.generation != "turing"],
+    ids=lambda one: one.key,
+)
+def test_half_precision_of_a_geforce_card_is_twice_its_fp32_rate(one):
+    """With fp32 accumulation, from Ampere on."""
+    ratio = one.flops_per_second["float16"] / one.flops_per_second["float32"]
+    assert ratio == pytest.approx(2.0, rel=0.02)
+
+
+def test_no_two_cards_share_a_name():
+    names = [name for one in cards() for name in (one.key, *one.aliases)]
+    assert len(names) == len(set(names))
