@@ -63,7 +63,8 @@ class Story:
         self.allocated_bytes = before if after is None else after
         fields = {"entry": "", "bytes": 0, "dtype": "", "from_device": "", "to_device": "", "asked_by": "", **more}
         peak = max(before, self.allocated_bytes)
-        reserved = max(peak, self.lead_peak_bytes, *(e.reserved_bytes for e in self.events), 0)
+        cached = 0 if kind == "empty_cache" or not self.events else self.events[-1].reserved_bytes
+        reserved = max(cached, peak + 64 * MIB, self.lead_peak_bytes + 64 * MIB)
         self.events.append(
             Event(
                 ordinal=len(self.events),
@@ -78,7 +79,7 @@ class Story:
                 before_bytes=before,
                 peak_bytes=peak,
                 after_bytes=self.allocated_bytes,
-                reserved_bytes=reserved + 64 * MIB,
+                reserved_bytes=reserved,
                 resident_bytes=self.resident.get(name, 0),
                 start_seconds=self.clock_seconds,
                 seconds=seconds,

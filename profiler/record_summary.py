@@ -1,0 +1,81 @@
+"""The figures of a profile as plain JSON data: what `vram profile --json` prints and scripts rely on.
+
+Keys are stable: new ones may come, none changes its meaning without a new `schema_version`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from profiler import record_reading as reading
+from profiler.findings import findings
+from profiler.profile import SCHEMA_VERSION
+from profiler.verdict import verdict
+
+if TYPE_CHECKING:
+    from profiler.findings import Finding
+    from profiler.profile import Component, Profile
+
+
+def summary(profile: Profile) -> dict[str, Any]:
+    """Return the summary: totals at the top level, then components, phases, steps, bill, assumptions, findings."""
+    answer = verdict(profile)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": profile.source,
+        "complete": profile.complete,
+        "error": profile.error,
+        "model": profile.model,
+        "pipeline_class": profile.pipeline_class,
+        "mode": profile.mode,
+        "dtype": profile.dtype,
+        "call": profile.call,
+        "call_defaults": list(profile.call_defaults),
+        "sequence": list(profile.sequence),
+        "excluded": list(profile.excluded),
+        "gpu": dataclasses.asdict(profile.gpu),
+        "fits": answer.answer,
+        "spare_bytes": answer.spare_bytes,
+        **dataclasses.asdict(profile.totals),
+        "error_band": profile.error_band,
+        "peak": _peak(profile),
+        "components": [_component(part) for part in profile.components],
+        "phases": [{"name": name, **_figures(tally)} for name, tally in reading.phases(profile)],
+        "steps": [_step(step) for step in reading.steps(profile)],
+        "bill": [dataclasses.asdict(item) for item in profile.bill],
+        "assumptions": [dataclasses.asdict(assumption) for assumption in profile.assumptions],
+        "findings": [_finding(finding) for finding in findings(profile)],
+        "versions": profile.versions,
+    }
+
+
+def _peak(profile: Profile) -> dict[str, Any] | None:
+    moment = reading.peak_moment(profile)
+    return moment._asdict() if moment else None
+
+
+def _component(part: Component) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "class": part.class_name,
+        "dtype": part.dtype,
+        "parameters": part.parameters,
+        "bytes": part.bytes,
+        "allocated_bytes": part.allocated_bytes,
+        "quantization": part.quantization,
+    }
+
+
+def _step(step: reading.Step) -> dict[str, Any]:
+    return {"call": step.call, "step": step.step, **_figures(step.tally), "resident": list(step.resident)}
+
+
+def _figures(tally: reading.Tally) -> dict[str, Any]:
+    return {name: value for name, value in tally._asdict().items() if name != "start_seconds"}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(finding).items()
+    }
