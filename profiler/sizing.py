@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.call_arguments import call_arguments, refusals_as_input_errors
+from profiler.errors import FindingError, InputError
 from profiler.hardware import Card, card
 from profiler.modes import enable_mode
 from profiler.profile import Profile
 from profiler.scenario import Scenario
-from profiler.units import TIB
+from profiler.units import TIB, format_bytes
 
 if TYPE_CHECKING:
     from profiler.applying import Verification
@@ -52,26 +54,51 @@ def plan_model(
     objective: str = "seconds",
     report: Report | None = None,
 ) -> Plan:
-    """Return the best offload plan under a budget, for a scenario or from its profile under model offload.
+    """Return the best offload plan under a budget.
 
     Args:
-        source: what to run, or the profile of it.
+        source: what to run (its `model` may be a saved profile), or the profile of it.
         budget_bytes: what the driver may show as used.
-        ram_bytes: host memory to stay within.
+        ram_bytes: what the weights may take of the host's memory.
         objective: what to minimise, "seconds" or "bytes".
         report: told what is being done.
 
     Raises:
-        InputError: if the scenario cannot be run.
+        InputError: if the scenario cannot be run, or the profile not be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
     """
     from profiler.planning import plan_offload
 
-    profile = (
-        source if isinstance(source, Profile) else profile_without_limit(source, report=report)
-    )
+    profile = source if isinstance(source, Profile) else _to_plan_from(source, report)
     _tell(report, "searching")
-    return plan_offload(profile, budget_bytes, ram_bytes=ram_bytes, objective=objective)
+    plan = plan_offload(profile, budget_bytes, objective=objective)
+    if ram_bytes is not None:
+        _check_host_memory(profile, plan, ram_bytes)
+    return plan
+
+
+def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
+    if not Path(scenario.model).is_file():
+        return profile_without_limit(scenario, report=report)
+    if scenario != Scenario(model=scenario.model):
+        raise InputError(
+            f"{scenario.model} is a profile, with its card and call: drop the other options"
+        )
+    return Profile.load(scenario.model)
+
+
+def _check_host_memory(profile: Profile, plan: Plan, ram_bytes: int) -> None:
+    """Raise FindingError if the weights that pass through host memory exceed `ram_bytes`.
+
+    Only a component that stays on the card from call to call needs no place on the host.
+    """
+    stays = plan.excluded if plan.sticky else ()
+    needed_bytes = sum(part.bytes for part in profile.components if part.name not in stays)
+    if needed_bytes > ram_bytes:
+        raise FindingError(
+            f"the plan keeps {format_bytes(needed_bytes)} of weights in host memory, more than "
+            f"{format_bytes(ram_bytes)}: a larger budget leaves more of them on the card"
+        )
 
 
 def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
@@ -83,7 +110,7 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     from profiler import applying
 
     scenario = Scenario(model=plan.model, dtype=plan.dtype or None, extra=dict(plan.call))
-    with _stage(scenario, card(plan.gpu.name).with_capacity(plan.budget_bytes), report) as pipe:
+    with _stage(scenario, card(plan.gpu).with_capacity(plan.budget_bytes), report) as pipe:
         applying.apply(plan, pipe)
         _tell(report, f"running {plan.model} under the plan")
         return applying.verify(pipe, plan, **call_arguments(pipe, scenario))
@@ -106,9 +133,10 @@ def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]
     """Yield the scenario's pipeline, built on a virtual GPU that stands in for the card `on`."""
     _tell(report, "importing torch and diffusers")
     from profiler.pipelines import load_pipeline
+    from profiler.pipelines.quiet import quiet
     from profiler.virtual import VirtualGPU
 
-    with VirtualGPU(on):
+    with VirtualGPU(on), quiet():
         _tell(report, f"building {scenario.model}")
         pipe = load_pipeline(scenario.model, dtype=scenario.dtype)
         pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,13 @@ from profiler.cli.scenario_options import takes_scenario
 from profiler.scenario import Scenario
 
 
-@takes_scenario
+@partial(takes_scenario, placement=False)
 def plan(
     scenario: Scenario,
     budget: Annotated[str, typer.Option(help="GPU memory that the driver may show as used: 8GiB.")],
-    ram: Annotated[str | None, typer.Option(help="Host memory to stay within: 32GiB.")] = None,
+    ram: Annotated[
+        str | None, typer.Option(help="Host memory that the weights may take: 32GiB.")
+    ] = None,
     objective: Annotated[str, typer.Option(help="What to minimise: seconds or bytes.")] = "seconds",
     code: Annotated[
         bool, typer.Option("--code", help="Print the plan as plain diffusers lines.")
@@ -28,7 +31,7 @@ def plan(
 ) -> None:
     """Plan the offloading of MODEL, or of a saved profile, under a budget of GPU memory.
 
-    Exits with 3 if nothing fits.
+    Exits with 3 if nothing fits, and says by how much and what to try.
 
     Example: vram plan sdxl-base --budget 8GiB --code
     """
@@ -51,4 +54,4 @@ def plan(
     elif code:
         printing.answer(found.to_code())
     else:
-        printing.answer_plan(found)
+        printing.answer(found.to_text())

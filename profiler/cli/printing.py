@@ -50,13 +50,6 @@ def answer_profile(profile: Profile) -> None:
     answer(render_text(profile))
 
 
-def answer_plan(plan: Plan, profile: Profile | None = None) -> None:
-    """Print a plan for people."""
-    from reports import render_text
-
-    answer(render_text(profile, plan=plan) if profile else str(plan))
-
-
 def write(
     profile: Profile,
     *,
@@ -99,4 +92,4 @@ def progress() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows what is being done, as a spinner where standard error is a terminal."""
     console = Console(stderr=True)
     with console.status("starting") as status:
-        yield lambda line: status.update(line)
+        yield status.update

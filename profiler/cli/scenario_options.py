@@ -22,14 +22,28 @@ _CALL = "Call"
 _PLACE = "Placement"
 
 
-def takes_scenario(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command(scenario, ...)` the model argument and all options of `scenario_of`.
+_PLACEMENT = (
+    "mode",
+    "stream",
+    "record_stream",
+    "blocks",
+    "vae_tiling",
+    "vae_slicing",
+    "layerwise_casting",
+)
+
+
+def takes_scenario(command: Callable[..., None], *, placement: bool = True) -> Callable[..., None]:
+    """Give `command(scenario, ...)` the model argument and the options of `scenario_of`.
 
     Typer reads a command's options off its signature, so the decorated command's signature is the
-    two joined, with every annotation resolved.
+    two joined, with every annotation resolved. A command that finds the placement itself goes
+    without the options for it.
     """
     shared, own = _parameters(scenario_of), _parameters(command)
     own.pop("scenario")
+    if not placement:
+        shared = {name: one for name, one in shared.items() if name not in _PLACEMENT}
 
     @functools.wraps(command)
     def joined(**options: Any) -> None:
