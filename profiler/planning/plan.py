@@ -1,0 +1,244 @@
+"""The plan: which components to offload in which order, what that promises, and the proof that nothing is better.
+
+A `Plan` is plain data with a JSON file. `Plan.apply` and `Plan.to_code` put it into effect.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from profiler.atomic import write_text
+from profiler.errors import InputError
+from profiler.planning.placements import Scheme
+
+if TYPE_CHECKING:
+    import os
+
+SCHEMA_VERSION = 1
+_KIND = "vram-profiler plan"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """What a plan needs and moves. Bytes moved and seconds are those of one call, once calls repeat."""
+
+    peak_allocated_bytes: int
+    device_bytes: int  # context + peak + slack + error band: what the budget must cover
+    h2d_weight_bytes: int
+    d2h_weight_bytes: int
+    seconds: float | None = None  # None where the copy rates of the card are unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternative:
+    """Another plan, and what it promises."""
+
+    sequence: tuple[str, ...]
+    excluded: tuple[str, ...]
+    sticky: bool
+    predicted: Predicted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """The arithmetic of the promise: the sum of the first four is `device_bytes`, and the budget covers it."""
+
+    context_bytes: int
+    peak_allocated_bytes: int
+    slack_bytes: int
+    error_band_bytes: int
+    device_bytes: int
+    budget_bytes: int
+
+    @property
+    def left_bytes(self) -> int:
+        """Return what the budget leaves over."""
+        return self.budget_bytes - self.device_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Why no other candidate is better: `bound` is the least cost that an unexplored one could have."""
+
+    objective: str  # "bytes" or "seconds"
+    cost: int  # of the plan: bytes or nanoseconds of weight copies per call
+    bound: int
+    gap: int
+    nodes: int  # partial plans that were opened
+    candidates: int  # plans in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smallest:
+    """The smallest budget for which some plan exists, and what decides it."""
+
+    budget_bytes: int
+    component: str  # whose work makes the peak; "" where it is between components
+    moment: str  # for example "denoise step 0"
+    weight_bytes: int  # on the card at that moment
+    other_bytes: int
+    plan: Alternative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One offload plan for one pipeline, call and card."""
+
+    pipeline_class: str
+    sequence: tuple[str, ...]
+    excluded: tuple[str, ...]  # in the order of `pipe.components`
+    sticky: bool
+    placements: dict[str, str]
+    predicted: Predicted
+    stock: Alternative  # the pipeline as it is
+    margin: Margin
+    proof: Proof
+    smallest: Smallest
+    runner_up: Alternative | None = None
+    front: tuple[Alternative, ...] = ()  # from the smallest peak to the least transfers
+    moves: tuple[
+        tuple[str, str, int], ...
+    ] = ()  # (kind, component, bytes) of a call, once calls repeat
+    model: str = ""
+    call: dict[str, Any] = field(default_factory=dict)
+    gpu: str = ""
+    dtype: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def budget_bytes(self) -> int:
+        """Return what the plan must stay within."""
+        return self.margin.budget_bytes
+
+    @property
+    def smallest_budget_bytes(self) -> int:
+        """Return the smallest budget for which some plan exists."""
+        return self.smallest.budget_bytes
+
+    @property
+    def scheme(self) -> Scheme:
+        """Return the sequence, the exclusions and their stickiness as one record."""
+        return Scheme(self.sequence, frozenset(self.excluded), self.sticky)
+
+    def apply(self, pipe: Any, *, gpu_id: int | None = None, device: Any = None) -> Any:
+        """Put the plan into effect on `pipe`; see `profiler.applying.apply`."""
+        # The layer above, so it is loaded by name: plans can be read without torch.
+        return import_module("profiler.applying").apply(self, pipe, gpu_id=gpu_id, device=device)
+
+    def to_code(self) -> str:
+        """Return plain diffusers lines that put the plan into effect on a variable `pipe`."""
+        from profiler.planning.plan_code import code_for
+
+        return code_for(self)
+
+    def to_text(self) -> str:
+        """Return the plan in a few lines for a terminal."""
+        from profiler.planning.plan_text import text_of
+
+        return text_of(self)
+
+    def _repr_html_(self) -> str:
+        from profiler.planning.plan_text import html_of
+
+        return html_of(self)
+
+    def summary(self) -> dict[str, Any]:
+        """Return plain data for JSON: everything, with the keys of a profile's summary under `plan`."""
+        record = _plain(self)
+        return {
+            "schema_version": self.schema_version,
+            "model": self.model,
+            "pipeline_class": self.pipeline_class,
+            "gpu": self.gpu,
+            "plan": {**record, "budget_bytes": self.budget_bytes},
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan to `path` as JSON, whole or not at all.
+
+        Raises:
+            InputError: if `path` cannot be written.
+        """
+        record = {"kind": _KIND, **_plain(self)}
+        write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read the plan that `save` wrote to `path`.
+
+        Raises:
+            InputError: if it cannot be read, is no plan, or was written by a newer version.
+        """
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise InputError(
+                f"{path} is not a plan: it is not JSON; `vram plan` writes one"
+            ) from error
+        if not isinstance(record, dict) or record.get("kind") != _KIND:
+            raise InputError(f"{path} is not a plan; `vram plan -o plan.json` writes one")
+        version = record.get("schema_version")
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise InputError(
+                f"{path} has plan version {version!r}, this program reads up to {SCHEMA_VERSION}: "
+                "update vram-profiler"
+            )
+        try:
+            return _plan(record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is a damaged plan ({error}); plan again") from error
+
+
+def _plain(plan: Plan) -> dict[str, Any]:
+    """Return the plan as plain data, with tuples as lists as they come back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(plan)))
+    return plain
+
+
+def _plan(record: dict[str, Any]) -> Plan:
+    smallest = record["smallest"]
+    runner_up = record["runner_up"]
+    return Plan(
+        **_fields_of(Plan, record)
+        | {
+            "sequence": tuple(record["sequence"]),
+            "excluded": tuple(record["excluded"]),
+            "predicted": _record(Predicted, record["predicted"]),
+            "stock": _alternative(record["stock"]),
+            "margin": _record(Margin, record["margin"]),
+            "proof": _record(Proof, record["proof"]),
+            "smallest": _record(Smallest, smallest | {"plan": _alternative(smallest["plan"])}),
+            "runner_up": None if runner_up is None else _alternative(runner_up),
+            "front": tuple(_alternative(one) for one in record["front"]),
+            "moves": tuple(
+                (str(kind), str(name), int(count)) for kind, name, count in record["moves"]
+            ),
+        }
+    )
+
+
+def _alternative(record: dict[str, Any]) -> Alternative:
+    return Alternative(
+        sequence=tuple(record["sequence"]),
+        excluded=tuple(record["excluded"]),
+        sticky=bool(record["sticky"]),
+        predicted=_record(Predicted, record["predicted"]),
+    )
+
+
+def _record(kind: type[_T], record: dict[str, Any]) -> _T:
+    return kind(**_fields_of(kind, record))
+
+
+def _fields_of(kind: Any, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of `record` that `kind` knows: a later version may have added some."""
+    known = {one.name for one in dataclasses.fields(kind)}
+    return {name: value for name, value in record.items() if name in known}

@@ -1,0 +1,43 @@
+"""A plan as plain diffusers code, for people who do not want this package in production."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from profiler.planning.plan import Plan
+
+_STICKY = """
+# Stock diffusers sends excluded components to the CPU and back at the end of each call. This keeps them where they are.
+from types import MethodType
+
+import torch
+
+
+def free_hooked_components(pipe):
+    for component in pipe.components.values():
+        if hasattr(component, "_reset_stateful_cache"):
+            component._reset_stateful_cache()
+    for hook in pipe._all_hooks:
+        hook.offload()
+    torch.cuda.empty_cache()
+
+
+pipe.maybe_free_model_hooks = MethodType(free_hooked_components, pipe)
+"""
+
+
+def code_for(plan: Plan) -> str:
+    """Return lines that put `plan` into effect on a variable `pipe`."""
+    if not plan.scheme.hooked(plan.placements):
+        return 'pipe.to("cuda")\n'
+    lines = [
+        f"pipe.model_cpu_offload_seq = {_quoted('->'.join(plan.sequence))}",
+        f"pipe._exclude_from_cpu_offload = [{', '.join(map(_quoted, plan.excluded))}]",
+        "pipe.enable_model_cpu_offload()",
+    ]
+    return "\n".join(lines) + "\n" + (_STICKY if plan.sticky else "")
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'

@@ -1,0 +1,89 @@
+"""A plan for the terminal and for the notebook."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from profiler.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from profiler.planning.plan import Alternative, Plan, Predicted
+
+
+def text_of(plan: Plan) -> str:
+    """Return the plan in a few lines."""
+    margin, proof = plan.margin, plan.proof
+    lines = [
+        f"Plan for {plan.model or plan.pipeline_class} within {format_bytes(plan.budget_bytes)}",
+        f"  sequence   {' -> '.join(plan.sequence) or 'none'}",
+        f"  resident   {', '.join(plan.excluded) or 'none'}{' (sticky)' if plan.sticky else ''}",
+        *_outside(plan),
+        f"  predicted  {_figures(plan.predicted)}",
+        f"  as it is   {_figures(plan.stock.predicted)}",
+        f"  margin     {format_bytes(margin.context_bytes)} context + "
+        f"{format_bytes(margin.peak_allocated_bytes)} peak + {format_bytes(margin.slack_bytes)} slack + "
+        f"{format_bytes(margin.error_band_bytes)} error band = {format_bytes(margin.device_bytes)}, "
+        f"{format_bytes(margin.left_bytes)} left",
+        f"  proof      {proof.nodes} of {proof.candidates} candidates opened, gap {proof.gap}",
+        *_runner_up(plan.runner_up),
+        f"  smallest   {format_bytes(plan.smallest_budget_bytes)} would do "
+        f"(decided by {plan.smallest.component or 'the pipeline'}, {plan.smallest.moment})",
+    ]
+    return "\n".join(lines)
+
+
+def html_of(plan: Plan) -> str:
+    """Return the plan as an HTML fragment."""
+    rows = [("as it is", plan.stock.predicted), ("this plan", plan.predicted)]
+    if plan.runner_up is not None:
+        rows.append(("runner-up", plan.runner_up.predicted))
+    body = "".join(
+        f"<tr><td>{label}</td><td>{format_bytes(one.device_bytes)}</td>"
+        f"<td>{format_bytes(one.h2d_weight_bytes)}</td><td>{format_bytes(one.d2h_weight_bytes)}</td>"
+        f"<td>{_seconds(one)}</td></tr>"
+        for label, one in rows
+    )
+    placements = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(placement)}</td></tr>"
+        for name, placement in plan.placements.items()
+    )
+    return (
+        f"<h4>Plan for {escape(plan.model or plan.pipeline_class)} "
+        f"within {format_bytes(plan.budget_bytes)}</h4>"
+        "<table><thead><tr><th></th><th>device</th><th>up per call</th><th>down per call</th>"
+        f"<th>seconds</th></tr></thead><tbody>{body}</tbody></table>"
+        f"<table><thead><tr><th>component</th><th>placement</th></tr></thead><tbody>{placements}</tbody></table>"
+        f"<pre>{escape(plan.to_code())}</pre>"
+    )
+
+
+def _figures(one: Predicted) -> str:
+    return (
+        f"{format_bytes(one.peak_allocated_bytes)} peak, {format_bytes(one.device_bytes)} on the device, "
+        f"{format_bytes(one.h2d_weight_bytes)} up and {format_bytes(one.d2h_weight_bytes)} down per call, "
+        f"{_seconds(one)}"
+    )
+
+
+def _seconds(one: Predicted) -> str:
+    return "seconds unknown" if one.seconds is None else format_seconds(one.seconds)
+
+
+def _outside(plan: Plan) -> list[str]:
+    names = [name for name, placement in plan.placements.items() if placement == "outside"]
+    return (
+        [f"  outside    {', '.join(names)} (hooked, off the card only at the end of a call)"]
+        if names
+        else []
+    )
+
+
+def _runner_up(one: Alternative | None) -> list[str]:
+    if one is None:
+        return []
+    sticky = " (sticky)" if one.sticky else ""
+    return [
+        f"  runner-up  {' -> '.join(one.sequence) or 'none'}; resident {', '.join(one.excluded) or 'none'}{sticky}: "
+        f"{_figures(one.predicted)}"
+    ]

@@ -1,0 +1,236 @@
+"""The event log of accelerate's model-offload hooks under any plan, without running anything.
+
+`simulate` does to a `Workload` what the hooks would do to the pipeline, event for event. The rules (accelerate 1.15
+`hooks.CpuOffload` and `big_modeling.cpu_offload_with_hook`; diffusers 0.42 `DiffusionPipeline.enable_model_cpu_offload` and
+`maybe_free_model_hooks`):
+
+- A hook evicts its predecessor first, even if its own component is already on the card; every eviction empties the cache.
+- A component is moved if the first of its parameters is not on the card.
+- A component outside the sequence has a hook without a predecessor and is nobody's predecessor.
+- At the end of a call stock diffusers enables offload again: every component goes to the CPU, in the order of its name, then
+  the excluded come back. Where nothing carries a hook it does nothing. A sticky plan only sends home what carries a hook.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from profiler.planning.weights import weights_of
+from profiler.planning.workload import FREE, HOOK_ASKER
+from profiler.profile import Event
+
+if TYPE_CHECKING:
+    from profiler.planning.placements import Scheme
+    from profiler.planning.workload import Op, Workload
+
+ENABLE_ASKER = "pipeline.enable_model_cpu_offload"
+FREE_ASKER = "pipeline.maybe_free_model_hooks"
+
+
+def simulate(workload: Workload, scheme: Scheme, *, calls: int | None = None) -> list[Event]:
+    """Return the events of setting up `scheme` on a pipe that is on the CPU, then of its calls.
+
+    Args:
+        workload: What the calls do; after the recorded ones the last repeats.
+        scheme: The plan to replay.
+        calls: How many calls, as many as were recorded where it is None.
+    """
+    machine = _Machine(workload, scheme)
+    machine.set_up()
+    for call in range(len(workload.calls) if calls is None else calls):
+        for op in workload.tape(call):
+            machine.run(op)
+    return machine.events
+
+
+@dataclass
+class _State:
+    on_card: bool = False
+    cast: str | None = None
+
+
+class _Machine:
+    """The hooks of one pipe; `events` is the log so far."""
+
+    def __init__(self, workload: Workload, scheme: Scheme) -> None:
+        self.events: list[Event] = []
+        self._scheme = scheme
+        self._device = workload.device
+        self._names = tuple(name for name in workload.names if name not in workload.fixed)
+        self._weights = weights_of(workload.components)
+        self._states = {name: _State() for name in workload.names}
+        self._hooked = [name for name in scheme.hooked(self._names) if name in self._names]
+        self._predecessors = scheme.predecessors()
+        self._weight_bytes = 0
+        self._floating_bytes = 0
+        self._high_bytes = 0  # highest allocated since the last event's end
+
+    def set_up(self) -> None:
+        """Set up the hooks, as `enable_model_cpu_offload` does on a pipe that is on the CPU."""
+        for name in self._states:
+            if name not in self._names:
+                self._states[name].on_card = True
+                self._weight_bytes += self._resident_bytes(name)
+        self._high_bytes = self._weight_bytes
+        place = _event("", call=-1, phase="place", step=-1)
+        self._empty_cache(place, ENABLE_ASKER)
+        self._bring_excluded(place, ENABLE_ASKER)
+
+    def run(self, op: Op) -> None:
+        """Do one operation of the workload, and whatever the hooks add to it."""
+        self._high_bytes = max(self._high_bytes, self._weight_bytes + op.lead_floating_bytes)
+        self._floating_bytes = op.before_floating_bytes
+        event = op.event
+        if op.kind == FREE:
+            self._free(event)
+        elif op.kind == "cast":
+            self._cast(event)
+        elif op.kind in ("onload", "offload"):
+            self._move(event, event.component, on=op.kind == "onload", asked_by=event.asked_by)
+        else:
+            self._append(
+                event, peak_floating=op.peak_floating_bytes, after_floating=op.after_floating_bytes
+            )
+        self._floating_bytes = op.after_floating_bytes
+        if op.fires and event.component in self._hooked:
+            self._fire(event)
+
+    def _fire(self, at: Event) -> None:
+        predecessor = self._predecessors.get(at.component)
+        if predecessor is not None and self._states[predecessor].on_card:
+            self._move(at, predecessor, on=False, asked_by=HOOK_ASKER)
+            self._empty_cache(at, HOOK_ASKER)
+        self._move(at, at.component, on=True, asked_by=HOOK_ASKER)
+
+    def _free(self, at: Event) -> None:
+        if not self._hooked:
+            return
+        if self._scheme.sticky:
+            for name in self._hooked:
+                self._move(at, name, on=False, asked_by=FREE_ASKER)
+            self._empty_cache(at, FREE_ASKER)
+            return
+        for name in sorted(self._names):
+            self._move(at, name, on=False, asked_by=FREE_ASKER)
+        self._empty_cache(at, FREE_ASKER)
+        self._bring_excluded(at, FREE_ASKER)
+
+    def _bring_excluded(self, at: Event, asked_by: str) -> None:
+        for name in self._names:
+            if name in self._scheme.excluded:
+                self._move(at, name, on=True, asked_by=asked_by)
+
+    def _move(self, at: Event, name: str, *, on: bool, asked_by: str) -> None:
+        state = self._states[name]
+        size = self._weights[name].size(state.cast)
+        if state.on_card == on or not size.moved_bytes:
+            state.on_card = on
+            return
+        state.on_card = on
+        self._append(
+            _event(
+                "onload" if on else "offload",
+                call=at.call,
+                phase=at.phase,
+                step=at.step,
+                component=name,
+                count=size.moved_bytes,
+                dtype=size.dtype,
+                devices=("cpu", self._device) if on else (self._device, "cpu"),
+                asked_by=asked_by,
+            ),
+            weight_change=size.allocated_bytes if on else -size.allocated_bytes,
+        )
+
+    def _cast(self, at: Event) -> None:
+        state, weights = self._states[at.component], self._weights[at.component]
+        if not weights.changes(state.cast, at.dtype):
+            return
+        old, new = weights.size(state.cast), weights.size(at.dtype)
+        extra = weights.cast_extra_bytes(state.cast, at.dtype) if state.on_card else 0
+        state.cast = at.dtype
+        device = self._device if state.on_card else "cpu"
+        self._append(
+            at._replace(bytes=new.moved_bytes, from_device=device, to_device=device),
+            weight_change=new.allocated_bytes - old.allocated_bytes if state.on_card else 0,
+            transient=extra,
+        )
+
+    def _empty_cache(self, at: Event, asked_by: str) -> None:
+        self._append(
+            _event("empty_cache", call=at.call, phase=at.phase, step=at.step, asked_by=asked_by)
+        )
+
+    def _append(
+        self,
+        event: Event,
+        *,
+        weight_change: int = 0,
+        transient: int = 0,
+        peak_floating: int = 0,
+        after_floating: int | None = None,
+    ) -> None:
+        """Log `event` with the memory figures of this moment, and account for what it changes."""
+        before = self._weight_bytes + self._floating_bytes
+        peak = max(before + transient, self._weight_bytes + peak_floating)
+        self._weight_bytes += weight_change
+        if after_floating is not None:
+            self._floating_bytes = after_floating
+        after = self._weight_bytes + self._floating_bytes
+        self.events.append(
+            event._replace(
+                ordinal=len(self.events),
+                lead_peak_bytes=max(self._high_bytes, before),
+                before_bytes=before,
+                peak_bytes=max(peak, after),
+                after_bytes=after,
+                reserved_bytes=0,
+                resident_bytes=self._resident_bytes(event.component) if event.component else 0,
+                start_seconds=0.0,
+                seconds=0.0,
+            )
+        )
+        self._high_bytes = after
+
+    def _resident_bytes(self, name: str) -> int:
+        state = self._states[name]
+        return self._weights[name].size(state.cast).allocated_bytes if state.on_card else 0
+
+
+def _event(
+    kind: str,
+    *,
+    call: int,
+    phase: str,
+    step: int,
+    component: str = "",
+    count: int = 0,
+    dtype: str = "",
+    devices: tuple[str, str] = ("", ""),
+    asked_by: str = "",
+) -> Event:
+    """Return an event without memory figures, which `_Machine._append` fills in."""
+    return Event(
+        0,
+        call,
+        kind,
+        component,
+        "",
+        "",
+        count,
+        dtype,
+        *devices,
+        0,
+        phase,
+        step,
+        asked_by,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0.0,
+        0.0,
+    )

@@ -1,0 +1,108 @@
+"""What a component's weights take, whole and through casts.
+
+A component is on the card or on the CPU as a whole, and a cast gives all its floating tensors one dtype, so its state is
+two words: where it is, and the dtype of its last cast. Moves count exact bytes; the card's allocator rounds each tensor up
+to 512 bytes (`kMinBlockSize`, c10/cuda/CUDACachingAllocator.cpp, PyTorch 2.13).
+
+`nn.Module._apply` replaces one tensor after another: while one is cast on the card, its old and its new storage are held.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from profiler.profile import Component, TensorSize
+
+BLOCK_BYTES = 512
+
+_ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+_FLOATS = {8: "float64", 4: "float32", 2: "float16", 1: "float8_e4m3fn"}
+_INTEGERS = {8: "int64", 4: "int32", 2: "int16", 1: "int8"}
+
+
+class WeightSize(NamedTuple):
+    """A component's weights in one dtype state."""
+
+    moved_bytes: int  # what a copy of all of them moves
+    allocated_bytes: int  # what they take on the card
+    dtype: str  # of most of the bytes
+
+
+class Weights:
+    """The sizes of one component's weights in every dtype state; `cast` is None before the first cast."""
+
+    def __init__(self, component: Component) -> None:
+        self._component = component
+        self._sizes: dict[str | None, WeightSize] = {}
+        self._extras: dict[tuple[str | None, str], int] = {}
+
+    def size(self, cast: str | None) -> WeightSize:
+        """Return what the weights take once cast to `cast`."""
+        if cast not in self._sizes:
+            self._sizes[cast] = self._measure(cast)
+        return self._sizes[cast]
+
+    def changes(self, cast: str | None, to: str) -> bool:
+        """Whether a cast to `to` replaces any tensor of weights in state `cast`."""
+        return any(
+            self._dtype(tensor, cast) != to for tensor in self._component.tensors if tensor.floating
+        )
+
+    def cast_extra_bytes(self, cast: str | None, to: str) -> int:
+        """Return by how much the card's peak exceeds `size(cast).allocated_bytes` during a cast on the card."""
+        key = (cast, to)
+        if key not in self._extras:
+            self._extras[key] = self._walk_cast(cast, to)
+        return self._extras[key]
+
+    def on_device_bytes(self, device: str) -> int:
+        """Return the allocated bytes of the tensors that were on `device` at the end of set-up."""
+        return sum(
+            _rounded(tensor.numel * tensor.itemsize)
+            for tensor in self._component.tensors
+            if tensor.device == device
+        )
+
+    def _measure(self, cast: str | None) -> WeightSize:
+        per_dtype: Counter[str] = Counter()
+        allocated = 0
+        for tensor in self._component.tensors:
+            count = tensor.numel * self._itemsize(tensor, cast)
+            per_dtype[self._dtype(tensor, cast)] += count
+            allocated += _rounded(count)
+        dtype = max(per_dtype, key=lambda name: per_dtype[name], default="")
+        return WeightSize(sum(per_dtype.values()), allocated, dtype)
+
+    def _walk_cast(self, cast: str | None, to: str) -> int:
+        extra, highest = 0, 0
+        for tensor in self._component.tensors:
+            if tensor.floating and self._dtype(tensor, cast) != to:
+                old = _rounded(tensor.numel * self._itemsize(tensor, cast))
+                new = _rounded(tensor.numel * self._itemsize(tensor, to))
+                highest = max(highest, extra + new)
+                extra += new - old
+        return highest
+
+    def _itemsize(self, tensor: TensorSize, cast: str | None) -> int:
+        return _ITEMSIZES.get(cast, 1) if cast is not None and tensor.floating else tensor.itemsize
+
+    def _dtype(self, tensor: TensorSize, cast: str | None) -> str:
+        if not tensor.floating:
+            return _INTEGERS.get(tensor.itemsize, self._component.dtype)
+        if cast is not None:
+            return cast
+        main = self._component.dtype
+        return main if _ITEMSIZES.get(main) == tensor.itemsize else _FLOATS[tensor.itemsize]
+
+
+def weights_of(components: Iterable[Component]) -> dict[str, Weights]:
+    """Return the weights of each component, by name."""
+    return {component.name: Weights(component) for component in components}
+
+
+def _rounded(count: int) -> int:
+    return -(-count // BLOCK_BYTES) * BLOCK_BYTES

@@ -1,0 +1,189 @@
+"""What a pipeline's call does whatever the offload plan is: the plan-independent part of a profile.
+
+A `Workload` is a tape of operations for each call. It keeps when components are entered and left, casts, copies of inputs
+and images, and the *floating* bytes: what was allocated on the card beside weights. It drops what hooks did (moves of
+weights, emptied caches), so that a replay can put the hooks of any other plan in their place.
+
+Limit: weights must sit on the card or off it as whole components, so profiles of sequential and group offload are refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler.errors import InputError
+from profiler.planning.weights import Weights, weights_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from profiler.profile import Component, Event, Profile
+
+FREE = "free"
+"""Kind of the operation that stands for `maybe_free_model_hooks`."""
+
+HOOK_ASKER = "accelerate.CpuOffload"
+FREE_ASKERS = frozenset({"pipeline.maybe_free_model_hooks", "pipeline.enable_model_cpu_offload"})
+_HOOK_KINDS = frozenset({"onload", "offload", "empty_cache"})
+_HOOKED_ENTRIES = frozenset({"forward", "encode", "decode"})
+_MODES = frozenset({"resident", "model"})
+
+
+class Op(NamedTuple):
+    """One operation of the tape; `event` is as recorded, but for `FREE`, where only its place in the run counts."""
+
+    kind: str  # a kind of events, or FREE
+    event: Event
+    fires: bool  # whether accelerate's hook acts here: an entry by `forward` or by a method that diffusers wrapped
+    lead_floating_bytes: int  # highest since the previous operation
+    before_floating_bytes: int
+    peak_floating_bytes: int
+    after_floating_bytes: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The calls of one pipeline, free of any plan."""
+
+    components: tuple[Component, ...]
+    calls: tuple[tuple[Op, ...], ...]
+    device: str  # "cuda:0"
+    fixed: frozenset[str] = (
+        frozenset()
+    )  # components that no hook moves: 8-bit weights stay on the card
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The components' names, in the order of `pipe.components`."""
+        return tuple(component.name for component in self.components)
+
+    def tape(self, call: int) -> tuple[Op, ...]:
+        """Return the operations of call `call`; after the recorded calls the last one repeats."""
+        return self.calls[call] if call < len(self.calls) else self._repeat(call)
+
+    def _repeat(self, call: int) -> tuple[Op, ...]:
+        """Return the last call once more, starting with the floating bytes that it left behind (cuBLAS workspaces)."""
+        ops = self.calls[-1]
+        left = ops[-1].after_floating_bytes
+        included, repeated = left, []
+        for op in reversed(ops):
+            included = min(included, op.after_floating_bytes)
+            after = left - included
+            included = min(included, op.before_floating_bytes)
+            before = left - included
+            event = op.event._replace(call=call)
+            repeated.append(
+                op._replace(
+                    event=event,
+                    lead_floating_bytes=op.lead_floating_bytes + before,
+                    before_floating_bytes=op.before_floating_bytes + before,
+                    peak_floating_bytes=op.peak_floating_bytes + after,
+                    after_floating_bytes=op.after_floating_bytes + after,
+                )
+            )
+        return tuple(reversed(repeated))
+
+
+def workload_of(profile: Profile) -> Workload:
+    """Return the plan-independent part of `profile`.
+
+    Raises:
+        InputError: if the profile is incomplete, holds no call, or was made under an offload that splits components.
+    """
+    _check(profile)
+    ops = list(_read_ops(profile))
+    calls: dict[int, list[Op]] = {}
+    for op in ops:
+        calls.setdefault(op.event.call, []).append(op)
+    devices = {event.to_device for event in profile.events if event.kind == "onload"}
+    device = min(devices) if devices else "cuda:0"
+    fixed = frozenset(c.name for c in profile.components if c.quantization == "bitsandbytes-8bit")
+    return Workload(
+        profile.components,
+        tuple(tuple(_with_free(calls[call])) for call in sorted(calls)),
+        device,
+        fixed,
+    )
+
+
+def _check(profile: Profile) -> None:
+    if profile.mode not in _MODES:
+        raise InputError(
+            f"cannot plan from a profile of mode {profile.mode!r}: its components were split; "
+            "profile the pipeline again with mode 'model' or 'resident'"
+        )
+    if not profile.complete:
+        raise InputError(
+            f"cannot plan from an incomplete profile ({profile.error}): profile it again"
+        )
+    if not any(event.kind == "end" for event in profile.events):
+        raise InputError("cannot plan from a profile without a call of the pipeline")
+
+
+class _Residents:
+    """The allocated bytes of each component on the card, as the profile's events tell them."""
+
+    def __init__(self, weights: dict[str, Weights], device: str) -> None:
+        self._bytes = {name: each.on_device_bytes(device) for name, each in weights.items()}
+
+    def total(self) -> int:
+        return sum(self._bytes.values())
+
+    def update(self, event: Event) -> None:
+        if event.kind in ("onload", "offload", "cast") and event.component:
+            self._bytes[event.component] = event.resident_bytes
+
+
+def _read_ops(profile: Profile) -> Iterator[Op]:
+    """Yield the operations of all calls, with the hooks' own events merged into the lead of what follows."""
+    residents = _Residents(weights_of(profile.components), _card(profile))
+    lead, free_seen = 0, False
+    for event in profile.events:
+        if event.call < 0:
+            continue
+        before = residents.total()
+        residents.update(event)
+        after = residents.total()
+        lead = max(lead, event.lead_peak_bytes - before, event.before_bytes - before)
+        floating = event.before_bytes - before
+        if _is_hook_event(event):
+            if event.asked_by in FREE_ASKERS and not free_seen:
+                free_seen = True
+                yield Op(FREE, event, False, lead, floating, floating, event.after_bytes - after)
+                lead = event.after_bytes - after
+            continue
+        free_seen = False
+        yield _op(event, lead, before, after)
+        lead = event.after_bytes - after
+
+
+def _op(event: Event, lead: int, before: int, after: int) -> Op:
+    floating_before, floating_after = event.before_bytes - before, event.after_bytes - after
+    peak = max(floating_before, floating_after)
+    if event.kind == "copy":
+        peak = max(peak, event.peak_bytes - after)
+    fires = event.kind == "enter" and event.entry in _HOOKED_ENTRIES
+    return Op(event.kind, event, fires, lead, floating_before, peak, floating_after)
+
+
+def _is_hook_event(event: Event) -> bool:
+    return event.kind in _HOOK_KINDS and (
+        event.asked_by == HOOK_ASKER or event.asked_by in FREE_ASKERS
+    )
+
+
+def _with_free(ops: list[Op]) -> Iterable[Op]:
+    """Put a `FREE` before the call's end where none was seen: without hooks it leaves no event behind."""
+    if any(op.kind == FREE for op in ops):
+        return ops
+    end = next(index for index, op in enumerate(ops) if op.kind == "end")
+    floating = ops[end].before_floating_bytes
+    free = Op(FREE, ops[end].event, False, floating, floating, floating, floating)
+    lead = ops[end].lead_floating_bytes
+    return [*ops[:end], free._replace(lead_floating_bytes=lead), *ops[end:]]
+
+
+def _card(profile: Profile) -> str:
+    devices = {tensor.device for component in profile.components for tensor in component.tensors}
+    return next((device for device in sorted(devices) if device.startswith("cuda")), "cuda:0")
