@@ -183,7 +183,8 @@ class Operators:
         if tensor.is_cuda:
             self.gpu.begin_copy(("cuda", "cpu", tensor.element_size(), True))
             self.gpu.end_copy(("cuda", "cpu", tensor.element_size(), True))
-        return self.gpu.values.read(tensor, "item").item()
+        with self.gpu.suspended():
+            return self.gpu.values.read(tensor, "item").item()
 
     def _equal(self, func: Any, args: Any, kwargs: Any) -> bool:
         one, other = (self.gpu.values.known(tensor) for tensor in args)

@@ -133,10 +133,12 @@ class VirtualTensor(torch.Tensor):
     # -- the value, where it is known
 
     def numpy(self, *, force: bool = False) -> Any:
-        return self.gpu.values.read(self, "numpy").numpy()
+        with self.gpu.suspended():
+            return self.gpu.values.read(self, "numpy").numpy()
 
     def tolist(self) -> Any:
-        return self.gpu.values.read(self, "tolist").tolist()
+        with self.gpu.suspended():
+            return self.gpu.values.read(self, "tolist").tolist()
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         array = self.numpy()

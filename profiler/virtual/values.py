@@ -51,11 +51,11 @@ class Values:
     def read(self, tensor: VirtualTensor, asked: str) -> torch.Tensor:
         """Return the value of `tensor`; zeros, with the assumption counted, where it is unknown."""
         real = self.known(tensor)
+        if real is not None:
+            return real
+        self.assume(asked, "zeros")
         with _disable_current_modes():
-            if real is None:
-                self.assume(asked, "zeros")
-                return torch.zeros(tensor.shape, dtype=tensor.dtype)
-            return real.detach()
+            return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
     def keep(self, tensor: VirtualTensor, real: torch.Tensor) -> None:
         """Make `real` the value of `tensor`'s storage, if the layouts agree and it is small."""

@@ -1,0 +1,142 @@
+"""Watches components being entered and left, the pipeline's calls, and the scheduler's steps.
+
+`forward` is watched by torch's own module hooks, which survive accelerate's and diffusers' replacing of `forward`; other
+entry points by an instance attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from profiler.patching import Patches
+from profiler.tracing import hooks
+from profiler.tracing.phases import Phases
+from profiler.tracing.recorder import Recorder, Span
+
+
+class Entries:
+    """Records begin, end, enter and exit events.
+
+    Args:
+        recorder: where events go.
+        phases: told of calls, entries and steps.
+        modules: components by name.
+    """
+
+    def __init__(self, recorder: Recorder, phases: Phases, modules: dict[str, nn.Module]) -> None:
+        self._recorder = recorder
+        self._phases = phases
+        self._modules = modules
+        self._handles: list[Any] = []
+
+    def watch(self, patches: Patches, target: Any) -> None:
+        """Stand at every entry point of the components, and of the pipeline or module itself."""
+        if isinstance(target, nn.Module):
+            self._watch_forward(target, next(iter(self._modules)), "forward", whole_call=True)
+        else:
+            patches.replace(type(target), "__call__", self._calling(target))
+            for value in list(vars(target).values()):
+                if callable(getattr(type(value), "step", None)) and hasattr(value, "timesteps"):
+                    patches.replace(value, "step", self._stepping(value))
+            for name, module in self._modules.items():
+                self._watch_forward(module, name, "forward")
+        for name, module in self._modules.items():
+            for entry in hooks.ENTRIES:
+                if callable(getattr(type(module), entry, None)):
+                    patches.replace(module, entry, self._method(name, module, entry))
+            for path in hooks.INNER_ENTRIES:
+                inner = _submodule(module, path)
+                if inner is not None:
+                    self._watch_forward(inner, name, path)
+
+    def unwatch(self) -> None:
+        """Take back torch's module hooks."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _watch_forward(self, module: nn.Module, name: str, entry: str, *, whole_call: bool = False) -> None:
+        entered: list[bool] = []
+
+        def before(*_: Any) -> None:
+            # A component's inner calls of itself are no entries of their own.
+            entered.append(name not in self._recorder.active)
+            if entered[-1]:
+                if whole_call:
+                    self._begin()
+                self._enter(name, entry)
+
+        def after(*_: Any) -> None:
+            if entered.pop():
+                self._exit(name, entry)
+                if whole_call:
+                    self._end()
+
+        self._handles.append(module.register_forward_pre_hook(before, prepend=True))
+        self._handles.append(module.register_forward_hook(after, always_call=True))
+
+    def _method(self, name: str, module: nn.Module, entry: str) -> Callable[..., Any]:
+        original = getattr(module, entry)
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            if name in self._recorder.active:
+                return original(*args, **kwargs)
+            self._enter(name, entry)
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._exit(name, entry)
+
+        return method
+
+    def _calling(self, pipe: Any) -> Callable[..., Any]:
+        original = type(pipe).__call__
+
+        def __call__(self_: Any, *args: Any, **kwargs: Any) -> Any:
+            if self_ is not pipe or self._phases.call >= 0:
+                return original(self_, *args, **kwargs)
+            self._begin()
+            try:
+                return original(self_, *args, **kwargs)
+            finally:
+                self._end()
+
+        __call__.__wrapped__ = original  # type: ignore[attr-defined]  # keeps the signature visible
+        return __call__
+
+    def _stepping(self, scheduler: Any) -> Callable[..., Any]:
+        original = scheduler.step
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self._phases.stepped(scheduler)
+            return result
+
+        step.__wrapped__ = original  # type: ignore[attr-defined]  # pipelines look at its signature
+        return step
+
+    def _begin(self) -> None:
+        self._phases.begin_call()
+        self._recorder.instant(Span("begin"))
+
+    def _end(self) -> None:
+        self._recorder.instant(Span("end"))
+        self._phases.end_call()
+
+    def _enter(self, name: str, entry: str) -> None:
+        self._phases.enter(name, entry)
+        self._recorder.instant(Span("enter", name, entry=entry))
+        self._recorder.active.append(name)
+
+    def _exit(self, name: str, entry: str) -> None:
+        self._recorder.instant(Span("exit", name, entry=entry))
+        self._recorder.active.remove(name)
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, nn.Module) else None

@@ -1,0 +1,131 @@
+"""How accelerate and diffusers move weights, and where to stand to see it.
+
+All private names of both libraries that the tracer needs are in this file (accelerate 1.15.0, diffusers 0.42.1).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import accelerate.hooks
+from accelerate.hooks import AlignDevicesHook, SequentialHook
+from diffusers.hooks.group_offloading import ModuleGroup
+from torch import nn
+
+ALIGN = AlignDevicesHook
+GROUP = ModuleGroup
+SENDER = accelerate.hooks  # whose `send_to_device` hooks call for inputs
+
+# Entry points besides `forward`, where a component has them.
+ENTRIES = ("encode", "decode", "_encode", "generate", "get_text_features", "get_image_features")
+# Submodules that pipelines call from outside, past their component's forward.
+INNER_ENTRIES = ("text_model.final_layer_norm", "vision_model.post_layernorm", "text_projection")
+
+_FRAMES_TO_LOOK_AT = 16
+_ASKERS = {
+    "maybe_free_model_hooks": "pipeline.maybe_free_model_hooks",
+    "enable_model_cpu_offload": "pipeline.enable_model_cpu_offload",
+    "enable_sequential_cpu_offload": "pipeline.enable_sequential_cpu_offload",
+    "enable_group_offload": "pipeline.enable_group_offload",
+    "upcast_vae": "pipeline.upcast_vae",
+}
+
+
+def who_asked() -> str:
+    """Return who moves a component, from the calling frames: the outermost one that has a name here."""
+    found = "module.to"
+    frame = sys._getframe(1)
+    for _ in range(_FRAMES_TO_LOOK_AT):
+        frame = frame.f_back  # type: ignore[assignment]
+        if frame is None:
+            break
+        code = frame.f_code
+        if code.co_name in _ASKERS:
+            found = _ASKERS[code.co_name]
+            if found == "pipeline.maybe_free_model_hooks":
+                break
+        elif found == "module.to" and code.co_filename.endswith("accelerate/hooks.py"):
+            found = "accelerate.CpuOffload"
+        elif found == "module.to" and code.co_name == "to" and code.co_filename.endswith("pipeline_utils.py"):
+            found = "pipeline.to"
+    return found
+
+
+def sequence_of(pipe: Any) -> tuple[str, ...]:
+    """Return the pipeline's offload sequence, as names."""
+    sequence = getattr(pipe, "model_cpu_offload_seq", None)
+    return tuple(sequence.split("->")) if sequence else ()
+
+
+def excluded_of(pipe: Any) -> tuple[str, ...]:
+    """Return the names that the pipeline excludes from offloading."""
+    return tuple(getattr(pipe, "_exclude_from_cpu_offload", ()))
+
+
+def mode_of(pipe: Any, modules: dict[str, nn.Module]) -> str:
+    """Return how a pipeline is placed: resident, model, sequential, group-block, group-leaf or mixed."""
+    modes = set()
+    if getattr(pipe, "_all_hooks", None):
+        modes.add("model")
+    for module in modules.values():
+        modes |= set(_modes_inside(module))
+    if len(modes) > 1:
+        return "mixed"
+    return modes.pop() if modes else "resident"
+
+
+def _modes_inside(module: nn.Module) -> Iterator[str]:
+    for part in module.modules():
+        registry = vars(part).get("_diffusers_hook")
+        hook = registry.get_hook("group_offloading") if registry is not None else None
+        if hook is not None:
+            yield "group-block" if hook.config.offload_type == "block_level" else "group-leaf"
+            return
+        if any(isinstance(one, AlignDevicesHook) and one.offload for one in _accelerate_hooks(part)):
+            yield "sequential"
+            return
+
+
+def _accelerate_hooks(module: nn.Module) -> list[Any]:
+    hook = vars(module).get("_hf_hook")
+    if hook is None:
+        return []
+    return list(hook.hooks) if isinstance(hook, SequentialHook) else [hook]
+
+
+def hook_tensors(hook: Any, module: nn.Module) -> list[Any]:
+    """Return the tensors that an `AlignDevicesHook` places for `module`."""
+    recurse = hook.place_submodules
+    return [*module.parameters(recurse=recurse), *module.buffers(recurse=recurse)]
+
+
+def tied_on_card(hook: Any) -> set[int]:
+    """Return the addresses of tied weights that are on the device already, on behalf of another module."""
+    tied = getattr(hook, "tied_params_map", None) or {}
+    return {tensor.data_ptr() for placed in tied.values() for tensor in placed.values()}
+
+
+def group_tensors(group: Any) -> list[Any]:
+    """Return the tensors of a group offloading group, each once."""
+    tensors: dict[int, Any] = {}
+    for module in group.modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensors[id(tensor)] = tensor
+    for tensor in (*group.parameters, *group.buffers):
+        tensors[id(tensor)] = tensor
+    return list(tensors.values())
+
+
+def group_drops(group: Any) -> bool:
+    """Tell whether offloading the group only drops the device copy: a host or disk copy was kept."""
+    return group.stream is not None or group.offload_to_disk_path is not None
+
+
+def group_module(group: Any) -> nn.Module | None:
+    """Return a module by which the group can be recognised."""
+    leader = group.onload_leader or group.offload_leader
+    return group.modules[0] if group.modules else leader
+
+

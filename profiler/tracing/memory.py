@@ -1,0 +1,187 @@
+"""What torch says about memory and time, from a real card or a virtual one by the same calls.
+
+Copies between host and device that are no weights (inputs, images) are seen where they happen: the virtual GPU tells of
+each; on a real card, Python's tensor methods are watched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from profiler.patching import Patches
+from profiler.profile import Gpu
+from profiler.virtual.functions import active_gpu
+
+CopyObserver = Callable[[str, str, int], None]
+
+# What a prediction allows for beyond what is allocated, as a fraction of the peak. The worst error among the
+# published peaks that benchmarks/accuracy.py runs, rounded up.
+PREDICTED_BAND = 0.02
+
+
+class Gauge:
+    """Reads the current device's memory statistics and clock."""
+
+    def __init__(self) -> None:
+        self._virtual = active_gpu()
+        self._copy_patches = Patches()
+        self._began = time.perf_counter()
+        self._highest = 0
+        self._highest_reserved = 0
+
+    @property
+    def predicted(self) -> bool:
+        """Whether a model answers."""
+        return self._virtual is not None
+
+    def allocated(self) -> int:
+        """Return allocated bytes now."""
+        return torch.cuda.memory_allocated()
+
+    def reserved(self) -> int:
+        """Return reserved bytes now."""
+        return torch.cuda.memory_reserved()
+
+    def take_peak(self) -> int:
+        """Return the highest allocated bytes since the last call, and begin anew."""
+        peak = torch.cuda.max_memory_allocated()
+        self._highest = max(self._highest, peak)
+        self._highest_reserved = max(self._highest_reserved, torch.cuda.max_memory_reserved())
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+
+    def settle(self) -> None:
+        """Leave the peak statistics as if they had not been taken."""
+        self.take_peak()
+        if self._virtual is not None:
+            self._virtual.allocator.peak_bytes = self._highest
+            self._virtual.allocator.peak_reserved_bytes = self._highest_reserved
+
+    @property
+    def peak_allocated_bytes(self) -> int:
+        """The highest of all peaks taken."""
+        return self._highest
+
+    @property
+    def peak_reserved_bytes(self) -> int:
+        """The same for reserved memory."""
+        return self._highest_reserved
+
+    def now(self) -> float:
+        """Return seconds: the default stream's on a virtual card, the host's on a real one."""
+        if self._virtual is not None:
+            return self._virtual.clock.at(0)
+        return time.perf_counter() - self._began
+
+    def stream(self) -> int:
+        """Return the number of the current stream, 0 for the default one."""
+        return int(torch.cuda.current_stream().cuda_stream)
+
+    def workspace_at(self, peak_bytes: int) -> int:
+        """Return what kernels' own memory took of a peak, as far as it is known."""
+        if self._virtual is None:
+            return 0
+        at, scratch = self._virtual.scratch_peak
+        return self._virtual.workspace_bytes + (scratch if at == peak_bytes else 0)
+
+    def host_pinned_bytes(self) -> int:
+        """Return the most pinned host memory so far."""
+        if self._virtual is not None:
+            return self._virtual.host.peak_pinned_bytes
+        stats = torch.cuda.memory.host_memory_stats()
+        return int(stats.get("allocated_bytes.peak", 0))
+
+    def gpu(self) -> Gpu:
+        """Return the card's record."""
+        if self._virtual is not None:
+            card = self._virtual.card
+            return Gpu(
+                name=card.name,
+                capacity_bytes=self._virtual.capacity_bytes,
+                context_bytes=card.context_bytes,
+                slack_bytes=card.slack_bytes,
+                architecture=card.architecture,
+                h2d_bytes_per_second=card.h2d_bytes_per_second,
+                d2h_bytes_per_second=card.d2h_bytes_per_second,
+                pinned_bytes_per_second=card.pinned_bytes_per_second,
+            )
+        return _real_gpu()
+
+    def assumptions(self) -> dict[tuple[str, str], int]:
+        """Return how often each unknown value had to be assumed."""
+        return {} if self._virtual is None else dict(self._virtual.values.assumed)
+
+    # -- copies that are no weights
+
+    def watch_copies(self, observer: CopyObserver) -> None:
+        """Tell `observer` of (from, to, bytes) of each copy between host and device."""
+        if self._virtual is not None:
+            self._virtual.copy_observers.append(observer)
+        else:
+            _watch_methods(self._copy_patches, observer)
+
+    def unwatch_copies(self, observer: CopyObserver) -> None:
+        """Stop telling."""
+        if self._virtual is not None:
+            self._virtual.copy_observers.remove(observer)
+        self._copy_patches.restore()
+
+
+def _watch_methods(patches: Patches, observer: CopyObserver) -> None:
+    """Watch `torch.Tensor`'s own ways between devices. Copies made inside C++ are not seen."""
+
+    def returning(original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            result = original(self, *args, **kwargs)
+            if result is not self:
+                _tell(observer, self, result)
+            return result
+
+        return method
+
+    for name in ("to", "cpu", "cuda"):
+        patches.replace(torch.Tensor, name, returning(getattr(torch.Tensor, name)))
+    copy = torch.Tensor.copy_
+
+    def copy_(self: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = copy(self, source, *args, **kwargs)
+        _tell(observer, source, self)
+        return result
+
+    patches.replace(torch.Tensor, "copy_", copy_)
+
+
+def _tell(observer: CopyObserver, source: torch.Tensor, target: torch.Tensor) -> None:
+    kinds = (source.device.type, target.device.type)
+    if kinds in (("cpu", "cuda"), ("cuda", "cpu")):
+        observer(*kinds, source.numel() * target.element_size())
+
+
+def _real_gpu() -> Gpu:
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    free, total = torch.cuda.mem_get_info()
+    return Gpu(
+        name=properties.name,
+        capacity_bytes=total,
+        context_bytes=max(total - free - torch.cuda.memory_reserved(), 0),
+        slack_bytes=0,
+        architecture=f"sm_{properties.major}{properties.minor}",
+        virtual=False,
+        driver=_driver(),
+    )
+
+
+def _driver() -> str:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # a machine without NVML still has a card; the driver's version is only a label
+        return ""
+
+

@@ -1,0 +1,172 @@
+"""Watches weights move: whole components, leaves under sequential offload, groups under group offload.
+
+Bytes are computed from the parameters that changed place, independently of what the link or the allocator counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from profiler.patching import Patches
+from profiler.tracing import hooks
+from profiler.tracing.parts import main_dtype, nbytes, on_card, resident_bytes, tensors_of
+from profiler.tracing.recorder import Recorder, Span
+
+DROPPED = "meta"
+"""`to_device` of an offload that moved nothing: the device copy was dropped, a host copy was there already."""
+
+
+class Moves:
+    """Records onload, offload and cast events of the components it is given.
+
+    Args:
+        recorder: where events go.
+        modules: components by name.
+    """
+
+    def __init__(self, recorder: Recorder, modules: dict[str, nn.Module]) -> None:
+        self._recorder = recorder
+        self._modules = modules
+        self._owners = {
+            id(part): (name, path) for name, module in modules.items() for path, part in module.named_modules()
+        }
+        for name, module in modules.items():
+            recorder.resident[name] = resident_bytes(list(tensors_of(module)))
+
+    def watch(self, patches: Patches) -> None:
+        """Stand at every place where weights are moved."""
+        for name, module in self._modules.items():
+            patches.replace(module, "_apply", self._applying(name, module))
+        for method in ("init_hook", "pre_forward", "post_forward"):
+            patches.replace(hooks.ALIGN, method, self._aligning(method))
+        patches.replace(hooks.GROUP, "onload_", self._grouping("onload_", "onload"))
+        patches.replace(hooks.GROUP, "offload_", self._grouping("offload_", "offload"))
+        patches.replace(hooks.SENDER, "send_to_device", self._sending())
+
+    # -- a whole component: `.to`, `.cpu`, `.half`, ... all end in `_apply`
+
+    def _applying(self, name: str, module: nn.Module) -> Callable[..., Any]:
+        original = module._apply
+
+        def _apply(fn: Any, recurse: bool = True) -> Any:
+            if self._recorder.in_span:
+                return original(fn, recurse)
+            before = [(tensor.device.type, tensor.dtype) for tensor in tensors_of(module)]
+            with self._recorder.span(Span("move", name, asked_by=hooks.who_asked())) as span:
+                result = original(fn, recurse)
+                after = list(tensors_of(module))
+                _classify(span, before, after)
+                span.resident_bytes = resident_bytes(after)
+            return result
+
+        return _apply
+
+    # -- sequential offload: accelerate's AlignDevicesHook, at leaves
+
+    def _aligning(self, method: str) -> Callable[..., Any]:
+        original = vars(hooks.ALIGN)[method]
+
+        def aligned(hook: Any, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            owner = self._owners.get(id(module))
+            if owner is None or self._recorder.in_span:
+                return original(hook, module, *args, **kwargs)
+            shared = hooks.tied_on_card(hook)
+            before = _places(hooks.hook_tensors(hook, module))
+            asked_by = "accelerate.AlignDevicesHook"
+            with self._recorder.span(Span("move", *owner, asked_by=asked_by)) as span:
+                result = original(hook, module, *args, **kwargs)
+                self._settle(span, before, hooks.hook_tensors(hook, module), shared)
+            return result
+
+        return aligned
+
+    # -- group offload: diffusers' ModuleGroup
+
+    def _grouping(self, method: str, kind: str) -> Callable[..., Any]:
+        original = vars(hooks.GROUP)[method]
+
+        def grouped(group: Any) -> Any:
+            leader = hooks.group_module(group)
+            owner = self._owners.get(id(leader))
+            if owner is None or self._recorder.in_span:
+                return original(group)
+            tensors = hooks.group_tensors(group)
+            before = _places(tensors)
+            with self._recorder.span(Span("move", *owner, asked_by="diffusers.ModuleGroup")) as span:
+                result = original(group)
+                self._settle(span, before, tensors, set())
+                if kind == "offload" and hooks.group_drops(group):
+                    span.bytes, span.to_device = 0, DROPPED
+            return result
+
+        return grouped
+
+    def _settle(
+        self, span: Span, before: list[bool], after: list[torch.Tensor], shared: set[int]
+    ) -> None:
+        """Say what a hook did to the tensors that it places, and what the component now has on the device."""
+        came = [tensor for was, tensor in zip(before, after, strict=True) if not was and on_card(tensor)]
+        went = [tensor for was, tensor in zip(before, after, strict=True) if was and not on_card(tensor)]
+        new = [tensor for tensor in came if tensor.data_ptr() not in shared]
+        resident = self._recorder.resident[span.component]
+        if came:
+            span.kind, span.from_device, span.to_device = "onload", "cpu", "cuda:0"
+            span.bytes = sum(map(nbytes, new))
+            span.resident_bytes = resident + _rounded(new)
+        elif went:
+            to_device = DROPPED if went[0].device.type == "meta" else "cpu"
+            span.kind, span.from_device, span.to_device = "offload", "cuda:0", to_device
+            span.bytes = sum(map(nbytes, went)) if to_device == "cpu" else 0
+            span.resident_bytes = max(resident - _rounded(went), 0)
+        else:
+            span.dropped = True
+        span.dtype = main_dtype(came or went)
+
+    def _sending(self) -> Callable[..., Any]:
+        original = hooks.SENDER.send_to_device
+
+        def send_to_device(*args: Any, **kwargs: Any) -> Any:
+            outer, self._recorder.sending = self._recorder.sending, True
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._recorder.sending = outer
+
+        return send_to_device
+
+
+def _classify(span: Span, before: list[tuple[str, torch.dtype]], after: list[torch.Tensor]) -> None:
+    """Say what a call of `_apply` did: onload, offload, cast, or nothing."""
+    up = down = cast = 0
+    for (device, dtype), tensor in zip(before, after, strict=True):
+        kinds = (device, tensor.device.type)
+        if kinds == ("cpu", "cuda"):
+            up += nbytes(tensor)
+        elif kinds == ("cuda", "cpu"):
+            down += nbytes(tensor)
+        elif dtype != tensor.dtype:
+            cast += nbytes(tensor)
+    span.dtype = main_dtype(after)
+    if up:
+        span.kind, span.bytes, span.from_device, span.to_device = "onload", up, "cpu", "cuda:0"
+    elif down:
+        span.kind, span.bytes, span.from_device, span.to_device = "offload", down, "cuda:0", "cpu"
+    elif cast:
+        place = str(after[0].device)
+        span.kind, span.bytes, span.from_device, span.to_device = "cast", cast, place, place
+    else:
+        span.dropped = True
+
+
+def _places(tensors: Iterable[torch.Tensor]) -> list[bool]:
+    return [on_card(tensor) for tensor in tensors]
+
+
+def _rounded(tensors: list[torch.Tensor]) -> int:
+    from profiler.virtual.allocator import round_block
+
+    return sum(round_block(nbytes(tensor)) for tensor in tensors)

@@ -1,0 +1,107 @@
+"""The modules of a pipeline as records, and which component a module or tensor belongs to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from profiler.profile import Block, Component, TensorSize
+from profiler.virtual.allocator import round_block
+
+# Packages of diffusers whose models run once a denoise step.
+_DENOISER_PACKAGES = ("diffusers.models.unets", "diffusers.models.transformers", "diffusers.models.controlnets")
+
+
+def components_of(target: Any) -> dict[str, nn.Module]:
+    """Return the modules of a pipeline by name; a bare module is its own only component."""
+    if isinstance(target, nn.Module):
+        return {type(target).__name__: target}
+    return {name: part for name, part in target.components.items() if isinstance(part, nn.Module)}
+
+
+def is_denoiser(module: nn.Module) -> bool:
+    """Tell whether a component runs once a denoise step: a UNet, a transformer, or a ControlNet beside one."""
+    return any(type(module).__module__.startswith(package) for package in _DENOISER_PACKAGES)
+
+
+def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield parameters and buffers, each once, in the order in which `nn.Module._apply` visits them."""
+    seen: set[int] = set()
+    for tensor in _visited(module):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield tensor
+
+
+def _visited(module: nn.Module) -> Iterator[torch.Tensor]:
+    for child in module.children():
+        yield from _visited(child)
+    for tensor in (*module._parameters.values(), *module._buffers.values()):
+        if tensor is not None:
+            yield tensor
+
+
+def nbytes(tensor: torch.Tensor) -> int:
+    """Return a tensor's size in bytes."""
+    return tensor.numel() * tensor.element_size()
+
+
+def on_card(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is on the device."""
+    return tensor.device.type == "cuda"
+
+
+def resident_bytes(tensors: Iterator[torch.Tensor] | list[torch.Tensor]) -> int:
+    """Return what those of `tensors` that are on the device take there, rounded as the allocator rounds."""
+    return sum(round_block(nbytes(tensor)) for tensor in tensors if on_card(tensor))
+
+
+def main_dtype(tensors: list[torch.Tensor]) -> str:
+    """Return the dtype of most of the bytes, by its torch name; "" where there are none."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        sizes[str(tensor.dtype).removeprefix("torch.")] += nbytes(tensor)
+    return sizes.most_common(1)[0][0] if sizes else ""
+
+
+def describe(name: str, module: nn.Module) -> Component:
+    """Return the record of one component."""
+    tensors = list(tensors_of(module))
+    first = next(module.parameters(), None)
+    first_tensor = next((i for i, tensor in enumerate(tensors) if tensor is first), 0)
+    return Component(
+        name=name,
+        class_name=type(module).__name__,
+        dtype=main_dtype(tensors),
+        parameters=sum(tensor.numel() for tensor in module.parameters()),
+        bytes=sum(nbytes(tensor) for tensor in tensors),
+        allocated_bytes=sum(round_block(nbytes(tensor)) for tensor in tensors),
+        tensors=tuple(_size(tensor) for tensor in tensors),
+        blocks=tuple(_blocks(module)),
+        first_tensor=first_tensor,
+        quantization=_quantization(module),
+    )
+
+
+def _size(tensor: torch.Tensor) -> TensorSize:
+    return TensorSize(tensor.numel(), tensor.element_size(), tensor.is_floating_point(), str(tensor.device))
+
+
+def _blocks(module: nn.Module) -> Iterator[Block]:
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList):
+            for index, block in enumerate(child):
+                yield Block(name=f"{name}.{index}", bytes=sum(nbytes(tensor) for tensor in tensors_of(block)))
+
+
+def _quantization(module: nn.Module) -> str:
+    for flag, name in (("is_loaded_in_8bit", "bitsandbytes-8bit"), ("is_loaded_in_4bit", "bitsandbytes-4bit")):
+        if getattr(module, flag, False):
+            return name
+    quantizer = getattr(module, "hf_quantizer", None)
+    config = getattr(quantizer, "quantization_config", None)
+    return str(getattr(config, "quant_method", "")) if config is not None else ""

@@ -1,0 +1,133 @@
+"""Turns what hooks tell into events, and keeps the bill of the worst moment.
+
+Every event takes the peak since the previous one (its lead), so that no moment of the run is outside an event or a lead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from profiler.profile import BillItem, Event
+from profiler.tracing.memory import Gauge
+from profiler.tracing.phases import Phases
+
+
+@dataclass
+class Span:
+    """What is learned about an event while it happens."""
+
+    kind: str
+    component: str = ""
+    group: str = ""
+    entry: str = ""
+    bytes: int = 0
+    dtype: str = ""
+    from_device: str = ""
+    to_device: str = ""
+    asked_by: str = ""
+    resident_bytes: int = -1  # -1: as before
+    dropped: bool = False  # nothing happened after all
+
+
+class Recorder:
+    """Collects the events of one trace.
+
+    Attributes:
+        events: so far.
+        resident: allocated bytes on the device, by component.
+        active: the components that are running, outermost first.
+        sending: whether a hook is sending inputs, inside a span of weights.
+    """
+
+    def __init__(self, gauge: Gauge, phases: Phases) -> None:
+        self.events: list[Event] = []
+        self.resident: dict[str, int] = {}
+        self.active: list[str] = []
+        self.sending = False
+        self._gauge = gauge
+        self._phases = phases
+        self._pending_peak = 0
+        self._in_span = False
+        self._worst = (-1, {}, "")  # type: tuple[int, dict[str, int], str]
+        self._bill: tuple[BillItem, ...] = ()
+
+    @property
+    def in_span(self) -> bool:
+        """Whether weights are being moved."""
+        return self._in_span
+
+    def instant(self, span: Span) -> None:
+        """Record something that takes no time."""
+        with self.span(span):
+            pass
+
+    @contextmanager
+    def span(self, span: Span) -> Iterator[Span]:
+        """Record what happens inside as one event; a span in a span belongs to the outer one."""
+        if self._in_span:
+            yield span
+            return
+        gauge = self._gauge
+        lead_peak = max(self._pending_peak, gauge.take_peak())
+        self._pending_peak = 0
+        self._note(lead_peak)
+        before, start = gauge.allocated(), gauge.now()
+        phase, step, call = self._phases.name, self._phases.step, self._phases.call
+        self._in_span = span.kind in ("onload", "offload", "cast", "move", "empty_cache")
+        try:
+            yield span
+        finally:
+            self._in_span = False
+            peak = gauge.take_peak()
+            if span.dropped:
+                self._pending_peak = max(lead_peak, peak)
+            else:
+                if span.resident_bytes >= 0:
+                    self.resident[span.component] = span.resident_bytes
+                self._note(peak)
+                self.events.append(
+                    Event(
+                        ordinal=len(self.events),
+                        call=call,
+                        kind=span.kind,
+                        component=span.component,
+                        group=span.group,
+                        entry=span.entry,
+                        bytes=span.bytes,
+                        dtype=span.dtype,
+                        from_device=span.from_device,
+                        to_device=span.to_device,
+                        stream=gauge.stream(),
+                        phase=phase,
+                        step=step,
+                        asked_by=span.asked_by,
+                        lead_peak_bytes=lead_peak,
+                        before_bytes=before,
+                        peak_bytes=peak,
+                        after_bytes=gauge.allocated(),
+                        reserved_bytes=gauge.reserved(),
+                        resident_bytes=self.resident.get(span.component, 0),
+                        start_seconds=start,
+                        seconds=max(gauge.now() - start, 0.0),
+                    )
+                )
+
+    def bill(self) -> tuple[BillItem, ...]:
+        """Return who held which bytes at the worst moment; the items add up to the peak."""
+        peak, resident, active = self._worst
+        items = [BillItem(holder=name, what="weights", bytes=size) for name, size in resident.items() if size]
+        items.sort(key=lambda item: -item.bytes)
+        rest = peak - sum(item.bytes for item in items)
+        workspace = min(self._gauge.workspace_at(peak), max(rest, 0))
+        if workspace:
+            items.append(BillItem(holder=active, what="workspace", bytes=workspace))
+        if rest - workspace:
+            what = "activations" if active and rest > 0 else "unattributed"
+            items.append(BillItem(holder=active, what=what, bytes=rest - workspace))
+        return tuple(items)
+
+    def _note(self, peak: int) -> None:
+        if peak > self._worst[0]:
+            self._worst = (peak, dict(self.resident), self.active[-1] if self.active else "")

@@ -1,0 +1,212 @@
+"""The tracer: stands at the hooks for the length of a block of code, and returns what it saw as a `Profile`.
+
+It leaves nothing of itself behind: what it replaced is put back in reverse order, also after an exception or Ctrl-C, and
+torch's peak statistics are, on a virtual card, as if nobody had looked.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from profiler.errors import InputError, ProfilerError
+from profiler.patching import Patches
+from profiler.profile import Assumption, Component, Event, Profile, Totals
+from profiler.tracing import hooks
+from profiler.tracing.entries import Entries
+from profiler.tracing.memory import PREDICTED_BAND, Gauge
+from profiler.tracing.moves import Moves
+from profiler.tracing.parts import components_of, describe, is_denoiser
+from profiler.tracing.phases import Phases
+from profiler.tracing.recorder import Recorder, Span
+
+_LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "vram-profiler")
+
+
+def trace(target: Any, *, label: dict[str, Any] | None = None) -> Trace:
+    """Return a context manager that profiles the code inside it.
+
+    Args:
+        target: a diffusers pipeline, or one module of it.
+        label: `Profile` fields that the tracer cannot know: `model`, `call`, `call_defaults`, `dtype`.
+
+    Raises:
+        InputError: on entering, if torch sees no card, real or virtual.
+
+    Example:
+        >>> with trace(pipe) as t:
+        ...     pipe("a cat")
+        ...     pipe("a dog")
+        >>> t.profile.peak
+    """
+    return Trace(target, label or {})
+
+
+class Trace:
+    """A running or finished trace; made by `trace`."""
+
+    def __init__(self, target: Any, label: dict[str, Any]) -> None:
+        self._target = target
+        self._label = label
+        self._modules: dict[str, nn.Module] = components_of(target)
+        self._patches = Patches()
+        self._profile: Profile | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """The profile.
+
+        Raises:
+            ProfilerError: while the block is still running.
+        """
+        if self._profile is None:
+            raise ProfilerError("the profile is there when the `with trace(...)` block has ended")
+        return self._profile
+
+    def __enter__(self) -> Self:
+        if not torch.cuda.is_available():
+            raise InputError(
+                "torch sees no GPU: use profile_pipeline(pipe), which sizes it on a virtual card, "
+                'or put the code inside `with VirtualGPU("rtx-4090"):`'
+            )
+        denoisers = frozenset(name for name, module in self._modules.items() if is_denoiser(module))
+        self._denoisers = denoisers
+        self._components = tuple(describe(name, module) for name, module in self._modules.items())
+        self._gauge = Gauge()
+        self._phases = Phases(denoisers)
+        self._recorder = Recorder(self._gauge, self._phases)
+        self._entries = Entries(self._recorder, self._phases, self._modules)
+        self._other = {"h2d": 0, "d2h": 0}
+        self._gauge.take_peak()
+        try:
+            Moves(self._recorder, self._modules).watch(self._patches)
+            self._entries.watch(self._patches, self._target)
+            self._watch_device()
+            self._gauge.watch_copies(self._copied)
+        except BaseException:
+            self._detach()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._gauge.unwatch_copies(self._copied)
+        self._detach()
+        self._gauge.settle()
+        self._profile = self._finished(error)
+
+    def _detach(self) -> None:
+        self._entries.unwatch()
+        self._patches.restore()
+
+    # -- what is seen besides components and weights
+
+    def _watch_device(self) -> None:
+        self._patches.replace(torch.cuda, "empty_cache", self._marking("empty_cache", torch.cuda.empty_cache))
+        self._patches.replace(torch.cuda, "synchronize", self._marking("sync", torch.cuda.synchronize))
+
+    def _marking(self, kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def marked(*args: Any, **kwargs: Any) -> Any:
+            with self._recorder.span(Span(kind)):
+                return original(*args, **kwargs)
+
+        return marked
+
+    def _copied(self, source: str, target: str, nbytes: int) -> None:
+        if self._recorder.in_span and not self._recorder.sending:
+            return  # weights, counted by their move
+        self._other["h2d" if target == "cuda" else "d2h"] += nbytes
+        component = self._recorder.active[-1] if self._recorder.active else ""
+        devices = {"cpu": "cpu", "cuda": "cuda:0"}
+        self._recorder.instant(
+            Span("copy", component, bytes=nbytes, from_device=devices[source], to_device=devices[target])
+        )
+
+    # -- the record
+
+    def _finished(self, error: BaseException | None) -> Profile:
+        gauge, recorder = self._gauge, self._recorder
+        pipe = None if isinstance(self._target, nn.Module) else self._target
+        return Profile(
+            source="predicted" if gauge.predicted else "measured",
+            gpu=gauge.gpu(),
+            pipeline_class=type(self._target).__name__,
+            mode=hooks.mode_of(self._target, self._modules),
+            components=self._components,
+            events=tuple(recorder.events),
+            totals=self._totals(recorder.events),
+            bill=recorder.bill(),
+            sequence=hooks.sequence_of(pipe),
+            excluded=hooks.excluded_of(pipe),
+            denoisers=tuple(name for name in self._modules if name in self._denoisers),
+            versions=_versions(),
+            assumptions=tuple(
+                Assumption(what=f"{asked}: {taken}", count=count)
+                for (asked, taken), count in sorted(gauge.assumptions().items())
+            ),
+            error_band=PREDICTED_BAND if gauge.predicted else 0.0,
+            complete=error is None,
+            error="" if error is None else _explained(error, recorder),
+            **{"dtype": _pipeline_dtype(self._components), **self._label},
+        )
+
+    def _totals(self, events: list[Event]) -> Totals:
+        up = sum(event.bytes for event in events if event.kind == "onload")
+        down = sum(event.bytes for event in events if event.kind == "offload")
+        gauge = self._gauge
+        seconds = sum(_call_seconds(events))
+        return Totals(
+            peak_allocated_bytes=gauge.peak_allocated_bytes,
+            peak_reserved_bytes=gauge.peak_reserved_bytes,
+            device_bytes=gauge.gpu().context_bytes + gauge.peak_reserved_bytes,
+            host_pinned_bytes=gauge.host_pinned_bytes(),
+            h2d_bytes=up + self._other["h2d"],
+            d2h_bytes=down + self._other["d2h"],
+            h2d_weight_bytes=up,
+            d2h_weight_bytes=down,
+            seconds=seconds,
+        )
+
+
+def _call_seconds(events: list[Event]) -> list[float]:
+    """Return the length of each call of the pipeline."""
+    began: dict[int, float] = {}
+    lengths = []
+    for event in events:
+        if event.kind == "begin":
+            began[event.call] = event.start_seconds
+        elif event.kind == "end" and event.call in began:
+            lengths.append(event.start_seconds - began[event.call])
+    return lengths
+
+
+def _pipeline_dtype(components: tuple[Component, ...]) -> str:
+    """Return the dtype of the largest component."""
+    largest = max(components, key=lambda component: component.bytes, default=None)
+    return largest.dtype if largest is not None else ""
+
+
+def _explained(error: BaseException, recorder: Recorder) -> str:
+    running = recorder.events[-1].component if recorder.events else ""
+    where = f" in {running}" if running else ""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}{where}: {text[0] if text else 'interrupted'}"
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
