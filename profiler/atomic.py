@@ -32,7 +32,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; try another path") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; try another path"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -58,5 +60,7 @@ def _checked_target(path: str | os.PathLike[str]) -> Path:
     if target.exists() and not target.is_file():
         raise InputError(f"cannot write {path}: it is not a regular file; try another path")
     if not target.parent.is_dir():
-        raise InputError(f"cannot write {path}: the folder {target.parent} does not exist; create it first")
+        raise InputError(
+            f"cannot write {path}: the folder {target.parent} does not exist; create it first"
+        )
     return target

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-KINDS = ("begin", "end", "enter", "exit", "onload", "offload", "cast", "copy", "empty_cache", "sync")
+KINDS = (
+    "begin",
+    "end",
+    "enter",
+    "exit",
+    "onload",
+    "offload",
+    "cast",
+    "copy",
+    "empty_cache",
+    "sync",
+)
 PHASES = ("place", "encode", "denoise", "decode")
 
 
@@ -87,7 +98,9 @@ class Component:
     allocated_bytes: int  # what they take on the device, each rounded as the allocator rounds
     tensors: tuple[TensorSize, ...] = ()
     blocks: tuple[Block, ...] = ()
-    first_tensor: int = 0  # index into `tensors` of `next(module.parameters())`, which decides residency
+    first_tensor: int = (
+        0  # index into `tensors` of `next(module.parameters())`, which decides residency
+    )
     quantization: str = ""  # "bitsandbytes-8bit", ...; "" for none
 
 

@@ -47,10 +47,15 @@ def save(profile: Profile, path: str | os.PathLike[str]) -> None:
 
     columns = list(zip(*profile.events, strict=True)) or [() for _ in Event._fields]
     schema = _event_schema().with_metadata({_HEADER_KEY: _header_text(profile).encode()})
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+    arrays = [
+        pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)
+    ]
     with replacing(path) as temporary:
         pq.write_table(
-            pa.Table.from_arrays(arrays, schema=schema), temporary, compression="zstd", write_page_checksum=True
+            pa.Table.from_arrays(arrays, schema=schema),
+            temporary,
+            compression="zstd",
+            write_page_checksum=True,
         )
 
 
@@ -68,7 +73,9 @@ def load(path: str | os.PathLike[str]) -> Profile:
     try:
         table = pq.read_table(Path(path), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is no profile: not a Parquet file, or cut short or damaged") from error
+        raise InputError(
+            f"{path} is no profile: not a Parquet file, or cut short or damaged"
+        ) from error
     header = _header(table.schema.metadata or {}, path)
     try:
         return _profile(header, table)
@@ -80,22 +87,36 @@ def _event_schema() -> pa.Schema:
     import pyarrow as pa
 
     types = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-    return pa.schema([pa.field(name, types[kind], nullable=False) for name, kind in get_type_hints(Event).items()])
+    return pa.schema(
+        [
+            pa.field(name, types[kind], nullable=False)
+            for name, kind in get_type_hints(Event).items()
+        ]
+    )
 
 
 def _header_text(profile: Profile) -> str:
-    fields = {f.name: getattr(profile, f.name) for f in dataclasses.fields(profile) if f.name != "events"}
-    header = {"schema_version": SCHEMA_VERSION, **{name: _plain(value) for name, value in fields.items()}}
+    fields = {
+        f.name: getattr(profile, f.name) for f in dataclasses.fields(profile) if f.name != "events"
+    }
+    header = {
+        "schema_version": SCHEMA_VERSION,
+        **{name: _plain(value) for name, value in fields.items()},
+    }
     try:
         return json.dumps(header, separators=(",", ":"), ensure_ascii=True)
     except TypeError as error:
-        raise InputError(f"cannot save this profile: its call holds more than plain data ({error})") from error
+        raise InputError(
+            f"cannot save this profile: its call holds more than plain data ({error})"
+        ) from error
 
 
 def _plain(value: Any) -> Any:
     """Return records as dictionaries; a named tuple (`TensorSize`, one for each weight) stays a row."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
@@ -103,12 +124,16 @@ def _plain(value: Any) -> Any:
 
 def _header(metadata: Mapping[bytes, bytes], path: str | os.PathLike[str]) -> dict[str, Any]:
     if _HEADER_KEY not in metadata:
-        raise InputError(f"{path} is a Parquet file, but no profile: it was not written by vram-profiler")
+        raise InputError(
+            f"{path} is a Parquet file, but no profile: it was not written by vram-profiler"
+        )
     try:
         header: dict[str, Any] = json.loads(metadata[_HEADER_KEY])
         version = int(header["schema_version"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is a damaged profile: its header cannot be read; record it again") from error
+        raise InputError(
+            f"{path} is a damaged profile: its header cannot be read; record it again"
+        ) from error
     if version > SCHEMA_VERSION:
         raise InputError(
             f"{path} was written by a newer vram-profiler (schema {version}, this one reads up to {SCHEMA_VERSION}): "

@@ -46,7 +46,9 @@ class Frames:
     @property
     def steps(self) -> pd.DataFrame:
         """Return one row for each denoise step; `resident` names who had bytes on the card at some moment of it."""
-        rows = [(s.call, s.step, *s.tally, ", ".join(s.resident)) for s in reading.steps(self.profile)]
+        rows = [
+            (s.call, s.step, *s.tally, ", ".join(s.resident)) for s in reading.steps(self.profile)
+        ]
         return _frame(("call", "step", *reading.Tally._fields, "resident"), rows)
 
     @property
@@ -69,7 +71,8 @@ class Frames:
     def memory(self) -> pd.DataFrame:
         """Return allocated and reserved bytes over time, one row for each event, the peak of its lead included."""
         rows = [
-            tuple(getattr(event, name) for name in MEMORY_COLUMNS[:-1]) + (event.start_seconds + event.seconds,)
+            tuple(getattr(event, name) for name in MEMORY_COLUMNS[:-1])
+            + (event.start_seconds + event.seconds,)
             for event in self.profile.events
         ]
         return _frame(MEMORY_COLUMNS, rows)
@@ -131,7 +134,10 @@ MEMORY_COLUMNS = (
 
 
 def _uses(profile: Profile) -> dict[str, Use]:
-    return {part.name: _use([e for e in profile.events if e.component == part.name]) for part in profile.components}
+    return {
+        part.name: _use([e for e in profile.events if e.component == part.name])
+        for part in profile.components
+    }
 
 
 def _use(events: list[Event]) -> Use:

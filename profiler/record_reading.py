@@ -108,7 +108,9 @@ def phases(profile: Profile) -> list[tuple[str, Tally]]:
     parts: dict[str, list[Tally]] = {}
     for phase, part in _tallies(profile.events, lambda event: event.phase):
         parts.setdefault(phase, []).append(part)
-    known = [phase for phase in PHASES if phase in parts] + [phase for phase in parts if phase not in PHASES]
+    known = [phase for phase in PHASES if phase in parts] + [
+        phase for phase in parts if phase not in PHASES
+    ]
     return [(phase, _joined(parts[phase])) for phase in known]
 
 
@@ -141,9 +143,13 @@ def stays(profile: Profile) -> list[Stay]:
     end = _end(profile)
     device = card_device(profile)
     return [
-        Stay(part.name, _where(part, count, device), count, ordinal, end_ordinal, start, end_seconds)
+        Stay(
+            part.name, _where(part, count, device), count, ordinal, end_ordinal, start, end_seconds
+        )
         for part in profile.components
-        for (ordinal, start, count), (end_ordinal, end_seconds, _) in _pairs(changes[part.name], end)
+        for (ordinal, start, count), (end_ordinal, end_seconds, _) in _pairs(
+            changes[part.name], end
+        )
     ]
 
 
@@ -201,7 +207,14 @@ def _moments(profile: Profile) -> Iterator[Moment]:
             name, doing = entered[-1]
         yield Moment(event.ordinal, event.lead_peak_bytes, event.phase, event.step, name, doing)
         if event.kind in MOVES:
-            yield Moment(event.ordinal, event.peak_bytes, event.phase, event.step, event.component, event.kind)
+            yield Moment(
+                event.ordinal,
+                event.peak_bytes,
+                event.phase,
+                event.step,
+                event.component,
+                event.kind,
+            )
         if event.kind == "enter":
             entered.append((event.component, event.entry))
         elif event.kind == "exit" and entered:
@@ -209,7 +222,9 @@ def _moments(profile: Profile) -> Iterator[Moment]:
         previous_bytes = event.after_bytes
 
 
-def _tallies(events: Iterable[Event], key: Callable[[Event], Hashable]) -> Iterator[tuple[object, Tally]]:
+def _tallies(
+    events: Iterable[Event], key: Callable[[Event], Hashable]
+) -> Iterator[tuple[object, Tally]]:
     end_seconds = 0.0
     for value, group in groupby(events, key=key):
         stretch = tally(group, start_seconds=end_seconds)

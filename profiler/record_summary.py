@@ -68,7 +68,12 @@ def _component(part: Component) -> dict[str, Any]:
 
 
 def _step(step: reading.Step) -> dict[str, Any]:
-    return {"call": step.call, "step": step.step, **_figures(step.tally), "resident": list(step.resident)}
+    return {
+        "call": step.call,
+        "step": step.step,
+        **_figures(step.tally),
+        "resident": list(step.resident),
+    }
 
 
 def _figures(tally: reading.Tally) -> dict[str, Any]:
@@ -77,5 +82,6 @@ def _figures(tally: reading.Tally) -> dict[str, Any]:
 
 def _finding(finding: Finding) -> dict[str, Any]:
     return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(finding).items()
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(finding).items()
     }

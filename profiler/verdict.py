@@ -36,7 +36,9 @@ def verdict(profile: Profile) -> Verdict:
 
 def _answer(profile: Profile, spare_bytes: int, band_bytes: int) -> str:
     if not profile.complete:
-        return DOES_NOT_FIT if ran_out_of_memory(profile) or spare_bytes + band_bytes < 0 else UNKNOWN
+        return (
+            DOES_NOT_FIT if ran_out_of_memory(profile) or spare_bytes + band_bytes < 0 else UNKNOWN
+        )
     if spare_bytes >= 0:
         return FITS
     return TIGHT if spare_bytes + band_bytes >= 0 else DOES_NOT_FIT

@@ -21,20 +21,30 @@ def room(profile: Profile) -> Iterator[Finding]:
     capacity = format_bytes(profile.gpu.capacity_bytes)
     short = -verdict.spare_bytes
     if verdicts.ran_out_of_memory(profile):
-        yield _at_peak(profile, "out_of_memory", f"Out of memory on a card of {capacity}", profile.error)
+        yield _at_peak(
+            profile, "out_of_memory", f"Out of memory on a card of {capacity}", profile.error
+        )
     elif not profile.complete:
         yield _at_peak(profile, "incomplete", "The run ended early", profile.error)
     elif verdict.answer == verdicts.DOES_NOT_FIT:
         title = f"Does not fit {capacity}: {format_bytes(short)} too much"
         yield _at_peak(profile, "does_not_fit", title, _arithmetic(profile), short)
     elif verdict.answer == verdicts.TIGHT:
-        title = f"Fits {capacity}, but not with the error band of {format_fraction(profile.error_band)}"
+        title = (
+            f"Fits {capacity}, but not with the error band of {format_fraction(profile.error_band)}"
+        )
         yield _at_peak(profile, "tight", title, _arithmetic(profile), short)
 
 
-def _at_peak(profile: Profile, kind: str, title: str, detail: str, at_stake_bytes: int = 0) -> Finding:
+def _at_peak(
+    profile: Profile, kind: str, title: str, detail: str, at_stake_bytes: int = 0
+) -> Finding:
     moment = reading.peak_moment(profile)
-    fix = "repair the cause and profile again" if kind == "incomplete" else _less_memory(profile, moment)
+    fix = (
+        "repair the cause and profile again"
+        if kind == "incomplete"
+        else _less_memory(profile, moment)
+    )
     return Finding(
         kind=kind,
         severity=PROBLEM,
@@ -50,7 +60,9 @@ def _at_peak(profile: Profile, kind: str, title: str, detail: str, at_stake_byte
 def _arithmetic(profile: Profile) -> str:
     verdict = verdicts.verdict(profile)
     parts = [f"context {format_bytes(profile.gpu.context_bytes)}"]
-    parts.append(f"reserved {format_bytes(profile.totals.device_bytes - profile.gpu.context_bytes)}")
+    parts.append(
+        f"reserved {format_bytes(profile.totals.device_bytes - profile.gpu.context_bytes)}"
+    )
     if verdict.band_bytes:
         parts.append(f"error band {format_bytes(verdict.band_bytes)}")
     return f"{' + '.join(parts)} = {format_bytes(verdict.needed_bytes)}."
@@ -87,7 +99,9 @@ def pinned(profile: Profile) -> Iterator[Finding]:
 
 def could_stay(profile: Profile) -> Iterator[Finding]:
     """Yield a finding for what would fit if it stayed: everything, or else the component that travels most."""
-    moved = [event for event in profile.events if event.kind == "onload" and reading.direction(event)]
+    moved = [
+        event for event in profile.events if event.kind == "onload" and reading.direction(event)
+    ]
     travelling = {event.component for event in moved if event.component}
     parts = [part for part in profile.components if part.name in travelling]
     if not parts:
@@ -96,15 +110,23 @@ def could_stay(profile: Profile) -> Iterator[Finding]:
         yield _stay_finding(profile, moved, "everything_fits", "Everything fits", 'pipe.to("cuda")')
         return
     fitting = [part for part in parts if _peak_with(profile, (part,)) <= _usable_bytes(profile)]
-    traffic = {part.name: [event for event in moved if event.component == part.name] for part in fitting}
+    traffic = {
+        part.name: [event for event in moved if event.component == part.name] for part in fitting
+    }
     if fitting:
         name = max(traffic, key=lambda name: sum(event.bytes for event in traffic[name]))
-        yield _stay_finding(profile, traffic[name], "keep_resident", f"{name} fits", plan_line(profile))
+        yield _stay_finding(
+            profile, traffic[name], "keep_resident", f"{name} fits", plan_line(profile)
+        )
 
 
 def _stay_finding(profile: Profile, moved: list[Event], kind: str, what: str, fix: str) -> Finding:
     names = tuple(dict.fromkeys(event.component for event in moved if event.component))
-    parts = profile.components if kind == "everything_fits" else [p for p in profile.components if p.name in names]
+    parts = (
+        profile.components
+        if kind == "everything_fits"
+        else [p for p in profile.components if p.name in names]
+    )
     total = sum(event.bytes for event in moved)
     peak = _peak_with(profile, tuple(parts))
     return Finding(
@@ -130,13 +152,18 @@ def _peak_with(profile: Profile, parts: tuple[Component, ...]) -> int:
         if event.component in resident:
             resident[event.component] = event.resident_bytes
         after = sum(max(0, whole[name] - resident[name]) for name in whole)
-        highest = max(highest, event.lead_peak_bytes + before, event.peak_bytes + min(before, after))
+        highest = max(
+            highest, event.lead_peak_bytes + before, event.peak_bytes + min(before, after)
+        )
         highest = max(highest, event.before_bytes + before, event.after_bytes + after)
     return highest
 
 
 def _usable_bytes(profile: Profile) -> int:
     """Return what allocations may take: capacity less context, overhead as observed or stated, and error band."""
-    overhead = max(profile.gpu.slack_bytes, profile.totals.peak_reserved_bytes - profile.totals.peak_allocated_bytes)
+    overhead = max(
+        profile.gpu.slack_bytes,
+        profile.totals.peak_reserved_bytes - profile.totals.peak_allocated_bytes,
+    )
     usable = profile.gpu.capacity_bytes - profile.gpu.context_bytes - overhead
     return int(usable / (1 + profile.error_band))

@@ -20,7 +20,9 @@ def ignored_exclusions(profile: Profile) -> Iterator[Finding]:
     ignored = tuple(name for name in profile.excluded if name in profile.sequence)
     if not ignored:
         return
-    moved = [event for event in profile.events if event.component in ignored and reading.direction(event)]
+    moved = [
+        event for event in profile.events if event.component in ignored and reading.direction(event)
+    ]
     rest = "->".join(name for name in profile.sequence if name not in ignored)
     yield Finding(
         kind="exclusion_ignored",
@@ -37,11 +39,19 @@ def ignored_exclusions(profile: Profile) -> Iterator[Finding]:
 def excluded_travel(profile: Profile) -> Iterator[Finding]:
     """Yield a finding where excluded components went to the CPU and back at the end of a call."""
     excluded = {name for name in profile.excluded if name not in profile.sequence}
-    moved = [event for event in profile.events if event.component in excluded and reading.direction(event)]
+    moved = [
+        event
+        for event in profile.events
+        if event.component in excluded and reading.direction(event)
+    ]
     moved = [event for event in moved if event.phase != "place" and event.kind != "copy"]
     if not any(event.kind == "offload" for event in moved):
         return
-    names = tuple(part.name for part in profile.components if part.name in {event.component for event in moved})
+    names = tuple(
+        part.name
+        for part in profile.components
+        if part.name in {event.component for event in moved}
+    )
     total = sum(event.bytes for event in moved)
     yield Finding(
         kind="excluded_travel",

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from profiler.profile import Assumption, BillItem, Component, Event, Gpu, Profile, TensorSize, Totals
+from profiler.profile import (
+    Assumption,
+    BillItem,
+    Component,
+    Event,
+    Gpu,
+    Profile,
+    TensorSize,
+    Totals,
+)
 from profiler.units import GIB, MIB
 
 if TYPE_CHECKING:
@@ -23,7 +32,9 @@ CARD = Gpu(
 )
 
 
-def component(name: str, size_bytes: int, *, class_name: str = "Net", device: str = "cpu") -> Component:
+def component(
+    name: str, size_bytes: int, *, class_name: str = "Net", device: str = "cpu"
+) -> Component:
     """Return a component of one fp16 tensor."""
     tensor = TensorSize(numel=size_bytes // 2, itemsize=2, floating=True, device=device)
     return Component(
@@ -58,10 +69,26 @@ class Story:
             self.resident[part.name] = part.allocated_bytes if on_card else 0
         self.allocated_bytes = self.lead_peak_bytes = sum(self.resident.values())
 
-    def add(self, kind: str, name: str = "", *, after: int | None = None, seconds: float = 0.0, **more: object) -> None:
+    def add(
+        self,
+        kind: str,
+        name: str = "",
+        *,
+        after: int | None = None,
+        seconds: float = 0.0,
+        **more: object,
+    ) -> None:
         before = self.allocated_bytes
         self.allocated_bytes = before if after is None else after
-        fields = {"entry": "", "bytes": 0, "dtype": "", "from_device": "", "to_device": "", "asked_by": "", **more}
+        fields = {
+            "entry": "",
+            "bytes": 0,
+            "dtype": "",
+            "from_device": "",
+            "to_device": "",
+            "asked_by": "",
+            **more,
+        }
         peak = max(before, self.allocated_bytes)
         cached = 0 if kind == "empty_cache" or not self.events else self.events[-1].reserved_bytes
         reserved = max(cached, peak + 64 * MIB, self.lead_peak_bytes + 64 * MIB)
@@ -96,7 +123,9 @@ class Story:
     def end(self) -> None:
         self.add("end")
 
-    def compute(self, name: str, activations: int, *, seconds: float = 0.02, entry: str = "forward") -> None:
+    def compute(
+        self, name: str, activations: int, *, seconds: float = 0.02, entry: str = "forward"
+    ) -> None:
         """Exit `name` after a computation whose activations peaked at `activations` bytes."""
         self.clock_seconds += seconds
         self.lead_peak_bytes = self.allocated_bytes + activations
@@ -116,12 +145,21 @@ class Story:
         self.add("empty_cache", asked_by=asked_by)
 
     def copy(self, size: int, from_device: str, to_device: str) -> None:
-        self.add("copy", bytes=size, from_device=from_device, to_device=to_device, seconds=size / 5e9)
+        self.add(
+            "copy", bytes=size, from_device=from_device, to_device=to_device, seconds=size / 5e9
+        )
 
-    def _move(self, kind: str, name: str, size: int, source: str, target: str, asked_by: str) -> None:
+    def _move(
+        self, kind: str, name: str, size: int, source: str, target: str, asked_by: str
+    ) -> None:
         after = self.allocated_bytes + (size if target != "cpu" else -size)
         rate = self.card.h2d_bytes_per_second if target != "cpu" else self.card.d2h_bytes_per_second
-        where = {"from_device": source, "to_device": target, "dtype": "float16", "asked_by": asked_by}
+        where = {
+            "from_device": source,
+            "to_device": target,
+            "dtype": "float16",
+            "asked_by": asked_by,
+        }
         self.add(kind, name, after=after, seconds=size / rate, bytes=size, **where)
 
     def part(self, name: str) -> Component:
@@ -129,7 +167,12 @@ class Story:
 
     def profile(self, *, bill: Iterable[BillItem] = (), **more: object) -> Profile:
         """Return the profile of what was told so far, with totals counted from the events."""
-        facts: dict[str, object] = {"source": "predicted", "pipeline_class": "Pipeline", "mode": "model", **more}
+        facts: dict[str, object] = {
+            "source": "predicted",
+            "pipeline_class": "Pipeline",
+            "mode": "model",
+            **more,
+        }
         return Profile(
             gpu=self.card,
             components=self.components,
@@ -141,11 +184,15 @@ class Story:
 
     def totals(self) -> Totals:
         def moved(device: str, kinds: tuple[str, ...]) -> int:
-            return sum(e.bytes for e in self.events if e.kind in kinds and e.to_device.startswith(device))
+            return sum(
+                e.bytes for e in self.events if e.kind in kinds and e.to_device.startswith(device)
+            )
 
         reserved = max((event.reserved_bytes for event in self.events), default=0)
         return Totals(
-            peak_allocated_bytes=max((max(e.lead_peak_bytes, e.peak_bytes) for e in self.events), default=0),
+            peak_allocated_bytes=max(
+                (max(e.lead_peak_bytes, e.peak_bytes) for e in self.events), default=0
+            ),
             peak_reserved_bytes=reserved,
             device_bytes=reserved + self.card.context_bytes,
             host_pinned_bytes=0,
@@ -195,7 +242,11 @@ def sdxl_model_offload(*, steps: int = 30, calls: int = 1, card: Gpu = CARD) -> 
         sequence=("text_encoder", "text_encoder_2", "unet", "vae"),
         denoisers=("unet",),
         versions={"torch": "2.13.0", "diffusers": "0.42.1", "accelerate": "1.15.0"},
-        assumptions=(Assumption(what="stand-in tokenizer for CLIP", count=2, effect="none: padded to 77 tokens"),),
+        assumptions=(
+            Assumption(
+                what="stand-in tokenizer for CLIP", count=2, effect="none: padded to 77 tokens"
+            ),
+        ),
         error_band=0.03,
         bill=(
             BillItem(holder="unet", what="weights", bytes=4897 * MIB),

@@ -40,9 +40,15 @@ def test_a_link_keeps_pointing_at_the_file_that_was_written(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("", "it is a folder"), ("missing/a.txt", "does not exist"), ("/dev/null", "not a regular file")],
+    [
+        ("", "it is a folder"),
+        ("missing/a.txt", "does not exist"),
+        ("/dev/null", "not a regular file"),
+    ],
 )
-def test_a_path_that_cannot_be_written_is_one_clear_line(tmp_path: Path, name: str, complaint: str) -> None:
+def test_a_path_that_cannot_be_written_is_one_clear_line(
+    tmp_path: Path, name: str, complaint: str
+) -> None:
     for write in (check_writable, lambda path: write_text(path, "x")):
         with pytest.raises(InputError, match=complaint) as caught:
             write(tmp_path / name)

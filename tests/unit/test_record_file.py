@@ -48,7 +48,10 @@ def tuples_of(strategy: st.SearchStrategy) -> st.SearchStrategy:
 
 
 components = st.builds(
-    Component, tensors=tuples_of(st.builds(TensorSize)), blocks=tuples_of(st.builds(Block)), quantization=texts
+    Component,
+    tensors=tuples_of(st.builds(TensorSize)),
+    blocks=tuples_of(st.builds(Block)),
+    quantization=texts,
 )
 profiles = st.builds(
     Profile,
@@ -72,7 +75,9 @@ def facts(profile: Profile) -> dict[str, object]:
     return {field.name: getattr(profile, field.name) for field in dataclasses.fields(profile)}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(profile=profiles)
 def test_round_trip_is_exact(tmp_path: Path, profile: Profile) -> None:
     profile.save(tmp_path / "p.parquet")
@@ -88,7 +93,9 @@ def test_events_are_columns_that_pandas_opens(tmp_path: Path) -> None:
     frame = pd.read_parquet(tmp_path / "p.parquet")
 
     assert list(frame.columns) == list(Event._fields)
-    assert list(frame.itertuples(index=False, name=None)) == [tuple(event) for event in profile.events]
+    assert list(frame.itertuples(index=False, name=None)) == [
+        tuple(event) for event in profile.events
+    ]
 
 
 @pytest.fixture
@@ -139,7 +146,9 @@ def test_a_file_of_a_newer_version_says_what_to_do(saved: Path) -> None:
     assert "upgrade" in complaint(saved)
 
 
-@pytest.mark.parametrize("header", [b"{", b"[]", b"{}", b'{"schema_version":1}', b'{"schema_version":1,"gpu":{}}'])
+@pytest.mark.parametrize(
+    "header", [b"{", b"[]", b"{}", b'{"schema_version":1}', b'{"schema_version":1,"gpu":{}}']
+)
 def test_a_damaged_header_says_so(saved: Path, header: bytes) -> None:
     with_header(saved, header)
     assert "damaged" in complaint(saved)

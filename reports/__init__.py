@@ -1,0 +1,32 @@
+"""Reports of profiles and plans: a page, a picture, text for the terminal. They read records and nothing else.
+
+Each name loads the module that defines it on first use, so that text in a terminal never waits for matplotlib.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reports.html import render_html, write_html
+    from reports.png import write_png
+    from reports.text import render_text
+
+__all__ = ["render_html", "render_text", "write_html", "write_png"]
+
+_HOMES = {
+    "render_html": "reports.html",
+    "render_text": "reports.text",
+    "write_html": "reports.html",
+    "write_png": "reports.png",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use, and keep it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found

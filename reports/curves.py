@@ -1,0 +1,112 @@
+"""The curves of the timeline as numbers: lanes, the stack of weights, what is on top of it, the axis.
+
+The page and the picture draw the same lists. A curve has two slices for each column: at its start and at its end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from profiler.profile import Profile
+    from reports.timeline import Column
+
+
+class Band(NamedTuple):
+    """One vertical slice of a filled band: its lower and upper edge at one position of the axis."""
+
+    position: float
+    low: float
+    high: float
+
+
+def held(columns: Sequence[Column], index: int) -> list[Band]:
+    """Return what component `index` has on the card."""
+    slices = []
+    for column in columns:
+        slices.append(Band(column.start, 0.0, float(column.held_before[index])))
+        slices.append(Band(column.end, 0.0, float(column.held_after[index])))
+    return slices
+
+
+def busy(columns: Sequence[Column], index: int, name: str) -> list[Band]:
+    """Return `held` where the component computes, and nothing elsewhere."""
+    return [
+        edge if columns[place // 2].computing == name else edge._replace(high=0.0)
+        for place, edge in enumerate(held(columns, index))
+    ]
+
+
+def stacked(columns: Sequence[Column], components: int) -> list[list[Band]]:
+    """Return `held` of each component, each on top of those before it."""
+    floor = [0.0] * (2 * len(columns))
+    bands = []
+    for index in range(components):
+        own = held(columns, index)
+        bands.append(
+            [
+                Band(edge.position, low, low + edge.high)
+                for edge, low in zip(own, floor, strict=True)
+            ]
+        )
+        floor = [edge.high for edge in bands[-1]]
+    return bands
+
+
+def rest(columns: Sequence[Column]) -> list[Band]:
+    """Return what is allocated beyond weights: in each column at its highest, and sloped where weights move."""
+    slices = []
+    for column in columns:
+        ramp = column.peak_bytes <= max(column.before_bytes, column.after_bytes)
+        highs = (
+            (column.before_bytes, column.after_bytes)
+            if ramp
+            else (column.peak_bytes, column.peak_bytes)
+        )
+        ends = ((column.start, column.held_before), (column.end, column.held_after))
+        for (position, weights), high in zip(ends, highs, strict=True):
+            low = float(sum(weights))
+            slices.append(Band(position, low, max(low, float(high))))
+    return slices
+
+
+def reserved(columns: Sequence[Column]) -> list[tuple[float, float]]:
+    """Return the corners of the staircase of reserved bytes."""
+    corners: list[tuple[float, float]] = []
+    for column in columns:
+        value = float(column.reserved_bytes)
+        if corners and corners[-1][1] == value:
+            corners[-1] = (column.end, value)
+        else:
+            corners += [(column.start, value), (column.end, value)]
+    return corners
+
+
+def top_bytes(profile: Profile) -> int:
+    """Return the highest value of the memory axis: the card, unless it dwarfs what is used."""
+    used = max(profile.totals.peak_reserved_bytes, profile.totals.peak_allocated_bytes, 64 * MIB)
+    capacity = profile.gpu.capacity_bytes
+    return int(max(capacity, used) * 1.06) if capacity <= 2.5 * used else int(used * 1.3)
+
+
+def ticks(highest_bytes: int) -> list[int]:
+    """Return round values of the memory axis, four to eight of them."""
+    steps = (
+        GIB // 16,
+        GIB // 8,
+        GIB // 4,
+        GIB // 2,
+        GIB,
+        2 * GIB,
+        4 * GIB,
+        5 * GIB,
+        10 * GIB,
+        20 * GIB,
+        40 * GIB,
+    )
+    step = next((step for step in steps if highest_bytes / step <= 8), 80 * GIB)
+    return list(range(0, highest_bytes + 1, step))

@@ -1,0 +1,168 @@
+"""A plan, and what its verification found, as the words and rows that every form of report shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from profiler.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from profiler.planning.plan import Alternative, Plan, Predicted
+
+PLACEMENTS = {
+    "resident": "stays on the card",
+    "offload": "on the card while it is used",
+    "outside": "comes when it is used, stays to the end of the call",
+}
+
+
+class PlanRow(NamedTuple):
+    """One plan beside others. Transfers and seconds of weight copies are those of one call, once calls repeat."""
+
+    label: str
+    chosen: bool
+    peak_bytes: int
+    device_bytes: int
+    h2d_bytes: int
+    d2h_bytes: int
+    seconds: str
+    resident: str
+    sequence: str
+
+
+class Term(NamedTuple):
+    """One term of the sum that a budget has to cover."""
+
+    label: str
+    bytes: int
+
+
+class PlanView(NamedTuple):
+    """What a report shows of a plan."""
+
+    headline: str
+    gain: str
+    rows: tuple[PlanRow, ...]
+    terms: tuple[Term, ...]  # they add up to `needed_bytes`
+    needed_bytes: int
+    budget_bytes: int
+    left_bytes: int
+    proof: str
+    smallest: str
+    placements: tuple[tuple[str, str], ...]  # component, what happens to it
+    front: tuple[
+        tuple[int, int], ...
+    ]  # (device bytes, bytes copied per call), from the smallest card up
+    code: str
+    verification: VerificationView | None
+
+
+class VerificationView(NamedTuple):
+    """Whether the promise held when the plan was run."""
+
+    held: bool
+    headline: str
+    rows: tuple[tuple[str, str, str], ...]  # figure, promised, found
+    drifts: tuple[str, ...]
+
+
+def plan_view(plan: Plan, verification: Any = None) -> PlanView:
+    """Return what to show of `plan`."""
+    margin = plan.margin
+    return PlanView(
+        headline=_headline(plan),
+        gain=_gain(plan),
+        rows=tuple(_rows(plan)),
+        terms=(
+            Term("CUDA context", margin.context_bytes),
+            Term("predicted peak", margin.peak_allocated_bytes),
+            Term("slack of the allocator", margin.slack_bytes),
+            Term("error band", margin.error_band_bytes),
+        ),
+        needed_bytes=margin.device_bytes,
+        budget_bytes=margin.budget_bytes,
+        left_bytes=margin.left_bytes,
+        proof=_proof(plan),
+        smallest=_smallest(plan),
+        placements=tuple(
+            (name, PLACEMENTS.get(where, where)) for name, where in plan.placements.items()
+        ),
+        front=tuple((one.predicted.device_bytes, _copied(one.predicted)) for one in plan.front),
+        code=plan.to_code(),
+        verification=_verification(verification) if verification is not None else None,
+    )
+
+
+def _headline(plan: Plan) -> str:
+    resident = " and ".join(
+        filter(None, (", ".join(plan.excluded[:-1]), plan.excluded[-1] if plan.excluded else ""))
+    )
+    budget = format_bytes(plan.budget_bytes)
+    if not plan.excluded:
+        return f"Within {budget}: offload everything, in the order in which it is used"
+    return f"Within {budget}: keep {resident} on the card{' for good' if plan.sticky else ''}, offload the rest"
+
+
+def _gain(plan: Plan) -> str:
+    before, after = _copied(plan.stock.predicted), _copied(plan.predicted)
+    if not before:
+        return ""
+    if before == after:
+        return f"It copies {format_bytes(after)} of weights per call, as much as the pipeline does as it is."
+    change = abs(before - after) / before
+    word = "less" if after < before else "more"
+    return (
+        f"It copies {format_bytes(after)} of weights per call, the pipeline as it is {format_bytes(before)}: "
+        f"{100 * change:.0f} % {word}."
+    )
+
+
+def _copied(one: Predicted) -> int:
+    return one.h2d_weight_bytes + one.d2h_weight_bytes
+
+
+def _rows(plan: Plan) -> list[PlanRow]:
+    rows = [
+        _row("as it is", plan.stock),
+        _row("this plan", plan, chosen=True),
+    ]
+    if plan.runner_up is not None:
+        rows.append(_row("runner-up", plan.runner_up))
+    rows.append(_row("smallest that runs", plan.smallest.plan))
+    return rows
+
+
+def _row(label: str, one: Plan | Alternative, *, chosen: bool = False) -> PlanRow:
+    predicted = one.predicted
+    return PlanRow(
+        label=label,
+        chosen=chosen,
+        peak_bytes=predicted.peak_allocated_bytes,
+        device_bytes=predicted.device_bytes,
+        h2d_bytes=predicted.h2d_weight_bytes,
+        d2h_bytes=predicted.d2h_weight_bytes,
+        seconds="" if predicted.seconds is None else format_seconds(predicted.seconds),
+        resident=", ".join(one.excluded) + (" (sticky)" if one.sticky and one.excluded else ""),
+        sequence=" → ".join(one.sequence),
+    )
+
+
+def _proof(plan: Plan) -> str:
+    proof = plan.proof
+    opened = f"{proof.nodes:,} partial plans opened, {proof.candidates:,} plans in all"
+    if proof.gap:
+        return f"Not proved best: another plan may be better by {proof.gap:,} ({opened})."
+    return f"Proved best for {proof.objective}: no other sequence or exclusion does better ({opened}, gap 0)."
+
+
+def _smallest(plan: Plan) -> str:
+    smallest = plan.smallest
+    where = f"{smallest.component}, {smallest.moment}" if smallest.component else smallest.moment
+    return (
+        f"The smallest budget that works is {format_bytes(smallest.budget_bytes)}. It is decided by {where}: "
+        f"{format_bytes(smallest.weight_bytes)} of weights and {format_bytes(smallest.other_bytes)} besides."
+    )
+
+
+def _verification(verification: Any) -> VerificationView:
+    return VerificationView(True, "", (), ())

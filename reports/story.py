@@ -1,0 +1,179 @@
+"""The words of a report: the answer, where the peak is, what to do, and the bill of the peak as rows.
+
+Every form of report (page, picture, terminal) takes its sentences from here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler import record_reading as reading
+from profiler import verdict as verdicts
+from profiler.findings import findings
+from profiler.units import format_bytes, format_fraction, format_seconds
+
+if TYPE_CHECKING:
+    from profiler.profile import Profile
+
+MODE_NAMES = {
+    "resident": "everything on the card",
+    "model": "model offload",
+    "sequential": "sequential offload",
+    "group-block": "group offload by blocks",
+    "group-leaf": "group offload by leaves",
+    "mixed": "mixed placements",
+}
+
+
+class Answer(NamedTuple):
+    """What a reader wants first."""
+
+    verdict: str  # one of the answers of `profiler.verdict`
+    headline: str
+    basis: str  # predicted or measured, on what, how sure
+    peak: str  # where the peak is and who held it
+    advice: str  # what to do about it; "" where nothing is to be done
+    fix: str  # the advice as a line of code
+
+
+class BillRow(NamedTuple):
+    """One line of the bill of the peak; the rows add up to the allocated peak to the last byte."""
+
+    holder: str
+    what: str
+    bytes: int
+    share: float  # of the peak
+
+
+class Figure(NamedTuple):
+    """One figure with what it means."""
+
+    label: str
+    value: str
+    note: str
+
+
+def answer(profile: Profile) -> Answer:
+    """Return the answer for `profile`."""
+    found = findings(profile)
+    first = found[0] if found else None
+    return Answer(
+        verdict=verdicts.verdict(profile).answer,
+        headline=_headline(profile),
+        basis=_basis(profile),
+        peak=_peak(profile),
+        advice=first.title if first else "",
+        fix=first.fix if first else "",
+    )
+
+
+def title(profile: Profile) -> str:
+    """Return what was run: `sdxl-base, model offload`."""
+    return (
+        f"{profile.model or profile.pipeline_class}, {MODE_NAMES.get(profile.mode, profile.mode)}"
+    )
+
+
+def figures(profile: Profile) -> list[Figure]:
+    """Return the four figures that stand under the answer."""
+    totals, band = profile.totals, verdicts.verdict(profile).band_bytes
+    calls = {event.call for event in profile.events if event.call >= 0}
+    span = f"in {len(calls)} calls" if len(calls) > 1 else "per call" if calls else "in all"
+    uncertainty = f"± {format_bytes(band)}" if band else "as measured"
+    return [
+        Figure("Peak allocated", format_bytes(totals.peak_allocated_bytes), uncertainty),
+        Figure("On the card", format_bytes(totals.device_bytes), "what nvidia-smi shows"),
+        Figure(
+            "Moved to the card",
+            format_bytes(totals.h2d_bytes),
+            f"{format_bytes(totals.d2h_bytes)} back, {span}",
+        ),
+        Figure(
+            "Time",
+            format_seconds(totals.seconds),
+            "predicted" if profile.source == "predicted" else "measured",
+        ),
+    ]
+
+
+def bill(profile: Profile) -> list[BillRow]:
+    """Return who holds what at the peak, biggest first; a remainder is shown as unattributed, never dropped."""
+    peak = profile.totals.peak_allocated_bytes
+    items = [(item.holder, item.what, item.bytes) for item in profile.bill]
+    missing = peak - sum(size for _, _, size in items)
+    if missing:
+        items = [item for item in items if item[1] != "unattributed"]
+        items.append(("", "unattributed", peak - sum(size for _, _, size in items)))
+    rows = [
+        BillRow(holder, what, size, size / peak if peak else 0.0) for holder, what, size in items
+    ]
+    return sorted(rows, key=lambda row: (row.what == "unattributed", -row.bytes))
+
+
+def call_text(profile: Profile) -> str:
+    """Return the call as code, the arguments that the profiler chose included."""
+    arguments = ", ".join(f"{name}={_short(value)}" for name, value in profile.call.items())
+    return f"pipe({arguments})"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _headline(profile: Profile) -> str:
+    verdict = verdicts.verdict(profile)
+    card = f"{format_bytes(profile.gpu.capacity_bytes)} {short_card(profile)}"
+    if verdict.answer == verdicts.FITS:
+        return f"Fits the {card} with {format_bytes(verdict.spare_bytes)} to spare"
+    if verdict.answer == verdicts.TIGHT:
+        return f"Just fits the {card}, but not with the error band on top"
+    if verdict.answer == verdicts.UNKNOWN:
+        return "The run ended before it was complete"
+    if verdicts.ran_out_of_memory(profile):
+        return f"Does not fit the {card}: it ran out of memory"
+    return f"Does not fit the {card}: {format_bytes(-verdict.spare_bytes)} too much"
+
+
+def short_card(profile: Profile) -> str:
+    """Return the card's name without the maker."""
+    return profile.gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+
+
+def _basis(profile: Profile) -> str:
+    if profile.source == "measured":
+        return f"Measured on {profile.gpu.name}."
+    sure = f", error band ± {format_fraction(profile.error_band)}" if profile.error_band else ""
+    return f"Predicted for {profile.gpu.name}, no GPU was used{sure}."
+
+
+def _peak(profile: Profile) -> str:
+    moment = reading.peak_moment(profile)
+    if moment is None:
+        return "Nothing was recorded."
+    text = f"The peak of {format_bytes(moment.peak_bytes)} allocated comes {_when(moment)}"
+    doing = _doing(moment)
+    return f"{text}, {doing}." if doing else f"{text}."
+
+
+def _when(moment: reading.Moment) -> str:
+    if moment.step >= 0:
+        return f"in denoise step {moment.step + 1}"
+    return {"place": "while the pipeline is placed"}.get(
+        moment.phase, f"in the {moment.phase} phase"
+    )
+
+
+def _doing(moment: reading.Moment) -> str:
+    verbs = {
+        "onload": "is moved to the card",
+        "offload": "is moved off the card",
+        "cast": "is cast",
+        "copy": "is copied",
+        "forward": "runs",
+        "decode": "decodes",
+        "encode": "encodes",
+    }
+    if not moment.component or not moment.doing:
+        return ""
+    return f"while {moment.component} {verbs.get(moment.doing, f'runs {moment.doing}')}"

@@ -1,0 +1,176 @@
+"""The report for a terminal: answer, phases, components, bill, plan, findings, each in as few lines as will do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from profiler import record_reading as reading
+from profiler.findings import findings
+from profiler.units import format_bytes, format_seconds
+from reports import story
+from reports.palette import component_colours
+from reports.plan_view import plan_view
+from reports.steps_svg import step_runs
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from profiler.planning.plan import Plan
+    from profiler.profile import Profile
+    from reports.plan_view import PlanView
+
+VERDICT_STYLES = {"fits": "bold green", "tight": "bold yellow", "does not fit": "bold red"}
+SEVERITY_STYLES = {"problem": "red", "waste": "yellow", "hint": "green"}
+METER = 28  # characters of the widest bar
+MOST_STEP_RUNS = 5
+
+
+def render_text(
+    profile: Profile, *, plan: Plan | None = None, verification: Any = None
+) -> RenderableType:
+    """Return what a terminal shows of `profile`, as something that rich prints."""
+    parts: list[RenderableType] = [_answer(profile), _phases(profile)]
+    if reading.steps(profile):
+        parts.append(_steps(profile))
+    parts += [_components(profile), _bill(profile)]
+    if plan is not None:
+        parts += _plan(plan_view(plan, verification))
+    parts += _findings(profile)
+    parts.append(_basis(profile))
+    return Group(*parts)
+
+
+def _answer(profile: Profile) -> Text:
+    answer = story.answer(profile)
+    text = Text(f"{story.title(profile)}\n", style="dim")
+    text.append(f"{answer.headline}\n", style=VERDICT_STYLES.get(answer.verdict, "bold"))
+    text.append(f"{answer.peak}\n{answer.basis}\n", style="default not dim")
+    for figure in story.figures(profile):
+        text.append(f"{figure.label} ", style="dim")
+        text.append(figure.value, style="bold not dim")
+        text.append(f" ({figure.note})  ", style="dim")
+    return text
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return a table in which names that start with `>` stand for right-aligned columns."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for name in columns:
+        table.add_column(
+            name.lstrip(">"),
+            justify="right" if name.startswith(">") else "left",
+            header_style="dim",
+        )
+    return table
+
+
+def _phases(profile: Profile) -> Table:
+    table = _table("Phases", "phase", ">peak", "", ">to the card", ">to the CPU", ">time")
+    capacity = profile.gpu.capacity_bytes
+    for name, tally in reading.phases(profile):
+        peak = tally.peak_allocated_bytes
+        moved = (format_bytes(tally.h2d_bytes), format_bytes(tally.d2h_bytes))
+        table.add_row(
+            name, format_bytes(peak), _meter(peak, capacity), *moved, format_seconds(tally.seconds)
+        )
+    return table
+
+
+def _meter(size: int, whole: int) -> Text:
+    """Return a bar of `size` in `whole`; red where it is more."""
+    filled = min(METER, round(METER * size / whole)) if whole else 0
+    bar = Text("━" * filled, style="red" if size > whole else "blue")
+    return bar.append("─" * (METER - filled), style="dim")
+
+
+def _steps(profile: Profile) -> Table:
+    table = _table(
+        "Denoise steps",
+        "steps",
+        ">peak",
+        ">to the card",
+        ">to the CPU",
+        ">time each",
+        "on the card",
+    )
+    runs = step_runs(profile)
+    for run in runs[:MOST_STEP_RUNS]:
+        moved = (format_bytes(run.h2d_bytes), format_bytes(run.d2h_bytes))
+        resident = ", ".join(run.resident)
+        table.add_row(
+            run.label, format_bytes(run.peak_bytes), *moved, format_seconds(run.seconds), resident
+        )
+    if len(runs) > MOST_STEP_RUNS:
+        table.caption = f"and {len(runs) - MOST_STEP_RUNS} more rows: profile.steps"
+    return table
+
+
+def _components(profile: Profile) -> Table:
+    table = _table("Components", "name", "class", "dtype", ">weights", ">peak while it ran")
+    peaks, colours = reading.compute_peaks(profile), component_colours(profile)
+    for part in profile.components:
+        name = Text("■ ", style=colours[part.name]).append(part.name, style="default")
+        peak = format_bytes(peaks[part.name].peak_bytes) if part.name in peaks else ""
+        table.add_row(name, part.class_name, part.dtype, format_bytes(part.bytes), peak)
+    return table
+
+
+def _bill(profile: Profile) -> Table:
+    table = _table("The bill of the peak", "holder", "what", ">bytes", ">")
+    for row in story.bill(profile):
+        table.add_row(
+            row.holder or Text("shared", style="dim"),
+            row.what,
+            f"{row.bytes:,}",
+            format_bytes(row.bytes),
+        )
+    peak = profile.totals.peak_allocated_bytes
+    table.add_section()
+    table.add_row("peak allocated", "", f"{peak:,}", format_bytes(peak), style="bold")
+    return table
+
+
+def _plan(view: PlanView) -> list[RenderableType]:
+    columns = ("", ">peak", ">on the card", ">up per call", ">down per call", ">copying", "stays")
+    table = _table("The plan", *columns)
+    for row in view.rows:
+        sizes = map(format_bytes, (row.peak_bytes, row.device_bytes, row.h2d_bytes, row.d2h_bytes))
+        style = "bold" if row.chosen else ""
+        table.add_row(row.label, *sizes, row.seconds, row.resident or "nothing", style=style)
+    terms = " + ".join(f"{term.label} {format_bytes(term.bytes)}" for term in view.terms)
+    needed = (
+        f"{terms} = {format_bytes(view.needed_bytes)}, {format_bytes(view.left_bytes)} left over"
+    )
+    lines = [f"{view.headline}.", view.gain, needed, view.proof, view.smallest]
+    if view.verification:
+        lines.append(view.verification.headline)
+    return [table, Padding(Text("\n".join(line for line in lines if line)), (0, 0, 1, 0))]
+
+
+def _findings(profile: Profile) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    for finding in findings(profile):
+        text = Text(f"{finding.severity}: ", style=SEVERITY_STYLES[finding.severity])
+        text.append(f"{finding.title}\n", style="bold default")
+        text.append(f"{finding.detail}\n", style="default")
+        text.append(f"{finding.fix}\n", style="cyan")
+        parts.append(text)
+    return parts
+
+
+def _basis(profile: Profile) -> Text:
+    lines = [story.call_text(profile)]
+    for assumption in profile.assumptions:
+        lines.append(
+            f"assumed: {assumption.what}{f' ({assumption.effect})' if assumption.effect else ''}"
+        )
+    lines.append(", ".join(f"{name} {version}" for name, version in profile.versions.items()))
+    return Text("\n".join(line for line in lines if line), style="dim")

@@ -1,0 +1,306 @@
+"""The picture of a run as plain data: what the HTML and the PNG both draw.
+
+The axis is not seconds. A run has long dull stretches (thirty equal steps) and short decisive ones (an upload, a
+decode), so each segment (a phase, or one denoise step) is as wide as the square root of its time, runs of equal steps are
+drawn once and then folded, and inside a segment time is linear but for a small share that every event gets. Positions
+run from 0 to 1. The order of events is exact everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler import record_reading as reading
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from profiler.profile import Event, Profile
+
+FOLD_FROM = 4  # equal steps in a row that are folded into the first and a count
+FOLD_SHARE = 0.10  # of the width of everything else
+EQUAL_PEAKS = 0.005  # relative difference of peaks below which two steps look the same
+ORDER_SHARE = 0.2  # of a segment's width that is shared out by events, the rest by time
+SMALLEST_SHARE = 0.022  # of the whole width that a segment gets at least
+COLUMNS = 700  # at most: more do not show on a page
+
+
+class Segment(NamedTuple):
+    """A stretch of the axis: a phase outside the loop, a denoise step, or a fold of steps like the one before."""
+
+    call: int
+    phase: str
+    step: int  # of the first step in it; -1 outside the loop
+    folded_steps: (
+        int  # 0: drawn in full; n: stands for n steps that look like the segment before it
+    )
+    start_seconds: float
+    seconds: float
+    start: float  # position
+    end: float
+
+
+class Column(NamedTuple):
+    """A stretch of the axis in which one thing happened, or many small ones."""
+
+    start: float
+    end: float
+    seconds: float  # when it begins
+    what: str  # for a reader: "unet forward", "unet to the card", ...
+    phase: str
+    step: int
+    peak_bytes: int
+    reserved_bytes: int
+    held_before: tuple[
+        int, ...
+    ]  # bytes of each component on the card at the start, in the order of the profile
+    held_after: tuple[int, ...]
+    before_bytes: int  # allocated at the start
+    after_bytes: int
+    computing: str  # component that computed; "" for none
+    moving: str  # component whose weights moved; "" for none or other copies
+    h2d_bytes: int
+    d2h_bytes: int
+
+
+class Timeline(NamedTuple):
+    """Segments and columns, both in order and without gaps from 0 to 1."""
+
+    order: tuple[
+        int, ...
+    ]  # components in the order in which they were first used or moved, the unused last
+    segments: tuple[Segment, ...]
+    columns: tuple[Column, ...]
+
+
+def timeline(profile: Profile) -> Timeline:
+    """Return the picture of `profile`."""
+    stretches = list(_folded(_stretches(profile.events)))
+    segments = _placed(stretches)
+    columns = _columns(profile, stretches, segments)
+    shown = tuple(_merged(columns)) if len(columns) > COLUMNS else tuple(columns)
+    return Timeline(_order(profile), segments, shown)
+
+
+def _order(profile: Profile) -> tuple[int, ...]:
+    first: dict[str, int] = {}
+    for event in profile.events:
+        first.setdefault(event.component, event.ordinal)
+    names = [part.name for part in profile.components]
+    return tuple(
+        sorted(range(len(names)), key=lambda index: first.get(names[index], len(profile.events)))
+    )
+
+
+class _Stretch(NamedTuple):
+    """Consecutive events of one phase or step, and how many equal steps they stand for besides themselves."""
+
+    events: tuple[Event, ...]
+    start_seconds: float
+    seconds: float
+    folded_steps: int = 0
+
+
+def _stretches(events: Sequence[Event]) -> Iterator[_Stretch]:
+    end_seconds = 0.0
+    for _, group in groupby(events, key=lambda event: (event.call, event.phase, event.step)):
+        part = tuple(group)
+        last = part[-1].start_seconds + part[-1].seconds
+        yield _Stretch(part, end_seconds, last - end_seconds)
+        end_seconds = last
+
+
+def _folded(stretches: Iterator[_Stretch]) -> Iterator[_Stretch]:
+    """Yield the stretches, runs of equal steps as the first one and a fold of the others."""
+    run: list[_Stretch] = []
+    for stretch in stretches:
+        if run and not _alike(run[0], stretch):
+            yield from _fold(run)
+            run = []
+        run.append(stretch)
+    yield from _fold(run)
+
+
+def _fold(run: list[_Stretch]) -> list[_Stretch]:
+    if len(run) < FOLD_FROM:
+        return run
+    rest = run[1:]
+    events = tuple(event for stretch in rest for event in stretch.events)
+    return [
+        run[0],
+        _Stretch(events, rest[0].start_seconds, sum(s.seconds for s in rest), len(rest)),
+    ]
+
+
+def _alike(one: _Stretch, other: _Stretch) -> bool:
+    if (
+        one.events[0].step < 0
+        or one.events[0].call != other.events[0].call
+        or len(one.events) != len(other.events)
+    ):
+        return False
+    return all(
+        (a.kind, a.component, a.group, a.bytes) == (b.kind, b.component, b.group, b.bytes)
+        and abs(reading.span_peak_bytes(a) - reading.span_peak_bytes(b))
+        <= EQUAL_PEAKS * reading.span_peak_bytes(a)
+        for a, b in zip(one.events, other.events, strict=True)
+    )
+
+
+def _placed(stretches: list[_Stretch]) -> tuple[Segment, ...]:
+    weights = [0.0 if s.folded_steps else math.sqrt(max(s.seconds, 0.0)) for s in stretches]
+    if not any(weights):
+        weights = [0.0 if s.folded_steps else math.sqrt(len(s.events)) for s in stretches]
+    total = sum(weights) or 1.0
+    shares = [
+        FOLD_SHARE if stretch.folded_steps else max(weight / total, SMALLEST_SHARE)
+        for stretch, weight in zip(stretches, weights, strict=True)
+    ]
+    segments, position, whole = [], 0.0, sum(shares)
+    for stretch, share in zip(stretches, shares, strict=True):
+        event = stretch.events[0]
+        end = position + share / whole
+        times = (stretch.start_seconds, stretch.seconds)
+        segments.append(
+            Segment(
+                event.call, event.phase, event.step, stretch.folded_steps, *times, position, end
+            )
+        )
+        position = end
+    return tuple(segments)
+
+
+def _columns(
+    profile: Profile, stretches: list[_Stretch], segments: tuple[Segment, ...]
+) -> list[Column]:
+    held = _Held(profile)
+    columns: list[Column] = []
+    for stretch, segment in zip(stretches, segments, strict=True):
+        own = [column for event in stretch.events for column in held.columns(event)]
+        columns += [_folded_column(own, segment)] if stretch.folded_steps else _spread(own, segment)
+    return columns
+
+
+class _Held:
+    """Follows what is held on the card, and by whom, from event to event."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.resident = reading.initial_resident_bytes(profile)
+        self.entered: list[tuple[str, str]] = []
+        self.allocated_bytes = profile.events[0].before_bytes if profile.events else 0
+        self.end_seconds = 0.0
+
+    def columns(self, event: Event) -> tuple[Column, Column]:
+        """Return two columns, not placed yet, for the event's lead and the event; `end` holds seconds."""
+        held = tuple(self.resident.values())
+        inside, entry = self.entered[-1] if self.entered else ("", "")
+        way = reading.direction(event)
+        common = {"phase": event.phase, "step": event.step, "reserved_bytes": event.reserved_bytes}
+        lead = Column(
+            start=0.0,
+            end=event.start_seconds - self.end_seconds,
+            seconds=self.end_seconds,
+            what=f"{inside} {entry}".strip(),
+            peak_bytes=event.lead_peak_bytes,
+            held_before=held,
+            held_after=held,
+            before_bytes=self.allocated_bytes,
+            after_bytes=event.before_bytes,
+            computing=inside,
+            moving="",
+            h2d_bytes=0,
+            d2h_bytes=0,
+            **common,
+        )
+        if event.component in self.resident:
+            self.resident[event.component] = event.resident_bytes
+        itself = Column(
+            start=0.0,
+            end=event.seconds,
+            seconds=event.start_seconds,
+            what=_what(event, way),
+            peak_bytes=event.peak_bytes,
+            held_before=held,
+            held_after=tuple(self.resident.values()),
+            before_bytes=event.before_bytes,
+            after_bytes=event.after_bytes,
+            computing="",
+            moving=event.component if event.kind in ("onload", "offload") else "",
+            h2d_bytes=event.bytes if way == "h2d" else 0,
+            d2h_bytes=event.bytes if way == "d2h" else 0,
+            **common,
+        )
+        self._follow(event)
+        return lead, itself
+
+    def _follow(self, event: Event) -> None:
+        if event.kind == "enter":
+            self.entered.append((event.component, event.entry))
+        elif event.kind == "exit" and self.entered:
+            self.entered.pop()
+        self.allocated_bytes = event.after_bytes
+        self.end_seconds = event.start_seconds + event.seconds
+
+
+def _what(event: Event, way: str) -> str:
+    if event.kind == "copy":
+        return "inputs to the card" if way == "h2d" else "outputs to the CPU"
+    if way:
+        return f"{event.component} {'to the card' if way == 'h2d' else 'to the CPU'}"
+    if event.kind == "offload":
+        return f"{event.component} dropped from the card"
+    return f"{event.component} {event.kind.replace('_', ' ')}".strip()
+
+
+def _spread(columns: list[Column], segment: Segment) -> list[Column]:
+    """Return the columns side by side over the segment; `end` holds each one's seconds."""
+    seconds = sum(max(column.end, 0.0) for column in columns)
+    by_time = 1.0 - ORDER_SHARE if seconds else 0.0
+    width = segment.end - segment.start
+    placed, position = [], segment.start
+    for column in columns:
+        share = (1.0 - by_time) / len(columns) + (
+            by_time * max(column.end, 0.0) / seconds if seconds else 0.0
+        )
+        placed.append(column._replace(start=position, end=position + share * width))
+        position += share * width
+    return placed
+
+
+def _folded_column(columns: list[Column], segment: Segment) -> Column:
+    what = f"{segment.folded_steps} more steps like the one before"
+    return _merge(columns)._replace(start=segment.start, end=segment.end, what=what)
+
+
+def _merged(columns: list[Column]) -> Iterator[Column]:
+    """Yield at most about `COLUMNS` columns: neighbours of one segment that share a slot become one."""
+
+    def slot(column: Column) -> tuple[int, str, int]:
+        return (int(column.start * COLUMNS), column.phase, column.step)
+
+    for _, group in groupby(columns, key=slot):
+        yield _merge(list(group))
+
+
+def _merge(columns: list[Column]) -> Column:
+    first, last = columns[0], columns[-1]
+    if len(columns) == 1:
+        return first
+    held = tuple(max(values) for values in zip(*(c.held_after for c in columns), strict=True))
+    biggest = max(columns, key=lambda column: column.h2d_bytes + column.d2h_bytes)
+    return first._replace(
+        end=last.end,
+        what=max(columns, key=lambda column: column.peak_bytes).what,
+        peak_bytes=max(column.peak_bytes for column in columns),
+        reserved_bytes=max(column.reserved_bytes for column in columns),
+        held_before=held,
+        held_after=held,
+        before_bytes=max(column.before_bytes for column in columns),
+        after_bytes=max(column.after_bytes for column in columns),
+        computing=next((column.computing for column in columns if column.computing), ""),
+        moving=biggest.moving,
+        h2d_bytes=sum(column.h2d_bytes for column in columns),
+        d2h_bytes=sum(column.d2h_bytes for column in columns),
+    )
