@@ -1,0 +1,128 @@
+"""One component from its configuration, with the dtypes that `from_pretrained` would leave it with.
+
+Nothing is initialised and nothing is read: inside a virtual GPU the tensors are virtual, elsewhere
+they are on `meta`. This is the file that knows how diffusers (0.42, `models/modeling_utils.py`) and
+transformers (5.23, `modeling_utils.py` and `core_model_loading.py`) choose dtypes, and the only one
+in this package that names their private attributes. Both construct a model while `dtype` is torch's
+default dtype; what differs is the tensors that a checkpoint holds (parameters and persistent
+buffers):
+
+- diffusers casts every floating one to `dtype`, except below a module named in
+  `_keep_in_fp32_modules`;
+- transformers keeps the dtype that the constructor chose, and raises to float32 what its plan
+  names: a regular expression over the whole name, `_keep_in_fp32_modules` for float16 only,
+  `_keep_in_fp32_modules_strict` always.
+
+Non-persistent buffers keep what the constructor chose, in both.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from transformers.initialization import no_init_weights
+
+DtypeRule = Callable[[str, torch.Tensor], torch.dtype]
+
+
+def build_module(
+    cls: type[torch.nn.Module], config: Mapping[str, Any], dtype: torch.dtype
+) -> torch.nn.Module:
+    """Return a `cls` without weights, with the dtypes of `from_pretrained(dtype=dtype)`.
+
+    Args:
+        cls: A diffusers `ModelMixin` or a transformers `PreTrainedModel`.
+        config: Hyperparameters as in the component's `config.json`; class defaults may be left out.
+        dtype: The dtype that the caller would pass to `from_pretrained`.
+    """
+    transformers_model = issubclass(cls, transformers.PreTrainedModel)
+    build = _build_transformers if transformers_model else _build_diffusers
+    with no_init_weights(), _placement():
+        module, rule = build(cls, copy.deepcopy(dict(config)), dtype)
+    _cast_checkpoint_tensors(module, rule)
+    return module.eval()
+
+
+def _build_diffusers(
+    cls: Any, config: dict[str, Any], dtype: torch.dtype
+) -> tuple[torch.nn.Module, DtypeRule]:
+    with _default_dtype(dtype):
+        module = cls.from_config(config)
+    kept = set(cls._keep_in_fp32_modules or ())
+
+    def rule(name: str, tensor: torch.Tensor) -> torch.dtype:
+        if not tensor.is_floating_point():
+            return tensor.dtype
+        return torch.float32 if kept.intersection(name.split(".")) else dtype
+
+    return module, rule
+
+
+def _build_transformers(
+    cls: Any, config: dict[str, Any], dtype: torch.dtype
+) -> tuple[torch.nn.Module, DtypeRule]:
+    module = cls._from_config(cls.config_class.from_dict(config), dtype=dtype)
+    module.tie_weights()  # `no_init_weights` silences `init_weights`, which would have tied them
+    plan = module._get_dtype_plan(dtype)
+    pattern = re.compile("|".join(key.replace("*", ".*") for key in plan)) if plan else None
+
+    def rule(name: str, tensor: torch.Tensor) -> torch.dtype:
+        return torch.float32 if pattern is not None and pattern.search(name) else tensor.dtype
+
+    return module, rule
+
+
+def _cast_checkpoint_tensors(module: torch.nn.Module, rule: DtypeRule) -> None:
+    """Replace each parameter and persistent buffer whose dtype is not what `rule` says."""
+    persistent = set(module.state_dict())
+    for name, parameter in list(module.named_parameters()):
+        if (dtype := rule(name, parameter)) != parameter.dtype:
+            cast = torch.nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad)
+            owner, leaf = _owner(module, name)
+            owner.register_parameter(leaf, cast)
+    for name, buffer in list(module.named_buffers()):
+        if name in persistent and (dtype := rule(name, buffer)) != buffer.dtype:
+            owner, leaf = _owner(module, name)
+            owner.register_buffer(leaf, buffer.to(dtype))
+
+
+def _owner(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
+
+
+def _placement() -> AbstractContextManager[Any]:
+    """Return the context to build in: none where new tensors are virtual already, else `meta`."""
+    plain = type(torch.empty(0)) is torch.Tensor
+    return torch.device("meta") if plain else nullcontext()
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def find_class(library: str, class_name: str) -> Any:
+    """Return the class that `model_index.json` means by `[library, class_name]`, or None.
+
+    Only classes of diffusers, its pipelines and transformers are found: a folder never gets to run
+    code of its own.
+    """
+    if library == "diffusers":
+        return getattr(diffusers, class_name, None)
+    if library == "transformers":
+        return getattr(transformers, class_name, None)
+    module = getattr(diffusers.pipelines, library.rpartition(".")[2], None)
+    return getattr(module, class_name, None)

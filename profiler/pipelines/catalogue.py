@@ -1,0 +1,119 @@
+"""The models that can be built by name: facts from `profiler/data/catalogue.toml`, without torch.
+
+An `Entry` describes any pipeline without weights, wherever its facts came from: the catalogue here,
+or a diffusers folder (`profiler/pipelines/folder.py`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from profiler.errors import InputError
+
+Table = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One component: its class, and what it is built from."""
+
+    library: str  # "diffusers", "transformers", or the name of a module of `diffusers.pipelines`
+    class_name: str
+    config: Table = field(default_factory=dict)  # hyperparameters; class defaults may be left out
+    folder: str = ""  # where its own files would be; "" for a part of the catalogue
+
+    @property
+    def is_text_processor(self) -> bool:
+        """Whether this turns text into token ids: a tokenizer, or a processor that holds one."""
+        return self.class_name.endswith(("Tokenizer", "TokenizerFast")) or (
+            self.class_name.endswith("Processor") and not self.class_name.endswith("ImageProcessor")
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A pipeline that can be built from configuration alone."""
+
+    name: str  # catalogue name, folder or hub id
+    pipeline_class: str
+    components: Mapping[str, Part | None]  # None: the pipeline has the slot, and it is empty
+    arguments: Table = field(default_factory=dict)  # further arguments of the pipeline class
+    dtype: str = "float32"  # what it is loaded in where the caller does not say
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # of components loaded in another one
+    about: str = ""
+    hub: str = ""  # id of the repository on the Hugging Face hub that the facts describe
+    # Call arguments beside the prompt that the pipeline cannot do without, name to kind: "image" is
+    # an RGB image of the output's size, "mask" a grey one.
+    required_call: Mapping[str, str] = field(default_factory=dict)
+
+
+def catalogue() -> dict[str, Entry]:
+    """Return all entries by name, in the catalogue's order."""
+    return dict(_entries())
+
+
+def find_entry(name: str) -> Entry:
+    """Return the entry called `name`.
+
+    Raises:
+        InputError: The catalogue has no such entry; the message names close matches.
+    """
+    entries = _entries()
+    if name in entries:
+        return entries[name]
+    close = difflib.get_close_matches(name.lower(), entries, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(entries)}"
+    raise InputError(
+        f"unknown model {name!r}: {hint} (or give a local diffusers folder, or a hub id: org/name)"
+    )
+
+
+def name_of_hub_id(hub_id: str) -> str:
+    """Return the name under which the catalogue knows the hub's `hub_id`, or ""."""
+    return next((name for name, entry in _entries().items() if entry.hub == hub_id), "")
+
+
+def tokenizer_facts(class_name: str) -> Table | None:
+    """Return the facts of the tokenizer family of `class_name`, or None where it is not known."""
+    families: Mapping[str, Table] = _tables()["tokenizers"]
+    return next((facts for facts in families.values() if class_name in facts["classes"]), None)
+
+
+@cache
+def _tables() -> Table:
+    return tomllib.loads((files("profiler") / "data" / "catalogue.toml").read_text("utf-8"))
+
+
+@cache
+def _entries() -> dict[str, Entry]:
+    return {name: _entry(name, table) for name, table in _tables()["models"].items()}
+
+
+def _entry(name: str, table: Table) -> Entry:
+    return Entry(
+        name=name,
+        pipeline_class=table["pipeline"],
+        components={slot: _part(part) for slot, part in table["components"].items()},
+        arguments=table.get("arguments", {}),
+        dtype=table["dtype"],
+        dtypes=table.get("dtypes", {}),
+        about=table["about"],
+        hub=table["hub"],
+        required_call=table.get("required", {}),
+    )
+
+
+def _part(name: str) -> Part:
+    table = _tables()["parts"][name]
+    config = table.get("config", {})
+    if "like" in table:
+        base = _part(table["like"])
+        return replace(base, config={**base.config, **config})
+    library, _, class_name = table["class"].rpartition(".")
+    return Part(library=library, class_name=class_name, config=config)

@@ -1,0 +1,92 @@
+"""A diffusers folder on disk, read as an `Entry`: `model_index.json` and what each part says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from profiler.errors import InputError
+from profiler.pipelines.catalogue import Entry, Part
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Where a component keeps its configuration, by what it is; the first that is there counts.
+_CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json")
+_TOKENIZER_FILES = ("tokenizer_config.json",)
+_DTYPES = ("float16", "bfloat16", "float32")
+
+
+def read_folder(folder: Path, *, name: str) -> Entry:
+    """Return what `folder` describes.
+
+    The dtype is the one that all components that store one agree on, else float32.
+
+    Args:
+        folder: A folder laid out as by `DiffusionPipeline.save_pretrained`.
+        name: What the user called it.
+
+    Raises:
+        InputError: `folder` is no pipeline, or one of its files cannot be read.
+    """
+    index_file = folder / "model_index.json"
+    if not index_file.is_file():
+        raise InputError(
+            f"{str(folder)!r} is no diffusers pipeline: it has no model_index.json; "
+            "give the folder that DiffusionPipeline.save_pretrained wrote"
+        )
+    index = _read_json(index_file)
+    if not isinstance(index.get("_class_name"), str):
+        raise InputError(f"{str(index_file)!r} names no pipeline class (_class_name)")
+    components: dict[str, Part | None] = {}
+    arguments: dict[str, Any] = {}
+    for key, value in index.items():
+        if key.startswith("_"):
+            continue
+        if isinstance(value, list):
+            components[key] = _read_part(folder / key, value)
+        else:
+            arguments[key] = value
+    return Entry(
+        name=name,
+        pipeline_class=index["_class_name"],
+        components=components,
+        arguments=arguments,
+        dtype=_stored_dtype(components),
+    )
+
+
+def _read_part(folder: Path, value: list[Any]) -> Part | None:
+    if value == [None, None]:
+        return None
+    if len(value) != 2 or not all(isinstance(word, str) for word in value):
+        raise InputError(f"{str(folder)!r} is described as {value}, not as a library and a class")
+    part = Part(library=value[0], class_name=value[1], folder=str(folder))
+    names = _TOKENIZER_FILES if part.is_text_processor else _CONFIG_FILES
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is not None:
+        return replace(part, config=_read_json(file))
+    if part.is_text_processor:
+        return part
+    raise InputError(
+        f"{str(folder)!r} has no configuration for {part.class_name}: "
+        f"expected one of {', '.join(names)}"
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(file)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{str(file)!r} is no JSON object")
+    return content
+
+
+def _stored_dtype(components: dict[str, Part | None]) -> str:
+    configs = [part.config for part in components.values() if part is not None]
+    stored = {config.get("dtype") or config.get("torch_dtype") for config in configs} - {None}
+    found = str(stored.pop()) if len(stored) == 1 else ""
+    return found if found in _DTYPES else "float32"

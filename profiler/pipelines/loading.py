@@ -1,0 +1,169 @@
+"""`load_pipeline`: the real diffusers pipeline class, built from configuration, without weights.
+
+Inside an active virtual GPU its tensors are virtual ones on the CPU, as after `from_pretrained`;
+elsewhere they are on `meta`, which is enough to count them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+
+from profiler.errors import InputError
+from profiler.pipelines.building import build_module, find_class
+from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
+from profiler.pipelines.folder import read_folder
+from profiler.pipelines.hub import fetch_configuration, is_hub_id
+from profiler.pipelines.quiet import quiet
+from profiler.pipelines.tokenizers import StandInTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from diffusers import DiffusionPipeline
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+# Any of these beside a tokenizer's configuration means that its real vocabulary is there.
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+
+
+def load_pipeline(
+    model: str | os.PathLike[str], *, dtype: str | torch.dtype | None = None
+) -> DiffusionPipeline:
+    """Build a pipeline from configuration alone: real shapes and dtypes, and no weights.
+
+    Args:
+        model: A name of the catalogue, a local diffusers folder, or a hub id `org/name` (of which
+            only the JSON and tokenizer files are fetched).
+        dtype: "float16", "bfloat16" or "float32", as `from_pretrained` would be given it. None
+            takes what the model card recommends for a name of the catalogue, and what a folder's
+            files store, else float32.
+
+    Raises:
+        InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built.
+    """
+    chosen = find_dtype(dtype) if dtype is not None else None
+    entry = describe(model)
+    with quiet():
+        cls = _pipeline_class(entry)
+        components = {
+            slot: _build(part, slot, entry, chosen or _own_dtype(entry, slot))
+            for slot, part in entry.components.items()
+            if part is not None
+        }
+        return _assemble(cls, entry, components)
+
+
+def describe(model: str | os.PathLike[str]) -> Entry:
+    """Return what `model` is made of, without building it.
+
+    Raises:
+        InputError: The model is not known, is no pipeline, or cannot be fetched.
+    """
+    name = os.fspath(model)
+    if Path(name).is_dir():
+        return read_folder(Path(name), name=name)
+    if is_hub_id(name):
+        return read_folder(fetch_configuration(name), name=name)
+    if os.sep in name:
+        raise InputError(f"there is no folder {name!r}, and it is no hub id (org/name) either")
+    return find_entry(name)
+
+
+def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the torch dtype that `dtype` names.
+
+    Raises:
+        InputError: It is not one that pipelines are loaded in.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InputError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _own_dtype(entry: Entry, slot: str) -> torch.dtype:
+    return DTYPES[entry.dtypes.get(slot, entry.dtype)]
+
+
+def _pipeline_class(entry: Entry) -> type[DiffusionPipeline]:
+    cls = getattr(diffusers, entry.pipeline_class, None)
+    if inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline):
+        return cls
+    known = [name for name in dir(diffusers) if name.endswith("Pipeline")]
+    close = difflib.get_close_matches(entry.pipeline_class, known, n=2)
+    hint = f"; did it mean {' or '.join(close)}?" if close else ""
+    raise InputError(
+        f"{entry.name!r} asks for the pipeline class {entry.pipeline_class!r}, "
+        f"which diffusers {diffusers.__version__} does not have{hint}"
+    )
+
+
+def _build(part: Part, slot: str, entry: Entry, dtype: torch.dtype) -> Any:
+    cls = find_class(part.library, part.class_name)
+    if cls is None:
+        raise InputError(
+            f"{entry.name!r} asks for {part.library}.{part.class_name} as its {slot}, "
+            "which neither diffusers nor transformers has"
+        )
+    try:
+        return _build_part(cls, part, dtype)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{entry.name!r}: its {slot} ({part.class_name}) cannot be built "
+            f"from its configuration: {reason}"
+        ) from error
+
+
+def _build_part(cls: Any, part: Part, dtype: torch.dtype) -> Any:
+    if issubclass(cls, torch.nn.Module):
+        return build_module(cls, part.config, dtype)
+    if part.is_text_processor:
+        return _text_processor(cls, part)
+    if hasattr(cls, "from_config"):
+        return cls.from_config(dict(part.config))
+    return cls.from_dict(dict(part.config))
+
+
+def _text_processor(cls: Any, part: Part) -> Any:
+    if part.folder and any((Path(part.folder) / name).is_file() for name in _VOCABULARIES):
+        return cls.from_pretrained(part.folder)
+    facts = tokenizer_facts(part.class_name)
+    if facts is None:
+        raise InputError(
+            f"the tokenizer {part.class_name} cannot be imitated: "
+            f"put its own files into {part.folder!r}"
+        )
+    return StandInTokenizer(part.class_name, {**facts, **_own_facts(part.config)})
+
+
+def _own_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's tokenizer configuration changes in its family's facts."""
+    own = {key: config[key] for key in ("pad", "padding_side") if key in config}
+    limit = config.get("model_max_length")
+    return own if limit is None else {**own, "model_max_length": int(limit)}
+
+
+def _assemble(
+    cls: type[DiffusionPipeline], entry: Entry, components: Mapping[str, Any]
+) -> DiffusionPipeline:
+    """Call the pipeline class with what it takes; what it needs and the entry lacks is None."""
+    given = {**entry.arguments, **dict.fromkeys(entry.components), **components}
+    arguments = {
+        name: given.get(name)
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if name in given or parameter.default is parameter.empty
+    }
+    pipe = cls(**arguments)
+    pipe.register_to_config(_name_or_path=entry.name)
+    return pipe
