@@ -6,7 +6,8 @@ All private names of both libraries that the tracer needs are in this file (acce
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import accelerate.hooks
@@ -107,15 +108,25 @@ def tied_on_card(hook: Any) -> set[int]:
     return {tensor.data_ptr() for placed in tied.values() for tensor in placed.values()}
 
 
-def group_tensors(group: Any) -> list[Any]:
-    """Return the tensors of a group offloading group, each once."""
-    tensors: dict[int, Any] = {}
+def group_tensors(group: Any) -> Callable[[], list[Any]]:
+    """Return a function that reads the tensors of a group offloading group, each once.
+
+    It remembers places, not tensors: `Module.to` replaces buffers, while a group's own lists keep the old ones.
+    """
+    places: dict[int, Callable[[], Any]] = {}
     for module in group.modules:
-        for tensor in (*module.parameters(), *module.buffers()):
-            tensors[id(tensor)] = tensor
+        for part in module.modules():
+            for held in (part._parameters, part._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None:
+                        places.setdefault(id(tensor), partial(held.__getitem__, name))
     for tensor in (*group.parameters, *group.buffers):
-        tensors[id(tensor)] = tensor
-    return list(tensors.values())
+        places.setdefault(id(tensor), partial(_itself, tensor))
+    return lambda: [read() for read in places.values()]
+
+
+def _itself(tensor: Any) -> Any:
+    return tensor
 
 
 def group_drops(group: Any) -> bool:

@@ -15,6 +15,7 @@ from profiler.patching import Patches
 from profiler.tracing import hooks
 from profiler.tracing.parts import main_dtype, nbytes, on_card, resident_bytes, tensors_of
 from profiler.tracing.recorder import Recorder, Span
+from profiler.virtual.allocator import round_block
 
 DROPPED = "meta"
 """`to_device` of an offload that moved nothing: the device copy was dropped, a host copy was there already."""
@@ -95,10 +96,10 @@ class Moves:
             if owner is None or self._recorder.in_span:
                 return original(group)
             tensors = hooks.group_tensors(group)
-            before = _places(tensors)
+            before = _places(tensors())
             with self._recorder.span(Span("move", *owner, asked_by="diffusers.ModuleGroup")) as span:
                 result = original(group)
-                self._settle(span, before, tensors, set())
+                self._settle(span, before, tensors(), set())
                 if kind == "offload" and hooks.group_drops(group):
                     span.bytes, span.to_device = 0, DROPPED
             return result
@@ -167,6 +168,4 @@ def _places(tensors: Iterable[torch.Tensor]) -> list[bool]:
 
 
 def _rounded(tensors: list[torch.Tensor]) -> int:
-    from profiler.virtual.allocator import round_block
-
     return sum(round_block(nbytes(tensor)) for tensor in tensors)

@@ -58,6 +58,7 @@ def installed(gpu: VirtualGPU) -> Iterator[None]:
             (torch, "softmax", _softmax),
             (functional, "scaled_dot_product_attention", _attention),
             (functional, "one_hot", _one_hot),
+            (torch._C._nn, "pad_sequence", _pad_sequence),
         ):
             original = getattr(owner, name)
             patches.replace(owner, name, here_or(gpu, make(gpu, original), original))
@@ -120,6 +121,28 @@ def _one_hot(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any
         return empty.scatter_(-1, tensor.unsqueeze(-1), 1)
 
     return one_hot
+
+
+def _pad_sequence(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Fill one tensor, copy each sequence in; C++ would make that tensor on `meta`.
+
+    Source: `pad_sequence` in PyTorch's aten/src/ATen/native/PackedSequence.cpp (v2.13.0).
+    """
+
+    def pad_sequence(
+        sequences: Any, batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right"
+    ) -> torch.Tensor:
+        first = sequences[0]
+        longest = max(len(sequence) for sequence in sequences)
+        leading = (len(sequences), longest) if batch_first else (longest, len(sequences))
+        out = torch.full((*leading, *first.shape[1:]), padding_value, dtype=first.dtype, device=first.device)
+        for index, sequence in enumerate(sequences):
+            begin = 0 if padding_side == "right" else longest - len(sequence)
+            row = out.select(0 if batch_first else 1, index)
+            row.narrow(0, begin, len(sequence)).copy_(sequence)
+        return out
+
+    return pad_sequence
 
 
 def _softmax(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
