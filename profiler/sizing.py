@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from profiler.call_arguments import call_arguments, refusals_as_input_errors
 from profiler.errors import FindingError, InputError
 from profiler.hardware import Card, card
-from profiler.modes import enable_mode
 from profiler.profile import Profile
 from profiler.scenario import Scenario
 from profiler.units import TIB, format_bytes
@@ -109,23 +108,22 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     """
     from profiler import applying
 
-    scenario = Scenario(model=plan.model, dtype=plan.dtype or None, extra=dict(plan.call))
+    scenario = Scenario(model=plan.model, dtype=plan.dtype or None, extra=_repeatable(plan))
     with _stage(scenario, card(plan.gpu).with_capacity(plan.budget_bytes), report) as pipe:
         applying.apply(plan, pipe)
         _tell(report, f"running {plan.model} under the plan")
-        return applying.verify(pipe, plan, **call_arguments(pipe, scenario))
+        return applying.verify(pipe, plan, **_arguments(pipe, scenario))
 
 
 def _profile_on(scenario: Scenario, on: Card, report: Report | None) -> Profile:
-    from profiler.tracing import profile_pipeline
-
     with _stage(scenario, on, report) as pipe:
-        arguments = call_arguments(pipe, scenario)
-        enable_mode(pipe, scenario.mode)
+        from profiler.tracing import profile_pipeline
+
+        arguments = _arguments(pipe, scenario)
+        label = {"model": scenario.model}
         _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
         with refusals_as_input_errors(pipe):
-            profile = profile_pipeline(pipe, **arguments)
-    return replace(profile, model=scenario.model)
+            return profile_pipeline(pipe, mode=scenario.mode, label=label, **arguments)
 
 
 @contextmanager
@@ -141,6 +139,20 @@ def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]
         pipe = load_pipeline(scenario.model, dtype=scenario.dtype)
         pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
         yield pipe
+
+
+def _arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
+    from profiler.pipelines import describe
+
+    return call_arguments(pipe, scenario, describe(scenario.model).required_call)
+
+
+def _repeatable(plan: Plan) -> dict[str, Any]:
+    """Return the plan's call without what it only describes: pictures, which are made anew."""
+    from profiler.pipelines import describe
+
+    pictures = describe(plan.model).required_call
+    return {name: value for name, value in plan.call.items() if name not in pictures}
 
 
 def _tell(report: Report | None, line: str) -> None:

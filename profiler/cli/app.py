@@ -17,6 +17,10 @@ _EPILOG = (
     "Exit codes: 0 done, 2 wrong usage or input, 3 findings, 4 a gate failed, 1 anything else."
 )
 
+# Typer ends these well itself. The base of its usage errors has no public name, and `| head` closes
+# the pipe.
+_TYPERS_OWN = (typer.Exit, typer.Abort, *typer.BadParameter.__mro__[1:3], BrokenPipeError)
+
 
 class _Group(TyperGroup):
     """Takes `--debug` anywhere, and turns every exception into one line and an exit code."""
@@ -31,14 +35,9 @@ class _Group(TyperGroup):
         """Run the subcommand."""
         try:
             return super().invoke(ctx)
-        except (
-            ProfilerError,
-            OSError,
-            ArithmeticError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _TYPERS_OWN:
+            raise
+        except Exception as error:  # noqa: BLE001 the one place where every other error ends
             raise typer.Exit(_tell(error, debug=ctx.obj["debug"])) from error
 
 
