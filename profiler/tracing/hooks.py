@@ -109,20 +109,18 @@ def tied_on_card(hook: Any) -> set[int]:
 
 
 def group_tensors(group: Any) -> Callable[[], list[Any]]:
-    """Return a function that reads the tensors of a group offloading group, each once.
+    """Return a function that reads the tensors of a group offloading group.
 
-    It remembers places, not tensors: `Module.to` replaces buffers, while a group's own lists keep the old ones.
+    It remembers places, not tensors: `Module.to` replaces buffers, while a group's own list keeps the old ones, which
+    then travel besides. A tensor that is in two places is read twice.
     """
-    places: dict[int, Callable[[], Any]] = {}
+    places: list[Callable[[], Any]] = []
     for module in group.modules:
         for part in module.modules():
             for held in (part._parameters, part._buffers):
-                for name, tensor in held.items():
-                    if tensor is not None:
-                        places.setdefault(id(tensor), partial(held.__getitem__, name))
-    for tensor in (*group.parameters, *group.buffers):
-        places.setdefault(id(tensor), partial(_itself, tensor))
-    return lambda: [read() for read in places.values()]
+                places += [partial(held.__getitem__, name) for name, tensor in held.items() if tensor is not None]
+    places += [partial(_itself, tensor) for tensor in (*group.parameters, *group.buffers)]
+    return lambda: [read() for read in places]
 
 
 def _itself(tensor: Any) -> Any:

@@ -110,8 +110,9 @@ class Moves:
         self, span: Span, before: list[bool], after: list[torch.Tensor], shared: set[int]
     ) -> None:
         """Say what a hook did to the tensors that it places, and what the component now has on the device."""
-        came = [tensor for was, tensor in zip(before, after, strict=True) if not was and on_card(tensor)]
-        went = [tensor for was, tensor in zip(before, after, strict=True) if was and not on_card(tensor)]
+        places = {id(tensor): (was, tensor) for was, tensor in zip(before, after, strict=True)}.values()
+        came = [tensor for was, tensor in places if not was and on_card(tensor)]
+        went = [tensor for was, tensor in places if was and not on_card(tensor)]
         new = [tensor for tensor in came if tensor.data_ptr() not in shared]
         resident = self._recorder.resident[span.component]
         if came:
