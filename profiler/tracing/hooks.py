@@ -132,6 +132,11 @@ def group_drops(group: Any) -> bool:
     return group.stream is not None or group.offload_to_disk_path is not None
 
 
+def group_copies_anyway(group: Any) -> bool:
+    """Tell whether onloading sends tensors that are on the device already: with a stream, from their host copies."""
+    return group.stream is not None
+
+
 def group_module(group: Any) -> nn.Module | None:
     """Return a module by which the group can be recognised."""
     leader = group.onload_leader or group.offload_leader

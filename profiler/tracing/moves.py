@@ -102,6 +102,8 @@ class Moves:
                 self._settle(span, before, tensors(), set())
                 if kind == "offload" and hooks.group_drops(group):
                     span.bytes, span.to_device = 0, DROPPED
+                elif kind == "onload" and hooks.group_copies_anyway(group):
+                    _all_came(span, tensors())
             return result
 
         return grouped
@@ -139,6 +141,15 @@ class Moves:
                 self._recorder.sending = outer
 
         return send_to_device
+
+
+def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
+    """Say that all of them came, also those that were there: they were sent again from their host copies."""
+    sent = {id(tensor): tensor for tensor in tensors if on_card(tensor)}.values()
+    span.dropped = not sent
+    span.kind, span.from_device, span.to_device = "onload", "cpu", "cuda:0"
+    span.bytes = sum(map(nbytes, sent))
+    span.dtype = main_dtype(list(sent))
 
 
 def _classify(span: Span, before: list[tuple[str, torch.dtype]], after: list[torch.Tensor]) -> None:
