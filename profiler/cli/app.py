@@ -35,9 +35,9 @@ class _Group(TyperGroup):
         """Run the subcommand."""
         try:
             return super().invoke(ctx)
-        except _TYPERS_OWN:
-            raise
-        except Exception as error:  # noqa: BLE001 the one place where every other error ends
+        except Exception as error:
+            if isinstance(error, _TYPERS_OWN):
+                raise
             raise typer.Exit(_tell(error, debug=ctx.obj["debug"])) from error
 
 

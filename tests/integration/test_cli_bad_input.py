@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_pipeline import write_tiny_pipeline
@@ -114,7 +115,7 @@ def test_bad_input_gets_one_clear_line_and_writes_nothing(vram, args, message):
     assert len(lines) == 1, lines
     assert lines[0].startswith("vram: ")
     assert re.search(message, lines[0]), lines[0]
-    assert os.listdir() == []
+    assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
