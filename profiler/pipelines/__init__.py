@@ -1,4 +1,4 @@
-"""Pipelines without weights: which ones there are, and how they are built from configuration alone.
+"""Pipelines without weights: which there are, and how they are built from configuration alone.
 
 Looking into the catalogue imports neither torch nor diffusers; the names that need them load on
 first use.
@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from profiler.pipelines.catalogue import Entry, Part, catalogue
-from profiler.pipelines.tokenizers import StandInTokenizer, stand_ins
 
 if TYPE_CHECKING:
     from profiler.pipelines.loading import describe, load_pipeline
+    from profiler.pipelines.tokenizers import StandInTokenizer, stand_ins
 
 __all__ = [
     "Entry",
@@ -25,11 +25,18 @@ __all__ = [
     "stand_ins",
 ]
 
+_HOMES = {
+    "StandInTokenizer": "tokenizers",
+    "describe": "loading",
+    "load_pipeline": "loading",
+    "stand_ins": "tokenizers",
+}
+
 
 def __getattr__(name: str) -> object:
     """Load what needs torch on first use, and keep it."""
-    if name not in {"describe", "load_pipeline"}:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module("profiler.pipelines.loading"), name)
+    found: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = found
     return found

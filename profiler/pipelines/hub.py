@@ -18,7 +18,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.json", "*merges.txt", "*vocab.txt", "*spiece.model", "*tokenizer.model", "*.jinja"]
 _UNWANTED = ["*.safetensors.index*.json", "*.bin.index*.json"]
 
-_ANSWER_SECONDS = 4.0  # a hub that has not answered by then counts as out of reach
+_ANSWER_SECONDS = 3.0  # a hub that has not answered by then counts as out of reach
 
 
 def is_hub_id(model: str) -> bool:
@@ -37,7 +37,7 @@ def fetch_configuration(hub_id: str) -> Path:
             hub_id,
             allow_patterns=_WANTED,
             ignore_patterns=_UNWANTED,
-            etag_timeout=_ANSWER_SECONDS,
+            local_files_only=not _is_reachable(hub_id),
         )
     except Exception as error:
         known = name_of_hub_id(hub_id)
@@ -46,15 +46,24 @@ def fetch_configuration(hub_id: str) -> Path:
     return Path(folder)
 
 
+def _is_reachable(hub_id: str) -> bool:
+    """Return whether the hub answers in time; `snapshot_download` would wait for it for minutes."""
+    try:
+        huggingface_hub.HfApi().model_info(hub_id, timeout=_ANSWER_SECONDS)
+    except RepositoryNotFoundError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it was, the cache is the next thing to try
+        return False
+    return True
+
+
 def _reason(error: Exception) -> str:
     """Return one line for the user; huggingface_hub writes paragraphs."""
     if isinstance(error, GatedRepoError):
-        return (
-            "its authors ask for an agreement; accept it on its page and log in with hf auth login"
-        )
+        return "it asks for an agreement; accept it on its page and log in with hf auth login"
     if isinstance(error, RepositoryNotFoundError):
         return "the Hugging Face hub has no such public repository"
     return (
-        f"the Hugging Face hub cannot be reached ({type(error).__name__}) and it is not in the "
-        "cache; check the network, or give a local folder"
+        "the Hugging Face hub cannot be reached and it is not in the cache; "
+        "check the network, or give a local folder"
     )
