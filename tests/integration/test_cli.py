@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_pipeline import write_tiny_pipeline
+from tiny_folder import write_tiny_pipeline
 from typer.testing import CliRunner
 
 import profiler

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_pipeline import write_tiny_pipeline
+from tiny_folder import write_tiny_pipeline
 from typer.testing import CliRunner
 
 from profiler.cli.app import app

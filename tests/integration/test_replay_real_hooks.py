@@ -1,0 +1,55 @@
+"""The replay against accelerate's real hooks, on the virtual GPU, under the tracer, event for event.
+
+A random pipeline is traced under one random plan. What the replay then says of another random plan must be what the tracer
+sees when that plan is really set up: every event, with the memory before, during and after it, and the peak between events.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("diffusers")
+
+from tiny_pipelines import build, scripts, set_up
+
+from offload_worlds import schemes
+from profiler.planning.replay import simulate
+from profiler.planning.workload import workload_of
+from profiler.tracing import trace
+from profiler.virtual import VirtualGPU
+
+
+def traced(script, scheme, *, calls):
+    """Run a tiny pipeline under a scheme on a virtual card, set-up included, and return its profile."""
+    with VirtualGPU(capacity="2GiB"):
+        pipe = build(script)
+        with trace(pipe) as t:
+            set_up(pipe, scheme)
+            for _ in range(calls):
+                pipe()
+    return t.profile
+
+
+def comparable(event):
+    """Return what of an event the replay promises: all but the cache, the clock, and who asked for what is no move."""
+    asked_by = event.asked_by if event.kind in ("onload", "offload") else ""
+    return event._replace(reserved_bytes=0, start_seconds=0.0, seconds=0.0, asked_by=asked_by)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+@given(st.data())
+def test_replay_of_one_plan_from_a_run_under_another(data):
+    script = data.draw(scripts())
+    names = tuple(script.components)
+    recorded, replayed = data.draw(schemes(names)), data.draw(schemes(names))
+    # Where nothing comes home at the end of a call, its place in the run leaves no event behind.
+    hooked = recorded.hooked(names)
+    assume(any(act.kind in ("run", "encode") and act.component in hooked for act in script.acts))
+    calls = data.draw(st.integers(1, 3))
+    workload = workload_of(traced(script, recorded, calls=calls))
+    real = traced(script, replayed, calls=calls)
+    assert list(map(comparable, simulate(workload, replayed))) == list(map(comparable, real.events))
