@@ -70,6 +70,9 @@ def _build_transformers(
 ) -> tuple[torch.nn.Module, DtypeRule]:
     module = cls._from_config(cls.config_class.from_dict(config), dtype=dtype)
     module.tie_weights()  # `no_init_weights` silences `init_weights`, which would have tied them
+    for parameter in module.parameters():
+        # Loading makes new parameters that follow the default, whatever the constructor chose.
+        parameter.requires_grad_(parameter.is_floating_point())
     plan = module._get_dtype_plan(dtype)
     pattern = re.compile("|".join(key.replace("*", ".*") for key in plan)) if plan else None
 

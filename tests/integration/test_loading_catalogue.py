@@ -1,0 +1,86 @@
+"""Every entry of the catalogue: counted, compared with published configurations, and silent."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from loading_worlds import counts
+
+from profiler.pipelines import catalogue, load_pipeline
+
+FOLDERS = Path(__file__).parents[3] / "shared" / "model_configs"
+
+# Published counts of parameters, as the papers, model cards and file sizes print them.
+PUBLISHED = {
+    ("sd15", "unet"): 859_520_964,
+    ("sd15", "vae"): 83_653_863,
+    ("sd15", "text_encoder"): 123_060_480,
+    ("sd15", "safety_checker"): 303_981_588,
+    ("sdxl-base", "unet"): 2_567_463_684,
+    ("sdxl-base", "text_encoder_2"): 694_659_840,
+    ("sdxl-controlnet", "controlnet"): 1_251_014_160,
+    ("flux1-dev", "transformer"): 11_901_408_320,
+    ("flux1-dev", "text_encoder_2"): 4_762_310_656,
+    ("cogvideox-5b", "transformer"): 5_570_283_072,
+    ("wan2.1-t2v-1.3b", "transformer"): 1_418_996_800,
+    ("wan2.1-t2v-1.3b", "text_encoder"): 5_680_910_336,
+    ("z-image-turbo", "transformer"): 6_154_908_736,
+    ("z-image-turbo", "text_encoder"): 4_022_468_096,
+}
+
+
+def test_parameters_are_as_many_as_published():
+    found = {}
+    for name in {name for name, _ in PUBLISHED}:
+        pipe = load_pipeline(name)
+        for slot in [slot for other, slot in PUBLISHED if other == name]:
+            module = pipe.components[slot]
+            found[name, slot] = sum(each.numel() for each in module.parameters())
+
+    assert found == PUBLISHED
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_entry_equals_the_folder_of_the_same_name(name, dtype):
+    folder = FOLDERS / name
+    if not folder.is_dir():
+        pytest.skip(f"no published configuration at ../shared/model_configs/{name}")
+
+    assert counts(load_pipeline(name, dtype=dtype)) == counts(load_pipeline(folder, dtype=dtype))
+
+
+def test_sdxl_controlnet_is_sdxl_and_a_controlnet():
+    folder = FOLDERS / "sdxl-base"
+    if not folder.is_dir():
+        pytest.skip("no published configuration at ../shared/model_configs/sdxl-base")
+    with_controlnet = counts(load_pipeline("sdxl-controlnet", dtype="float16"))
+
+    controlnet = with_controlnet.pop("controlnet")
+
+    assert with_controlnet == counts(load_pipeline(folder, dtype="float16"))
+    # The published half-precision file of the canny ControlNet has 2.5 GB.
+    assert controlnet == ("ControlNetModel", 1_251_014_160, 0, {"float16": 2_502_028_320})
+
+
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_building_is_silent(name, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_pipeline(name)
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_default_dtypes_are_those_of_the_model_card():
+    wan = load_pipeline("wan2.1-t2v-1.3b")
+
+    assert (wan.vae.dtype, wan.text_encoder.dtype) == (torch.float32, torch.bfloat16)
+    assert load_pipeline("wan2.1-t2v-1.3b", dtype=torch.bfloat16).vae.dtype == torch.bfloat16
+
+
+def test_pipe_knows_the_name_it_was_loaded_by():
+    assert load_pipeline("sd15").config._name_or_path == "sd15"

@@ -1,0 +1,111 @@
+"""Every tensor has the dtype that the real `from_pretrained` leaves it with."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+
+import pytest
+import torch
+from loading_worlds import TINY, tensors
+from transformers import CLIPTextModel
+
+from profiler.pipelines.building import build_module, find_class
+from profiler.pipelines.catalogue import catalogue
+from profiler.virtual import VirtualGPU
+
+CASES = pytest.mark.parametrize(
+    ("library", "class_name", "config"),
+    [(*key, config) for key, config in TINY.items()],
+    ids=[class_name for _, class_name in TINY],
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _transformers_has_initialised_once():
+    """The first initialisation gives `torch.nn.Module` a method of transformers, for good."""
+    from_scratch("transformers", "CLIPTextModel", TINY["transformers", "CLIPTextModel"])
+
+
+def from_scratch(library, class_name, config):
+    cls = find_class(library, class_name)
+    if hasattr(cls, "config_class") and cls.config_class is not None:
+        return cls(cls.config_class.from_dict(config))
+    return cls.from_config(config)
+
+
+def told(module):
+    """Return what must be equal: of each tensor shape, dtype and gradient, and the mode."""
+    found = {
+        name: (tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
+        for name, tensor in tensors(module).items()
+    }
+    return {"training": {each.training for each in module.modules()}, "tensors": found}
+
+
+@CASES
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_dtypes_are_those_of_from_pretrained(tmp_path, library, class_name, config, dtype):
+    from_scratch(library, class_name, config).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+
+    real = find_class(library, class_name).from_pretrained(tmp_path, dtype=dtype)
+    ours = build_module(find_class(library, class_name), stored, dtype)
+
+    assert told(ours) == told(real)
+    assert {tensor.device.type for tensor in tensors(ours).values()} == {"meta"}
+
+
+@CASES
+def test_virtual_gpu_changes_no_dtype(library, class_name, config):
+    cls = find_class(library, class_name)
+    built = []
+    for context in (nullcontext(), VirtualGPU("rtx-4090")):
+        with context:
+            built.append(told(build_module(cls, config, torch.float16)))
+
+    assert built[0] == built[1]
+
+
+def test_strict_float32_modules_are_kept_in_bfloat16_too(tmp_path, monkeypatch):
+    """There are two lists; the strict one holds for bfloat16, the other does not."""
+    monkeypatch.setattr(CLIPTextModel, "_keep_in_fp32_modules_strict", ["final_layer_norm"])
+    monkeypatch.setattr(CLIPTextModel, "_keep_in_fp32_modules", ["mlp"])
+    config = TINY["transformers", "CLIPTextModel"]
+    from_scratch("transformers", "CLIPTextModel", config).save_pretrained(tmp_path)
+
+    real = CLIPTextModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    ours = build_module(CLIPTextModel, config, torch.bfloat16)
+
+    assert told(ours) == told(real)
+    kept = {name for name, tensor in tensors(ours).items() if tensor.dtype == torch.float32}
+    assert {name.rpartition(".")[0].rpartition(".")[2] for name in kept} == {"final_layer_norm"}
+
+
+def test_buffers_have_their_values_on_the_virtual_gpu():
+    with VirtualGPU("rtx-4090"):
+        config = TINY["transformers", "CLIPTextModel"]
+        module = build_module(CLIPTextModel, config, torch.float16)
+        (buffer,) = module.buffers()
+
+        assert buffer.tolist() == [list(range(77))]
+
+
+def test_tied_weights_stay_tied():
+    config = TINY["transformers", "T5EncoderModel"]
+    module = build_module(find_class("transformers", "T5EncoderModel"), config, torch.float16)
+
+    assert module.shared.weight is module.encoder.embed_tokens.weight
+
+
+def test_every_model_class_of_the_catalogue_is_compared():
+    parts = [part for entry in catalogue().values() for part in entry.components.values()]
+    classes = {(part.library, part.class_name) for part in parts}
+    models = {key for key in classes if issubclass(find_class(*key), torch.nn.Module)}
+
+    assert models == set(TINY)
+
+
+def test_folder_cannot_name_a_class_outside_diffusers_and_transformers():
+    assert find_class("os", "system") is None
+    assert find_class("subprocess", "Popen") is None
