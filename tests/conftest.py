@@ -2,112 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import Any
-
 import pytest
-
-# Snapshots are taken only of what is imported already: a test of plain records stays free of torch.
-# What a test imports for the first time has no before, so it is compared from the next test on.
+from left_behind import changes, snapshot
 
 
 @pytest.fixture(autouse=True)
 def _libraries_are_left_as_they_were():
-    before = _snapshot()
+    before = snapshot()
     yield
-    after = _snapshot()
-    changed = {
-        name: _difference(before[name], after[name])
-        for name in before
-        if before[name] != after[name]
-    }
+    changed = changes(before, snapshot())
     assert not changed, f"left behind by this test: {changed}"
-
-
-def _snapshot() -> dict[str, dict[str, Any]]:
-    """Return what must not change, by owner: identities of attributes, and torch's own state."""
-    taken = {name: _identities(owner) for name, owner in _owners().items()}
-    if "torch" in sys.modules:
-        taken["torch state"] = _torch_state()
-    return taken
-
-
-def _identities(owner: Any) -> dict[str, int]:
-    return {
-        key: id(value)
-        for key, value in vars(owner).items()
-        if key not in _MOVES_BY_ITSELF and not isinstance(value, ModuleType)
-    }
-
-
-def _owners() -> dict[str, Any]:
-    found = {}
-    for module_name, class_names in _WATCHED.items():
-        # A module that is half imported, or lazily, has no such class yet.
-        module = sys.modules.get(module_name)
-        if module is None:
-            continue
-        found[module_name] = module
-        for class_name in class_names:
-            owner = vars(module).get(class_name)
-            if owner is not None:
-                found[f"{module_name}.{class_name}"] = owner
-    return found
-
-
-def _torch_state() -> dict[str, Any]:
-    import torch
-    from torch.utils import _python_dispatch
-
-    return {
-        "function modes": torch._C._len_torch_function_stack(),
-        "dispatch modes": len(_python_dispatch._get_current_dispatch_mode_stack()),
-        "default dtype": torch.get_default_dtype(),
-        "default device": str(torch.get_default_device()),
-        "grad enabled": torch.is_grad_enabled(),
-        "queued calls": [id(call) for call, *_ in torch.cuda._queued_calls],
-        "lazy seed": len(torch.cuda._lazy_seed_tracker.get_calls()),
-        "cuda initialized": torch.cuda._initialized,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _difference(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    return sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
-
-
-_WATCHED = {
-    "torch": ("Tensor",),
-    "torch.cuda": (),
-    "torch.cuda.memory": (),
-    "torch.cuda.streams": ("Stream", "Event"),
-    "torch.accelerator": (),
-    "torch.accelerator.memory": (),
-    "torch.nn.modules.module": ("Module",),
-    "torch.nn.functional": (),
-    "torch._tensor": ("Tensor",),
-    "accelerate.hooks": (
-        "AlignDevicesHook",
-        "CpuOffload",
-        "SequentialHook",
-        "UserCpuOffloadHook",
-    ),
-    "accelerate.utils.modeling": (),
-    "accelerate.utils.memory": (),
-    "diffusers.hooks.hooks": ("HookRegistry", "ModelHook", "StateManager"),
-    "diffusers.hooks.group_offloading": ("GroupOffloadingHook", "ModuleGroup"),
-    "diffusers.hooks.layerwise_casting": ("LayerwiseCastingHook",),
-    "diffusers.pipelines.pipeline_utils": ("DiffusionPipeline",),
-    "diffusers.models.modeling_utils": ("ModelMixin",),
-    "diffusers.utils.torch_utils": (),
-    "safetensors.torch": (),
-}
-_MOVES_BY_ITSELF = {
-    "__warningregistry__",
-    "_abc_impl",
-    "manual_seed",  # torch._dynamo wraps it when it is first imported
-}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

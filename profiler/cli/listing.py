@@ -29,7 +29,7 @@ def list_known(
     if as_json:
         printing.answer_json({"schema_version": 1, what: rows})
     else:
-        printing.answer_table(rows, empty=f"no {what} here")
+        printing.answer_table(rows, columns=_COLUMNS[what])
 
 
 def _models() -> Rows:
@@ -91,3 +91,8 @@ def _plans() -> Rows:
 
 
 _LISTS: dict[str, Callable[[], Rows]] = {"models": _models, "gpus": _gpus, "plans": _plans}
+_COLUMNS = {
+    "models": ("name", "dtype", "about"),
+    "gpus": ("key", "capacity", "architecture", "link", "name"),
+    "plans": ("mode", "what", "call"),
+}

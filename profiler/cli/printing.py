@@ -29,12 +29,8 @@ def answer_json(data: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
-def answer_table(rows: list[dict[str, Any]], *, empty: str) -> None:
-    """Print rows as a table; keys that end in `_bytes` are for scripts, and left out."""
-    if not rows:
-        answer(empty)
-        return
-    columns = [name for name in rows[0] if not name.endswith("_bytes")]
+def answer_table(rows: list[dict[str, Any]], *, columns: tuple[str, ...]) -> None:
+    """Print the named columns of `rows` as a table."""
     table = Table(box=None, pad_edge=False)
     for name in columns:
         table.add_column(name, overflow="fold")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from tiny_folder import write_tiny_pipeline
@@ -79,7 +81,7 @@ def test_options_reach_the_call_and_the_card(vram):
 
 
 def test_height_alone_leaves_the_width_at_its_default(vram):
-    """diffusers 0.42 ignores a height without a width in Stable Diffusion's pipeline."""
+    """Stable Diffusion's pipeline (diffusers 0.42) ignores a height without a width."""
     summary = json.loads(
         vram("profile", "../tiny", "--steps", "1", "--height", "64", "--json").stdout
     )
@@ -173,6 +175,19 @@ def test_list_names_what_the_options_take(vram, what, name):
     assert name in vram("list", what).stdout
     rows = json.loads(vram("list", what, "--json").stdout)[what]
     assert name in {next(iter(row.values())) for row in rows}
+
+
+def test_figures_alone_load_no_tables_and_no_pictures(vram):
+    """Half the cold start would be imports that `--json` has no use for."""
+    script = (
+        "import sys; from profiler.cli.app import app;"
+        f"app(['profile', *{SMALL}, '--json'], standalone_mode=False);"
+        "print(sorted({'pandas', 'pyarrow', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "[]\n"
 
 
 def test_version_is_the_packages(vram):
