@@ -1,0 +1,201 @@
+"""Predicts every published peak that can be run, and prints the error of each.
+
+Usage: python benchmarks/accuracy.py [--published ../shared/published/peaks.csv] [--only PART_OF_AN_ID] [--json]
+
+The table holds peaks that other people measured: pipeline, dtype, size, mode, card, and the figure that torch gave them.
+Each row runs on the virtual card of the same name; the number of denoise steps is cut to two, since a peak does not
+depend on it. What cannot be run is named with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import torch
+from diffusers.hooks import apply_group_offloading
+
+from profiler.errors import ProfilerError
+from profiler.modes import Mode
+from profiler.pipelines import catalogue, load_pipeline
+from profiler.profile import Profile
+from profiler.tracing import profile_pipeline, trace
+from profiler.units import GIB
+from profiler.virtual import VirtualGPU
+
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+CARDS = {"H100": "h100", "A100 80GB": "a100-80gb", "A100 40GB": "a100-40gb", "L40": "l40"}
+MODES = {
+    "full GPU": "resident",
+    "model_cpu_offload": "model",
+    "sequential_cpu_offload": "sequential",
+}
+CHANGED_CODE = {
+    "cogvideox-5b": "the VAE of CogVideoX keeps more of its feature cache than in autumn 2024",
+    "cogvideox-2b": "the VAE of CogVideoX keeps more of its feature cache than in autumn 2024",
+}
+
+
+class Result(NamedTuple):
+    """One row, predicted or not."""
+
+    id: str
+    card: str
+    mode: str
+    published_gib: float
+    predicted_gib: float | None
+    note: str
+
+    @property
+    def error(self) -> float | None:
+        """Predicted against published, as a fraction."""
+        return None if self.predicted_gib is None else self.predicted_gib / self.published_gib - 1
+
+
+class CannotRun(Exception):
+    """Why a row cannot be run."""
+
+
+def predict(row: dict[str, str], folder: Path) -> float:
+    """Return the peak of one row in GiB.
+
+    Raises:
+        CannotRun: with the reason.
+    """
+    card = next((key for name, key in CARDS.items() if row["gpu"].startswith(name)), None)
+    if card is None:
+        raise CannotRun(f"no card called {row['gpu']!r}")
+    if row["quantization"] != "none":
+        raise CannotRun(f"quantization {row['quantization']} is not modelled yet")
+    with VirtualGPU(card):
+        pipe = load_pipeline(_model(row["config_dir"], folder), dtype=DTYPES[row["dtype"]])
+        if row["scope"].startswith("one forward"):
+            profile = _denoiser_alone(pipe, row)
+        else:
+            profile = _whole_call(pipe, row)
+    if not profile.complete:
+        raise CannotRun(profile.error)
+    reserved = row["metric"] == "max_memory_reserved"
+    totals = profile.totals
+    return (totals.peak_reserved_bytes if reserved else totals.peak_allocated_bytes) / GIB
+
+
+def _model(name: str, folder: Path) -> str:
+    if name in catalogue():
+        return name
+    if not (folder / name).is_dir():
+        raise CannotRun(f"no configuration of {name}")
+    return str(folder / name)
+
+
+def _whole_call(pipe: Any, row: dict[str, str]) -> Profile:
+    mode = Mode(name=_mode_name(row["mode"]), vae_tiling="vae_tiling" in row["mode"])
+    if "fused QKV" in row["mode"]:
+        pipe.transformer.fuse_qkv_projections()
+    if "non-SDPA" in row["mode"]:
+        pipe.unet.set_default_attn_processor()
+        pipe.vae.set_default_attn_processor()
+    call: dict[str, Any] = {"height": int(row["height"]), "width": int(row["width"])}
+    if row["frames"]:
+        call["num_frames"] = int(row["frames"])
+    if int(row["batch"]) > 1:
+        call["num_images_per_prompt"] = int(row["batch"])
+    return profile_pipeline(pipe, mode=mode, num_inference_steps=min(int(row["steps"]), 2), **call)
+
+
+def _mode_name(text: str) -> str:
+    try:
+        return MODES[text.split(";")[0].strip()]
+    except KeyError:
+        raise CannotRun(f"mode {text!r} is not known here") from None
+
+
+def _denoiser_alone(pipe: Any, row: dict[str, str]) -> Profile:
+    """Profile the second forward of FLUX's transformer, alone on the card."""
+    if row["pipeline_class"].split()[0] != "FluxTransformer2DModel":
+        raise CannotRun(f"no inputs for {row['pipeline_class']} alone")
+    transformer = pipe.transformer
+    if row["mode"].startswith("group_offload leaf_level"):
+        apply_group_offloading(
+            transformer,
+            onload_device=torch.device("cuda"),
+            offload_type="leaf_level",
+            use_stream=True,
+            non_blocking=True,
+        )
+    else:
+        transformer.to("cuda")
+    inputs = _flux_inputs(int(row["height"]), int(row["width"]), DTYPES[row["dtype"]])
+    transformer(**inputs)
+    with trace(transformer) as tracing:
+        transformer(**inputs)
+    return tracing.profile
+
+
+def _flux_inputs(height: int, width: int, dtype: str) -> dict[str, Any]:
+    options = {"device": "cuda", "dtype": getattr(torch, dtype)}
+    tokens = (height // 16) * (width // 16)
+    return {
+        "hidden_states": torch.randn(1, tokens, 64, **options),
+        "encoder_hidden_states": torch.randn(1, 512, 4096, **options),
+        "pooled_projections": torch.randn(1, 768, **options),
+        "timestep": torch.ones(1, **options),
+        "img_ids": torch.randn(tokens, 3, **options),
+        "txt_ids": torch.randn(512, 3, **options),
+        "guidance": torch.ones(1, **options),
+    }
+
+
+def results(published: Path, only: str) -> Iterator[Result]:
+    """Yield the result of each row of the table."""
+    with published.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if only in row["id"]]
+    for row in rows:
+        value = float(row["value"])
+        note = CHANGED_CODE.get(row["config_dir"], "")
+        try:
+            predicted: float | None = predict(row, published.parent.parent / "model_configs")
+        except (CannotRun, ProfilerError, RuntimeError) as reason:
+            predicted, note = None, f"not run: {reason}"
+        yield Result(row["id"], row["gpu"], row["mode"], value, predicted, note)
+
+
+def main() -> None:
+    """Print the table and its median and worst error."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--published", type=Path, default=Path("../shared/published/peaks.csv"))
+    parser.add_argument("--only", default="", help="rows whose id contains this")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args()
+    if not options.published.is_file():
+        parser.error(f"no table of published peaks at {options.published}: name one with --published")
+    warnings.simplefilter("ignore")
+    diffusers.utils.logging.set_verbosity_error()
+    found = list(results(options.published, options.only))
+    errors = [abs(result.error) for result in found if result.error is not None and not result.note]
+    summary = {
+        "rows": len(found),
+        "run": sum(result.error is not None for result in found),
+        "median_error": statistics.median(errors) if errors else None,
+        "worst_error": max(errors, default=None),
+    }
+    if options.json:
+        rows = [{**result._asdict(), "error": result.error} for result in found]
+        print(json.dumps({**summary, "results": rows}, indent=2))
+        return
+    for result in found:
+        predicted = "-" if result.predicted_gib is None else f"{result.predicted_gib:8.3f}"
+        error = "" if result.error is None else f"{result.error:+7.1%}"
+        print(f"{result.id:26} {result.published_gib:8.3f} {predicted:>8} {error:>8}  {result.mode[:44]:44} {result.note}")
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
