@@ -30,7 +30,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         temporary.touch(exist_ok=False)
         yield temporary
-        os.replace(temporary, target)
+        temporary.replace(target)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; try another path"
@@ -53,7 +53,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def _checked_target(path: str | os.PathLike[str]) -> Path:
-    """Return `path` with links resolved: `os.replace` would put a file in the place of the link itself."""
+    """Return `path` with links resolved: a replacement would put a file in the place of the link itself."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give a file name inside it")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from profiler import record_moments as moments
 from profiler import record_reading as reading
 from profiler.findings import findings
 from profiler.units import format_bytes, format_fraction, format_seconds
@@ -73,7 +74,7 @@ def _figures(profile: Profile) -> str:
 
 
 def _phases(profile: Profile) -> str:
-    worst = reading.phase_peaks(profile)
+    worst = moments.phase_peaks(profile)
     whole = max(profile.gpu.capacity_bytes, profile.totals.peak_allocated_bytes, 1)
     rows = "".join(
         f'<tr style="background:none"><td style="{_CELL}">{escape(name)}</td>'

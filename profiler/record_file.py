@@ -1,7 +1,7 @@
 """A profile as one Parquet file: events are the rows, everything else is JSON in the file's metadata.
 
-pandas, DuckDB and polars open it directly and see the events. Fields added later with a default keep the schema version:
-an older file takes the default, an unknown field is left out. A change of meaning raises `SCHEMA_VERSION`.
+pandas, DuckDB and polars open it directly and see the events. Fields added later with a default keep the schema
+version: an older file takes the default, an unknown field is left out. A change of meaning raises `SCHEMA_VERSION`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from profiler import record_moments as moments
 from profiler import record_reading as reading
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Frames:
     @property
     def components(self) -> pd.DataFrame:
         """Return one row for each component: size, traffic, and the peak while it computed (0 if never called)."""
-        peaks = reading.compute_peaks(self.profile)
+        peaks = moments.compute_peaks(self.profile)
         uses = _uses(self.profile)
         rows = []
         for part in self.profile.components:
@@ -71,8 +72,10 @@ class Frames:
     def memory(self) -> pd.DataFrame:
         """Return allocated and reserved bytes over time, one row for each event, the peak of its lead included."""
         rows = [
-            tuple(getattr(event, name) for name in MEMORY_COLUMNS[:-1])
-            + (event.start_seconds + event.seconds,)
+            (
+                *(getattr(event, name) for name in MEMORY_COLUMNS[:-1]),
+                event.start_seconds + event.seconds,
+            )
             for event in self.profile.events
         ]
         return _frame(MEMORY_COLUMNS, rows)

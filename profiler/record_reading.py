@@ -7,17 +7,21 @@ is the same wherever it is shown. An event owns the span since the previous even
 from __future__ import annotations
 
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from profiler.profile import PHASES
+from profiler.remembering import once_per_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from profiler.profile import Component, Event, Profile
 
 
-MOVES = ("onload", "offload", "cast", "copy")
+BLOCK_BYTES = 512  # kMinBlockSize of PyTorch's c10/cuda/CUDACachingAllocator.cpp, v2.13.0
+
+
+_T = TypeVar("_T")
 
 
 class Tally(NamedTuple):
@@ -54,17 +58,6 @@ class Stay(NamedTuple):
     end_seconds: float
 
 
-class Moment(NamedTuple):
-    """The worst moment of a stretch."""
-
-    ordinal: int
-    peak_bytes: int
-    phase: str
-    step: int
-    component: str  # who computed or moved; "" for neither
-    doing: str  # "forward", "decode", ... while it computed; one of MOVES while it moved; "" for neither
-
-
 def span_peak_bytes(event: Event) -> int:
     """Return the highest allocated bytes in the event's lead and in the event itself."""
     return max(event.lead_peak_bytes, event.peak_bytes)
@@ -85,17 +78,26 @@ def direction(event: Event) -> str:
 def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
     """Return the figures of consecutive `events`, of which the first one's lead begins at `start_seconds`."""
     peak = reserved = 0
-    moved = {"h2d": 0, "d2h": 0, "h2d_weight": 0, "d2h_weight": 0}
+    copied = {"": 0, "h2d": 0, "d2h": 0}
+    weights = {"": 0, "h2d": 0, "d2h": 0}
     end_seconds = start_seconds
     for event in events:
         peak = max(peak, event.lead_peak_bytes, event.peak_bytes)
         reserved = max(reserved, event.reserved_bytes)
         end_seconds = event.start_seconds + event.seconds
         way = direction(event)
-        if way:
-            moved[way] += event.bytes
-            moved[f"{way}_weight"] += event.bytes if event.kind != "copy" else 0
-    return Tally(peak, reserved, *moved.values(), start_seconds, end_seconds - start_seconds)
+        copied[way] += event.bytes
+        weights[way] += event.bytes if event.kind != "copy" else 0
+    return Tally(
+        peak_allocated_bytes=peak,
+        peak_reserved_bytes=reserved,
+        h2d_bytes=copied["h2d"],
+        d2h_bytes=copied["d2h"],
+        h2d_weight_bytes=weights["h2d"],
+        d2h_weight_bytes=weights["d2h"],
+        start_seconds=start_seconds,
+        seconds=end_seconds - start_seconds,
+    )
 
 
 def calls(profile: Profile) -> list[tuple[int, Tally]]:
@@ -103,6 +105,7 @@ def calls(profile: Profile) -> list[tuple[int, Tally]]:
     return list(_tallies(profile.events, lambda event: event.call))
 
 
+@once_per_profile
 def phases(profile: Profile) -> list[tuple[str, Tally]]:
     """Return the tally of each phase that occurs, in the order of `PHASES`, over all calls."""
     parts: dict[str, list[Tally]] = {}
@@ -114,6 +117,7 @@ def phases(profile: Profile) -> list[tuple[str, Tally]]:
     return [(phase, _joined(parts[phase])) for phase in known]
 
 
+@once_per_profile
 def steps(profile: Profile) -> list[Step]:
     """Return every denoise step, in order."""
     found = []
@@ -158,31 +162,6 @@ def initial_resident_bytes(profile: Profile) -> dict[str, int]:
     return {part.name: count for part, count in _with_initial(profile)}
 
 
-def peak_moment(profile: Profile) -> Moment | None:
-    """Return the worst moment of the run, the first of equals; None without events."""
-    return max(_moments(profile), key=lambda moment: moment.peak_bytes, default=None)
-
-
-def phase_peaks(profile: Profile) -> dict[str, Moment]:
-    """Return the worst moment of each phase that occurs."""
-    worst: dict[str, Moment] = {}
-    for moment in _moments(profile):
-        if moment.phase not in worst or moment.peak_bytes > worst[moment.phase].peak_bytes:
-            worst[moment.phase] = moment
-    return worst
-
-
-def compute_peaks(profile: Profile) -> dict[str, Moment]:
-    """Return the worst moment at which each component that was called computed."""
-    worst: dict[str, Moment] = {}
-    for moment in _moments(profile):
-        name = moment.component
-        computes = name and moment.doing not in MOVES
-        if computes and (name not in worst or moment.peak_bytes > worst[name].peak_bytes):
-            worst[name] = moment
-    return worst
-
-
 def card_device(profile: Profile) -> str:
     """Return the card's device string as the events spell it; "cuda:0" where nothing moved."""
     for event in profile.events:
@@ -192,39 +171,7 @@ def card_device(profile: Profile) -> str:
     return "cuda:0"
 
 
-def _moments(profile: Profile) -> Iterator[Moment]:
-    """Yield the worst moment of each event's lead, and of each event that moves bytes.
-
-    In a lead the innermost entered component computes, if memory rose above both ends of it or its exit closes it.
-    """
-    entered: list[tuple[str, str]] = []
-    previous_bytes = 0
-    for event in profile.events:
-        name, doing = "", ""
-        if event.kind == "exit":
-            name, doing = event.component, event.entry
-        elif entered and event.lead_peak_bytes > max(previous_bytes, event.before_bytes):
-            name, doing = entered[-1]
-        yield Moment(event.ordinal, event.lead_peak_bytes, event.phase, event.step, name, doing)
-        if event.kind in MOVES:
-            yield Moment(
-                event.ordinal,
-                event.peak_bytes,
-                event.phase,
-                event.step,
-                event.component,
-                event.kind,
-            )
-        if event.kind == "enter":
-            entered.append((event.component, event.entry))
-        elif event.kind == "exit" and entered:
-            entered.pop()
-        previous_bytes = event.after_bytes
-
-
-def _tallies(
-    events: Iterable[Event], key: Callable[[Event], Hashable]
-) -> Iterator[tuple[object, Tally]]:
+def _tallies(events: Iterable[Event], key: Callable[[Event], _T]) -> Iterator[tuple[_T, Tally]]:
     end_seconds = 0.0
     for value, group in groupby(events, key=key):
         stretch = tally(group, start_seconds=end_seconds)
@@ -233,9 +180,16 @@ def _tallies(
 
 
 def _joined(parts: list[Tally]) -> Tally:
-    peaks = (max(part[0] for part in parts), max(part[1] for part in parts))
-    moved = (sum(part[column] for part in parts) for column in range(2, 6))
-    return Tally(*peaks, *moved, parts[0].start_seconds, sum(part.seconds for part in parts))
+    return Tally(
+        peak_allocated_bytes=max(part.peak_allocated_bytes for part in parts),
+        peak_reserved_bytes=max(part.peak_reserved_bytes for part in parts),
+        h2d_bytes=sum(part.h2d_bytes for part in parts),
+        d2h_bytes=sum(part.d2h_bytes for part in parts),
+        h2d_weight_bytes=sum(part.h2d_weight_bytes for part in parts),
+        d2h_weight_bytes=sum(part.d2h_weight_bytes for part in parts),
+        start_seconds=parts[0].start_seconds,
+        seconds=sum(part.seconds for part in parts),
+    )
 
 
 def _with_initial(profile: Profile) -> Iterator[tuple[Component, int]]:
@@ -249,13 +203,12 @@ def _with_initial(profile: Profile) -> Iterator[tuple[Component, int]]:
     for part in profile.components:
         on_card = [_on_card(tensor.device) for tensor in part.tensors]
         if not on_card:
-            event = first.get(part.name)
-            yield part, _before(event) if event else 0
+            yield part, _before(first[part.name]) if part.name in first else 0
         elif all(on_card):
             yield part, part.allocated_bytes
         else:
-            there = (t for t in part.tensors if _on_card(t.device))
-            yield part, sum(t.numel * t.itemsize for t in there)
+            there = (tensor for tensor in part.tensors if _on_card(tensor.device))
+            yield part, sum(-(-t.numel * t.itemsize // BLOCK_BYTES) * BLOCK_BYTES for t in there)
 
 
 def _before(event: Event) -> int:

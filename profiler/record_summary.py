@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from profiler import record_moments as moments
 from profiler import record_reading as reading
 from profiler.findings import findings
 from profiler.profile import SCHEMA_VERSION
@@ -51,7 +52,7 @@ def summary(profile: Profile) -> dict[str, Any]:
 
 
 def _peak(profile: Profile) -> dict[str, Any] | None:
-    moment = reading.peak_moment(profile)
+    moment = moments.peak_moment(profile)
     return moment._asdict() if moment else None
 
 

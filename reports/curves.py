@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from profiler.profile import Profile
-    from reports.timeline import Column
+    from reports.timeline_columns import Column
 
 
 class Band(NamedTuple):
@@ -33,10 +33,18 @@ def held(columns: Sequence[Column], index: int) -> list[Band]:
     return slices
 
 
-def busy(columns: Sequence[Column], index: int, name: str) -> list[Band]:
-    """Return `held` where the component computes, and nothing elsewhere."""
+def fullest(columns: Sequence[Column], index: int, whole_bytes: int) -> float:
+    """Return the bytes that fill the lane of component `index`: a cast can make more of it than it began with."""
+    most = max(
+        (max(column.held_before[index], column.held_after[index]) for column in columns), default=0
+    )
+    return float(max(most, whole_bytes, 1))
+
+
+def busy(columns: Sequence[Column], index: int, name: str, least: float) -> list[Band]:
+    """Return `held` where the component computes, at least `least` bytes high to be seen, and nothing elsewhere."""
     return [
-        edge if columns[place // 2].computing == name else edge._replace(high=0.0)
+        edge._replace(high=max(edge.high, least) if columns[place // 2].computing == name else 0.0)
         for place, edge in enumerate(held(columns, index))
     ]
 

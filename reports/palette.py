@@ -1,7 +1,7 @@
 """Colours: one for each component, the same in every figure of a report.
 
-Source of the component colours: Paul Tol's "bright" and "muted" qualitative schemes (Colour Schemes, SRON technical note
-SRON/EPS/TN/09-002, issue 3.2), chosen to be told apart with any colour vision, on white and on black.
+Source of the component colours: Paul Tol's "bright" and "muted" qualitative schemes (Colour Schemes, SRON
+technical note SRON/EPS/TN/09-002, issue 3.2), chosen to be told apart with any colour vision.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ SERIES = (
     "#44AA99",
     "#DDCC77",
 )
-ACTIVATIONS = "#B4B2A9"  # what is not weights: warm grey
+OTHER_SHADES = {
+    "activations": "#B4B2A9",
+    "workspace": "#9D9B94",
+    "unattributed": "#D3D1C9",
+}  # warm greys
 OTHER = "#8C8A83"
 REST = "#CBC8C0"
+SOFT, RULE, LIMIT, TRACK = "#5F6368", "#E6E3DD", "#B3261E", "#F1EFEA"  # on white paper
 
 
 def component_colours(profile: Profile) -> dict[str, str]:

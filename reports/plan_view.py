@@ -17,7 +17,7 @@ PLACEMENTS = {
 
 
 class PlanRow(NamedTuple):
-    """One plan beside others. Transfers and seconds of weight copies are those of one call, once calls repeat."""
+    """One plan beside others. Transfers and seconds are those of one call, once calls repeat."""
 
     label: str
     chosen: bool

@@ -1,7 +1,6 @@
 """The report as one picture: the answer, the timeline, the sum against the card, the plan beside stock.
 
-Drawn with matplotlib's object interface and the Agg canvas, so that the caller's backend, style and open figures are left
-alone. Sizes are those of a page at 150 dots per inch.
+Drawn with matplotlib's objects on an Agg canvas: the caller's backend, style and open figures are left alone.
 """
 
 from __future__ import annotations
@@ -9,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import replacing
-from reports import png_panels, story
-from reports.palette import component_colours
+from reports import png_panels, png_timeline, story
+from reports.palette import SOFT, component_colours
 from reports.plan_view import plan_view
 from reports.sum_bar import card_share, sum_pieces
 from reports.timeline import timeline
@@ -55,12 +54,12 @@ def write_png(path: str | os.PathLike[str], profile: Profile, *, plan: Plan | No
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    defaults = {
+    style: Any = {
         name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")
     }
-    with mpl.rc_context(defaults | STYLE), replacing(path) as temporary:
-        figure = _figure(profile, plan)
-        FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": "vram-profiler"})
+    with mpl.rc_context(style | STYLE), replacing(path) as temporary:
+        canvas: Any = FigureCanvasAgg(_figure(profile, plan))
+        canvas.print_png(temporary, metadata={"Software": "vram-profiler"})
 
 
 class _Sheet:
@@ -119,7 +118,7 @@ def _figure(profile: Profile, plan: Plan | None) -> Figure:
 def _answer(sheet: _Sheet, profile: Profile) -> None:
     answer = story.answer(profile)
     context = f"{profile.source}   {story.title(profile)}   {profile.dtype}   {profile.gpu.name}"
-    sheet.line(context, 9.5, color=png_panels.SOFT, gap=0.12)
+    sheet.line(context, 9.5, color=SOFT, gap=0.12)
     sheet.line(
         answer.headline,
         HEADLINE if len(answer.headline) < 62 else HEADLINE - 5,
@@ -128,7 +127,7 @@ def _answer(sheet: _Sheet, profile: Profile) -> None:
         gap=0.13,
     )
     for sentence in (answer.peak, answer.basis):
-        sheet.line(sentence, 10.5, color=png_panels.SOFT, gap=0.07)
+        sheet.line(sentence, 10.5, color=SOFT, gap=0.07)
     shown = (f"{figure.label} {figure.value} ({figure.note})" for figure in story.figures(profile))
     sheet.line("    ".join(shown), 9.5, gap=0.22)
 
@@ -139,7 +138,7 @@ def _picture(sheet: _Sheet, profile: Profile, rows: int) -> None:
         return
     colours = component_colours(profile)
     sides = {"left": 2.15, "right": 1.15}
-    png_panels.phases(sheet.axes(0.42, **sides), picture)
-    png_panels.lanes(sheet.axes(LANE_INCHES * rows, **sides), profile, picture, colours)
+    png_timeline.phases(sheet.axes(0.42, **sides), picture)
+    png_timeline.lanes(sheet.axes(LANE_INCHES * rows, **sides), profile, picture, colours)
     sheet.skip(0.12)
-    png_panels.memory(sheet.axes(2.9, **sides), profile, picture, colours)
+    png_timeline.memory(sheet.axes(2.9, **sides), profile, picture, colours)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler import record_reading as reading
+from profiler import record_moments as moments
 from profiler import verdict as verdicts
 from profiler.findings import findings
 from profiler.units import format_bytes, format_fraction, format_seconds
@@ -148,7 +148,7 @@ def _basis(profile: Profile) -> str:
 
 
 def _peak(profile: Profile) -> str:
-    moment = reading.peak_moment(profile)
+    moment = moments.peak_moment(profile)
     if moment is None:
         return "Nothing was recorded."
     text = f"The peak of {format_bytes(moment.peak_bytes)} allocated comes {_when(moment)}"
@@ -156,7 +156,7 @@ def _peak(profile: Profile) -> str:
     return f"{text}, {doing}." if doing else f"{text}."
 
 
-def _when(moment: reading.Moment) -> str:
+def _when(moment: moments.Moment) -> str:
     if moment.step >= 0:
         return f"in denoise step {moment.step + 1}"
     return {"place": "while the pipeline is placed"}.get(
@@ -164,7 +164,7 @@ def _when(moment: reading.Moment) -> str:
     )
 
 
-def _doing(moment: reading.Moment) -> str:
+def _doing(moment: moments.Moment) -> str:
     verbs = {
         "onload": "is moved to the card",
         "offload": "is moved off the card",

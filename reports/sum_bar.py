@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.verdict import verdict
 from reports import story
-from reports.palette import ACTIVATIONS, OTHER, component_colours
+from reports.palette import OTHER, OTHER_SHADES, component_colours
 
 if TYPE_CHECKING:
     from profiler.profile import Profile
+
+
+SMALLEST = 0.0005  # of the bar: what is less does not show
 
 
 class Piece(NamedTuple):
@@ -29,7 +32,7 @@ def sum_pieces(profile: Profile) -> list[Piece]:
     totals, gpu = profile.totals, profile.gpu
     parts = [("CUDA context", gpu.context_bytes, OTHER, "context")]
     for row in story.bill(profile):
-        colour = colours.get(row.holder, ACTIVATIONS) if row.what == "weights" else ACTIVATIONS
+        colour = OTHER_SHADES.get(row.what) or colours.get(row.holder, OTHER)
         parts.append((f"{row.holder} {row.what}".strip(), row.bytes, colour, "bill"))
     beyond = totals.device_bytes - gpu.context_bytes - totals.peak_allocated_bytes
     parts.append(("reserved, not allocated", beyond, "", "reserved"))
@@ -39,7 +42,7 @@ def sum_pieces(profile: Profile) -> list[Piece]:
     return [
         Piece(label, size, size / whole, colour, kind)
         for label, size, colour, kind in parts
-        if size > 0
+        if size > SMALLEST * whole
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Scale(NamedTuple):
         )
 
 
-def element(name: str, content: str = "", **attributes: object) -> str:
+def element(name: str, content: str = "", /, **attributes: object) -> str:
     """Return an SVG element; `class_` is `class`, and `_` in a name stands for `-`. Content is markup."""
     pairs = (
         f'{_attribute(key)}="{escape(_number(value))}"'
@@ -71,7 +72,7 @@ def _runs(slices: Sequence[Band]) -> list[list[Band]]:
     """Return the stretches in which the band has a height, each with the slices at its ends."""
     runs: list[list[Band]] = []
     open_run: list[Band] = []
-    for one, other in zip(slices, slices[1:], strict=False):
+    for one, other in pairwise(slices):
         if one.high > one.low or other.high > other.low:
             open_run += [other] if open_run else [one, other]
         elif open_run:

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from profiler import record_moments as moments
 from profiler import record_reading as reading
 from profiler.findings import findings
 from profiler.units import format_bytes, format_seconds
@@ -115,7 +116,7 @@ def _steps(profile: Profile) -> Table:
 
 def _components(profile: Profile) -> Table:
     table = _table("Components", "name", "class", "dtype", ">weights", ">peak while it ran")
-    peaks, colours = reading.compute_peaks(profile), component_colours(profile)
+    peaks, colours = moments.compute_peaks(profile), component_colours(profile)
     for part in profile.components:
         name = Text("■ ", style=colours[part.name]).append(part.name, style="default")
         peak = format_bytes(peaks[part.name].peak_bytes) if part.name in peaks else ""
@@ -139,7 +140,7 @@ def _bill(profile: Profile) -> Table:
 
 
 def _plan(view: PlanView) -> list[RenderableType]:
-    columns = ("", ">peak", ">on the card", ">up per call", ">down per call", ">copying", "stays")
+    columns = ("", ">peak", ">on the card", ">up per call", ">down per call", ">time", "stays")
     table = _table("The plan", *columns)
     for row in view.rows:
         sizes = map(format_bytes, (row.peak_bytes, row.device_bytes, row.h2d_bytes, row.d2h_bytes))
@@ -168,9 +169,9 @@ def _findings(profile: Profile) -> list[RenderableType]:
 
 def _basis(profile: Profile) -> Text:
     lines = [story.call_text(profile)]
-    for assumption in profile.assumptions:
-        lines.append(
-            f"assumed: {assumption.what}{f' ({assumption.effect})' if assumption.effect else ''}"
-        )
+    lines += [
+        f"assumed: {one.what}{f' ({one.effect})' if one.effect else ''}"
+        for one in profile.assumptions
+    ]
     lines.append(", ".join(f"{name} {version}" for name, version in profile.versions.items()))
     return Text("\n".join(line for line in lines if line), style="dim")

@@ -1,9 +1,9 @@
 """The picture of a run as plain data: what the HTML and the PNG both draw.
 
-The axis is not seconds. A run has long dull stretches (thirty equal steps) and short decisive ones (an upload, a
-decode), so each segment (a phase, or one denoise step) is as wide as the square root of its time, runs of equal steps are
-drawn once and then folded, and inside a segment time is linear but for a small share that every event gets. Positions
-run from 0 to 1. The order of events is exact everywhere.
+The axis is not seconds. A run has long dull stretches (thirty equal steps) and short decisive ones (an upload,
+a decode), so each segment (a phase, or one denoise step) is as wide as the square root of its time, runs of equal
+steps are drawn once and then folded, and inside a segment time is linear but for a small share that every event
+gets. Positions run from 0 to 1. The order of events is exact everywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler import record_reading as reading
+from profiler.remembering import once_per_profile
+from reports.timeline_columns import Column, Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,29 +44,6 @@ class Segment(NamedTuple):
     end: float
 
 
-class Column(NamedTuple):
-    """A stretch of the axis in which one thing happened, or many small ones."""
-
-    start: float
-    end: float
-    seconds: float  # when it begins
-    what: str  # for a reader: "unet forward", "unet to the card", ...
-    phase: str
-    step: int
-    peak_bytes: int
-    reserved_bytes: int
-    held_before: tuple[
-        int, ...
-    ]  # bytes of each component on the card at the start, in the order of the profile
-    held_after: tuple[int, ...]
-    before_bytes: int  # allocated at the start
-    after_bytes: int
-    computing: str  # component that computed; "" for none
-    moving: str  # component whose weights moved; "" for none or other copies
-    h2d_bytes: int
-    d2h_bytes: int
-
-
 class Timeline(NamedTuple):
     """Segments and columns, both in order and without gaps from 0 to 1."""
 
@@ -75,6 +54,7 @@ class Timeline(NamedTuple):
     columns: tuple[Column, ...]
 
 
+@once_per_profile
 def timeline(profile: Profile) -> Timeline:
     """Return the picture of `profile`."""
     stretches = list(_folded(_stretches(profile.events)))
@@ -155,7 +135,7 @@ def _placed(stretches: list[_Stretch]) -> tuple[Segment, ...]:
         weights = [0.0 if s.folded_steps else math.sqrt(len(s.events)) for s in stretches]
     total = sum(weights) or 1.0
     shares = [
-        FOLD_SHARE if stretch.folded_steps else max(weight / total, SMALLEST_SHARE)
+        FOLD_SHARE if stretch.folded_steps else max(weight / total, _least_share(stretch))
         for stretch, weight in zip(stretches, weights, strict=True)
     ]
     segments, position, whole = [], 0.0, sum(shares)
@@ -172,86 +152,21 @@ def _placed(stretches: list[_Stretch]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
+def _least_share(stretch: _Stretch) -> float:
+    """Return the share that a stretch gets at least: none where nothing happened, as in an idle place phase."""
+    idle = not stretch.seconds and not any(map(reading.span_peak_bytes, stretch.events))
+    return 0.0 if idle else SMALLEST_SHARE
+
+
 def _columns(
     profile: Profile, stretches: list[_Stretch], segments: tuple[Segment, ...]
 ) -> list[Column]:
-    held = _Held(profile)
+    held = Held(profile)
     columns: list[Column] = []
     for stretch, segment in zip(stretches, segments, strict=True):
         own = [column for event in stretch.events for column in held.columns(event)]
         columns += [_folded_column(own, segment)] if stretch.folded_steps else _spread(own, segment)
     return columns
-
-
-class _Held:
-    """Follows what is held on the card, and by whom, from event to event."""
-
-    def __init__(self, profile: Profile) -> None:
-        self.resident = reading.initial_resident_bytes(profile)
-        self.entered: list[tuple[str, str]] = []
-        self.allocated_bytes = profile.events[0].before_bytes if profile.events else 0
-        self.end_seconds = 0.0
-
-    def columns(self, event: Event) -> tuple[Column, Column]:
-        """Return two columns, not placed yet, for the event's lead and the event; `end` holds seconds."""
-        held = tuple(self.resident.values())
-        inside, entry = self.entered[-1] if self.entered else ("", "")
-        way = reading.direction(event)
-        common = {"phase": event.phase, "step": event.step, "reserved_bytes": event.reserved_bytes}
-        lead = Column(
-            start=0.0,
-            end=event.start_seconds - self.end_seconds,
-            seconds=self.end_seconds,
-            what=f"{inside} {entry}".strip(),
-            peak_bytes=event.lead_peak_bytes,
-            held_before=held,
-            held_after=held,
-            before_bytes=self.allocated_bytes,
-            after_bytes=event.before_bytes,
-            computing=inside,
-            moving="",
-            h2d_bytes=0,
-            d2h_bytes=0,
-            **common,
-        )
-        if event.component in self.resident:
-            self.resident[event.component] = event.resident_bytes
-        itself = Column(
-            start=0.0,
-            end=event.seconds,
-            seconds=event.start_seconds,
-            what=_what(event, way),
-            peak_bytes=event.peak_bytes,
-            held_before=held,
-            held_after=tuple(self.resident.values()),
-            before_bytes=event.before_bytes,
-            after_bytes=event.after_bytes,
-            computing="",
-            moving=event.component if event.kind in ("onload", "offload") else "",
-            h2d_bytes=event.bytes if way == "h2d" else 0,
-            d2h_bytes=event.bytes if way == "d2h" else 0,
-            **common,
-        )
-        self._follow(event)
-        return lead, itself
-
-    def _follow(self, event: Event) -> None:
-        if event.kind == "enter":
-            self.entered.append((event.component, event.entry))
-        elif event.kind == "exit" and self.entered:
-            self.entered.pop()
-        self.allocated_bytes = event.after_bytes
-        self.end_seconds = event.start_seconds + event.seconds
-
-
-def _what(event: Event, way: str) -> str:
-    if event.kind == "copy":
-        return "inputs to the card" if way == "h2d" else "outputs to the CPU"
-    if way:
-        return f"{event.component} {'to the card' if way == 'h2d' else 'to the CPU'}"
-    if event.kind == "offload":
-        return f"{event.component} dropped from the card"
-    return f"{event.component} {event.kind.replace('_', ' ')}".strip()
 
 
 def _spread(columns: list[Column], segment: Segment) -> list[Column]:

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from profiler.profile import Profile
-    from reports.timeline import Column, Segment, Timeline
+    from reports.timeline import Segment, Timeline
+    from reports.timeline_columns import Column
 
 WIDTH = 1040
 LEFT, RIGHT = 168.0, 958.0
 HEADER = 44.0
 LANE, LANE_GAP = 20.0, 7.0
+BUSY = 0.14  # of a lane that a component takes at least while it runs
 MEMORY_HEIGHT = 250.0
 FOOTER = 44.0
 
@@ -69,6 +71,10 @@ class Layout:
         """Return where lane `index` begins; the two lanes of transfers follow the components."""
         return HEADER + index * (LANE + LANE_GAP)
 
+    def transfer_row(self, offset: int) -> float:
+        """Return where the lane of uploads (0) or downloads (1) begins."""
+        return self.row(len(self.profile.components) + offset) + 8
+
 
 def timeline_svg(profile: Profile) -> str:
     """Return the figure; "" for a profile without events."""
@@ -83,6 +89,7 @@ def timeline_svg(profile: Profile) -> str:
         *_transfers(layout),
         *_memory(layout),
         *_folds(layout),
+        *_transfer_labels(layout),
         *_peak(layout),
         *_seconds(layout),
         svg.line(
@@ -133,7 +140,7 @@ def _step_label(layout: Layout, segment: Segment) -> Iterator[str]:
     start, end = layout.x.at(segment.start), layout.x.at(segment.end)
     label = f"step {segment.step + 1}" if end - start > 40 else str(segment.step + 1)
     if segment.folded_steps:
-        label = f"× {segment.folded_steps} more"
+        label = f"and {segment.folded_steps} more"
     if end - start > 6 * len(label):
         yield svg.text((start + end) / 2, 30, label, class_="tick", text_anchor="middle")
     yield svg.line(start, HEADER - 6, start, layout.memory_top + MEMORY_HEIGHT, class_="rule")
@@ -145,7 +152,9 @@ def _lanes(layout: Layout) -> Iterator[str]:
     for row, index in enumerate(layout.picture.order):
         part = layout.profile.components[index]
         top = layout.row(row)
-        share = svg.Scale(0.0, float(part.allocated_bytes or 1), top + LANE, top)
+        share = svg.Scale(
+            0.0, curves.fullest(columns, index, part.allocated_bytes), top + LANE, top
+        )
         colour = layout.colours[part.name]
         yield svg.text(0, top + 14, _fitted(part.name), class_="lane")
         yield svg.text(
@@ -153,7 +162,9 @@ def _lanes(layout: Layout) -> Iterator[str]:
         )
         yield svg.rectangle(LEFT, top, RIGHT - LEFT, LANE, class_="track")
         yield svg.band(curves.held(columns, index), layout.x, share, fill=colour, fill_opacity=0.42)
-        yield svg.band(curves.busy(columns, index, part.name), layout.x, share, fill=colour)
+        yield svg.band(
+            curves.busy(columns, index, part.name, BUSY * share.high), layout.x, share, fill=colour
+        )
 
 
 def _fitted(name: str) -> str:
@@ -161,28 +172,35 @@ def _fitted(name: str) -> str:
 
 
 def _transfers(layout: Layout) -> Iterator[str]:
-    first = len(layout.profile.components)
     totals = layout.profile.totals
     rows = (("to the card ↑", totals.h2d_bytes), ("to the CPU ↓", totals.d2h_bytes))
     for offset, (label, total) in enumerate(rows):
-        top = layout.row(first + offset) + 8
+        top = layout.transfer_row(offset)
         yield svg.text(0, top + 14, label, class_="lane muted")
         yield svg.text(LEFT - 12, top + 14, format_bytes(total), class_="tick", text_anchor="end")
         yield svg.line(LEFT, top + LANE, RIGHT, top + LANE, class_="rule strong")
-        for column in layout.picture.columns:
-            moved = column.d2h_bytes if offset else column.h2d_bytes
+    for column, top, _ in _moves(layout):
+        start, end = layout.x.at(column.start), layout.x.at(column.end)
+        colour = layout.colours.get(column.moving, OTHER)
+        yield svg.rectangle(start, top + 2, max(end - start, 1.5), LANE - 2, fill=colour, rx=1.5)
+
+
+def _transfer_labels(layout: Layout) -> Iterator[str]:
+    """Yield the size of each move that is wide enough to hold it."""
+    for column, top, moved in _moves(layout):
+        start, end = layout.x.at(column.start), layout.x.at(column.end)
+        label = format_bytes(moved)
+        if end - start > 6.5 * len(label):
+            yield svg.text(
+                (start + end) / 2, top + 15, label, class_="inside", text_anchor="middle"
+            )
+
+
+def _moves(layout: Layout) -> Iterator[tuple[Column, float, int]]:
+    for column in layout.picture.columns:
+        for offset, moved in enumerate((column.h2d_bytes, column.d2h_bytes)):
             if moved:
-                yield from _transfer(layout, column, moved, top)
-
-
-def _transfer(layout: Layout, column: Column, moved: int, top: float) -> Iterator[str]:
-    start, end = layout.x.at(column.start), layout.x.at(column.end)
-    colour = layout.colours.get(column.moving, OTHER)
-    width = max(end - start, 1.5)
-    yield svg.rectangle(start, top + 2, width, LANE - 2, fill=colour, rx=1.5)
-    label = format_bytes(moved)
-    if width > 6.5 * len(label):
-        yield svg.text(start + width / 2, top + 15, label, class_="inside", text_anchor="middle")
+                yield column, layout.transfer_row(offset), moved
 
 
 def _memory(layout: Layout) -> Iterator[str]:
@@ -208,7 +226,7 @@ def _limit(layout: Layout) -> Iterator[str]:
         yield svg.text(
             RIGHT,
             layout.memory_top + 12,
-            f"{label}, far above ↑",
+            f"{label}, above ↑",
             class_="limit-label",
             text_anchor="end",
         )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler.findings import capacity, offload
+from profiler.findings import capacity, offload, staying
 from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
+from profiler.remembering import once_per_profile
 
 if TYPE_CHECKING:
     from profiler.profile import Profile
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["HINT", "PROBLEM", "WASTE", "Finding", "findings"]
 
 
+@once_per_profile
 def findings(profile: Profile) -> tuple[Finding, ...]:
     """Return what the record proves, gravest first."""
     found = [*capacity.room(profile), *capacity.pinned(profile)]
@@ -24,6 +26,6 @@ def findings(profile: Profile) -> tuple[Finding, ...]:
         found += offload.excluded_travel(profile)
         found += offload.idle_resident(profile)
     if profile.mode != "resident" and profile.complete:
-        found += capacity.could_stay(profile)
+        found += staying.could_stay(profile)
     gravity = (PROBLEM, WASTE, HINT)
     return tuple(sorted(found, key=lambda finding: gravity.index(finding.severity)))

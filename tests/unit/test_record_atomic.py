@@ -21,9 +21,13 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path: Pat
     path = tmp_path / "a.txt"
     path.write_text("old")
 
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
-        temporary.write_text("half of the ne")
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of the ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
     assert (path.read_text(), names(tmp_path)) == ("old", ["a.txt"])
 

@@ -1,0 +1,76 @@
+"""The worst moments of a recorded run: of all of it, of each phase, of each component's own work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler.remembering import once_per_profile
+
+if TYPE_CHECKING:
+    from profiler.profile import Profile
+
+MOVES = ("onload", "offload", "cast", "copy")
+
+
+class Moment(NamedTuple):
+    """The worst moment of a stretch."""
+
+    ordinal: int
+    peak_bytes: int
+    phase: str
+    step: int
+    component: str  # who computed or moved; "" for neither
+    doing: str  # "forward", "decode", ... while it computed; one of MOVES while it moved; "" for neither
+
+
+def peak_moment(profile: Profile) -> Moment | None:
+    """Return the worst moment of the run, the first of equals; None without events."""
+    return max(_moments(profile), key=lambda moment: moment.peak_bytes, default=None)
+
+
+def phase_peaks(profile: Profile) -> dict[str, Moment]:
+    """Return the worst moment of each phase that occurs."""
+    worst: dict[str, Moment] = {}
+    for moment in _moments(profile):
+        if moment.phase not in worst or moment.peak_bytes > worst[moment.phase].peak_bytes:
+            worst[moment.phase] = moment
+    return worst
+
+
+def compute_peaks(profile: Profile) -> dict[str, Moment]:
+    """Return the worst moment at which each component that was called computed."""
+    worst: dict[str, Moment] = {}
+    for moment in _moments(profile):
+        name = moment.component
+        computes = name and moment.doing not in MOVES
+        if computes and (name not in worst or moment.peak_bytes > worst[name].peak_bytes):
+            worst[name] = moment
+    return worst
+
+
+@once_per_profile
+def _moments(profile: Profile) -> list[Moment]:
+    """Return the worst moment of each event's lead, and of each event that moves bytes.
+
+    In a lead the innermost entered component computes, if memory rose above both ends of it or its exit closes it.
+    """
+    moments: list[Moment] = []
+    entered: list[tuple[str, str]] = []
+    previous_bytes = 0
+    for event in profile.events:
+        name, doing = "", ""
+        if event.kind == "exit":
+            name, doing = event.component, event.entry
+        elif entered and event.lead_peak_bytes > max(previous_bytes, event.before_bytes):
+            name, doing = entered[-1]
+        place = (event.phase, event.step)
+        moments.append(Moment(event.ordinal, event.lead_peak_bytes, *place, name, doing))
+        if event.kind in MOVES:
+            moving = (event.component, event.kind)
+            moments.append(Moment(event.ordinal, event.peak_bytes, *place, *moving))
+        if event.kind == "enter":
+            entered.append((event.component, event.entry))
+        elif event.kind == "exit" and entered:
+            entered.pop()
+        previous_bytes = event.after_bytes
+    return moments
