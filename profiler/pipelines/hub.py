@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils import tqdm
 
 from profiler.errors import InputError
 from profiler.pipelines.catalogue import name_of_hub_id
@@ -38,6 +40,7 @@ def fetch_configuration(hub_id: str) -> Path:
             allow_patterns=_WANTED,
             ignore_patterns=_UNWANTED,
             local_files_only=not _is_reachable(hub_id),
+            tqdm_class=_NoBar,
         )
     except Exception as error:
         known = name_of_hub_id(hub_id)
@@ -55,6 +58,13 @@ def _is_reachable(hub_id: str) -> bool:
     except Exception:  # noqa: BLE001 - whatever it was, the cache is the next thing to try
         return False
     return True
+
+
+class _NoBar(tqdm):  # type: ignore[type-arg]
+    """No progress bar: a few small files need none."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "disable": True})
 
 
 def _reason(error: Exception) -> str:

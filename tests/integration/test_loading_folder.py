@@ -1,0 +1,177 @@
+"""Folders on disk: what is read, what is refused, and real tokenizers where their files are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from loading_worlds import counts
+from tiny_folder import write_tiny_pipeline
+from transformers import CLIPTokenizer
+
+from profiler.errors import InputError
+from profiler.pipelines import StandInTokenizer, load_pipeline, stand_ins
+
+
+def rewrite(file, **changes):
+    """Change keys of a JSON file; None removes one."""
+    content = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def refused(model, **options):
+    """Return the one line with which `load_pipeline` refuses."""
+    with pytest.raises(InputError) as caught:
+        load_pipeline(model, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_tiny_pipeline(tmp_path / "tiny")
+
+
+def test_folder_becomes_the_pipeline_that_it_describes(folder):
+    pipe = load_pipeline(folder)
+
+    assert type(pipe).__name__ == "StableDiffusionPipeline"
+    assert pipe.config._name_or_path == str(folder)
+    assert {name: type(component).__name__ for name, component in pipe.components.items()} == {
+        "feature_extractor": "NoneType",
+        "image_encoder": "NoneType",
+        "safety_checker": "NoneType",
+        "scheduler": "DDIMScheduler",
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "StandInTokenizer",
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+    }
+
+
+def test_arguments_of_the_pipeline_class_are_taken_from_the_index(folder):
+    rewrite(folder / "model_index.json", requires_safety_checker=True)
+
+    assert load_pipeline(folder).config.requires_safety_checker is True
+
+
+def test_saved_pipeline_is_counted_as_it_was(folder, tmp_path):
+    """What `save_pretrained` wrote from real weights, without reading the weights."""
+    with torch.device("cpu"):
+        real = load_pipeline(folder)
+    for name in ("unet", "vae", "text_encoder"):
+        getattr(real, name).to_empty(device="cpu").save_pretrained(tmp_path / "saved" / name)
+    real.scheduler.save_pretrained(tmp_path / "saved" / "scheduler")
+    (tmp_path / "saved" / "model_index.json").write_text((folder / "model_index.json").read_text())
+
+    assert counts(load_pipeline(tmp_path / "saved")) == counts(load_pipeline(folder))
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ([], torch.float32),
+        (["float16"], torch.float16),
+        (["float16", "bfloat16"], torch.float32),
+        (["int8"], torch.float32),
+    ],
+)
+def test_dtype_is_the_one_that_the_folder_stores(folder, stored, expected):
+    for component, dtype in zip(("text_encoder", "vae"), stored, strict=False):
+        rewrite(folder / component / "config.json", torch_dtype=dtype)
+
+    assert load_pipeline(folder).unet.dtype == expected
+
+
+def test_asked_for_dtype_beats_the_stored_one(folder):
+    rewrite(folder / "text_encoder" / "config.json", torch_dtype="float16")
+
+    pipe = load_pipeline(folder, dtype="bfloat16")
+
+    assert {pipe.unet.dtype, pipe.text_encoder.dtype, pipe.vae.dtype} == {torch.bfloat16}
+
+
+def test_vocabulary_in_the_folder_is_used(folder):
+    words = ["a</w>", "<|startoftext|>", "<|endoftext|>"]
+    (folder / "tokenizer" / "vocab.json").write_text(
+        json.dumps({word: number for number, word in enumerate(words)})
+    )
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+
+    pipe = load_pipeline(folder)
+
+    assert isinstance(pipe.tokenizer, CLIPTokenizer)
+    assert stand_ins(pipe) == []
+
+
+def test_length_limit_of_the_folder_is_kept_without_its_vocabulary(folder):
+    rewrite(folder / "tokenizer" / "tokenizer_config.json", model_max_length=32)
+
+    tokenizer = load_pipeline(folder).tokenizer
+
+    assert isinstance(tokenizer, StandInTokenizer)
+    assert tokenizer("a", padding="max_length", return_tensors="pt").input_ids.shape == (1, 32)
+
+
+def test_folder_without_an_index_is_no_pipeline(tmp_path):
+    assert refused(tmp_path) == (
+        f"{str(tmp_path)!r} is no diffusers pipeline: it has no model_index.json; "
+        "give the folder that DiffusionPipeline.save_pretrained wrote"
+    )
+
+
+def test_unknown_pipeline_class_is_named_with_close_ones(folder):
+    rewrite(folder / "model_index.json", _class_name="StableDiffusionPipelin")
+
+    assert "'StableDiffusionPipelin'" in refused(folder)
+    assert "did it mean StableDiffusion" in refused(folder)
+
+
+def test_unknown_component_class_is_named(folder):
+    rewrite(folder / "model_index.json", unet=["my_module", "MyUNet"])
+
+    assert "asks for my_module.MyUNet as its unet" in refused(folder)
+
+
+def test_component_without_configuration_is_named(folder):
+    (folder / "unet" / "config.json").unlink()
+
+    assert "has no configuration for UNet2DConditionModel" in refused(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
+def test_broken_json_is_named(folder, text):
+    (folder / "vae" / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    assert str(folder / "vae" / "config.json") in refused(folder)
+
+
+def test_impossible_hyperparameters_are_named(folder):
+    rewrite(folder / "unet" / "config.json", block_out_channels=[3])
+
+    assert "its unet (UNet2DConditionModel) cannot be built from its configuration" in (
+        refused(folder)
+    )
+
+
+def test_index_that_describes_no_class_is_named(folder):
+    rewrite(folder / "model_index.json", unet=["diffusers"])
+
+    assert "not as a library and a class" in refused(folder)
+
+
+def test_tokenizer_that_cannot_be_imitated_is_named(folder):
+    rewrite(folder / "model_index.json", tokenizer=["transformers", "XLMTokenizer"])
+
+    assert "the tokenizer XLMTokenizer cannot be imitated" in refused(folder)
+
+
+def test_unknown_dtype_is_refused_before_anything_is_built():
+    assert refused("sd15", dtype="int8") == "unknown dtype 'int8': use float16, bfloat16, float32"
+
+
+def test_missing_folder_is_named():
+    assert refused("./models/none/here") == (
+        "there is no folder './models/none/here', and it is no hub id (org/name) either"
+    )
