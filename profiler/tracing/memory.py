@@ -15,12 +15,13 @@ import torch
 from profiler.patching import Patches
 from profiler.profile import Gpu
 from profiler.virtual.functions import active_gpu
+from profiler.virtual.kernels import WORKSPACE_BAND
 
 CopyObserver = Callable[[str, str, int], None]
 
-# What a prediction allows for beyond what is allocated, as a fraction of the peak. The worst error among the
-# published peaks that benchmarks/accuracy.py runs, rounded up.
-PREDICTED_BAND = 0.02
+# What a prediction may be wrong by beside kernels' calibrated memory, as a fraction of the peak: the worst error among
+# published peaks that hold no such memory (benchmarks/accuracy.py), rounded up.
+ROUNDING_BAND = 0.01
 
 
 class Gauge:
@@ -87,6 +88,14 @@ class Gauge:
             return 0
         at, scratch = self._virtual.scratch_peak
         return self._virtual.workspace_bytes + (scratch if at == peak_bytes else 0)
+
+    def error_band(self) -> float:
+        """Return what the peak may be wrong by, as a fraction of it; 0 for a measurement."""
+        if self._virtual is None or not self._highest:
+            return 0.0
+        at, scratch = self._virtual.scratch_peak
+        calibrated = scratch * WORKSPACE_BAND if at == self._highest else 0
+        return ROUNDING_BAND + calibrated / self._highest
 
     def host_pinned_bytes(self) -> int:
         """Return the most pinned host memory so far."""

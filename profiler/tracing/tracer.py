@@ -19,7 +19,7 @@ from profiler.patching import Patches
 from profiler.profile import Assumption, Component, Event, Profile, Totals
 from profiler.tracing import hooks
 from profiler.tracing.entries import Entries
-from profiler.tracing.memory import PREDICTED_BAND, Gauge
+from profiler.tracing.memory import Gauge
 from profiler.tracing.moves import Moves
 from profiler.tracing.parts import components_of, describe, is_denoiser
 from profiler.tracing.phases import Phases
@@ -153,7 +153,7 @@ class Trace:
                 Assumption(what=f"{asked}: {taken}", count=count)
                 for (asked, taken), count in sorted(gauge.assumptions().items())
             ),
-            error_band=PREDICTED_BAND if gauge.predicted else 0.0,
+            error_band=gauge.error_band(),
             complete=error is None,
             error="" if error is None else _explained(error, recorder),
             **{"dtype": _pipeline_dtype(self._components), **self._label},

@@ -3,8 +3,9 @@
 Rules, each with its source:
 
 - A half-precision cuDNN convolution with a kernel larger than one element, on contiguous (NCHW, NCDHW) input, takes a
-  workspace of the bytes of input, output and weight: it works on channels-last copies. Soft: cuDNN takes another plan
-  where it does not fit. Found on published peaks of FLUX.1-dev (see docs/accuracy.md).
+  workspace of the bytes of input, output and weight: it works on channels-last copies. In single precision it takes half
+  of that. Soft: cuDNN takes another plan where it does not fit. Calibrated on published peaks of FLUX.1-dev and of
+  Stable Diffusion XL (see docs/accuracy.md); `WORKSPACE_BAND` says how far to trust it.
 - cuBLAS takes one workspace a handle and stream with the first matrix product, and keeps it.
   Source: `getChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp (v2.13.0).
 - Time is the roofline's: the larger of operations / rate and bytes / bandwidth, with stated achieved fractions.
@@ -33,7 +34,10 @@ _BLAS = {
     aten._scaled_mm.default,
 }
 _CONVOLUTIONS = {aten.convolution.default, aten._convolution.default, aten.cudnn_convolution.default}
-_HALF = (torch.float16, torch.bfloat16)
+_WORKSPACE_SHARE = {torch.float16: 1.0, torch.bfloat16: 1.0, torch.float32: 0.5}
+
+# How much of a convolution's calibrated workspace may be wrong: all of it.
+WORKSPACE_BAND = 1.0
 
 # Fractions of the datasheet's rates that large kernels reach. Estimates, until measured on a card.
 ACHIEVED_COMPUTE = 0.6
@@ -87,14 +91,13 @@ class Kernel:
 
 
 def _convolution_workspace(args: tuple[Any, ...], output: torch.Tensor) -> int:
-    """Return the bytes of channels-last copies of a convolution's input, output and weight."""
+    """Return the bytes of channels-last copies of a convolution's input, output and weight, as far as it makes them."""
     image, weight = args[0], args[1]
     transposed = args[6]
-    if transposed or image.dtype not in _HALF or weight.shape[2:].numel() == 1:
+    share = _WORKSPACE_SHARE.get(image.dtype, 0.0)
+    if transposed or not share or weight.shape[2:].numel() == 1 or not image.is_contiguous():
         return 0
-    if not image.is_contiguous():
-        return 0
-    return (image.numel() + output.numel() + weight.numel()) * image.element_size()  # type: ignore[no-any-return]
+    return int((image.numel() + output.numel() + weight.numel()) * image.element_size() * share)
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
