@@ -173,14 +173,13 @@ def _spread(columns: list[Column], segment: Segment) -> list[Column]:
     """Return the columns side by side over the segment; `end` holds each one's seconds."""
     seconds = sum(max(column.end, 0.0) for column in columns)
     by_time = 1.0 - ORDER_SHARE if seconds else 0.0
-    width = segment.end - segment.start
-    placed, position = [], segment.start
+    placed, start, shares = [], segment.start, 0.0
     for column in columns:
-        share = (1.0 - by_time) / len(columns) + (
-            by_time * max(column.end, 0.0) / seconds if seconds else 0.0
-        )
-        placed.append(column._replace(start=position, end=position + share * width))
-        position += share * width
+        shares += (1.0 - by_time) / len(columns)
+        shares += by_time * max(column.end, 0.0) / seconds if seconds else 0.0
+        end = min(segment.start + shares * (segment.end - segment.start), segment.end)
+        placed.append(column._replace(start=start, end=end))
+        start = end
     return placed
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from profile_worlds import sdxl_model_offload
 
 from profiler.errors import InputError
 from profiler.profile import (
@@ -25,7 +26,6 @@ from profiler.profile import (
     TensorSize,
     Totals,
 )
-from tests.unit.profile_worlds import sdxl_model_offload
 
 if TYPE_CHECKING:
     from pathlib import Path
