@@ -1,0 +1,210 @@
+"""Virtual tensors behave as torch's own: devices, views, values, moves; compared with real tensors where there are any."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from profiler.virtual import VirtualGPU
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def gpu():
+    with VirtualGPU("rtx-4090") as gpu:
+        yield gpu
+
+
+def test_memory_is_freed_with_the_last_view(gpu):
+    whole = torch.empty(1 << 20, device="cuda")
+    view = whole[10:20]
+    assert torch.cuda.memory_allocated() == 4 << 20
+    del whole
+    assert torch.cuda.memory_allocated() == 4 << 20
+    del view
+    assert torch.cuda.memory_allocated() == 0
+
+
+def test_a_cast_holds_old_and_new_at_once(gpu):
+    tensor = torch.empty(1 << 20, device="cuda")
+    tensor = tensor.half()
+    assert (torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()) == (2 << 20, 6 << 20)
+
+
+def test_values_are_followed_through_views_and_writes(gpu):
+    numbers = torch.zeros(2, 3, device="cuda")
+    row = numbers[1]
+    row += 2
+    numbers[0, 1] = 7
+    assert numbers.tolist() == [[0, 7, 0], [2, 2, 2]]
+    assert row.sum().item() == 6
+    assert numbers.cpu().numpy().tolist() == [[0, 7, 0], [2, 2, 2]]
+
+
+def test_an_unknown_write_makes_the_value_unknown_and_asking_for_it_is_counted(gpu):
+    numbers = torch.zeros(3, device="cuda")
+    numbers.add_(torch.randn(3, device="cuda"))
+    assert numbers.tolist() == [0, 0, 0]
+    assert dict(gpu.values.assumed) == {("tolist", "zeros"): 1}
+    numbers.fill_(5)
+    assert numbers.tolist() == [5, 5, 5]
+
+
+def test_a_mask_selects_what_it_selects_and_everything_where_it_is_unknown(gpu):
+    numbers = torch.arange(4, device="cuda")
+    assert numbers[torch.tensor([True, False, True, False], device="cuda")].tolist() == [0, 2]
+    unknown = torch.randn(4, device="cuda") > 0
+    assert numbers[unknown].shape == (4,)
+    assert gpu.values.assumed["nonzero", "every element taken to be nonzero"] == 1
+
+
+def test_tensors_on_two_devices_are_refused_in_the_words_of_torch(gpu):
+    with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+        torch.ones(3, device="cuda") + torch.ones(3)
+    assert (torch.ones(3, device="cuda") + torch.tensor(1.0)).device == CUDA
+
+
+def test_copies_are_counted_exactly_once_each_way(gpu):
+    host = torch.empty(1000, dtype=torch.float32)
+    device = host.to("cuda", torch.float16)  # cast on the host, then sent
+    device.float().cpu()
+    assert (gpu.h2d_bytes, gpu.d2h_bytes) == (2000, 4000)
+
+
+def test_modules_move_cast_and_go_to_meta_as_parameters(gpu):
+    layer = nn.Linear(256, 256).to("cuda", torch.float16)
+    assert (layer.weight.device, layer.weight.dtype, type(layer.weight.data_ptr())) == (
+        CUDA,
+        torch.float16,
+        int,
+    )
+    assert isinstance(layer.weight, nn.Parameter)
+    # 256 * 256 * 2 and 256 * 2 bytes
+    assert torch.cuda.memory_allocated() == 131072 + 512
+    layer.to("meta")
+    assert (layer.weight.is_meta, torch.cuda.memory_allocated()) == (True, 0)
+
+
+def test_pinned_memory_is_rounded_up_to_a_power_of_two(gpu):
+    pinned = torch.empty(1025, dtype=torch.uint8).pin_memory()
+    assert (pinned.is_pinned(), gpu.host.pinned_bytes) == (True, 2048)
+    assert pinned.pin_memory() is pinned
+    del pinned
+    assert gpu.host.pinned_bytes == 0
+
+
+def test_more_than_the_capacity_raises_the_error_of_torch():
+    with VirtualGPU("rtx-4090", capacity="2GiB"):
+        kept = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="CUDA out of memory. Tried to allocate 1.00 GiB"):
+            torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+        assert torch.cuda.memory_allocated() == kept.numel()
+
+
+def test_a_memory_fraction_bounds_what_is_reserved():
+    with VirtualGPU("rtx-4090", capacity="8GiB"):
+        torch.cuda.set_per_process_memory_fraction(0.25)
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            torch.empty(3 << 30, dtype=torch.uint8, device="cuda")
+
+
+def test_other_threads_see_the_torch_that_is_installed():
+    seen = {}
+    real = torch.cuda.is_available()
+
+    def look():
+        seen["available"] = torch.cuda.is_available()
+        seen["tensor"] = type(torch.ones(2))
+        seen["made"] = type(torch.tensor([1.0]))
+        seen["generator"] = type(torch.Generator())
+
+    with VirtualGPU("rtx-4090"):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert torch.cuda.is_available()
+    assert seen == {
+        "available": real,
+        "tensor": torch.Tensor,
+        "made": torch.Tensor,
+        "generator": torch.Generator,
+    }
+
+
+def test_a_virtual_tensor_outside_its_gpu_says_so():
+    with VirtualGPU("rtx-4090"):
+        tensor = torch.ones(3, device="cuda")
+    with pytest.raises(RuntimeError, match="only inside the VirtualGPU that made it"):
+        tensor + 1
+
+
+def test_streams_and_events_measure_the_model_s_time(gpu):
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    big = torch.empty(4096, 4096, dtype=torch.float16, device="cuda")
+    begin.record()
+    big @ big
+    end.record()
+    torch.cuda.synchronize()
+    # 2 * 4096^3 operations at 60 % of the card's rate
+    rate = gpu.card.flops_per_second["float16"] * 0.6
+    assert begin.elapsed_time(end) == pytest.approx(1000 * 2 * 4096**3 / rate, rel=0.05)
+
+
+def test_a_generator_claims_the_card_and_moves_nothing(gpu):
+    generator = torch.Generator("cuda").manual_seed(0)
+    noise = torch.randn(4, generator=generator, device="cuda")
+    assert (generator.device, noise.device, isinstance(generator, torch.Generator)) == (CUDA, CUDA, True)
+
+
+OPERATORS = {
+    "transpose": lambda t: t.transpose(0, 1),
+    "contiguous": lambda t: t.transpose(0, 1).contiguous(),
+    "slice": lambda t: t[1:],
+    "narrow": lambda t: t.narrow(1, 0, 1),
+    "expand": lambda t: t.unsqueeze(0).expand(3, *t.shape),
+    "sum": lambda t: t.sum(-1, keepdim=True),
+    "softmax": lambda t: t.softmax(-1),
+    "mul": lambda t: t * 2 + 1,
+    "cat": lambda t: torch.cat([t, t], -1),
+    "half": lambda t: t.half(),
+    "cumsum": lambda t: t.cumsum(0),
+    "flip": lambda t: t.flip(0),
+    "sort": lambda t: t.sort(-1).values,
+    "chunk": lambda t: t.chunk(2, -1)[0],
+    "clamp": lambda t: t.clamp(0, 3),
+    "in place": lambda t: t.clone().mul_(3).add_(1),
+    "write a row": lambda t: t.clone().index_fill_(0, torch.tensor([0], device=t.device), 9.0),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(2, 5), st.integers(2, 5)),
+    st.lists(st.sampled_from(sorted(OPERATORS)), min_size=1, max_size=5),
+)
+def test_shapes_strides_dtypes_and_values_equal_real_torch(shape, names):
+    real = torch.arange(shape[0] * shape[1], dtype=torch.float32).reshape(shape)
+    with VirtualGPU("rtx-4090"):
+        virtual = torch.arange(shape[0] * shape[1], dtype=torch.float32, device="cuda").reshape(shape)
+        for name in names:
+            if real.dim() != 2 or min(real.shape) < 2:
+                break
+            virtual = OPERATORS[name](virtual)
+            real = _outside(OPERATORS[name], real)
+        assert (virtual.shape, virtual.stride(), virtual.dtype) == (real.shape, real.stride(), real.dtype)
+        found = virtual.tolist()
+    np.testing.assert_allclose(found, real.tolist(), rtol=1e-3)
+
+
+def _outside(function, tensor):
+    """Compute with real tensors while a virtual GPU is active: on another thread."""
+    box = []
+    thread = threading.Thread(target=lambda: box.append(function(tensor)))
+    thread.start()
+    thread.join()
+    return box[0]
