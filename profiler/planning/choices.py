@@ -1,8 +1,8 @@
 """Model offload as a search problem: a placement for each component, so that the links form one sequence.
 
-Each component decides its successor in the sequence (`cost` explains why that is all that matters), or to be the last of the
-sequence, outside of it, or excluded. Stock and sticky exclusion are two problems; a pipe in which nothing carries a hook is a
-third with one choice.
+Each component decides its successor in the sequence (`cost` explains why that is all that matters), or to be the
+last of the sequence, outside of it, or excluded. Stock and sticky exclusion are two problems; a pipe in which
+nothing carries a hook is a third with one choice.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from profiler.planning.workload import Workload
 
 LAST, OUTSIDE, EXCLUDED = "(last)", "(outside)", "(excluded)"
-
-CostOf = "Callable[[Ride], int]"
 
 
 @dataclass(frozen=True)
@@ -160,6 +158,9 @@ def _stock_key(stock: Scheme, names: tuple[str, ...], name: str) -> str:
 
 def _count(count: int, *, sticky: bool) -> int:
     """Return the number of schemes of `count` components: ordered sequences, and for the others outside or excluded."""
-    both = sum(perm(count, size) * 2 ** (count - size) for size in range(count + 1))
-    only_stock = sum(perm(count, size) for size in range(count + 1))
-    return both + (both - only_stock - 1 if sticky else 0)
+    both: int = sum(perm(count, size) * 2 ** (count - size) for size in range(count + 1))
+    only_stock: int = sum(perm(count, size) for size in range(count + 1))
+    with_exclusion: int = (
+        both - only_stock - 1
+    )  # not of everything: then no call ends by moving anything
+    return both + (with_exclusion if sticky else 0)

@@ -1,4 +1,7 @@
-"""How long a call takes under another plan: its computing takes as long as ever, its weight copies as long as the link needs."""
+"""How long a call takes under another plan.
+
+Its computing takes as long as ever, its weight copies as long as the link needs.
+"""
 
 from __future__ import annotations
 

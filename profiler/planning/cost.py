@@ -1,11 +1,12 @@
 """What every placement of every component costs, tabulated once, so that a plan's totals are sums.
 
-The one idea: under model offload a component's time on the card depends on its own entries and on its *successor* in the
-sequence (the one whose hook evicts it), on nothing else. So the plan `te -> unet -> vae` is the sum of three *rides*, each
-tabulated by itself, and the allocated bytes at any moment are the floating bytes plus the rides' loads.
+The one idea: under model offload a component's time on the card depends on its own entries and on its *successor*
+in the sequence (the one whose hook evicts it), on nothing else. So the plan `te -> unet -> vae` is the sum of three
+*rides*, each tabulated by itself, and the allocated bytes at any moment are the floating bytes plus the rides'
+loads.
 
-Moments at which every ride's load is equal are kept once, with the highest floating bytes: this collapses the runs of equal
-denoise steps. `evaluate` equals `simulate` by property test.
+Moments at which every ride's load is equal are kept once, with the highest floating bytes: this collapses the runs
+of equal denoise steps. `evaluate` equals `simulate` by property test.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from profiler.profile import Event
 
 TRAVELS, STAYS, UNEVICTED = "travels", "stays", "unevicted"
-"""Rides without a successor: excluded in stock diffusers, excluded for good, hooked but evicted only by the call's end."""
+"""Rides without a successor: excluded in stock diffusers, excluded for good, evicted only by the call's end."""
 
 _REPEATS = 2
-"""Calls replayed after the recorded ones: where a call does not end by freeing, the second may differ from the third."""
+"""Calls replayed after the recorded ones: where a call does not end by freeing, the next one may differ."""
 
 
 class Ride(NamedTuple):
@@ -189,8 +190,7 @@ class _Rider:
 
     def _recast(self, dtype: str) -> int:
         """Cast the weights; while that runs on the card, one tensor is held twice."""
-        changes = self._on_card and self._weights.changes(self._cast, dtype)
-        extra = self._weights.cast_extra_bytes(self._cast, dtype) if changes else 0
+        extra = self._weights.cast_extra_bytes(self._cast, dtype) if self._on_card else 0
         load = self._resident_bytes() + extra
         self._cast = dtype
         return load

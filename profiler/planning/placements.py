@@ -1,10 +1,11 @@
 """Where each component of a pipeline lives under model offload.
 
-A `Scheme` is what a user can tell `enable_model_cpu_offload`: the sequence, the exclusion set, and whether an excluded
-component stays on the card between calls (`sticky`; stock diffusers sends it to the CPU and back).
+A `Scheme` is what a user can tell `enable_model_cpu_offload`: the sequence, the exclusion set, and whether an
+excluded component stays on the card between calls (`sticky`; stock diffusers sends it to the CPU and back).
 
-Each component has one of three placements: `offload` (a link of the sequence), `outside` (hooked, but neither evicts nor is
-evicted before the end of the call), `resident` (excluded). A component named in the sequence is never excluded.
+Each component has one of three placements: `offload` (a link of the sequence), `outside` (hooked, but neither
+evicts nor is evicted before the end of the call), `resident` (excluded). A component named in the sequence is never
+excluded.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def scheme_for(
     excluded: Iterable[str] = (),
     sticky: bool = False,
 ) -> Scheme:
-    """Return the scheme that diffusers would set up: names it does not have, and exclusions of sequenced ones, are ignored."""
+    """Return the scheme that diffusers would set up: it ignores unknown names and exclusions of sequenced ones."""
     known = tuple(dict.fromkeys(name for name in sequence if name in names))
     kept = frozenset(name for name in excluded if name in names and name not in known)
     return Scheme(known, kept, sticky)

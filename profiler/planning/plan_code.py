@@ -14,7 +14,7 @@ from types import MethodType
 import torch
 
 
-def free_hooked_components(pipe):
+def maybe_free_model_hooks(pipe):
     for component in pipe.components.values():
         if hasattr(component, "_reset_stateful_cache"):
             component._reset_stateful_cache()
@@ -23,7 +23,7 @@ def free_hooked_components(pipe):
     torch.cuda.empty_cache()
 
 
-pipe.maybe_free_model_hooks = MethodType(free_hooked_components, pipe)
+pipe.maybe_free_model_hooks = MethodType(maybe_free_model_hooks, pipe)
 """
 
 

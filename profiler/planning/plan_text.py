@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from profiler.planning.plan import Alternative, Plan, Predicted
+    from profiler.planning.plan import Alternative, Margin, Plan, Predicted
 
 
 def text_of(plan: Plan) -> str:
     """Return the plan in a few lines."""
-    margin, proof = plan.margin, plan.proof
     lines = [
         f"Plan for {plan.model or plan.pipeline_class} within {format_bytes(plan.budget_bytes)}",
         f"  sequence   {' -> '.join(plan.sequence) or 'none'}",
@@ -21,16 +20,16 @@ def text_of(plan: Plan) -> str:
         *_outside(plan),
         f"  predicted  {_figures(plan.predicted)}",
         f"  as it is   {_figures(plan.stock.predicted)}",
-        f"  margin     {format_bytes(margin.context_bytes)} context + "
-        f"{format_bytes(margin.peak_allocated_bytes)} peak + {format_bytes(margin.slack_bytes)} slack + "
-        f"{format_bytes(margin.error_band_bytes)} error band = {format_bytes(margin.device_bytes)}, "
-        f"{format_bytes(margin.left_bytes)} left",
-        f"  proof      {proof.nodes} of {proof.candidates} candidates opened, gap {proof.gap}",
-        *_runner_up(plan.runner_up),
-        f"  smallest   {format_bytes(plan.smallest_budget_bytes)} would do "
-        f"(decided by {plan.smallest.component or 'the pipeline'}, {plan.smallest.moment})",
+        f"  margin     {_sum(plan.margin)}",
+        f"  proof      gap {plan.proof.gap}: {plan.proof.nodes} partial plans opened of {plan.proof.candidates}",
     ]
-    return "\n".join(lines)
+    if plan.runner_up is not None:
+        lines.append(f"  runner-up  {_alternative(plan.runner_up)}")
+    decider = plan.smallest.component or "the pipeline"
+    smallest = format_bytes(plan.smallest_budget_bytes)
+    return "\n".join(
+        [*lines, f"  smallest   {smallest}, decided by {decider} ({plan.smallest.moment})"]
+    )
 
 
 def html_of(plan: Plan) -> str:
@@ -79,11 +78,18 @@ def _outside(plan: Plan) -> list[str]:
     )
 
 
-def _runner_up(one: Alternative | None) -> list[str]:
-    if one is None:
-        return []
+def _sum(margin: Margin) -> str:
+    parts = {
+        "context": margin.context_bytes,
+        "peak": margin.peak_allocated_bytes,
+        "slack": margin.slack_bytes,
+        "error band": margin.error_band_bytes,
+    }
+    terms = " + ".join(f"{format_bytes(count)} {name}" for name, count in parts.items())
+    return f"{terms} = {format_bytes(margin.device_bytes)}, {format_bytes(margin.left_bytes)} left"
+
+
+def _alternative(one: Alternative) -> str:
     sticky = " (sticky)" if one.sticky else ""
-    return [
-        f"  runner-up  {' -> '.join(one.sequence) or 'none'}; resident {', '.join(one.excluded) or 'none'}{sticky}: "
-        f"{_figures(one.predicted)}"
-    ]
+    resident = ", ".join(one.excluded) or "none"
+    return f"{' -> '.join(one.sequence) or 'none'}; resident {resident}{sticky}: {_figures(one.predicted)}"

@@ -1,8 +1,8 @@
 """The best offload plan for a budget, exactly: every sequence and exclusion set is weighed, from one profile.
 
-The promise is device bytes = context + peak allocated + slack + error band <= budget. Among the plans that keep it, the one
-with the least weight copies per call wins (in bytes, or in seconds at the link's speed), then the one with the lowest peak,
-then the one that changes the fewest components' placement.
+The promise is device bytes = context + peak allocated + slack + error band <= budget. Among the plans that keep it,
+the one with the least weight copies per call wins (in bytes, or in seconds at the link's speed), then the one with
+the lowest peak, then the one that changes the fewest components' placement.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def plan_offload(
         sticky: Whether excluded components may be kept on the card between calls, which stock diffusers does not do.
 
     Raises:
-        InputError: if the profile cannot be planned from, or its card's copy rates are unknown and seconds are asked for.
+        InputError: if the profile cannot be planned from, or the card's copy rates, needed for seconds, are unknown.
         DoesNotFitError: if no plan fits.
     """
     if objective not in OBJECTIVES:

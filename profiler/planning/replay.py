@@ -1,14 +1,16 @@
 """The event log of accelerate's model-offload hooks under any plan, without running anything.
 
 `simulate` does to a `Workload` what the hooks would do to the pipeline, event for event. The rules (accelerate 1.15
-`hooks.CpuOffload` and `big_modeling.cpu_offload_with_hook`; diffusers 0.42 `DiffusionPipeline.enable_model_cpu_offload` and
-`maybe_free_model_hooks`):
+`hooks.CpuOffload` and `big_modeling.cpu_offload_with_hook`; diffusers 0.42
+`DiffusionPipeline.enable_model_cpu_offload` and `maybe_free_model_hooks`):
 
-- A hook evicts its predecessor first, even if its own component is already on the card; every eviction empties the cache.
+- A hook evicts its predecessor first, even if its own component is already on the card; every eviction empties the
+  cache.
 - A component is moved if the first of its parameters is not on the card.
 - A component outside the sequence has a hook without a predecessor and is nobody's predecessor.
-- At the end of a call stock diffusers enables offload again: every component goes to the CPU, in the order of its name, then
-  the excluded come back. Where nothing carries a hook it does nothing. A sticky plan only sends home what carries a hook.
+- At the end of a call stock diffusers enables offload again: every component goes to the CPU, in the order of its
+  name, then the excluded come back. Where nothing carries a hook it does nothing. A sticky plan only sends home
+  what carries a hook.
 """
 
 from __future__ import annotations
@@ -26,6 +28,32 @@ if TYPE_CHECKING:
 
 ENABLE_ASKER = "pipeline.enable_model_cpu_offload"
 FREE_ASKER = "pipeline.maybe_free_model_hooks"
+
+_SET_UP = Event(
+    ordinal=0,
+    call=-1,
+    kind="",
+    component="",
+    group="",
+    entry="",
+    bytes=0,
+    dtype="",
+    from_device="",
+    to_device="",
+    stream=0,
+    phase="place",
+    step=-1,
+    asked_by="",
+    lead_peak_bytes=0,
+    before_bytes=0,
+    peak_bytes=0,
+    after_bytes=0,
+    reserved_bytes=0,
+    resident_bytes=0,
+    start_seconds=0.0,
+    seconds=0.0,
+)
+"""A moment of the set-up; `_Machine._append` fills in the figures of what happens there."""
 
 
 def simulate(workload: Workload, scheme: Scheme, *, calls: int | None = None) -> list[Event]:
@@ -73,9 +101,8 @@ class _Machine:
                 self._states[name].on_card = True
                 self._weight_bytes += self._resident_bytes(name)
         self._high_bytes = self._weight_bytes
-        place = _event("", call=-1, phase="place", step=-1)
-        self._empty_cache(place, ENABLE_ASKER)
-        self._bring_excluded(place, ENABLE_ASKER)
+        self._empty_cache(_SET_UP, ENABLE_ASKER)
+        self._bring_excluded(_SET_UP, ENABLE_ASKER)
 
     def run(self, op: Op) -> None:
         """Do one operation of the workload, and whatever the hooks add to it."""
@@ -128,16 +155,15 @@ class _Machine:
             state.on_card = on
             return
         state.on_card = on
+        devices = ("cpu", self._device) if on else (self._device, "cpu")
         self._append(
-            _event(
-                "onload" if on else "offload",
-                call=at.call,
-                phase=at.phase,
-                step=at.step,
+            _moment(at)._replace(
+                kind="onload" if on else "offload",
                 component=name,
-                count=size.moved_bytes,
+                bytes=size.moved_bytes,
                 dtype=size.dtype,
-                devices=("cpu", self._device) if on else (self._device, "cpu"),
+                from_device=devices[0],
+                to_device=devices[1],
                 asked_by=asked_by,
             ),
             weight_change=size.allocated_bytes if on else -size.allocated_bytes,
@@ -145,22 +171,21 @@ class _Machine:
 
     def _cast(self, at: Event) -> None:
         state, weights = self._states[at.component], self._weights[at.component]
-        if not weights.changes(state.cast, at.dtype):
+        changed = weights.changed_bytes(state.cast, at.dtype)
+        if not changed:
             return
         old, new = weights.size(state.cast), weights.size(at.dtype)
         extra = weights.cast_extra_bytes(state.cast, at.dtype) if state.on_card else 0
         state.cast = at.dtype
         device = self._device if state.on_card else "cpu"
         self._append(
-            at._replace(bytes=new.moved_bytes, from_device=device, to_device=device),
+            at._replace(bytes=changed, from_device=device, to_device=device),
             weight_change=new.allocated_bytes - old.allocated_bytes if state.on_card else 0,
             transient=extra,
         )
 
     def _empty_cache(self, at: Event, asked_by: str) -> None:
-        self._append(
-            _event("empty_cache", call=at.call, phase=at.phase, step=at.step, asked_by=asked_by)
-        )
+        self._append(_moment(at)._replace(kind="empty_cache", asked_by=asked_by))
 
     def _append(
         self,
@@ -198,39 +223,6 @@ class _Machine:
         return self._weights[name].size(state.cast).allocated_bytes if state.on_card else 0
 
 
-def _event(
-    kind: str,
-    *,
-    call: int,
-    phase: str,
-    step: int,
-    component: str = "",
-    count: int = 0,
-    dtype: str = "",
-    devices: tuple[str, str] = ("", ""),
-    asked_by: str = "",
-) -> Event:
-    """Return an event without memory figures, which `_Machine._append` fills in."""
-    return Event(
-        0,
-        call,
-        kind,
-        component,
-        "",
-        "",
-        count,
-        dtype,
-        *devices,
-        0,
-        phase,
-        step,
-        asked_by,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0.0,
-        0.0,
-    )
+def _moment(at: Event) -> Event:
+    """Return an event of no kind at the call, phase and step of `at`."""
+    return _SET_UP._replace(call=at.call, phase=at.phase, step=at.step)

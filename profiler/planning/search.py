@@ -1,11 +1,13 @@
 """Exact search: choose one option for each decision so that the cost is least and no load exceeds the limit.
 
-The engine knows nothing of what it decides. Options have a cost, a load at each moment and a penalty; all three add up over
-the decisions; the highest of the summed loads is the peak. A caller's rule says which combinations are allowed.
+The engine knows nothing of what it decides. Options have a cost, a load at each moment and a penalty; all three add
+up over the decisions; the highest of the summed loads is the peak. A caller's rule says which combinations are
+allowed.
 
-Best-first branch and bound: partial choices wait in a heap by a lower bound of (cost, peak, penalty) of every completion, so
-the first complete choice that leaves the heap is the best, and what waits there proves it. Bounds: the sum of the least
-costs, of the least penalties, and moment by moment of the least loads of the decisions still open.
+Best-first branch and bound: partial choices wait in a heap by a lower bound of (cost, peak, penalty) of every
+completion, so the first complete choice that leaves the heap is the best, and what waits there proves it. Bounds:
+the sum of the least costs, of the least penalties, and moment by moment of the least loads of the decisions still
+open.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The best choices, best first, and the proof: no choice outside `found` has less than `bound` of what ranks first."""
+    """The best choices, best first, and the proof: no other choice has less than `bound` of what ranks first."""
 
     found: tuple[Found, ...]
     nodes: int  # partial choices that were opened
@@ -91,7 +93,7 @@ def search(
         wanted: How many choices to return, fewer where fewer exist.
         peak_first: Rank by (peak, cost, penalty) instead.
     """
-    engine = _Engine(problems, limit, peak_first)
+    engine = _Engine(problems, limit, peak_first=peak_first)
     found = []
     for choice in engine.best_first():
         found.append(choice)
@@ -101,7 +103,7 @@ def search(
 
 
 class _Engine:
-    def __init__(self, problems: Sequence[Problem], limit: int | None, peak_first: bool) -> None:
+    def __init__(self, problems: Sequence[Problem], limit: int | None, *, peak_first: bool) -> None:
         self._problems = problems
         self._rests = [_rests(problem) for problem in problems]
         self._limit = limit

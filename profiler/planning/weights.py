@@ -1,10 +1,11 @@
 """What a component's weights take, whole and through casts.
 
-A component is on the card or on the CPU as a whole, and a cast gives all its floating tensors one dtype, so its state is
-two words: where it is, and the dtype of its last cast. Moves count exact bytes; the card's allocator rounds each tensor up
-to 512 bytes (`kMinBlockSize`, c10/cuda/CUDACachingAllocator.cpp, PyTorch 2.13).
+A component is on the card or on the CPU as a whole, and a cast gives all its floating tensors one dtype, so its
+state is two words: where it is, and the dtype of its last cast. Moves count exact bytes; the card's allocator
+rounds each tensor up to 512 bytes (`kMinBlockSize`, c10/cuda/CUDACachingAllocator.cpp, PyTorch 2.13).
 
-`nn.Module._apply` replaces one tensor after another: while one is cast on the card, its old and its new storage are held.
+`nn.Module._apply` replaces one tensor after another: while one is cast on the card, its old and its new storage are
+held.
 """
 
 from __future__ import annotations
@@ -46,18 +47,20 @@ class Weights:
             self._sizes[cast] = self._measure(cast)
         return self._sizes[cast]
 
-    def changes(self, cast: str | None, to: str) -> bool:
-        """Whether a cast to `to` replaces any tensor of weights in state `cast`."""
-        return any(
-            self._dtype(tensor, cast) != to for tensor in self._component.tensors if tensor.floating
-        )
-
     def cast_extra_bytes(self, cast: str | None, to: str) -> int:
         """Return by how much the card's peak exceeds `size(cast).allocated_bytes` during a cast on the card."""
         key = (cast, to)
         if key not in self._extras:
             self._extras[key] = self._walk_cast(cast, to)
         return self._extras[key]
+
+    def changed_bytes(self, cast: str | None, to: str) -> int:
+        """Return what the tensors that a cast to `to` replaces take afterwards."""
+        return sum(
+            tensor.numel * self._itemsize(tensor, to)
+            for tensor in self._component.tensors
+            if tensor.floating and self._dtype(tensor, cast) != to
+        )
 
     def on_device_bytes(self, device: str) -> int:
         """Return the allocated bytes of the tensors that were on `device` at the end of set-up."""

@@ -1,10 +1,11 @@
 """What a pipeline's call does whatever the offload plan is: the plan-independent part of a profile.
 
-A `Workload` is a tape of operations for each call. It keeps when components are entered and left, casts, copies of inputs
-and images, and the *floating* bytes: what was allocated on the card beside weights. It drops what hooks did (moves of
-weights, emptied caches), so that a replay can put the hooks of any other plan in their place.
+A `Workload` is a tape of operations for each call. It keeps when components are entered and left, casts, copies of
+inputs and images, and the *floating* bytes: what was allocated on the card beside weights. It drops what hooks did
+(moves of weights, emptied caches), so that a replay can put the hooks of any other plan in their place.
 
-Limit: weights must sit on the card or off it as whole components, so profiles of sequential and group offload are refused.
+Limit: weights must sit on the card or off it as whole components, so profiles of sequential and group offload are
+refused.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ FREE = "free"
 HOOK_ASKER = "accelerate.CpuOffload"
 FREE_ASKERS = frozenset({"pipeline.maybe_free_model_hooks", "pipeline.enable_model_cpu_offload"})
 _HOOK_KINDS = frozenset({"onload", "offload", "empty_cache"})
-_HOOKED_ENTRIES = frozenset({"forward", "encode", "decode"})
+_FIRING_ENTRIES = frozenset(
+    {"forward", "encode", "decode", "generate"}
+)  # `generate` calls `forward`
 _MODES = frozenset({"resident", "model"})
 
 
@@ -139,12 +142,14 @@ def _read_ops(profile: Profile) -> Iterator[Op]:
     """Yield the operations of all calls, with the hooks' own events merged into the lead of what follows."""
     residents = _Residents(weights_of(profile.components), _card(profile))
     lead, free_seen = 0, False
-    for event in profile.events:
-        if event.call < 0:
-            continue
+    previous: Event | None = None
+    for recorded in profile.events:
+        event, previous = _named(recorded, previous), recorded
         before = residents.total()
         residents.update(event)
         after = residents.total()
+        if event.call < 0:
+            continue
         lead = max(lead, event.lead_peak_bytes - before, event.before_bytes - before)
         floating = event.before_bytes - before
         if _is_hook_event(event):
@@ -163,7 +168,7 @@ def _op(event: Event, lead: int, before: int, after: int) -> Op:
     peak = max(floating_before, floating_after)
     if event.kind == "copy":
         peak = max(peak, event.peak_bytes - after)
-    fires = event.kind == "enter" and event.entry in _HOOKED_ENTRIES
+    fires = event.kind == "enter" and event.entry in _FIRING_ENTRIES
     return Op(event.kind, event, fires, lead, floating_before, peak, floating_after)
 
 
@@ -171,6 +176,18 @@ def _is_hook_event(event: Event) -> bool:
     return event.kind in _HOOK_KINDS and (
         event.asked_by == HOOK_ASKER or event.asked_by in FREE_ASKERS
     )
+
+
+def _named(event: Event, previous: Event | None) -> Event:
+    """Name who emptied the cache where the recording does not: whoever sent a component away just before."""
+    if (
+        event.kind != "empty_cache"
+        or event.asked_by
+        or previous is None
+        or previous.kind != "offload"
+    ):
+        return event
+    return event._replace(asked_by=previous.asked_by)
 
 
 def _with_free(ops: list[Op]) -> Iterable[Op]:

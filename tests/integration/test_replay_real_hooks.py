@@ -1,7 +1,8 @@
 """The replay against accelerate's real hooks, on the virtual GPU, under the tracer, event for event.
 
-A random pipeline is traced under one random plan. What the replay then says of another random plan must be what the tracer
-sees when that plan is really set up: every event, with the memory before, during and after it, and the peak between events.
+A random pipeline is traced under one random plan. What the replay then says of another random plan must be what the
+tracer sees when that plan is really set up: every event, with the memory before, during and after it, and the peak
+between events.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("diffusers")
 
+from offload_worlds import schemes
 from tiny_pipelines import build, scripts, set_up
 
-from offload_worlds import schemes
 from profiler.planning.replay import simulate
 from profiler.planning.workload import workload_of
 from profiler.tracing import trace
@@ -38,9 +39,7 @@ def comparable(event):
     return event._replace(reserved_bytes=0, start_seconds=0.0, seconds=0.0, asked_by=asked_by)
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_replay_of_one_plan_from_a_run_under_another(data):
     script = data.draw(scripts())

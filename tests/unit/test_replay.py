@@ -55,7 +55,7 @@ def test_replay_of_the_recorded_plan_is_the_recording():
 def test_excluded_component_travels_at_the_end_of_each_stock_call():
     profile = three_parts().profile()
     scheme = Scheme(("te", "vae"), frozenset({"unet"}))
-    # Weights on the card: unet 2048 throughout, te 1024 until the VAE's hook evicts it. The cast meets the VAE on the CPU.
+    # On the card: unet 2048 throughout, te 1024 until the VAE's hook evicts it. The cast meets the VAE on the CPU.
     assert story(simulate(workload_of(profile), scheme)) == [
         (-1, "empty_cache", "", 0, 0),
         (-1, "onload", "unet", 2048, 2048),
@@ -138,7 +138,7 @@ def test_entry_without_a_hook_moves_nothing():
 
 
 def test_later_calls_start_with_what_the_last_one_left_behind():
-    """The unet's first run makes a workspace of 512 bytes; the next call has it from the start, so `te` peaks higher."""
+    """The unet's first run makes a workspace of 512 bytes; the next call has it from the start: `te` peaks higher."""
     log = Recorder(component("te", device=CARD), component("unet", device=CARD))
     log.begin().run("te", peak=100).run("unet", peak=1000, keep=512).end()
     events = simulate(

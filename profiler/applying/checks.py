@@ -1,0 +1,97 @@
+"""What must be true of a pipeline before a plan may change it; each failure is one clear line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from profiler import diffusers_private as private
+from profiler.errors import InputError
+
+if TYPE_CHECKING:
+    from profiler.planning import Plan
+
+
+def check(plan: Plan, pipe: Any, *, gpu_id: int | None, device: Any) -> None:
+    """Raise before anything changes if `plan` cannot be put into effect on `pipe`.
+
+    Raises:
+        InputError: if the pipeline is not the plan's, holds what model offload refuses, or there is no such device.
+    """
+    if not isinstance(pipe, DiffusionPipeline):
+        raise InputError(f"a plan is applied to a diffusers pipeline, not to {type(pipe).__name__}")
+    if type(pipe).__name__ != plan.pipeline_class:
+        raise InputError(
+            f"the plan was made for {plan.pipeline_class}, not for {type(pipe).__name__}: "
+            "profile this pipeline and plan again"
+        )
+    _check_components(plan, pipe)
+    _check_state(pipe)
+    _check_device(gpu_id, device)
+
+
+def _check_components(plan: Plan, pipe: DiffusionPipeline) -> None:
+    modules = private.modules_of(pipe)
+    unknown = [name for name in modules if name not in plan.placements]
+    missing = [name for name in plan.placements if name not in modules]
+    if unknown or missing:
+        told = [f"the plan does not know {', '.join(unknown)}"] if unknown else []
+        told += [f"the pipeline has no {', '.join(missing)}"] if missing else []
+        raise InputError(f"{' and '.join(told)}: profile this pipeline as it is and plan again")
+    names: dict[int, str] = {}
+    for name, module in modules.items():
+        twin = names.setdefault(id(module), name)
+        if twin != name:
+            raise InputError(
+                f"{twin} and {name} are one module: model offload would hook it twice; "
+                "give the pipeline a copy of it"
+            )
+
+
+def _check_state(pipe: DiffusionPipeline) -> None:
+    grouped = [
+        n for n, module in private.modules_of(pipe).items() if private.is_group_offloaded(module)
+    ]
+    if grouped:
+        raise InputError(
+            f"group offload is active on {', '.join(grouped)}, and model offload refuses that: "
+            "load the pipeline again without enable_group_offload"
+        )
+    if private.is_device_mapped(pipe):
+        raise InputError(
+            f"a device map is active ({pipe.hf_device_map}), and model offload refuses that: "
+            "call pipe.reset_device_map() first"
+        )
+    try:
+        private.check_tensor_parallel(pipe)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if private.enables_by_itself(pipe) and not private.inner_pipelines(pipe):
+        raise InputError(
+            f"{type(pipe).__name__} has an enable_model_cpu_offload of its own, which no sequence changes: "
+            "it runs under that or pipe.enable_sequential_cpu_offload()"
+        )
+
+
+def _check_device(gpu_id: int | None, device: Any) -> None:
+    if device is None:
+        if torch.accelerator.current_accelerator() is None:
+            raise InputError(
+                "torch sees no accelerator to offload from: apply the plan where the GPU is, "
+                'or inside `with VirtualGPU("rtx-4090"):`'
+            )
+        return
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"{device!r} is no device: {str(error).splitlines()[0]}") from error
+    if asked.type == "cpu":
+        raise InputError(
+            "the device is the CPU: model offload needs an accelerator, for example 'cuda'"
+        )
+    if gpu_id is not None and asked.index is not None:
+        raise InputError(
+            f"gpu_id={gpu_id} and the index in device={str(asked)!r} say the same thing: give one of them"
+        )

@@ -1,0 +1,32 @@
+"""Excluded components that stay on the card between calls.
+
+Stock `maybe_free_model_hooks` enables model offload anew at the end of every call: everything goes to the CPU and the
+excluded come back. Replaced on the instance, it only sends home what carries a hook.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import TYPE_CHECKING
+
+from profiler import diffusers_private
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def keep_excluded(pipe: DiffusionPipeline) -> None:
+    """Let the end of a call leave the pipeline's excluded components where they are."""
+    # A bound method, not a closure: a copy of the pipeline is then bound to the copy.
+    setattr(pipe, diffusers_private.END_OF_CALL, MethodType(maybe_free_model_hooks, pipe))
+
+
+def keeps_excluded(pipe: DiffusionPipeline) -> bool:
+    """Whether `keep_excluded` is in effect."""
+    method = vars(pipe).get(diffusers_private.END_OF_CALL)
+    return getattr(method, "__func__", None) is maybe_free_model_hooks
+
+
+def maybe_free_model_hooks(self: DiffusionPipeline) -> None:
+    """Do what diffusers' method of this name does, but for the trip of the excluded components."""
+    diffusers_private.free_hooked(self)

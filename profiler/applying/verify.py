@@ -1,0 +1,163 @@
+"""`verify`: one run of a pipeline under its plan, compared with what the plan promised."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from profiler.applying.apply import apply
+from profiler.applying.drift import drift_of
+from profiler.hardware import card
+from profiler.planning.plan import Predicted
+from profiler.tracing import trace
+from profiler.units import format_bytes
+from profiler.virtual import VirtualGPU
+
+if TYPE_CHECKING:
+    from profiler.planning import Plan
+    from profiler.profile import Event, Profile
+
+_CALLS = 2  # the first may still set up workspaces; the second is what the plan promised
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What a run showed of a plan's promise."""
+
+    held: bool
+    promised: Predicted
+    found: Predicted
+    differences: tuple[str, ...]  # between the promise and the run
+    drift: tuple[str, ...]  # what of the pipeline's state is no longer the plan's, before the run
+    source: str  # "measured" or "predicted": whether a real card ran it
+    profile: Profile
+
+    def __str__(self) -> str:
+        if self.held:
+            return (
+                f"The plan held: {format_bytes(self.found.peak_allocated_bytes)} peak "
+                f"(promised {format_bytes(self.promised.peak_allocated_bytes)}), "
+                f"{format_bytes(self.found.h2d_weight_bytes)} up and "
+                f"{format_bytes(self.found.d2h_weight_bytes)} down per call, in the promised order."
+            )
+        return "The plan did not hold: " + "; ".join((*self.drift, *self.differences)) + "."
+
+    def summary(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "held": self.held,
+            "source": self.source,
+            "promised": asdict(self.promised),
+            "found": asdict(self.found),
+            "differences": list(self.differences),
+            "drift": list(self.drift),
+        }
+
+
+def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
+    """Run `pipe` under `plan` twice and return how the second call compares with the promise.
+
+    Where torch sees a card, real or virtual, the pipe runs as it is, so a plan that is no longer in effect shows.
+    Without one a twin of it runs on a virtual card of the plan's kind, with the budget for its capacity; `pipe` is only
+    read.
+
+    Args:
+        pipe: The pipeline, with the plan applied to it.
+        plan: What it should do.
+        **call: Arguments of the pipeline's call; the plan's own where none are given.
+
+    Raises:
+        InputError: if the plan is of another pipeline, or its card is unknown.
+    """
+    arguments = call or dict(plan.call)
+    with ExitStack() as stack:
+        if not torch.cuda.is_available():
+            virtual = stack.enter_context(
+                VirtualGPU(card(plan.gpu).with_capacity(plan.budget_bytes))
+            )
+            pipe = virtual.lend(pipe)
+            apply(plan, pipe)
+        drift = drift_of(plan, pipe)
+        profile = _run(plan, pipe, arguments)
+    return compare(plan, profile, drift)
+
+
+def compare(plan: Plan, profile: Profile, drift: tuple[str, ...] = ()) -> Verification:
+    """Return how the last call of `profile` compares with what `plan` promised."""
+    last = max((event.call for event in profile.events), default=-1)
+    events = [event for event in profile.events if event.call == last]
+    found = _found(plan, profile, events)
+    differences = _differences(plan, profile, events, found)
+    return Verification(
+        held=not differences and not drift,
+        promised=plan.predicted,
+        found=found,
+        differences=differences,
+        drift=drift,
+        source=profile.source,
+        profile=profile,
+    )
+
+
+def _run(plan: Plan, pipe: Any, arguments: dict[str, Any]) -> Profile:
+    tracing = trace(pipe, label={"model": plan.model, "call": dict(plan.call)})
+    try:
+        with tracing:
+            for _ in range(_CALLS):
+                pipe(**arguments)
+    except torch.cuda.OutOfMemoryError:
+        return tracing.profile  # it says so itself
+    return tracing.profile
+
+
+def _found(plan: Plan, profile: Profile, events: list[Event]) -> Predicted:
+    peak = max(
+        (max(e.lead_peak_bytes, e.peak_bytes) for e in profile.events if e.call >= 0), default=0
+    )
+    margin = plan.margin
+    return Predicted(
+        peak_allocated_bytes=peak,
+        device_bytes=margin.context_bytes + peak + margin.slack_bytes,
+        h2d_weight_bytes=sum(event.bytes for event in events if event.kind == "onload"),
+        d2h_weight_bytes=sum(event.bytes for event in events if event.kind == "offload"),
+        seconds=events[-1].start_seconds - events[0].start_seconds if events else None,
+    )
+
+
+def _differences(
+    plan: Plan, profile: Profile, events: list[Event], found: Predicted
+) -> tuple[str, ...]:
+    told = [] if profile.complete else [f"the run ended with {profile.error}"]
+    allowed = plan.margin.peak_allocated_bytes + plan.margin.error_band_bytes
+    if found.peak_allocated_bytes > allowed:
+        told.append(
+            f"the peak was {format_bytes(found.peak_allocated_bytes)}, promised were at most {format_bytes(allowed)}"
+        )
+    for direction in ("h2d_weight_bytes", "d2h_weight_bytes"):
+        was, promised = getattr(found, direction), getattr(plan.predicted, direction)
+        if was != promised:
+            way = "up" if direction.startswith("h2d") else "down"
+            told.append(
+                f"{format_bytes(was)} of weights went {way} in a call, promised were {format_bytes(promised)}"
+            )
+    return (*told, *_first_other_move(plan, events))
+
+
+def _first_other_move(plan: Plan, events: list[Event]) -> list[str]:
+    moves = [(e.kind, e.component, e.bytes) for e in events if e.kind in ("onload", "offload")]
+    for index in range(max(len(moves), len(plan.moves))):
+        was = moves[index] if index < len(moves) else None
+        promised = plan.moves[index] if index < len(plan.moves) else None
+        if was != promised:
+            return [f"move {index + 1} of a call was {_move(was)}, promised was {_move(promised)}"]
+    return []
+
+
+def _move(move: tuple[str, str, int] | None) -> str:
+    if move is None:
+        return "none"
+    kind, component, count = move
+    return f"{kind} {component} ({format_bytes(count)})"

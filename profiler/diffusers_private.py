@@ -1,0 +1,135 @@
+"""The private names of diffusers and accelerate that putting a plan into effect needs.
+
+Read from diffusers 0.42.1 (`pipelines/pipeline_utils.py`, `hooks/group_offloading.py`) and accelerate 1.15.0
+(`hooks.py`). The tracer's are in `profiler/tracing/hooks.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.hooks import (
+    AlignDevicesHook,
+    CpuOffload,
+    SequentialHook,
+    UserCpuOffloadHook,
+    remove_hook_from_module,
+)
+from diffusers import DiffusionPipeline
+from diffusers.hooks.group_offloading import _is_group_offload_enabled
+from diffusers.utils.import_utils import is_bitsandbytes_version, is_transformers_version
+from diffusers.utils.torch_utils import empty_device_cache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SEQUENCE = "model_cpu_offload_seq"
+EXCLUDED = "_exclude_from_cpu_offload"
+ALL_HOOKS = "_all_hooks"
+OFFLOAD_DEVICE = "_offload_device"
+END_OF_CALL = "maybe_free_model_hooks"
+
+PIPELINE_STATE = (SEQUENCE, EXCLUDED, ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
+"""What enabling model offload, and a plan, leave on a pipeline."""
+
+MODULE_STATE = (
+    "_hf_hook",
+    "_old_forward",
+    "forward",
+    *(
+        "to",
+        "cuda",
+        "npu",
+        "xpu",
+        "mlu",
+        "sdaa",
+        "musa",
+    ),  # accelerate's `_accelerate_added_attributes`
+)
+"""What accelerate leaves on a hooked module."""
+
+
+def modules_of(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
+    """Return the components that are modules, by name, in the order of `pipe.components`."""
+    parts = pipe.components.items()
+    return {name: part for name, part in parts if isinstance(part, torch.nn.Module)}
+
+
+def inner_pipelines(pipe: DiffusionPipeline) -> tuple[DiffusionPipeline, ...]:
+    """Return the pipelines that a combined pipeline calls."""
+    return tuple(part for part in vars(pipe).values() if isinstance(part, DiffusionPipeline))
+
+
+def enables_by_itself(pipe: DiffusionPipeline) -> bool:
+    """Whether the pipeline's class has its own `enable_model_cpu_offload`, which does not read the sequence."""
+    own = type(pipe).enable_model_cpu_offload
+    return own is not DiffusionPipeline.enable_model_cpu_offload
+
+
+def is_group_offloaded(module: torch.nn.Module) -> bool:
+    """Whether diffusers' group offload is active on the module."""
+    return bool(_is_group_offload_enabled(module))
+
+
+def is_device_mapped(pipe: DiffusionPipeline) -> bool:
+    """Whether a device map spreads the pipeline over devices."""
+    return bool(pipe._is_pipeline_device_mapped())
+
+
+def check_tensor_parallel(pipe: DiffusionPipeline) -> None:
+    """Raise ValueError if a component is sharded over several cards."""
+    pipe._maybe_raise_error_if_tensor_parallel_active()
+
+
+def is_left_alone(module: torch.nn.Module) -> bool:
+    """Whether `enable_model_cpu_offload` skips the module: 8-bit weights that this bitsandbytes cannot move."""
+    return bool(getattr(module, "is_loaded_in_8bit", False)) and (
+        is_transformers_version("<", "4.58.0") or is_bitsandbytes_version("<", "0.48.0")
+    )
+
+
+def is_sequentially_offloaded(module: torch.nn.Module) -> bool:
+    """Whether accelerate's sequential offload holds any part of the module."""
+    return any(
+        isinstance(hook, AlignDevicesHook) and hook.offload
+        for part in module.modules()
+        for hook in _hooks_on(part)
+    )
+
+
+def offload_hooks(pipe: DiffusionPipeline) -> list[UserCpuOffloadHook]:
+    """Return the model-offload hooks that the pipeline set up, in their order."""
+    return list(getattr(pipe, ALL_HOOKS, ()))
+
+
+def chain_on(module: torch.nn.Module) -> tuple[torch.nn.Module | None, ...]:
+    """Return for each model-offload hook on the module the module that it evicts."""
+    hooks = [hook for hook in _hooks_on(module) if isinstance(hook, CpuOffload)]
+    return tuple(hook.prev_module_hook.model if hook.prev_module_hook else None for hook in hooks)
+
+
+def remove_hooks(module: torch.nn.Module) -> None:
+    """Remove accelerate's hooks from the module and its parts."""
+    remove_hook_from_module(module, recurse=True)
+
+
+def free_hooked(pipe: DiffusionPipeline) -> None:
+    """Reset the components' caches as diffusers does at the end of a call, and send to the CPU what carries a hook."""
+    for component in pipe.components.values():
+        if hasattr(component, "_reset_stateful_cache"):
+            component._reset_stateful_cache()
+    hooks = offload_hooks(pipe)
+    if not hooks:
+        return
+    for hook in hooks:
+        hook.offload()
+    empty_device_cache(pipe._offload_device.type)
+
+
+def _hooks_on(module: torch.nn.Module) -> Iterator[Any]:
+    hook = vars(module).get("_hf_hook")
+    if isinstance(hook, SequentialHook):
+        yield from hook.hooks
+    elif hook is not None:
+        yield hook
