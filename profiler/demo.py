@@ -69,8 +69,8 @@ class Demo:
     def _planned(self) -> list[str]:
         plan, predicted = self.plan, self.plan.predicted
         return [
-            f"2. The best plan within {format_bytes(plan.budget_bytes)}, "
-            + f"of {plan.proof.candidates} ({plan.proof.nodes} opened, gap {plan.proof.gap})",
+            f"2. The best of {plan.proof.candidates} plans within {format_bytes(plan.budget_bytes)} "
+            + f"({plan.proof.nodes} opened, gap {plan.proof.gap})",
             f"   stays on the card: {', '.join(plan.excluded) or 'nothing'}; "
             + f"in turn: {' -> '.join(plan.sequence) or 'nothing'}",
             f"   weights copied: {format_bytes(predicted.h2d_weight_bytes)} up, "

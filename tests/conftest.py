@@ -14,6 +14,11 @@ def _libraries_are_left_as_they_were():
     assert not changed, f"left behind by this test: {changed}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the flag by which expected outputs change; the change is reviewed in the diff."""
+    parser.addoption("--update-goldens", action="store_true", help="write what is printed now")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let tests marked `gpu` skip themselves where torch sees no card."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
