@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import ConfigMixin
 from loading_worlds import counts
 
 from profiler.pipelines import catalogue, load_pipeline
@@ -32,6 +34,20 @@ PUBLISHED = {
 }
 
 
+def hyperparameters(pipe):
+    """Return what the pipeline and each diffusers component of it were built with."""
+    parts = {"": pipe, **pipe.components}
+    return {
+        name: {
+            key: list(part.config[key]) if isinstance(part.config[key], tuple) else part.config[key]
+            for key in inspect.signature(type(part)).parameters
+            if part.config.get(key) and key not in pipe.components
+        }
+        for name, part in parts.items()
+        if isinstance(part, ConfigMixin)
+    }
+
+
 def test_parameters_are_as_many_as_published():
     found = {}
     for name in {name for name, _ in PUBLISHED}:
@@ -51,6 +67,18 @@ def test_entry_equals_the_folder_of_the_same_name(name, dtype):
         pytest.skip(f"no published configuration at ../shared/model_configs/{name}")
 
     assert counts(load_pipeline(name, dtype=dtype)) == counts(load_pipeline(folder, dtype=dtype))
+
+
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_hyperparameters_equal_those_of_the_folder(name):
+    """Also those that change no count: what diffusers' classes take, None and False being one."""
+    folder = FOLDERS / name
+    if not folder.is_dir():
+        pytest.skip(f"no published configuration at ../shared/model_configs/{name}")
+
+    ours, published = (hyperparameters(load_pipeline(each)) for each in (name, folder))
+
+    assert ours == published
 
 
 def test_sdxl_controlnet_is_sdxl_and_a_controlnet():

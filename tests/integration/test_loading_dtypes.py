@@ -14,6 +14,9 @@ from profiler.pipelines.building import build_module, find_class
 from profiler.pipelines.catalogue import catalogue
 from profiler.virtual import VirtualGPU
 
+# Warnings of the real `from_pretrained` and of constructors; `load_pipeline` itself is silent.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 CASES = pytest.mark.parametrize(
     ("library", "class_name", "config"),
     [(*key, config) for key, config in TINY.items()],
