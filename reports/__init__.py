@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reports.html import render_html, write_html
-    from reports.png import write_png
+    from reports.png import render_png, write_png
     from reports.text import render_text
 
-__all__ = ["render_html", "render_text", "write_html", "write_png"]
+__all__ = ["render_html", "render_png", "render_text", "write_html", "write_png"]
 
 _HOMES = {
     "render_html": "reports.html",
+    "render_png": "reports.png",
     "render_text": "reports.text",
     "write_html": "reports.html",
     "write_png": "reports.png",

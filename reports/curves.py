@@ -44,7 +44,11 @@ def fullest(columns: Sequence[Column], index: int, whole_bytes: int) -> float:
 def busy(columns: Sequence[Column], index: int, name: str, least: float) -> list[Band]:
     """Return `held` where the component computes, at least `least` bytes high to be seen, and nothing elsewhere."""
     return [
-        edge._replace(high=max(edge.high, least) if columns[place // 2].computing == name else 0.0)
+        edge._replace(
+            high=max(edge.high, least)
+            if edge.high and columns[place // 2].computing == name
+            else 0.0
+        )
         for place, edge in enumerate(held(columns, index))
     ]
 

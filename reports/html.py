@@ -28,13 +28,16 @@ if TYPE_CHECKING:
 
     import jinja2
 
+    from profiler.planning.plan import Plan
+    from reports.plan_view import Verification
+
 
 def write_html(
     path: str | os.PathLike[str],
     profiles: Profile | Sequence[Profile],
     *,
-    plan: Any = None,
-    verification: Any = None,
+    plan: Plan | None = None,
+    verification: Verification | None = None,
 ) -> None:
     """Write the report of one profile, or of several beside each other, to `path`.
 
@@ -51,7 +54,10 @@ def write_html(
 
 
 def render_html(
-    profiles: Profile | Sequence[Profile], *, plan: Any = None, verification: Any = None
+    profiles: Profile | Sequence[Profile],
+    *,
+    plan: Plan | None = None,
+    verification: Verification | None = None,
 ) -> str:
     """Return the page that `write_html` writes."""
     several = [profiles] if isinstance(profiles, Profile) else list(profiles)
@@ -65,6 +71,7 @@ def render_html(
             title=pages[0]["title"],
             highest=max(profile.totals.device_bytes for profile in several),
             plan=view,
+            run=_figure(view.verification.profile) if view and view.verification else None,
             front=Markup(front_svg(view)) if view else "",  # noqa: S704  built by our own writer, which escapes
             style=Markup(_asset("report.css")),  # noqa: S704  our own files, inlined as they are
             script=Markup(_asset("report.js")),  # noqa: S704
@@ -86,12 +93,19 @@ def _page(profile: Profile) -> dict[str, Any]:
         "card_share": card_share(profile),
         "bill": story.bill(profile),
         "colours": component_colours(profile),
-        "timeline": Markup(timeline_svg(profile)),  # noqa: S704  built by our own writer, which escapes
-        "hover": Markup(_hover(profile)),  # noqa: S704  JSON with "<" escaped
+        **_figure(profile),
         "steps": Markup(steps_svg(profile)),  # noqa: S704
         "step_runs": step_runs(profile),
         "findings": findings(profile),
         "components": _component_rows(profile),
+    }
+
+
+def _figure(profile: Profile) -> dict[str, Markup]:
+    """Return the timeline and what the pointer tells about it."""
+    return {
+        "timeline": Markup(timeline_svg(profile)),  # noqa: S704  built by our own writer, which escapes
+        "hover": Markup(_hover(profile)),  # noqa: S704  JSON with "<" escaped
     }
 
 

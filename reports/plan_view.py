@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from profiler.planning.plan import Alternative, Plan, Predicted
+    from profiler.profile import Profile
 
 PLACEMENTS = {
     "resident": "stays on the card",
     "offload": "on the card while it is used",
     "outside": "comes when it is used, stays to the end of the call",
 }
+
+
+class Verification(Protocol):
+    """What `profiler.verify` returns, as far as a report reads it."""
+
+    @property
+    def held(self) -> bool:
+        """Return whether the run kept the promise."""
+
+    @property
+    def promised(self) -> Predicted:
+        """Return what the plan promised of a call."""
+
+    @property
+    def found(self) -> Predicted:
+        """Return what the run showed."""
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """Return where the run left the promise."""
+
+    @property
+    def drift(self) -> tuple[str, ...]:
+        """Return where the pipeline was no longer as the plan left it."""
+
+    @property
+    def source(self) -> str:
+        """Return "measured" or "predicted"."""
+
+    @property
+    def profile(self) -> Profile:
+        """Return the run."""
 
 
 class PlanRow(NamedTuple):
@@ -62,11 +95,12 @@ class VerificationView(NamedTuple):
 
     held: bool
     headline: str
-    rows: tuple[tuple[str, str, str], ...]  # figure, promised, found
-    drifts: tuple[str, ...]
+    rows: tuple[tuple[str, int, int], ...]  # figure, promised bytes, found bytes
+    complaints: tuple[str, ...]  # where the run left the promise, or the pipeline the plan
+    profile: Profile  # the run
 
 
-def plan_view(plan: Plan, verification: Any = None) -> PlanView:
+def plan_view(plan: Plan, verification: Verification | None = None) -> PlanView:
     """Return what to show of `plan`."""
     margin = plan.margin
     return PlanView(
@@ -164,5 +198,18 @@ def _smallest(plan: Plan) -> str:
     )
 
 
-def _verification(verification: Any) -> VerificationView:
-    return VerificationView(True, "", (), ())
+def _verification(verification: Verification) -> VerificationView:
+    promised, found = verification.promised, verification.found
+    how = "on a real card" if verification.source == "measured" else "on the virtual card"
+    word = "held" if verification.held else "did not hold"
+    return VerificationView(
+        held=verification.held,
+        headline=f"The plan was applied and run {how}, with the budget as its limit: it {word}.",
+        rows=(
+            ("peak allocated", promised.peak_allocated_bytes, found.peak_allocated_bytes),
+            ("weights up per call", promised.h2d_weight_bytes, found.h2d_weight_bytes),
+            ("weights down per call", promised.d2h_weight_bytes, found.d2h_weight_bytes),
+        ),
+        complaints=(*verification.drift, *verification.differences),
+        profile=verification.profile,
+    )

@@ -5,6 +5,7 @@ Drawn with matplotlib's objects on an Agg canvas: the caller's backend, style an
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import replacing
@@ -42,6 +43,7 @@ STYLE = {
     "xtick.color": "#5f6368",
     "ytick.color": "#5f6368",
     "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a dollar in a name is a dollar
 }
 
 
@@ -51,15 +53,23 @@ def write_png(path: str | os.PathLike[str], profile: Profile, *, plan: Plan | No
     Raises:
         InputError: if `path` cannot be written.
     """
+    with replacing(path) as temporary:
+        temporary.write_bytes(render_png(profile, plan=plan))
+
+
+def render_png(profile: Profile, *, plan: Plan | None = None) -> bytes:
+    """Return the picture that `write_png` writes; `IPython.display.Image` shows it."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     style: Any = {
         name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")
     }
-    with mpl.rc_context(style | STYLE), replacing(path) as temporary:
+    content = BytesIO()
+    with mpl.rc_context(style | STYLE):
         canvas: Any = FigureCanvasAgg(_figure(profile, plan))
-        canvas.print_png(temporary, metadata={"Software": "vram-profiler"})
+        canvas.print_png(content, metadata={"Software": "vram-profiler"})
+    return content.getvalue()
 
 
 class _Sheet:

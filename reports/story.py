@@ -152,6 +152,8 @@ def _peak(profile: Profile) -> str:
     if moment is None:
         return "Nothing was recorded."
     text = f"The peak of {format_bytes(moment.peak_bytes)} allocated comes {_when(moment)}"
+    if not profile.complete:
+        text = f"Up to where it ended the peak was {format_bytes(moment.peak_bytes)} allocated, {_when(moment)}"
     doing = _doing(moment)
     return f"{text}, {doing}." if doing else f"{text}."
 

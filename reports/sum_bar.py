@@ -36,8 +36,12 @@ def sum_pieces(profile: Profile) -> list[Piece]:
         parts.append((f"{row.holder} {row.what}".strip(), row.bytes, colour, "bill"))
     beyond = totals.device_bytes - gpu.context_bytes - totals.peak_allocated_bytes
     parts.append(("reserved, not allocated", beyond, "", "reserved"))
-    parts.append(("error band", answer.band_bytes, "", "band"))
-    parts.append(("spare", answer.spare_bytes, "", "spare"))
+    if profile.complete:
+        parts.append(("error band", answer.band_bytes, "", "band"))
+        parts.append(("spare", answer.spare_bytes, "", "spare"))
+    else:
+        free_bytes = gpu.capacity_bytes - totals.device_bytes
+        parts.append(("free when it ended", free_bytes, "", "spare"))
     whole = max(gpu.capacity_bytes, answer.needed_bytes)
     return [
         Piece(label, size, size / whole, colour, kind)

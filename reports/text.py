@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from profiler.planning.plan import Plan
     from profiler.profile import Profile
-    from reports.plan_view import PlanView
+    from reports.plan_view import PlanView, Verification
 
 VERDICT_STYLES = {"fits": "bold green", "tight": "bold yellow", "does not fit": "bold red"}
 SEVERITY_STYLES = {"problem": "red", "waste": "yellow", "hint": "green"}
@@ -33,7 +33,7 @@ MOST_STEP_RUNS = 5
 
 
 def render_text(
-    profile: Profile, *, plan: Plan | None = None, verification: Any = None
+    profile: Profile, *, plan: Plan | None = None, verification: Verification | None = None
 ) -> RenderableType:
     """Return what a terminal shows of `profile`, as something that rich prints."""
     parts: list[RenderableType] = [_answer(profile), _phases(profile)]
@@ -152,7 +152,7 @@ def _plan(view: PlanView) -> list[RenderableType]:
     )
     lines = [f"{view.headline}.", view.gain, needed, view.proof, view.smallest]
     if view.verification:
-        lines.append(view.verification.headline)
+        lines += [view.verification.headline, *view.verification.complaints]
     return [table, Padding(Text("\n".join(line for line in lines if line)), (0, 0, 1, 0))]
 
 

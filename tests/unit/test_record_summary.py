@@ -12,7 +12,41 @@ from profiler.profile import Profile
 from profiler.units import GIB, MIB
 from profiler.verdict import verdict
 
-KEYS = ["schema_version", "source", "complete", "error", "model", "pipeline_class", "mode", "dtype", "call", "call_defaults", "sequence", "excluded", "gpu", "fits", "spare_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "device_bytes", "host_pinned_bytes", "h2d_bytes", "d2h_bytes", "h2d_weight_bytes", "d2h_weight_bytes", "seconds", "error_band", "peak", "components", "phases", "steps", "bill", "assumptions", "findings", "versions"]
+KEYS = [
+    "schema_version",
+    "source",
+    "complete",
+    "error",
+    "model",
+    "pipeline_class",
+    "mode",
+    "dtype",
+    "call",
+    "call_defaults",
+    "sequence",
+    "excluded",
+    "gpu",
+    "fits",
+    "spare_bytes",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "device_bytes",
+    "host_pinned_bytes",
+    "h2d_bytes",
+    "d2h_bytes",
+    "h2d_weight_bytes",
+    "d2h_weight_bytes",
+    "seconds",
+    "error_band",
+    "peak",
+    "components",
+    "phases",
+    "steps",
+    "bill",
+    "assumptions",
+    "findings",
+    "versions",
+]
 
 
 @pytest.fixture

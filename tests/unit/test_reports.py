@@ -7,6 +7,7 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -159,6 +160,25 @@ def test_the_plan_is_shown_beside_stock_with_its_arithmetic(plan: Plan) -> None:
         "Within 8.00 GiB: keep text_encoder and text_encoder_2 on the card for good, "
         "offload the rest"
     )
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_the_verification_is_told_in_every_form(held: bool, profile: Profile, plan: Plan) -> None:
+    complaints = () if held else ("the peak was 9.00 GiB",)
+    found = SimpleNamespace(
+        held=held,
+        promised=plan.predicted,
+        found=plan.predicted,
+        differences=complaints,
+        drift=(),
+        source="predicted",
+        profile=sdxl_model_offload(steps=2, calls=2),
+    )
+    words = "it held" if held else "it did not hold"
+    for render in (reports.render_html, as_text):
+        shown = render(profile, plan=plan, verification=found)
+        assert words in shown
+        assert [complaint for complaint in complaints if complaint not in shown] == []
 
 
 WRITERS: dict[str, Callable[[Path, Profile], None]] = {
