@@ -44,7 +44,8 @@ def profile_pipeline(
         **call: arguments of the pipeline's call; sensible ones are taken, and named, where none are given.
 
     Returns:
-        The profile; an incomplete one that says so if the run did not fit in memory.
+        The profile; an incomplete one that says so if the run did not fit in memory, or failed on the virtual card as it
+        would on a real one.
 
     Raises:
         InputError: if the placement cannot be made, or `mode` is asked of a pipe on a real card.
@@ -102,6 +103,10 @@ def _run(pipe: Any, mode: Mode | None, call: dict[str, Any], label: dict[str, An
                 enable_mode(pipe, mode)
             pipe(**arguments)
     except torch.cuda.OutOfMemoryError:
+        return tracing.profile
+    except RuntimeError:
+        if active_gpu() is None:
+            raise
         return tracing.profile
     return tracing.profile
 

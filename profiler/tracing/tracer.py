@@ -196,7 +196,7 @@ def _pipeline_dtype(components: tuple[Component, ...]) -> str:
 
 
 def _explained(error: BaseException, recorder: Recorder) -> str:
-    running = recorder.events[-1].component if recorder.events else ""
+    running = next((event.component for event in reversed(recorder.events) if event.kind != "end"), "")
     where = f" in {running}" if running else ""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}{where}: {text[0] if text else 'interrupted'}"
