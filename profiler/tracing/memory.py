@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from profiler.patching import Patches
-from profiler.profile import Gpu
+from profiler.profile import Assumption, Gpu
 from profiler.virtual.functions import active_gpu
 from profiler.virtual.kernels import WORKSPACE_BAND
 
@@ -24,13 +24,22 @@ CopyObserver = Callable[[str, str, int], None]
 ROUNDING_BAND = 0.01
 
 
+_STEERS = "code that branches on it may take another way on real data"
+_EFFECTS = {
+    "numpy": "pixels of an image are unknown; their number is not",
+    "nonzero": "the most memory that a mask can take",
+    "workspace": "slower than with it; the peak is lower",
+}
+
+
 class Gauge:
     """Reads the current device's memory statistics and clock."""
 
     def __init__(self) -> None:
         self._virtual = active_gpu()
         self._copy_patches = Patches()
-        self._began = time.perf_counter()
+        self._began = 0.0
+        self._began = self.now()
         self._highest = 0
         self._highest_reserved = 0
 
@@ -73,10 +82,9 @@ class Gauge:
         return self._highest_reserved
 
     def now(self) -> float:
-        """Return seconds: the default stream's on a virtual card, the host's on a real one."""
-        if self._virtual is not None:
-            return self._virtual.clock.at(0)
-        return time.perf_counter() - self._began
+        """Return seconds from the start: the default stream's on a virtual card, the host's on a real one."""
+        clock = time.perf_counter() if self._virtual is None else self._virtual.clock.at(0)
+        return clock - self._began
 
     def stream(self) -> int:
         """Return the number of the current stream, 0 for the default one."""
@@ -120,9 +128,14 @@ class Gauge:
             )
         return _real_gpu()
 
-    def assumptions(self) -> dict[tuple[str, str], int]:
-        """Return how often each unknown value had to be assumed."""
-        return {} if self._virtual is None else dict(self._virtual.values.assumed)
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """Return which unknown values had to be assumed, how often, and what that may change."""
+        if self._virtual is None:
+            return ()
+        return tuple(
+            Assumption(what=f"{asked}: {taken}", count=count, effect=_EFFECTS.get(asked, _STEERS))
+            for (asked, taken), count in sorted(self._virtual.values.assumed.items())
+        )
 
     # -- copies that are no weights
 

@@ -58,11 +58,12 @@ class Moves:
                 return original(fn, recurse)
             before = [(tensor.device.type, tensor.dtype) for tensor in tensors_of(module)]
             with self._recorder.span(Span("move", name, asked_by=hooks.who_asked())) as span:
-                result = original(fn, recurse)
-                after = list(tensors_of(module))
-                _classify(span, before, after)
-                span.resident_bytes = resident_bytes(after)
-            return result
+                try:
+                    return original(fn, recurse)
+                finally:  # out of memory half-way, a part of it is on the card
+                    after = list(tensors_of(module))
+                    _classify(span, before, after)
+                    span.resident_bytes = resident_bytes(after)
 
         return _apply
 
@@ -79,9 +80,10 @@ class Moves:
             before = _places(hooks.hook_tensors(hook, module))
             asked_by = "accelerate.AlignDevicesHook"
             with self._recorder.span(Span("move", *owner, asked_by=asked_by)) as span:
-                result = original(hook, module, *args, **kwargs)
-                self._settle(span, before, hooks.hook_tensors(hook, module), shared)
-            return result
+                try:
+                    return original(hook, module, *args, **kwargs)
+                finally:
+                    self._settle(span, before, hooks.hook_tensors(hook, module), shared)
 
         return aligned
 
@@ -98,13 +100,14 @@ class Moves:
             tensors = hooks.group_tensors(group)
             before = _places(tensors())
             with self._recorder.span(Span("move", *owner, asked_by="diffusers.ModuleGroup")) as span:
-                result = original(group)
-                self._settle(span, before, tensors(), set())
-                if kind == "offload" and hooks.group_drops(group):
-                    span.bytes, span.to_device = 0, DROPPED
-                elif kind == "onload" and hooks.group_copies_anyway(group):
-                    _all_came(span, tensors())
-            return result
+                try:
+                    return original(group)
+                finally:
+                    self._settle(span, before, tensors(), set())
+                    if kind == "offload" and hooks.group_drops(group):
+                        span.bytes, span.to_device = 0, DROPPED
+                    elif kind == "onload" and hooks.group_copies_anyway(group):
+                        _all_came(span, tensors())
 
         return grouped
 

@@ -11,6 +11,7 @@ import torch
 from profiler.errors import InputError
 from profiler.hardware import Card
 from profiler.modes import Mode, enable_mode
+from profiler.pipelines.quiet import quiet
 from profiler.profile import Profile
 from profiler.tracing import hooks
 from profiler.tracing.parts import components_of
@@ -98,7 +99,9 @@ def _run(pipe: Any, mode: Mode | None, call: dict[str, Any], label: dict[str, An
     try:
         with tracing, ExitStack() as stack:
             if active_gpu() is not None:
-                _quiet(pipe, stack)
+                # The libraries' notes are for those who will see an image.
+                stack.enter_context(quiet())
+                _without_bar(pipe, stack)
             if mode is not None:
                 enable_mode(pipe, mode)
             pipe(**arguments)
@@ -111,7 +114,7 @@ def _run(pipe: Any, mode: Mode | None, call: dict[str, Any], label: dict[str, An
     return tracing.profile
 
 
-def _quiet(pipe: Any, stack: ExitStack) -> None:
+def _without_bar(pipe: Any, stack: ExitStack) -> None:
     """Let a run that takes a second show no progress bar, unless the caller set one up."""
     if hasattr(pipe, "set_progress_bar_config") and not hasattr(pipe, "_progress_bar_config"):
         pipe.set_progress_bar_config(disable=True)

@@ -16,6 +16,7 @@ from torch import nn
 
 from profiler.errors import InputError, ProfilerError
 from profiler.patching import Patches
+from profiler.pipelines import stand_ins
 from profiler.profile import Assumption, Component, Event, Profile, Totals
 from profiler.tracing import hooks
 from profiler.tracing.entries import Entries
@@ -149,15 +150,18 @@ class Trace:
             excluded=hooks.excluded_of(pipe),
             denoisers=tuple(name for name in self._modules if name in self._denoisers),
             versions=_versions(),
-            assumptions=tuple(
-                Assumption(what=f"{asked}: {taken}", count=count)
-                for (asked, taken), count in sorted(gauge.assumptions().items())
-            ),
+            assumptions=(*gauge.assumptions(), *self._stand_ins()),
             error_band=gauge.error_band(),
             complete=error is None,
             error="" if error is None else _explained(error, recorder),
             **{"dtype": _pipeline_dtype(self._components), **self._label},
         )
+
+    def _stand_ins(self) -> tuple[Assumption, ...]:
+        """Return what stands in for a part of the pipeline that was not there."""
+        if isinstance(self._target, nn.Module):
+            return ()
+        return tuple(Assumption(what=sentence) for sentence in stand_ins(self._target))
 
     def _totals(self, events: list[Event]) -> Totals:
         up = sum(event.bytes for event in events if event.kind == "onload")

@@ -1,0 +1,174 @@
+"""The tracer sees what happens and leaves nothing behind: after a call, an exception inside it, and Ctrl-C."""
+
+import pytest
+import torch
+from torch import nn
+
+from profiler.errors import InputError, ProfilerError
+from profiler.modes import Mode, enable_mode
+from profiler.pipelines import load_pipeline
+from profiler.tracing import profile_pipeline, trace
+from profiler.units import GIB
+from profiler.virtual import VirtualGPU
+from tests.tiny_pipelines import Act, Script, build
+
+SCRIPT = Script(
+    {"a": (100, 300), "b": (700,)},
+    (Act("run", "a", scratch=2000, kept=600), Act("cast", "b", dtype="float32"), Act("encode", "b")),
+)
+
+
+def state_of(pipe):
+    """Return everything about a pipeline that a tracer could leave changed, by name."""
+    state = {"pipe": sorted(vars(pipe)), "class": sorted(vars(type(pipe)))}
+    for name, part in pipe.components.items():
+        state[name] = sorted(vars(part)) if hasattr(part, "__dict__") else part
+        if isinstance(part, nn.Module):
+            for path, module in part.named_modules():
+                state[f"{name}.{path}"] = module_state(module)
+    return state
+
+
+def module_state(module):
+    """Return a module's attributes, hooks, and where its tensors are."""
+    hook = vars(module).get("_hf_hook")
+    registry = vars(module).get("_diffusers_hook")
+    return {
+        "attributes": {key: _plainly(value) for key, value in vars(module).items()},
+        "hooks": (type(hook).__name__, sorted(vars(hook)) if hook else None),
+        "registry": list(registry.hooks) if registry else None,
+        "tensors": [
+            (key, tuple(tensor.shape), tensor.dtype, str(tensor.device), tensor.requires_grad)
+            for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        ],
+    }
+
+
+def _plainly(value):
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
+    if isinstance(value, dict):
+        return sorted(map(str, value))
+    return value if isinstance(value, int | str | bool | None) else type(value).__name__
+
+
+def placed(mode):
+    pipe = build(SCRIPT)
+    enable_mode(pipe, Mode(name=mode))
+    return pipe
+
+
+@pytest.mark.parametrize("mode", ["resident", "model", "sequential", "group-leaf"])
+def test_a_traced_call_leaves_the_pipe_as_an_untraced_one_does(mode):
+    with VirtualGPU("rtx-4090"):
+        traced, untraced = placed(mode), placed(mode)
+        untraced()
+        with trace(traced):
+            traced()
+        assert state_of(traced) == state_of(untraced)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupted_call_leaves_the_pipe_as_without_a_tracer_and_keeps_what_was_seen(error, monkeypatch):
+    def broken(*_):
+        raise error("stopped")
+
+    with VirtualGPU("rtx-4090"):
+        traced, untraced = placed("model"), placed("model")
+        for pipe in (traced, untraced):
+            monkeypatch.setattr(pipe.b, "encode", broken, raising=False)
+        with pytest.raises(error):
+            untraced()
+        tracing = trace(traced)
+        with pytest.raises(error), tracing:
+            traced()
+        assert state_of(traced) == state_of(untraced)
+    profile = tracing.profile
+    assert (profile.complete, profile.error) == (False, f"{error.__name__} in b: stopped")
+    assert [event.kind for event in profile.events][:4] == ["begin", "enter", "onload", "exit"]
+
+
+def test_peak_statistics_are_as_if_nobody_had_looked():
+    with VirtualGPU("rtx-4090"):
+        peaks = []
+        for look in (False, True):
+            pipe = placed("model")
+            torch.cuda.reset_peak_memory_stats()
+            if look:
+                with trace(pipe):
+                    pipe()
+            else:
+                pipe()
+            peaks.append((torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()))
+        assert peaks[0] == peaks[1]
+
+
+def test_a_trace_has_no_profile_before_its_block_ends():
+    with VirtualGPU("rtx-4090"):
+        pipe = placed("model")
+        with trace(pipe) as tracing, pytest.raises(ProfilerError, match="when the"):
+            _ = tracing.profile
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, tracing needs no virtual one")
+def test_tracing_without_any_card_says_what_to_do():
+    with pytest.raises(InputError, match="profile_pipeline"), trace(build(SCRIPT)):
+        pass
+
+
+def test_several_calls_are_told_apart():
+    with VirtualGPU("rtx-4090"):
+        pipe = placed("model")
+        with trace(pipe) as tracing:
+            pipe()
+            pipe()
+    calls = [event.call for event in tracing.profile.events if event.kind in ("begin", "end")]
+    assert calls == [0, 0, 1, 1]
+
+
+def stock_sdxl():
+    """Return the profile of two stock calls of SDXL under model offload."""
+    with VirtualGPU("rtx-4090"):
+        pipe = load_pipeline("sdxl-base", dtype="float16")
+        pipe.set_progress_bar_config(disable=True)
+        enable_mode(pipe, Mode(name="model"))
+        with trace(pipe) as tracing:
+            for _ in range(2):
+                pipe("a cat", num_inference_steps=2)
+    return tracing.profile
+
+
+def test_stock_sdxl_moves_six_and_a_half_gib_each_way_in_its_second_call():
+    events = [event for event in stock_sdxl().events if event.call == 1]
+    moved = {
+        place: sum(event.bytes for event in events if event.to_device == place and event.kind != "cast")
+        for place in ("cuda:0", "cpu")
+    }
+    assert {place: round(nbytes / GIB, 2) for place, nbytes in moved.items()} == {"cuda:0": 6.62, "cpu": 6.47}
+    weights = [
+        (event.kind, event.component, event.asked_by)
+        for event in events
+        if event.kind in ("onload", "offload", "cast")
+    ]
+    hook, end = "accelerate.CpuOffload", "pipeline.maybe_free_model_hooks"
+    assert weights == [
+        ("onload", "text_encoder", hook),
+        ("offload", "text_encoder", hook),
+        ("onload", "text_encoder_2", hook),
+        ("offload", "text_encoder_2", hook),
+        ("onload", "unet", hook),
+        ("cast", "vae", "pipeline.upcast_vae"),
+        ("offload", "unet", hook),
+        ("onload", "vae", hook),
+        ("cast", "vae", "module.to"),
+        ("offload", "vae", end),
+    ]
+
+
+def test_a_run_that_does_not_fit_is_an_incomplete_profile_that_says_where():
+    with VirtualGPU("rtx-4090", capacity="4GiB"):
+        pipe = load_pipeline("sdxl-base", dtype="float16")
+        profile = profile_pipeline(pipe, mode="model", num_inference_steps=2)
+    assert not profile.complete
+    assert profile.error.startswith("OutOfMemoryError in unet: CUDA out of memory. Tried to allocate")
+    assert profile.events[-1].kind == "end"
