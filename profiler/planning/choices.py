@@ -31,6 +31,7 @@ class Choices:
     names: tuple[str, ...]  # in the order of the decisions
     problems: tuple[Problem, ...]
     sticky: tuple[bool, ...]  # of each problem
+    fixed: frozenset[str]  # components that are no decision: they stay on the card
     candidates: int  # complete choices of all problems
 
     def scheme(self, problem: int, keys: tuple[str, ...]) -> Scheme:
@@ -43,7 +44,7 @@ class Choices:
             sequence.insert(0, tail)
             tail = next((name for name, key in successors.items() if key == tail), None)
         excluded = frozenset(name for name, key in chosen.items() if key == EXCLUDED)
-        return Scheme(tuple(sequence), excluded, self.sticky[problem])
+        return Scheme(tuple(sequence), excluded | self.fixed, self.sticky[problem])
 
 
 def choices_of(
@@ -66,7 +67,13 @@ def choices_of(
     if sticky:
         problems.append(build.problem(STAYS))
         kinds.append(True)
-    return Choices(names, tuple(problems), tuple(kinds), _count(len(names), sticky=sticky))
+    return Choices(
+        names=names,
+        problems=tuple(problems),
+        sticky=tuple(kinds),
+        fixed=workload.fixed,
+        candidates=_count(len(names), sticky=sticky),
+    )
 
 
 class _Builder:
@@ -160,7 +167,5 @@ def _count(count: int, *, sticky: bool) -> int:
     """Return the number of schemes of `count` components: ordered sequences, and for the others outside or excluded."""
     both: int = sum(perm(count, size) * 2 ** (count - size) for size in range(count + 1))
     only_stock: int = sum(perm(count, size) for size in range(count + 1))
-    with_exclusion: int = (
-        both - only_stock - 1
-    )  # not of everything: then no call ends by moving anything
-    return both + (with_exclusion if sticky else 0)
+    # Excluding everything is no sticky plan: where nothing carries a hook, stock diffusers moves nothing either.
+    return both + (both - only_stock - 1 if sticky else 0)

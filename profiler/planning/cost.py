@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler.planning.placements import OFFLOAD, OUTSIDE, RESIDENT
+from profiler.planning.placements import OFFLOAD, OUTSIDE, RESIDENT, known_part
 from profiler.planning.weights import weights_of
 from profiler.planning.workload import FREE
 
@@ -85,6 +85,7 @@ class Rides:
 
 def evaluate(rides: Rides, scheme: Scheme) -> Totals:
     """Return the totals of `scheme`, equal to what `simulate` logs."""
+    scheme = known_part(scheme, rides.names)
     ridden = [rides.ride(scheme, name) for name in rides.names]
     return Totals(
         max(rides.loads(scheme)),

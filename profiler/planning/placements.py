@@ -51,6 +51,13 @@ class Scheme:
         return (*self.sequence, *outside)
 
 
+def known_part(scheme: Scheme, names: Sequence[str]) -> Scheme:
+    """Return what diffusers makes of `scheme` on a pipeline with components of these names."""
+    return scheme_for(
+        names, sequence=scheme.sequence, excluded=scheme.excluded, sticky=scheme.sticky
+    )
+
+
 def scheme_for(
     names: Sequence[str],
     *,

@@ -101,7 +101,12 @@ class Plan:
     proof: Proof
     smallest: Smallest
     runner_up: Alternative | None = None
-    front: tuple[Alternative, ...] = ()  # from the smallest peak to the least transfers
+    front: tuple[
+        Alternative, ...
+    ] = ()  # Pareto front: from the smallest peak to the least transfers
+    immovable: tuple[
+        str, ...
+    ] = ()  # 8-bit components that stay on the card because nothing can move them
     moves: tuple[
         tuple[str, str, int], ...
     ] = ()  # (kind, component, bytes) of a call, once calls repeat
@@ -211,6 +216,7 @@ def _plan(record: dict[str, Any]) -> Plan:
         | {
             "sequence": tuple(record["sequence"]),
             "excluded": tuple(record["excluded"]),
+            "immovable": tuple(record["immovable"]),
             "predicted": _record(Predicted, record["predicted"]),
             "stock": _alternative(record["stock"]),
             "margin": _record(Margin, record["margin"]),

@@ -31,9 +31,12 @@ def code_for(plan: Plan) -> str:
     """Return lines that put `plan` into effect on a variable `pipe`."""
     if not plan.scheme.hooked(plan.placements):
         return 'pipe.to("cuda")\n'
+    # Named in the sequence, 8-bit components are skipped; excluded, diffusers would try to move them.
+    sequence = (*plan.sequence, *plan.immovable)
+    excluded = [_quoted(name) for name in plan.excluded if name not in plan.immovable]
     lines = [
-        f"pipe.model_cpu_offload_seq = {_quoted('->'.join(plan.sequence))}",
-        f"pipe._exclude_from_cpu_offload = [{', '.join(map(_quoted, plan.excluded))}]",
+        f"pipe.model_cpu_offload_seq = {_quoted('->'.join(sequence))}",
+        f"pipe._exclude_from_cpu_offload = [{', '.join(excluded)}]",
         "pipe.enable_model_cpu_offload()",
     ]
     return "\n".join(lines) + "\n" + (_STICKY if plan.sticky else "")

@@ -183,8 +183,11 @@ class _Desk:
             plan=self.alternative(scheme),
         )
 
-    def front(self) -> tuple[Alternative, ...]:
-        """Return the plans of which none has both a lower peak and less copying, smallest peak first."""
+    def front(self, smallest: Smallest) -> tuple[Alternative, ...]:
+        """Return the plans that no other beats in both peak and copying, smallest peak first.
+
+        Of more than `_FRONT_POINTS`, those of lower peaks are left out, but for the very smallest.
+        """
         points: list[Alternative] = []
         limit: int | None = None
         while len(points) < _FRONT_POINTS:
@@ -193,6 +196,8 @@ class _Desk:
                 break
             points.append(self.alternative(self.schemes(outcome)[0]))
             limit = outcome.found[0].peak - 1
+        else:
+            points[-1] = smallest.plan
         return tuple(reversed(points))
 
     def moves(self, scheme: Scheme) -> tuple[tuple[str, str, int], ...]:
@@ -216,6 +221,7 @@ class _Desk:
             sequence=best.sequence,
             excluded=self.ordered(best.excluded),
             sticky=best.sticky,
+            immovable=self.ordered(self.workload.fixed),
             placements=best.placements(names),
             predicted=self.predicted(best),
             stock=self.alternative(self.stock),
@@ -230,7 +236,7 @@ class _Desk:
             ),
             smallest=smallest,
             runner_up=self.alternative(others[0]) if others else None,
-            front=self.front(),
+            front=self.front(smallest),
             moves=self.moves(best),
             model=profile.model,
             call=dict(profile.call),

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from profiler.planning.placements import known_part
 from profiler.planning.weights import weights_of
 from profiler.planning.workload import FREE, HOOK_ASKER
 from profiler.profile import Event
@@ -83,7 +84,7 @@ class _Machine:
 
     def __init__(self, workload: Workload, scheme: Scheme) -> None:
         self.events: list[Event] = []
-        self._scheme = scheme
+        self._scheme = scheme = known_part(scheme, workload.names)
         self._device = workload.device
         self._names = tuple(name for name in workload.names if name not in workload.fixed)
         self._weights = weights_of(workload.components)

@@ -101,13 +101,24 @@ def workload_of(profile: Profile) -> Workload:
         calls.setdefault(op.event.call, []).append(op)
     devices = {event.to_device for event in profile.events if event.kind == "onload"}
     device = min(devices) if devices else "cuda:0"
-    fixed = frozenset(c.name for c in profile.components if c.quantization == "bitsandbytes-8bit")
+    eight_bit = {c.name for c in profile.components if c.quantization == "bitsandbytes-8bit"}
+    fixed = frozenset() if _moves_eight_bit(profile.versions) else frozenset(eight_bit)
     return Workload(
         profile.components,
         tuple(tuple(_with_free(calls[call])) for call in sorted(calls)),
         device,
         fixed,
     )
+
+
+def _moves_eight_bit(versions: dict[str, str]) -> bool:
+    """Whether these libraries move 8-bit weights; else `enable_model_cpu_offload` (diffusers 0.42) skips them."""
+    least = {"transformers": (4, 58), "bitsandbytes": (0, 48)}
+    return all(_version(versions.get(name, "0")) >= version for name, version in least.items())
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
 
 
 def _check(profile: Profile) -> None:

@@ -112,3 +112,9 @@ def test_without_a_gpu_a_twin_runs_and_the_pipe_stays_as_it_is(plan):
     assert verify(pipe, plan).held
     assert {name: id(value) for name, value in vars(pipe).items()} == before
     assert {str(parameter.device) for parameter in pipe.b.parameters()} == {"cpu"}
+
+
+def test_enabling_again_as_a_lora_load_does_keeps_the_plan(applied, plan):
+    """Sequence, exclusions and the end of call are the instance's own, so diffusers' call sets the same plan up again."""
+    applied.enable_model_cpu_offload()
+    assert verify(applied, plan).held

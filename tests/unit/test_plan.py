@@ -146,7 +146,18 @@ def test_eight_bit_weights_stay_where_they_are():
     profile = log.profile(mode="resident", sequence=("te", "unet"))
     plan = plan_offload(profile, 4096)
     assert plan.smallest_budget_bytes == 3072
+    assert (plan.placements["te"], plan.immovable) == ("resident", ("te",))
+    assert plan.to_code() == 'pipe.to("cuda")\n'
+    assert plan.stock.excluded == ()
     assert plan.stock.predicted.h2d_weight_bytes == 2048
+
+
+def test_eight_bit_weights_move_where_the_libraries_can_move_them():
+    te = component("te", (1024,), device=CARD, quantization="bitsandbytes-8bit")
+    log = Recorder(te, component("unet", (2048,), device=CARD)).begin().run("te").run("unet").end()
+    versions = {"bitsandbytes": "0.48.1", "transformers": "5.23.0"}
+    profile = log.profile(mode="resident", sequence=("te", "unet"), versions=versions)
+    assert plan_offload(profile, 4096).smallest_budget_bytes == 2048
 
 
 def test_component_evicted_by_what_it_calls_is_no_candidate():
@@ -263,7 +274,9 @@ def test_eight_components_take_seconds():
         log.run(name, 3000, keep=100)
     profile = log.end().profile(mode="resident", sequence=tuple(names))
     start = time.perf_counter()
-    smallest = plan_offload(profile, 1 << 20).smallest_budget_bytes
+    roomy = plan_offload(profile, 1 << 20)
+    smallest = roomy.smallest_budget_bytes
+    assert roomy.front[0].predicted.device_bytes == smallest
     for budget in range(smallest, 36 * KIB, 4 * KIB):
         assert plan_offload(profile, budget).proof.gap == 0
     assert time.perf_counter() - start < 60

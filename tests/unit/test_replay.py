@@ -166,6 +166,15 @@ def test_scheme_ignores_what_diffusers_ignores():
     assert scheme == Scheme(("te",), frozenset({"unet"}))
 
 
+def test_names_without_a_component_are_skipped_in_the_chain():
+    """`text_encoder->image_encoder->unet` without an image encoder: the unet evicts the text encoder."""
+    workload = workload_of(three_parts().profile())
+    odd = Scheme(("te", "image_encoder", "unet", "vae"), frozenset({"te", "feature_extractor"}))
+    plain = Scheme(("te", "unet", "vae"))
+    assert simulate(workload, odd) == simulate(workload, plain)
+    assert evaluate(tabulate(workload), odd) == evaluate(tabulate(workload), plain)
+
+
 @given(st.data())
 def test_totals_by_tables_are_those_of_the_log(data):
     """`evaluate` sums tables and collapses equal steps; `simulate` walks. One call more than was recorded, and two."""
