@@ -115,6 +115,6 @@ def test_without_a_gpu_a_twin_runs_and_the_pipe_stays_as_it_is(plan):
 
 
 def test_enabling_again_as_a_lora_load_does_keeps_the_plan(applied, plan):
-    """Sequence, exclusions and the end of call are the instance's own, so diffusers' call sets the same plan up again."""
+    """Sequence, exclusions and end of call are the instance's own, so diffusers' call sets the same plan up again."""
     applied.enable_model_cpu_offload()
     assert verify(applied, plan).held
