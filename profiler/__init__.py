@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from profiler.applying import apply, verify
+    from profiler.applying.apply import apply
+    from profiler.applying.verify import verify
     from profiler.errors import FindingError, InputError, ProfilerError
     from profiler.hardware import Card, card, cards
     from profiler.pipelines import catalogue, load_pipeline
