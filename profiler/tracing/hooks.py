@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import CodeType
 from typing import Any
 
 import accelerate.hooks
@@ -25,6 +26,8 @@ ENTRIES = ("encode", "decode", "_encode", "generate", "get_text_features", "get_
 INNER_ENTRIES = ("text_model.final_layer_norm", "vision_model.post_layernorm", "text_projection")
 
 _FRAMES_TO_LOOK_AT = 16
+# accelerate's functions that move weights; its `new_forward` only stands around what the model itself does.
+_ACCELERATE_MOVERS = ("pre_forward", "post_forward", "init_hook", "offload")
 _ASKERS = {
     "maybe_free_model_hooks": "pipeline.maybe_free_model_hooks",
     "enable_model_cpu_offload": "pipeline.enable_model_cpu_offload",
@@ -47,11 +50,15 @@ def who_asked() -> str:
             found = _ASKERS[code.co_name]
             if found == "pipeline.maybe_free_model_hooks":
                 break
-        elif found == "module.to" and code.co_filename.endswith("accelerate/hooks.py"):
+        elif found == "module.to" and _is_accelerate_mover(code):
             found = "accelerate.CpuOffload"
         elif found == "module.to" and code.co_name == "to" and code.co_filename.endswith("pipeline_utils.py"):
             found = "pipeline.to"
     return found
+
+
+def _is_accelerate_mover(code: CodeType) -> bool:
+    return code.co_name in _ACCELERATE_MOVERS and code.co_filename.endswith("accelerate/hooks.py")
 
 
 def sequence_of(pipe: Any) -> tuple[str, ...]:

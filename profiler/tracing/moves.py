@@ -157,15 +157,14 @@ def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
 
 def _classify(span: Span, before: list[tuple[str, torch.dtype]], after: list[torch.Tensor]) -> None:
     """Say what a call of `_apply` did: onload, offload, cast, or nothing."""
-    up = down = cast = 0
-    for (device, dtype), tensor in zip(before, after, strict=True):
+    up = down = 0
+    cast = [tensor for (_, dtype), tensor in zip(before, after, strict=True) if dtype != tensor.dtype]
+    for (device, _), tensor in zip(before, after, strict=True):
         kinds = (device, tensor.device.type)
         if kinds == ("cpu", "cuda"):
             up += nbytes(tensor)
         elif kinds == ("cuda", "cpu"):
             down += nbytes(tensor)
-        elif dtype != tensor.dtype:
-            cast += nbytes(tensor)
     span.dtype = main_dtype(after)
     if up:
         span.kind, span.bytes, span.from_device, span.to_device = "onload", up, "cpu", "cuda:0"
@@ -173,7 +172,8 @@ def _classify(span: Span, before: list[tuple[str, torch.dtype]], after: list[tor
         span.kind, span.bytes, span.from_device, span.to_device = "offload", down, "cuda:0", "cpu"
     elif cast:
         place = str(after[0].device)
-        span.kind, span.bytes, span.from_device, span.to_device = "cast", cast, place, place
+        span.kind, span.bytes, span.from_device, span.to_device = "cast", sum(map(nbytes, cast)), place, place
+        span.dtype = main_dtype(cast)
     else:
         span.dropped = True
 

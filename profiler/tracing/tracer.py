@@ -26,7 +26,7 @@ from profiler.tracing.parts import components_of, describe, is_denoiser
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
 
-_LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "vram-profiler")
+_LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "bitsandbytes", "vram-profiler")
 
 
 def trace(target: Any, *, label: dict[str, Any] | None = None) -> Trace:
@@ -117,7 +117,7 @@ class Trace:
 
     def _marking(self, kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def marked(*args: Any, **kwargs: Any) -> Any:
-            with self._recorder.span(Span(kind)):
+            with self._recorder.span(Span(kind, asked_by=hooks.who_asked())):
                 return original(*args, **kwargs)
 
         return marked

@@ -7,9 +7,11 @@ over the original function; the offload mode is applied to the twin by diffusers
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 
 from profiler.virtual.tensor import CPU, CUDA
@@ -28,19 +30,42 @@ _SHADOWED_METHODS = ("forward", "to", "cuda", "cpu")
 def lend(gpu: VirtualGPU, original: _T) -> _T:
     """Return a twin of a pipeline or module on `gpu`, all of it in virtual host memory."""
     with gpu.suspended():
-        if isinstance(original, nn.Module):
-            return _twin_of_modules(gpu, [original])[0]  # type: ignore[return-value]
-        attributes = vars(original)
-        modules = {name: value for name, value in attributes.items() if isinstance(value, nn.Module)}
-        twins = dict(zip(modules, _twin_of_modules(gpu, list(modules.values())), strict=True))
-        twin = object.__new__(type(original))
-        for name, value in attributes.items():
-            if name not in _PIPELINE_HOOKS:
-                vars(twin)[name] = twins[name] if name in twins else _twin_of_part(name, value)
+        originals = list(_modules_in(original))
+        twins = dict(zip(map(id, originals), _twin_of_modules(gpu, originals), strict=True))
+        return _twin(original, twins)  # type: ignore[no-any-return]
+
+
+def _modules_in(original: Any) -> Iterator[nn.Module]:
+    """Yield the modules of a pipeline, those of the pipelines inside it included, each once."""
+    seen: set[int] = set()
+    waiting = [original]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            yield value
+        elif value is original or _is_pipeline(value):
+            waiting += vars(value).values()
+
+
+def _twin(value: Any, twins: dict[int, Any]) -> Any:
+    if id(value) in twins:
+        return twins[id(value)]
+    twin = twins[id(value)] = object.__new__(type(value))
+    for name, part in vars(value).items():
+        if name not in _PIPELINE_HOOKS:
+            pipelike = isinstance(part, nn.Module) or _is_pipeline(part)
+            vars(twin)[name] = _twin(part, twins) if pipelike else _twin_of_part(part)
     return twin
 
 
-def _twin_of_part(name: str, value: Any) -> Any:
+def _is_pipeline(value: Any) -> bool:
+    return isinstance(value, ConfigMixin) and hasattr(value, "components")
+
+
+def _twin_of_part(value: Any) -> Any:
     """Schedulers and settings change in a call, so they are copied; tokenizers and processors are shared."""
     if hasattr(value, "set_timesteps") or isinstance(value, dict | list):
         return copy.deepcopy(value)

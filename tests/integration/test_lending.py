@@ -118,3 +118,25 @@ def test_ctrl_c_in_the_middle_leaves_pipe_and_torch_untouched(pipe, monkeypatch)
         profile_pipeline(pipe, mode="model", gpu="rtx-4090")
     assert (state_of(pipe), tensors_of(pipe)) == before
     assert torch.ones(2).add_(1).tolist() == [2, 2]
+
+
+class Outer(DiffusionPipeline):
+    """A combined pipeline: it calls another one."""
+
+    def __init__(self, encoder, vae, scheduler):
+        super().__init__()
+        self.register_modules(encoder=encoder, vae=vae, scheduler=scheduler)
+        self.inner = Loaded(encoder, vae, scheduler)
+
+    def __call__(self, prompt="x"):
+        return self.inner(prompt)
+
+
+def test_the_pipelines_inside_a_combined_one_are_lent_with_the_same_twins(pipe):
+    outer = Outer(pipe.encoder, pipe.vae, pipe.scheduler)
+    with VirtualGPU("rtx-4090") as gpu:
+        twin = gpu.lend(outer)
+        assert twin.inner.encoder is twin.encoder
+        assert twin.inner is not outer.inner
+        twin.to("cuda")()
+    assert outer.inner.encoder.first.weight.device.type == "cpu"
