@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/accuracy.py [--published ../shared/published/peaks.csv] [--only PART_OF_AN_ID] [--json]
 
-The table holds peaks that other people measured: pipeline, dtype, size, mode, card, and the figure that torch gave them.
-Each row runs on the virtual card of the same name; the number of denoise steps is cut to two, since a peak does not
-depend on it. What cannot be run is named with the reason.
+The table holds peaks that other people measured: pipeline, dtype, size, mode, card, and the figure that torch
+gave them. Each row runs on the virtual card of the same name; the number of denoise steps is cut to two, since a
+peak does not depend on it. What cannot be run is named with the reason.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import csv
 import json
 import statistics
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import diffusers
 import torch
@@ -25,10 +24,14 @@ from diffusers.hooks import apply_group_offloading
 from profiler.errors import ProfilerError
 from profiler.modes import Mode
 from profiler.pipelines import catalogue, load_pipeline
-from profiler.profile import Profile
 from profiler.tracing import profile_pipeline, trace
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from profiler.profile import Profile
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 CARDS = {"H100": "h100", "A100 80GB": "a100-80gb", "A100 40GB": "a100-40gb", "L40": "l40"}
@@ -59,7 +62,7 @@ class Result(NamedTuple):
         return None if self.predicted_gib is None else self.predicted_gib / self.published_gib - 1
 
 
-class CannotRun(Exception):
+class CannotRunError(Exception):
     """Why a row cannot be run."""
 
 
@@ -67,21 +70,19 @@ def predict(row: dict[str, str], folder: Path) -> float:
     """Return the peak of one row in GiB.
 
     Raises:
-        CannotRun: with the reason.
+        CannotRunError: with the reason.
     """
     card = next((key for name, key in CARDS.items() if row["gpu"].startswith(name)), None)
     if card is None:
-        raise CannotRun(f"no card called {row['gpu']!r}")
+        raise CannotRunError(f"no card called {row['gpu']!r}")
     if row["quantization"] != "none":
-        raise CannotRun(f"quantization {row['quantization']} is not modelled yet")
+        raise CannotRunError(f"quantization {row['quantization']} is not modelled yet")
     with VirtualGPU(card):
         pipe = load_pipeline(_model(row["config_dir"], folder), dtype=DTYPES[row["dtype"]])
-        if row["scope"].startswith("one forward"):
-            profile = _denoiser_alone(pipe, row)
-        else:
-            profile = _whole_call(pipe, row)
+        alone = row["scope"].startswith("one forward")
+        profile = _denoiser_alone(pipe, row) if alone else _whole_call(pipe, row)
     if not profile.complete:
-        raise CannotRun(profile.error)
+        raise CannotRunError(profile.error)
     reserved = row["metric"] == "max_memory_reserved"
     totals = profile.totals
     return (totals.peak_reserved_bytes if reserved else totals.peak_allocated_bytes) / GIB
@@ -91,7 +92,7 @@ def _model(name: str, folder: Path) -> str:
     if name in catalogue():
         return name
     if not (folder / name).is_dir():
-        raise CannotRun(f"no configuration of {name}")
+        raise CannotRunError(f"no configuration of {name}")
     return str(folder / name)
 
 
@@ -112,15 +113,15 @@ def _whole_call(pipe: Any, row: dict[str, str]) -> Profile:
 
 def _mode_name(text: str) -> str:
     try:
-        return MODES[text.split(";")[0].strip()]
+        return MODES[text.partition(";")[0].strip()]
     except KeyError:
-        raise CannotRun(f"mode {text!r} is not known here") from None
+        raise CannotRunError(f"mode {text!r} is not known here") from None
 
 
 def _denoiser_alone(pipe: Any, row: dict[str, str]) -> Profile:
     """Profile the second forward of FLUX's transformer, alone on the card."""
-    if row["pipeline_class"].split()[0] != "FluxTransformer2DModel":
-        raise CannotRun(f"no inputs for {row['pipeline_class']} alone")
+    if not row["pipeline_class"].startswith("FluxTransformer2DModel"):
+        raise CannotRunError(f"no inputs for {row['pipeline_class']} alone")
     transformer = pipe.transformer
     if row["mode"].startswith("group_offload leaf_level"):
         apply_group_offloading(
@@ -162,7 +163,7 @@ def results(published: Path, only: str) -> Iterator[Result]:
         note = CHANGED_CODE.get(row["config_dir"], "")
         try:
             predicted: float | None = predict(row, published.parent.parent / "model_configs")
-        except (CannotRun, ProfilerError, RuntimeError) as reason:
+        except (CannotRunError, ProfilerError, RuntimeError) as reason:
             predicted, note = None, f"not run: {reason}"
         yield Result(row["id"], row["gpu"], row["mode"], value, predicted, note)
 
@@ -175,7 +176,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     if not options.published.is_file():
-        parser.error(f"no table of published peaks at {options.published}: name one with --published")
+        parser.error(
+            f"no table of published peaks at {options.published}: name one with --published"
+        )
     warnings.simplefilter("ignore")
     diffusers.utils.logging.set_verbosity_error()
     found = list(results(options.published, options.only))
@@ -193,7 +196,8 @@ def main() -> None:
     for result in found:
         predicted = "-" if result.predicted_gib is None else f"{result.predicted_gib:8.3f}"
         error = "" if result.error is None else f"{result.error:+7.1%}"
-        print(f"{result.id:26} {result.published_gib:8.3f} {predicted:>8} {error:>8}  {result.mode[:44]:44} {result.note}")
+        figures = f"{result.published_gib:8.3f} {predicted:>8} {error:>8}"
+        print(f"{result.id:26} {figures}  {result.mode[:44]:44} {result.note}")
     print(json.dumps(summary))
 
 

@@ -15,8 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -25,6 +24,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from profiler.pipelines import load_pipeline
 from profiler.virtual import VirtualGPU
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROUNDS = 7
 
@@ -87,7 +89,9 @@ def fake_run() -> tuple[Any, Callable[[], Any]]:
 def cold(which: str) -> float:
     """Return the seconds of the first forward in a process of its own."""
     command = [sys.executable, __file__, "--cold", which]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def warm() -> tuple[float, float]:

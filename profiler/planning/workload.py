@@ -153,9 +153,7 @@ def _read_ops(profile: Profile) -> Iterator[Op]:
     """Yield the operations of all calls, with the hooks' own events merged into the lead of what follows."""
     residents = _Residents(weights_of(profile.components), _card(profile))
     lead, free_seen = 0, False
-    previous: Event | None = None
-    for recorded in profile.events:
-        event, previous = _named(recorded, previous), recorded
+    for event in profile.events:
         before = residents.total()
         residents.update(event)
         after = residents.total()
@@ -187,18 +185,6 @@ def _is_hook_event(event: Event) -> bool:
     return event.kind in _HOOK_KINDS and (
         event.asked_by == HOOK_ASKER or event.asked_by in FREE_ASKERS
     )
-
-
-def _named(event: Event, previous: Event | None) -> Event:
-    """Name who emptied the cache where the recording does not: whoever sent a component away just before."""
-    if (
-        event.kind != "empty_cache"
-        or event.asked_by
-        or previous is None
-        or previous.kind != "offload"
-    ):
-        return event
-    return event._replace(asked_by=previous.asked_by)
 
 
 def _with_free(ops: list[Op]) -> Iterable[Op]:

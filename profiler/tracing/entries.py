@@ -1,7 +1,7 @@
 """Watches components being entered and left, the pipeline's calls, and the scheduler's steps.
 
-`forward` is watched by torch's own module hooks, which survive accelerate's and diffusers' replacing of `forward`; other
-entry points by an instance attribute.
+`forward` is watched by torch's own module hooks, which survive accelerate's and diffusers' replacing of
+`forward`; other entry points by an instance attribute.
 """
 
 from __future__ import annotations
@@ -37,27 +37,35 @@ class Entries:
         if isinstance(target, nn.Module):
             self._watch_forward(target, next(iter(self._modules)), "forward", whole_call=True)
         else:
-            patches.replace(type(target), "__call__", self._calling(target))
-            for value in list(vars(target).values()):
-                if callable(getattr(type(value), "step", None)) and hasattr(value, "timesteps"):
-                    patches.replace(value, "step", self._stepping(value))
-            for name, module in self._modules.items():
-                self._watch_forward(module, name, "forward")
+            self._watch_pipeline(patches, target)
         for name, module in self._modules.items():
-            for entry in hooks.ENTRIES:
-                if callable(getattr(type(module), entry, None)):
-                    patches.replace(module, entry, self._method(name, module, entry))
-            for path in hooks.INNER_ENTRIES:
-                inner = _submodule(module, path)
-                if inner is not None:
-                    self._watch_forward(inner, name, path)
+            self._watch_methods(patches, name, module)
+
+    def _watch_pipeline(self, patches: Patches, pipe: Any) -> None:
+        patches.replace(type(pipe), "__call__", self._calling(pipe))
+        for value in list(vars(pipe).values()):
+            if callable(getattr(type(value), "step", None)) and hasattr(value, "timesteps"):
+                patches.replace(value, "step", self._stepping(value))
+        for name, module in self._modules.items():
+            self._watch_forward(module, name, "forward")
+
+    def _watch_methods(self, patches: Patches, name: str, module: nn.Module) -> None:
+        for entry in hooks.ENTRIES:
+            if callable(getattr(type(module), entry, None)):
+                patches.replace(module, entry, self._method(name, module, entry))
+        for path in hooks.INNER_ENTRIES:
+            inner = _submodule(module, path)
+            if inner is not None:
+                self._watch_forward(inner, name, path)
 
     def unwatch(self) -> None:
         """Take back torch's module hooks."""
         while self._handles:
             self._handles.pop().remove()
 
-    def _watch_forward(self, module: nn.Module, name: str, entry: str, *, whole_call: bool = False) -> None:
+    def _watch_forward(
+        self, module: nn.Module, name: str, entry: str, *, whole_call: bool = False
+    ) -> None:
         entered: list[bool] = []
 
         def before(*_: Any) -> None:
@@ -94,7 +102,7 @@ class Entries:
     def _calling(self, pipe: Any) -> Callable[..., Any]:
         original = type(pipe).__call__
 
-        def __call__(self_: Any, *args: Any, **kwargs: Any) -> Any:
+        def call(self_: Any, *args: Any, **kwargs: Any) -> Any:
             if self_ is not pipe or self._phases.call >= 0:
                 return original(self_, *args, **kwargs)
             self._begin()
@@ -103,8 +111,8 @@ class Entries:
             finally:
                 self._end()
 
-        __call__.__wrapped__ = original  # type: ignore[attr-defined]  # keeps the signature visible
-        return __call__
+        call.__wrapped__ = original  # type: ignore[attr-defined]  # keeps the signature visible
+        return call
 
     def _stepping(self, scheduler: Any) -> Callable[..., Any]:
         original = scheduler.step

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
 
 import accelerate.hooks
@@ -40,9 +40,9 @@ _ASKERS = {
 def who_asked() -> str:
     """Return who moves a component, from the calling frames: the outermost one that has a name here."""
     found = "module.to"
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     for _ in range(_FRAMES_TO_LOOK_AT):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back if frame is not None else None
         if frame is None:
             break
         code = frame.f_code
@@ -52,7 +52,11 @@ def who_asked() -> str:
                 break
         elif found == "module.to" and _is_accelerate_mover(code):
             found = "accelerate.CpuOffload"
-        elif found == "module.to" and code.co_name == "to" and code.co_filename.endswith("pipeline_utils.py"):
+        elif (
+            found == "module.to"
+            and code.co_name == "to"
+            and code.co_filename.endswith("pipeline_utils.py")
+        ):
             found = "pipeline.to"
     return found
 
@@ -91,7 +95,9 @@ def _modes_inside(module: nn.Module) -> Iterator[str]:
         if hook is not None:
             yield "group-block" if hook.config.offload_type == "block_level" else "group-leaf"
             return
-        if any(isinstance(one, AlignDevicesHook) and one.offload for one in _accelerate_hooks(part)):
+        if any(
+            isinstance(one, AlignDevicesHook) and one.offload for one in _accelerate_hooks(part)
+        ):
             yield "sequential"
             return
 
@@ -125,7 +131,11 @@ def group_tensors(group: Any) -> Callable[[], list[Any]]:
     for module in group.modules:
         for part in module.modules():
             for held in (part._parameters, part._buffers):
-                places += [partial(held.__getitem__, name) for name, tensor in held.items() if tensor is not None]
+                places += [
+                    partial(held.__getitem__, name)
+                    for name, tensor in held.items()
+                    if tensor is not None
+                ]
     places += [partial(_itself, tensor) for tensor in (*group.parameters, *group.buffers)]
     return lambda: [read() for read in places]
 
@@ -148,5 +158,3 @@ def group_module(group: Any) -> nn.Module | None:
     """Return a module by which the group can be recognised."""
     leader = group.onload_leader or group.offload_leader
     return group.modules[0] if group.modules else leader
-
-

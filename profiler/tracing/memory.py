@@ -198,12 +198,11 @@ def _real_gpu() -> Gpu:
 
 
 def _driver() -> str:
-    try:
-        import pynvml
+    """Return the driver's version; "" on a machine without NVML, where it is only a label missing."""
+    import pynvml
 
+    try:
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
-    except Exception:  # a machine without NVML still has a card; the driver's version is only a label
+    except pynvml.NVMLError:
         return ""
-
-

@@ -33,7 +33,9 @@ class Moves:
         self._recorder = recorder
         self._modules = modules
         self._owners = {
-            id(part): (name, path) for name, module in modules.items() for path, part in module.named_modules()
+            id(part): (name, path)
+            for name, module in modules.items()
+            for path, part in module.named_modules()
         }
         for name, module in modules.items():
             recorder.resident[name] = resident_bytes(list(tensors_of(module)))
@@ -99,7 +101,9 @@ class Moves:
                 return original(group)
             tensors = hooks.group_tensors(group)
             before = _places(tensors())
-            with self._recorder.span(Span("move", *owner, asked_by="diffusers.ModuleGroup")) as span:
+            with self._recorder.span(
+                Span("move", *owner, asked_by="diffusers.ModuleGroup")
+            ) as span:
                 try:
                     return original(group)
                 finally:
@@ -115,7 +119,9 @@ class Moves:
         self, span: Span, before: list[bool], after: list[torch.Tensor], shared: set[int]
     ) -> None:
         """Say what a hook did to the tensors that it places, and what the component now has on the device."""
-        places = {id(tensor): (was, tensor) for was, tensor in zip(before, after, strict=True)}.values()
+        places = {
+            id(tensor): (was, tensor) for was, tensor in zip(before, after, strict=True)
+        }.values()
         came = [tensor for was, tensor in places if not was and on_card(tensor)]
         went = [tensor for was, tensor in places if was and not on_card(tensor)]
         new = [tensor for tensor in came if tensor.data_ptr() not in shared]
@@ -158,7 +164,9 @@ def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
 def _classify(span: Span, before: list[tuple[str, torch.dtype]], after: list[torch.Tensor]) -> None:
     """Say what a call of `_apply` did: onload, offload, cast, or nothing."""
     up = down = 0
-    cast = [tensor for (_, dtype), tensor in zip(before, after, strict=True) if dtype != tensor.dtype]
+    cast = [
+        tensor for (_, dtype), tensor in zip(before, after, strict=True) if dtype != tensor.dtype
+    ]
     for (device, _), tensor in zip(before, after, strict=True):
         kinds = (device, tensor.device.type)
         if kinds == ("cpu", "cuda"):
@@ -172,7 +180,12 @@ def _classify(span: Span, before: list[tuple[str, torch.dtype]], after: list[tor
         span.kind, span.bytes, span.from_device, span.to_device = "offload", down, "cuda:0", "cpu"
     elif cast:
         place = str(after[0].device)
-        span.kind, span.bytes, span.from_device, span.to_device = "cast", sum(map(nbytes, cast)), place, place
+        span.kind, span.bytes, span.from_device, span.to_device = (
+            "cast",
+            sum(map(nbytes, cast)),
+            place,
+            place,
+        )
         span.dtype = main_dtype(cast)
     else:
         span.dropped = True

@@ -13,7 +13,11 @@ from profiler.profile import Block, Component, TensorSize
 from profiler.virtual.allocator import round_block
 
 # Packages of diffusers whose models run once a denoise step.
-_DENOISER_PACKAGES = ("diffusers.models.unets", "diffusers.models.transformers", "diffusers.models.controlnets")
+_DENOISER_PACKAGES = (
+    "diffusers.models.unets",
+    "diffusers.models.transformers",
+    "diffusers.models.controlnets",
+)
 
 
 def components_of(target: Any) -> dict[str, nn.Module]:
@@ -88,18 +92,26 @@ def describe(name: str, module: nn.Module) -> Component:
 
 
 def _size(tensor: torch.Tensor) -> TensorSize:
-    return TensorSize(tensor.numel(), tensor.element_size(), tensor.is_floating_point(), str(tensor.device))
+    return TensorSize(
+        tensor.numel(), tensor.element_size(), tensor.is_floating_point(), str(tensor.device)
+    )
 
 
 def _blocks(module: nn.Module) -> Iterator[Block]:
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
             for index, block in enumerate(child):
-                yield Block(name=f"{name}.{index}", bytes=sum(nbytes(tensor) for tensor in tensors_of(block)))
+                yield Block(
+                    name=f"{name}.{index}",
+                    bytes=sum(nbytes(tensor) for tensor in tensors_of(block)),
+                )
 
 
 def _quantization(module: nn.Module) -> str:
-    for flag, name in (("is_loaded_in_8bit", "bitsandbytes-8bit"), ("is_loaded_in_4bit", "bitsandbytes-4bit")):
+    for flag, name in (
+        ("is_loaded_in_8bit", "bitsandbytes-8bit"),
+        ("is_loaded_in_4bit", "bitsandbytes-4bit"),
+    ):
         if getattr(module, flag, False):
             return name
     quantizer = getattr(module, "hf_quantizer", None)

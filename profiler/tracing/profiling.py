@@ -33,9 +33,9 @@ def profile_pipeline(
 ) -> Profile:
     """Run a pipeline once and return its profile.
 
-    Where torch sees a card, `pipe` runs on it as it is. Elsewhere, or with `gpu`, a twin of it runs on a virtual card
-    and `pipe` is only read: its mode is repeated on the twin unless `mode` names another, and `resident` stands for a
-    pipe that has none.
+    Where torch sees a card, `pipe` runs on it as it is. Elsewhere, or with `gpu`, a twin of it runs on a
+    virtual card and `pipe` is only read: its mode is repeated on the twin unless `mode` names another, and
+    `resident` stands for a pipe that has none.
 
     Args:
         pipe: a loaded diffusers pipeline.
@@ -45,8 +45,8 @@ def profile_pipeline(
         **call: arguments of the pipeline's call; sensible ones are taken, and named, where none are given.
 
     Returns:
-        The profile; an incomplete one that says so if the run did not fit in memory, or failed on the virtual card as it
-        would on a real one.
+        The profile; an incomplete one that says so if the run did not fit in memory, or failed on the
+        virtual card as it would on a real one.
 
     Raises:
         InputError: if the placement cannot be made, or `mode` is asked of a pipe on a real card.
@@ -58,7 +58,9 @@ def profile_pipeline(
     chosen = Mode(name=mode) if isinstance(mode, str) else mode
     if active_gpu() is not None or (gpu is None and torch.cuda.is_available()):
         if gpu is not None:
-            raise InputError("a virtual GPU is already active here: leave gpu= out, or leave its context")
+            raise InputError(
+                "a virtual GPU is already active here: leave gpu= out, or leave its context"
+            )
         if chosen is not None and active_gpu() is None:
             raise InputError(
                 "mode= places a twin on a virtual card; on a real card place the pipe yourself "
@@ -92,7 +94,9 @@ def sensible_call(pipe: Any, given: dict[str, Any]) -> tuple[dict[str, Any], tup
     return {**chosen, **given}, tuple(chosen)
 
 
-def _run(pipe: Any, mode: Mode | None, call: dict[str, Any], label: dict[str, Any] | None) -> Profile:
+def _run(
+    pipe: Any, mode: Mode | None, call: dict[str, Any], label: dict[str, Any] | None
+) -> Profile:
     arguments, chosen = sensible_call(pipe, call)
     known = {"call": _plain(pipe, arguments), "call_defaults": chosen, **(label or {})}
     tracing = trace(pipe, label=known)
@@ -124,17 +128,32 @@ def _without_bar(pipe: Any, stack: ExitStack) -> None:
 def _plain(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments as plain values, with the defaults that shape the run filled in."""
     parameters = inspect.signature(type(pipe).__call__).parameters
-    shaping = ("height", "width", "num_frames", "num_inference_steps", "num_images_per_prompt", "guidance_scale")
+    shaping = (
+        "height",
+        "width",
+        "num_frames",
+        "num_inference_steps",
+        "num_images_per_prompt",
+        "guidance_scale",
+    )
     plain: dict[str, Any] = {}
     for name in shaping:
         default = parameters[name].default if name in parameters else None
         if default is not None and default is not inspect.Parameter.empty:
             plain[name] = default
     for name, value in arguments.items():
-        plain[name] = value if isinstance(value, str | int | float | bool | None | list) else _described(value)
+        plain[name] = (
+            value
+            if isinstance(value, str | int | float | bool | None | list)
+            else _described(value)
+        )
     return plain
 
 
 def _described(value: Any) -> str:
     shape = getattr(value, "shape", None) or getattr(value, "size", None)
-    return f"{type(value).__name__}{tuple(shape)}" if isinstance(shape, tuple | list) else type(value).__name__
+    return (
+        f"{type(value).__name__}{tuple(shape)}"
+        if isinstance(shape, tuple | list)
+        else type(value).__name__
+    )

@@ -1,6 +1,7 @@
 """Turns what hooks tell into events, and keeps the bill of the worst moment.
 
-Every event takes the peak since the previous one (its lead), so that no moment of the run is outside an event or a lead.
+Every event takes the peak since the previous one (its lead), so that no moment of the run is outside an event
+or a lead.
 """
 
 from __future__ import annotations
@@ -117,7 +118,11 @@ class Recorder:
     def bill(self) -> tuple[BillItem, ...]:
         """Return who held which bytes at the worst moment; the items add up to the peak."""
         peak, resident, active = self._worst
-        items = [BillItem(holder=name, what="weights", bytes=size) for name, size in resident.items() if size]
+        items = [
+            BillItem(holder=name, what="weights", bytes=size)
+            for name, size in resident.items()
+            if size
+        ]
         items.sort(key=lambda item: -item.bytes)
         rest = peak - sum(item.bytes for item in items)
         workspace = min(self._gauge.workspace_at(peak), max(rest, 0))

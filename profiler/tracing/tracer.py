@@ -1,7 +1,7 @@
 """The tracer: stands at the hooks for the length of a block of code, and returns what it saw as a `Profile`.
 
-It leaves nothing of itself behind: what it replaced is put back in reverse order, also after an exception or Ctrl-C, and
-torch's peak statistics are, on a virtual card, as if nobody had looked.
+It leaves nothing of itself behind: what it replaced is put back in reverse order, also after an exception or
+Ctrl-C, and torch's peak statistics are, on a virtual card, as if nobody had looked.
 """
 
 from __future__ import annotations
@@ -112,8 +112,12 @@ class Trace:
     # -- what is seen besides components and weights
 
     def _watch_device(self) -> None:
-        self._patches.replace(torch.cuda, "empty_cache", self._marking("empty_cache", torch.cuda.empty_cache))
-        self._patches.replace(torch.cuda, "synchronize", self._marking("sync", torch.cuda.synchronize))
+        self._patches.replace(
+            torch.cuda, "empty_cache", self._marking("empty_cache", torch.cuda.empty_cache)
+        )
+        self._patches.replace(
+            torch.cuda, "synchronize", self._marking("sync", torch.cuda.synchronize)
+        )
 
     def _marking(self, kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def marked(*args: Any, **kwargs: Any) -> Any:
@@ -129,7 +133,13 @@ class Trace:
         component = self._recorder.active[-1] if self._recorder.active else ""
         devices = {"cpu": "cpu", "cuda": "cuda:0"}
         self._recorder.instant(
-            Span("copy", component, bytes=nbytes, from_device=devices[source], to_device=devices[target])
+            Span(
+                "copy",
+                component,
+                bytes=nbytes,
+                from_device=devices[source],
+                to_device=devices[target],
+            )
         )
 
     # -- the record
@@ -200,7 +210,9 @@ def _pipeline_dtype(components: tuple[Component, ...]) -> str:
 
 
 def _explained(error: BaseException, recorder: Recorder) -> str:
-    running = next((event.component for event in reversed(recorder.events) if event.kind != "end"), "")
+    running = next(
+        (event.component for event in reversed(recorder.events) if event.kind != "end"), ""
+    )
     where = f" in {running}" if running else ""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}{where}: {text[0] if text else 'interrupted'}"

@@ -22,7 +22,7 @@ def _round_segment(nbytes: int) -> int:
     return (nbytes + SEGMENT_BYTES - 1) // SEGMENT_BYTES * SEGMENT_BYTES
 
 
-class OutOfMemory(Exception):
+class BlockTooLargeError(Exception):
     """A request that does not fit.
 
     Attributes:
@@ -55,7 +55,7 @@ class Allocator:
         """Take a block for `nbytes` and return its size.
 
         Raises:
-            OutOfMemory: if the limit would be exceeded, also after releasing what is only cached.
+            BlockTooLargeError: if the limit would be exceeded, also after releasing what is only cached.
         """
         block = (nbytes + 511) // 512 * 512
         allocated = self.allocated_bytes + block
@@ -90,6 +90,6 @@ class Allocator:
     def _reserve(self, allocated: int, requested: int) -> None:
         reserved = _round_segment(allocated)
         if reserved > self.limit_bytes:
-            raise OutOfMemory(requested)
+            raise BlockTooLargeError(requested)
         self.reserved_bytes = reserved
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, reserved)

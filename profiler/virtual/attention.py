@@ -25,7 +25,9 @@ MASK_ALIGNMENT = 8  # elements; the memory-efficient kernel pads the mask's last
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def backend(card: Card, query: Any, key: Any, value: Any, mask: Any, *, is_causal: bool, enable_gqa: bool) -> str:
+def backend(
+    card: Card, query: Any, key: Any, value: Any, mask: Any, *, is_causal: bool, enable_gqa: bool
+) -> str:
     """Return "flash", "efficient" or "math" for tensors `[B, H, S, D]`, `[B, H, T, D]`, `[B, H, T, D]`."""
     modern = card.compute_capability >= (8, 0)
     head_size = query.shape[-1]
@@ -33,12 +35,21 @@ def backend(card: Card, query: Any, key: Any, value: Any, mask: Any, *, is_causa
         return "math"
     square = query.shape[-2] == key.shape[-2] or not is_causal
     same_head = head_size == value.shape[-1]
-    if modern and mask is None and query.dtype in _HALF and head_size <= FLASH_MOST_HEAD_SIZE and square and same_head:
+    if (
+        modern
+        and mask is None
+        and query.dtype in _HALF
+        and head_size <= FLASH_MOST_HEAD_SIZE
+        and square
+        and same_head
+    ):
         return "flash"
     if enable_gqa or (query.dtype == torch.bfloat16 and not modern) or query.dtype == torch.float64:
         return "math"
     alignment = 8 if query.dtype in _HALF else 4 if modern else 1
-    return "efficient" if head_size % alignment == 0 and value.shape[-1] % alignment == 0 else "math"
+    return (
+        "efficient" if head_size % alignment == 0 and value.shape[-1] % alignment == 0 else "math"
+    )
 
 
 def attend(
@@ -74,8 +85,12 @@ def _flash(query: Any, key: Any, value: Any, is_causal: bool, scale: float | Non
     missing = -head_size % HEAD_ALIGNMENT
     if missing:
         scale = scale if scale is not None else 1 / math.sqrt(head_size)
-        query, key, value = (torch.nn.functional.pad(tensor, (0, missing)) for tensor in (query, key, value))
-    output = aten._scaled_dot_product_flash_attention.default(query, key, value, 0.0, is_causal, False, scale=scale)[0]
+        query, key, value = (
+            torch.nn.functional.pad(tensor, (0, missing)) for tensor in (query, key, value)
+        )
+    output = aten._scaled_dot_product_flash_attention.default(
+        query, key, value, 0.0, is_causal, False, scale=scale
+    )[0]
     return output[..., :head_size] if missing else output
 
 

@@ -49,7 +49,9 @@ def installed(gpu: VirtualGPU) -> Iterator[None]:
         gpu.current_stream = gpu.default_stream
 
 
-def here_or(gpu: VirtualGPU, ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+def here_or(
+    gpu: VirtualGPU, ours: Callable[..., Any], original: Callable[..., Any]
+) -> Callable[..., Any]:
     """Return a function that is `ours` on the thread where `gpu` is active, and `original` on every other."""
 
     def chosen(*args: Any, **kwargs: Any) -> Any:
@@ -101,7 +103,9 @@ def _identity(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
     return {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
-        "is_bf16_supported": lambda including_emulation=True: card.compute_capability >= (8, 0) or including_emulation,
+        "is_bf16_supported": lambda including_emulation=True: (
+            card.compute_capability >= (8, 0) or including_emulation
+        ),
         "_lazy_init": lambda: None,
         "init": lambda: None,
         "device_count": lambda: 1,
@@ -135,7 +139,10 @@ def _memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "memory_reserved": lambda device=None: allocator.reserved_bytes,
         "max_memory_reserved": lambda device=None: allocator.peak_reserved_bytes,
         "memory_stats": lambda device=None: _stats(gpu),
-        "mem_get_info": lambda device=None: (max(gpu.capacity_bytes - gpu.device_bytes, 0), gpu.capacity_bytes),
+        "mem_get_info": lambda device=None: (
+            max(gpu.capacity_bytes - gpu.device_bytes, 0),
+            gpu.capacity_bytes,
+        ),
         "reset_peak_memory_stats": lambda device=None: allocator.reset_peak(),
         "reset_max_memory_allocated": lambda device=None: allocator.reset_peak(),
         "empty_cache": gpu.empty_cache,

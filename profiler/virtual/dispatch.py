@@ -24,7 +24,7 @@ _make = torch.Tensor._make_wrapper_subclass
 
 
 class Out(NamedTuple):
-    """One output: a view of argument `source`'s storage, a NEW one, or the ARGUMENT at `index` itself."""
+    """One output: a view of argument `source`'s storage, a NEW one, or the ARGUMENT of that position itself."""
 
     source: int
     shape: tuple[int, ...]
@@ -34,7 +34,7 @@ class Out(NamedTuple):
     nbytes: int  # of a new storage
     tag: int
     device: torch.device
-    index: int = 0
+    position: int = 0
 
 
 class Entry:
@@ -81,11 +81,13 @@ class Entry:
 
     def settle(self) -> Entry:
         """Work out whether the short path may be taken; to be called once all is set."""
-        self.plain = not (self.scratch_bytes or self.blas or self.writes or self.valued or self.copy)
+        self.plain = not (
+            self.scratch_bytes or self.blas or self.writes or self.valued or self.copy
+        )
         return self
 
 
-class NeedsLift(Exception):
+class NeedsLiftError(Exception):
     """A real tensor stands among the arguments."""
 
 
@@ -93,7 +95,7 @@ def key_of(args: Any, tensors: list[VirtualTensor]) -> tuple[Any, ...]:
     """Return the cache key of positional arguments and append their tensors to `tensors`.
 
     Raises:
-        NeedsLift: if one of them is a real tensor.
+        NeedsLiftError: if one of them is a real tensor.
     """
     key: list[Any] = []
     for arg in args:
@@ -106,7 +108,7 @@ def key_of(args: Any, tensors: list[VirtualTensor]) -> tuple[Any, ...]:
         elif kind is list or kind is tuple:
             key.append(key_of(arg, tensors))
         elif isinstance(arg, torch.Tensor):
-            raise NeedsLift
+            raise NeedsLiftError
         else:
             key.append(arg)
             key.append(kind)
@@ -127,7 +129,7 @@ class Dispatcher:
             key: Any = (id(func), key_of(args, tensors))
             if kwargs:
                 key += (tuple(kwargs), key_of(kwargs.values(), tensors))
-        except NeedsLift:
+        except NeedsLiftError:
             lifted_args, lifted_kwargs = self.gpu.operators.lifted(args, kwargs)
             return self(func, lifted_args, lifted_kwargs)
         entry = self.cache.get(key)
@@ -140,7 +142,12 @@ class Dispatcher:
         return self.run(entry, func, args, kwargs, tensors)
 
     def run(
-        self, entry: Entry, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
+        self,
+        entry: Entry,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        tensors: list[VirtualTensor],
     ) -> Any:
         """Do what `entry` says and return the operator's result."""
         gpu = self.gpu
@@ -162,9 +169,9 @@ class Dispatcher:
         """Return the tensor that `out` describes; what is no tensor is returned as it is."""
         if type(out) is not Out:
             return out
-        source, shape, stride, dtype, offset, nbytes, tag, device, index = out
+        source, shape, stride, dtype, offset, nbytes, tag, device, position = out
         if source == ARGUMENT:
-            return tensors[index]
+            return tensors[position]
         if source == NEW:
             storage = Storage(self.gpu, device, nbytes)
         else:

@@ -74,8 +74,12 @@ def _constructor(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[...,
             # as_tensor and asarray alias; torch.tensor copies.
             source = data.clone() if original.__name__ == "tensor" else data
             return source.to(device=device or data.device, dtype=kwargs.get("dtype") or data.dtype)
-        if isinstance(data, list | tuple) and any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(data)):
-            data = tree_map(lambda leaf: leaf.tolist() if isinstance(leaf, torch.Tensor) else leaf, data)
+        if isinstance(data, list | tuple) and any(
+            isinstance(leaf, torch.Tensor) for leaf in tree_leaves(data)
+        ):
+            data = tree_map(
+                lambda leaf: leaf.tolist() if isinstance(leaf, torch.Tensor) else leaf, data
+            )
         with gpu.suspended():
             real = original(data, *args, **kwargs)
         made = gpu.lift(real)
@@ -99,12 +103,17 @@ def _rms_norm(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., An
     """
 
     def rms_norm(
-        input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
+        input: torch.Tensor,
+        normalized_shape: Any,
+        weight: torch.Tensor | None = None,
+        eps: float | None = None,
     ) -> torch.Tensor:
         if not input.is_cuda:
             return original(input, normalized_shape, weight, eps)  # type: ignore[no-any-return]
         # Called past C++, which would take it apart for `meta`.
-        return gpu.dispatch(aten._fused_rms_norm.default, (input, list(normalized_shape), weight, eps), {})[0]  # type: ignore[no-any-return]
+        return gpu.dispatch(
+            aten._fused_rms_norm.default, (input, list(normalized_shape), weight, eps), {}
+        )[0]  # type: ignore[no-any-return]
 
     return rms_norm
 
@@ -130,12 +139,17 @@ def _pad_sequence(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[...
     """
 
     def pad_sequence(
-        sequences: Any, batch_first: bool = False, padding_value: float = 0.0, padding_side: str = "right"
+        sequences: Any,
+        batch_first: bool = False,
+        padding_value: float = 0.0,
+        padding_side: str = "right",
     ) -> torch.Tensor:
         first = sequences[0]
         longest = max(len(sequence) for sequence in sequences)
         leading = (len(sequences), longest) if batch_first else (longest, len(sequences))
-        out = torch.full((*leading, *first.shape[1:]), padding_value, dtype=first.dtype, device=first.device)
+        out = torch.full(
+            (*leading, *first.shape[1:]), padding_value, dtype=first.dtype, device=first.device
+        )
         for index, sequence in enumerate(sequences):
             begin = 0 if padding_side == "right" else longest - len(sequence)
             row = out.select(0 if batch_first else 1, index)
@@ -146,7 +160,9 @@ def _pad_sequence(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[...
 
 
 def _softmax(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
-    def softmax(input: torch.Tensor, dim: int, *args: Any, dtype: Any = None, **kwargs: Any) -> torch.Tensor:
+    def softmax(
+        input: torch.Tensor, dim: int, *args: Any, dtype: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
         if isinstance(input, VirtualTensor) and not args and not kwargs:
             return input.softmax(dim, dtype=dtype)
         return original(input, dim, *args, dtype=dtype, **kwargs)  # type: ignore[no-any-return]
@@ -166,9 +182,25 @@ def _attention(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., A
         enable_gqa: bool = False,
     ) -> torch.Tensor:
         if not query.is_cuda:
-            return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)  # type: ignore[no-any-return]
+            return original(
+                query,
+                key,
+                value,
+                attn_mask,
+                dropout_p,
+                is_causal,
+                scale=scale,
+                enable_gqa=enable_gqa,
+            )  # type: ignore[no-any-return]
         return attention.attend(
-            gpu.card, query, key, value, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+            gpu.card,
+            query,
+            key,
+            value,
+            attn_mask,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
         )
 
     return scaled_dot_product_attention

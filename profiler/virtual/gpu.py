@@ -15,7 +15,7 @@ from profiler.errors import InputError
 from profiler.hardware import Card, card
 from profiler.units import format_bytes
 from profiler.virtual import cuda_api, functions
-from profiler.virtual.allocator import Allocator, OutOfMemory
+from profiler.virtual.allocator import Allocator, BlockTooLargeError
 from profiler.virtual.clock import Clock
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
 from profiler.virtual.lending import lend
@@ -26,7 +26,9 @@ from profiler.virtual.values import Values
 
 LAUNCH_SECONDS = 5e-6  # host time to launch one kernel; an estimate, until measured on a card
 
-_FIRST_TAG = -(1 << 50)  # so far below any integer that an operator takes, that a key cannot be misread
+_FIRST_TAG = -(
+    1 << 50
+)  # so far below any integer that an operator takes, that a key cannot be misread
 
 Copy = tuple[str, str, int, bool]
 _T = TypeVar("_T")
@@ -57,7 +59,9 @@ class VirtualGPU:
         ...     torch.cuda.memory_allocated()
     """
 
-    def __init__(self, model: str | Card = "rtx-4090", *, capacity: str | int | None = None) -> None:
+    def __init__(
+        self, model: str | Card = "rtx-4090", *, capacity: str | int | None = None
+    ) -> None:
         chosen = card(model) if isinstance(model, str) else model
         self.card = chosen if capacity is None else chosen.with_capacity(capacity)
         self.capacity_bytes = self.card.capacity_bytes
@@ -71,7 +75,10 @@ class VirtualGPU:
         self.h2d_bytes = 0
         self.d2h_bytes = 0
         self.copy_observers: list[Callable[[str, str, int], None]] = []
-        self.scratch_peak: tuple[int, int] = (0, 0)  # (allocated, scratch) at the highest point with scratch
+        self.scratch_peak: tuple[int, int] = (
+            0,
+            0,
+        )  # (allocated, scratch) at the highest point with scratch
         self._tags: dict[Any, int] = {}
         self._blas_streams: dict[int, int] = {}
         self.default_stream: Any = None
@@ -111,7 +118,9 @@ class VirtualGPU:
     def must_be_active(self) -> None:
         """Raise RuntimeError where a virtual tensor is computed with outside its context."""
         if self._stack is None or not self.here():
-            raise RuntimeError("a virtual tensor can be computed with only inside the VirtualGPU that made it")
+            raise RuntimeError(
+                "a virtual tensor can be computed with only inside the VirtualGPU that made it"
+            )
 
     @contextmanager
     def mode(self) -> Iterator[None]:
@@ -142,13 +151,15 @@ class VirtualGPU:
         """
         try:
             return self.allocator.allocate(nbytes)
-        except OutOfMemory:
+        except BlockTooLargeError:
             raise torch.cuda.OutOfMemoryError(self._no_memory(nbytes)) from None
 
     def use_scratch(self, nbytes: int, *, soft: bool) -> None:
         """Take and give back a kernel's own memory; a soft one is done without where it does not fit."""
         if soft and not self.allocator.fits(nbytes):
-            self.values.assume("workspace", "a convolution does without the workspace that does not fit")
+            self.values.assume(
+                "workspace", "a convolution does without the workspace that does not fit"
+            )
             return
         before = self.allocator.peak_bytes
         self.allocator.free(self.allocate(nbytes))
@@ -219,15 +230,26 @@ class VirtualGPU:
     # -- making tensors
 
     def tag(
-        self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype, offset: int, device: torch.device
+        self,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        dtype: torch.dtype,
+        offset: int,
+        device: torch.device,
     ) -> int:
         """Return the interned number of this metadata."""
         key = (shape, stride, dtype, offset, device)
         return self._tags.setdefault(key, _FIRST_TAG - len(self._tags))
 
-    def like(self, tensor: torch.Tensor, device: torch.device, storage: Storage | None = None) -> VirtualTensor:
+    def like(
+        self, tensor: torch.Tensor, device: torch.device, storage: Storage | None = None
+    ) -> VirtualTensor:
         """Return a virtual tensor with `tensor`'s metadata on `device`, in a storage of its own unless one is given."""
-        shape, stride, offset = tuple(tensor.shape), tuple(tensor.stride()), tensor.storage_offset()
+        shape, stride, offset = (
+            tuple(tensor.shape),
+            tuple(tensor.stride()),
+            int(tensor.storage_offset()),
+        )
         nbytes = tensor.untyped_storage().nbytes() if storage is None else storage.nbytes
         tag = self.tag(shape, stride, tensor.dtype, offset, device)
         source = NEW if storage is None else 0
@@ -250,7 +272,9 @@ class VirtualGPU:
             self.values.keep(tensor, real)
         return tensor
 
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> VirtualTensor:
+    def empty(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> VirtualTensor:
         """Return a contiguous virtual tensor of unknown value."""
         with _disable_current_modes():
             return self.like(torch.empty(shape, dtype=dtype, device=META), device)

@@ -2,10 +2,10 @@
 
 Rules, each with its source:
 
-- A half-precision cuDNN convolution with a kernel larger than one element, on contiguous (NCHW, NCDHW) input, takes a
-  workspace of the bytes of input, output and weight: it works on channels-last copies. In single precision it takes half
-  of that. Soft: cuDNN takes another plan where it does not fit. Calibrated on published peaks of FLUX.1-dev and of
-  Stable Diffusion XL (see docs/accuracy.md); `WORKSPACE_BAND` says how far to trust it.
+- A half-precision cuDNN convolution with a kernel larger than one element, on contiguous (NCHW, NCDHW) input,
+  takes a workspace of the bytes of input, output and weight: it works on channels-last copies. In single precision
+  it takes half of that. Soft: cuDNN takes another plan where it does not fit. Calibrated on published peaks of
+  FLUX.1-dev and of Stable Diffusion XL (see docs/accuracy.md); `WORKSPACE_BAND` says how far to trust it.
 - cuBLAS takes one workspace a handle and stream with the first matrix product, and keeps it.
   Source: `getChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp (v2.13.0).
 - Time is the roofline's: the larger of operations / rate and bytes / bandwidth, with stated achieved fractions.
@@ -33,7 +33,11 @@ _BLAS = {
     aten.dot.default,
     aten._scaled_mm.default,
 }
-_CONVOLUTIONS = {aten.convolution.default, aten._convolution.default, aten.cudnn_convolution.default}
+_CONVOLUTIONS = {
+    aten.convolution.default,
+    aten._convolution.default,
+    aten.cudnn_convolution.default,
+}
 _WORKSPACE_SHARE = {torch.float16: 1.0, torch.bfloat16: 1.0, torch.float32: 0.5}
 
 # How much of a convolution's calibrated workspace may be wrong: all of it.
@@ -78,7 +82,11 @@ class Kernel:
 
     def seconds(self) -> float:
         """Return how long it takes by the roofline."""
-        tensors = [leaf for leaf in tree_leaves((self._args, self._result)) if isinstance(leaf, torch.Tensor)]
+        tensors = [
+            leaf
+            for leaf in tree_leaves((self._args, self._result))
+            if isinstance(leaf, torch.Tensor)
+        ]
         moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         seconds = moved / (self._card.memory_bytes_per_second * ACHIEVED_BANDWIDTH)
         count = flop_registry.get(self._func._overloadpacket)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# What accelerate and diffusers leave on a hooked module or pipeline: private names, accelerate 1.15.0, diffusers 0.42.1.
+# What accelerate 1.15.0 and diffusers 0.42.1 leave on a hooked module or pipeline: private names.
 _MODULE_HOOKS = ("_hf_hook", "_old_forward", "_diffusers_hook", "hf_device_map")
 _PIPELINE_HOOKS = ("_all_hooks", "_offload_device", "_offload_gpu_id", "maybe_free_model_hooks")
 _SHADOWED_METHODS = ("forward", "to", "cuda", "cpu")
@@ -74,19 +74,22 @@ def _twin_of_part(value: Any) -> Any:
 
 def _twin_of_modules(gpu: VirtualGPU, originals: list[nn.Module]) -> list[nn.Module]:
     memo: dict[int, Any] = {}
-    for original in originals:
-        for module in original.modules():
-            for name in _MODULE_HOOKS:
-                if name in vars(module):
-                    memo[id(vars(module)[name])] = None
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                if id(tensor) not in memo:
-                    memo[id(tensor)] = _twin_of_tensor(gpu, tensor)
+    for module in _all_of(originals):
+        memo.update(
+            {id(vars(module)[name]): None for name in _MODULE_HOOKS if name in vars(module)}
+        )
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _twin_of_tensor(gpu, tensor)
     twins = copy.deepcopy(originals, memo)
-    for twin in twins:
-        for module in twin.modules():
-            _strip(module)
+    for module in _all_of(twins):
+        _strip(module)
     return twins
+
+
+def _all_of(modules: list[nn.Module]) -> Iterator[nn.Module]:
+    for module in modules:
+        yield from module.modules()
 
 
 def _twin_of_tensor(gpu: VirtualGPU, tensor: torch.Tensor) -> torch.Tensor:

@@ -81,13 +81,17 @@ class Operators:
             return self._index_mask
         if func._schema.name.endswith("_") and torch.Tag.inplace_view in func.tags:
             return self._inplace_view
-        if func not in _FUSED and func.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd):
+        if func not in _FUSED and func.has_kernel_for_dispatch_key(
+            DispatchKey.CompositeImplicitAutograd
+        ):
             return self._decompose
         return None
 
     # -- learning
 
-    def learn(self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> Entry:
+    def learn(
+        self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
+    ) -> Entry:
         """Run `func` on meta tensors and return what it did.
 
         Raises:
@@ -119,7 +123,11 @@ class Operators:
         return entry.settle()
 
     def _out(
-        self, leaf: Any, device: torch.device, tensors: list[VirtualTensor], metas: dict[int, torch.Tensor]
+        self,
+        leaf: Any,
+        device: torch.device,
+        tensors: list[VirtualTensor],
+        metas: dict[int, torch.Tensor],
     ) -> Out | int | None:
         if not isinstance(leaf, torch.Tensor):
             return leaf
@@ -134,15 +142,19 @@ class Operators:
                 source = position
         if source not in (NEW, ARGUMENT):
             device = tensors[source].device
-        shape, stride, offset = tuple(leaf.shape), tuple(leaf.stride()), leaf.storage_offset()
+        shape, stride, offset = tuple(leaf.shape), tuple(leaf.stride()), int(leaf.storage_offset())
         tag = self.gpu.tag(shape, stride, leaf.dtype, offset, device)
         nbytes = storage.nbytes() if source == NEW else 0
         return Out(source, shape, stride, leaf.dtype, offset, nbytes, tag, device, index)
 
-    def _device(self, func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> torch.device:
+    def _device(
+        self, func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
+    ) -> torch.device:
         explicit = kwargs.get("device")
         # `x.to("meta")` never comes here; C++ asks for `meta` where it means "the device of x" (`type_as`).
-        if explicit is not None and not (func is aten._to_copy.default and canonical(explicit) == META):
+        if explicit is not None and not (
+            func is aten._to_copy.default and canonical(explicit) == META
+        ):
             return canonical(explicit)
         if func is aten.copy_.default:
             return tensors[0].device
@@ -233,14 +245,22 @@ class Operators:
 
     def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Serve an operator whose output's size depends on values: computed, or as large as its input."""
-        reals = [self.gpu.values.known(tensor) for tensor in tree_leaves(args) if isinstance(tensor, VirtualTensor)]
+        reals = [
+            self.gpu.values.known(tensor)
+            for tensor in tree_leaves(args)
+            if isinstance(tensor, VirtualTensor)
+        ]
         source = args[0]
         with self.gpu.suspended():
             if all(real is not None for real in reals):
                 result = func(*self.gpu.values.realised(args), **self.gpu.values.realised(kwargs))
             else:
-                self.gpu.values.assume(func.__name__, "its output taken to be as large as its input")
-                result = func(torch.arange(source.numel()), *self.gpu.values.realised(args[1:]), **kwargs)
+                self.gpu.values.assume(
+                    func.__name__, "its output taken to be as large as its input"
+                )
+                result = func(
+                    torch.arange(source.numel()), *self.gpu.values.realised(args[1:]), **kwargs
+                )
             return tree_map(lambda leaf: self.gpu.place(leaf, source.device), result)
 
     def _inplace_view(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
@@ -248,7 +268,9 @@ class Operators:
         tensor = args[0]
         twin = getattr(aten, func._schema.name.split("::")[1][:-1], None)
         if twin is None:
-            raise RuntimeError(f"{func} changes a tensor's shape in place, which a virtual tensor cannot follow")
+            raise RuntimeError(
+                f"{func} changes a tensor's shape in place, which a virtual tensor cannot follow"
+            )
         tensor.data = twin(*args, **kwargs)
         return tensor  # type: ignore[no-any-return]
 
@@ -287,14 +309,18 @@ def _shape_of_result(result: Any) -> str:
     return "one" if isinstance(result, torch.Tensor) else "list"
 
 
-def _writes(func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> tuple[int, ...]:
+def _writes(
+    func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
+) -> tuple[int, ...]:
     written: list[int] = []
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         value = args[position] if position < len(args) else kwargs.get(argument.name)
         leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, VirtualTensor)]
-        written += [index for index, tensor in enumerate(tensors) if any(tensor is leaf for leaf in leaves)]
+        written += [
+            index for index, tensor in enumerate(tensors) if any(tensor is leaf for leaf in leaves)
+        ]
     return tuple(written)
 
 
@@ -304,7 +330,10 @@ def _works(outs: tuple[Out | int | None, ...], writes: tuple[int, ...]) -> bool:
 
 
 def _may_have_value(
-    func: Any, device: torch.device, tensors: list[VirtualTensor], outs: tuple[Out | int | None, ...]
+    func: Any,
+    device: torch.device,
+    tensors: list[VirtualTensor],
+    outs: tuple[Out | int | None, ...],
 ) -> bool:
     if device.type == "meta" or torch.Tag.nondeterministic_seeded in func.tags or func in _NO_VALUE:
         return False

@@ -27,7 +27,9 @@ class Storage:
 
     __slots__ = ("__weakref__", "_address", "block", "device", "gpu", "nbytes", "pinned", "real")
 
-    def __init__(self, gpu: VirtualGPU, device: torch.device, nbytes: int, pinned: bool = False) -> None:
+    def __init__(
+        self, gpu: VirtualGPU, device: torch.device, nbytes: int, pinned: bool = False
+    ) -> None:
         self.gpu = gpu
         self.device = device
         self.nbytes = nbytes

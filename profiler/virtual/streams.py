@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
 
 
-def stream_class(gpu: VirtualGPU) -> type:
+def stream_class(gpu: VirtualGPU) -> type:  # noqa: C901  # ten one-line methods of one class
     """Return the class that stands in for `torch.cuda.Stream`."""
     original = torch.cuda.Stream
     clock = gpu.clock
@@ -29,7 +29,9 @@ def stream_class(gpu: VirtualGPU) -> type:
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             return super().__new__(cls) if gpu.here() else original(*args, **kwargs)
 
-        def __init__(self, device: Any = None, priority: int = 0, *, number: int | None = None, **_: Any) -> None:
+        def __init__(
+            self, device: Any = None, priority: int = 0, *, number: int | None = None, **_: Any
+        ) -> None:
             self.priority = priority
             self.cuda_stream = self.stream_id = clock.add_stream() if number is None else number
             self._outer: list[Any] = []
@@ -118,7 +120,9 @@ def generator_class(gpu: VirtualGPU) -> type:
             if not gpu.here():
                 return torch._C.Generator(device)
             generator = super().__new__(cls)
-            generator._claimed = CUDA if torch.device(device).type == "cuda" else torch.device(device)
+            generator._claimed = (
+                CUDA if torch.device(device).type == "cuda" else torch.device(device)
+            )
             return generator
 
         def __init__(self, device: Any = "cpu") -> None:

@@ -1,8 +1,8 @@
 """The virtual tensor: metadata, the storage it looks at, the device it claims, and no data.
 
-C++ is told that the device is `meta`, because a CPU build of torch has no guard for CUDA devices; Python's `device`,
-`is_cuda`, `is_cpu` and `is_meta` say what the tensor claims. For the same reason every method that depends on the device
-is overridden here rather than caught later: by then C++ would have decided for `meta`.
+C++ is told that the device is `meta`, because a CPU build of torch has no guard for CUDA devices; Python's
+`device`, `is_cuda`, `is_cpu` and `is_meta` say what the tensor claims. For the same reason every method that
+depends on the device is overridden here rather than caught later: by then C++ would have decided for `meta`.
 
 A tensor does not hold its value. A storage may (`Storage.real`), and every view of it looks into the same bytes.
 """
@@ -43,10 +43,12 @@ class VirtualTensor(torch.Tensor):
     tag: int
 
     # Free functions are served by patches; without this every operator would go through Python twice.
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(cls, data: VirtualTensor, requires_grad: bool = False, **_: Any) -> VirtualTensor:
+    def __new__(  # noqa: PYI034  # a parameter is made of what is there
+        cls: type[VirtualTensor], data: VirtualTensor, requires_grad: bool = False, **_: Any
+    ) -> VirtualTensor:
         """Return a parameter over `data`: accelerate rebuilds one by calling the class of the old one."""
         parameter = data.detach().requires_grad_(requires_grad)
         parameter._is_param = True  # type: ignore[attr-defined]
@@ -86,7 +88,7 @@ class VirtualTensor(torch.Tensor):
 
     def data_ptr(self) -> int:
         """Return a virtual address: equal for equal storages, 0 on `meta`, as accelerate's tied weights need."""
-        return self.storage_record.address + self.storage_offset() * self.element_size()
+        return self.storage_record.address + int(self.storage_offset()) * self.element_size()
 
     # -- moving it
 
@@ -97,7 +99,8 @@ class VirtualTensor(torch.Tensor):
         dtype = self.dtype if dtype is None else dtype
         same = device == self.device and dtype == self.dtype and not copy
         if same and (
-            memory_format in (None, torch.preserve_format) or self.is_contiguous(memory_format=memory_format)
+            memory_format in (None, torch.preserve_format)
+            or self.is_contiguous(memory_format=memory_format)
         ):
             return self
         if device == META:
@@ -118,7 +121,9 @@ class VirtualTensor(torch.Tensor):
     def type_as(self, other: torch.Tensor) -> VirtualTensor:  # type: ignore[override]
         return self.to(device=other.device, dtype=other.dtype)
 
-    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:  # type: ignore[override]
+    def new_tensor(
+        self, data: Any, *, dtype: Any = None, device: Any = None, **_: Any
+    ) -> torch.Tensor:  # type: ignore[override]
         return torch.tensor(data, dtype=dtype or self.dtype, device=device or self.device)
 
     def pin_memory(self, device: Any = None) -> VirtualTensor:  # type: ignore[override]
@@ -172,7 +177,7 @@ class VirtualTensor(torch.Tensor):
         return self.detach()  # type: ignore[return-value]
 
     @data.setter
-    def data(self, new: VirtualTensor) -> None:
+    def data(self, new: Any) -> None:
         if not isinstance(new, VirtualTensor):
             new = self.gpu.lift(new)
         with torch._C.DisableTorchFunction():

@@ -62,7 +62,9 @@ class Values:
         if real.numel() > MOST_ELEMENTS or real.dtype != tensor.dtype:
             return
         storage = real.untyped_storage()
-        same_layout = real.stride() == tensor.stride() and real.storage_offset() == tensor.storage_offset()
+        same_layout = (
+            real.stride() == tensor.stride() and real.storage_offset() == tensor.storage_offset()
+        )
         if not same_layout or storage.nbytes() < tensor.storage_record.nbytes:
             copy = torch.empty(tensor.storage_record.nbytes, dtype=torch.uint8).untyped_storage()
             _look_into(copy, tensor).copy_(real)
@@ -82,11 +84,19 @@ class Values:
         return tree_map(realise, tree)
 
     def follow(
-        self, entry: Entry, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor], result: Any
+        self,
+        entry: Entry,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        tensors: list[VirtualTensor],
+        result: Any,
     ) -> None:
         """Compute the operator's values where all its inputs are known; forget those that it overwrites otherwise."""
         written = {id(tensors[index]) for index in entry.writes}
-        inputs = [tensor for tensor in tensors if id(tensor) not in written or func not in _OVERWRITES]
+        inputs = [
+            tensor for tensor in tensors if id(tensor) not in written or func not in _OVERWRITES
+        ]
         if any(tensor.storage_record.real is None for tensor in inputs):
             for index in entry.writes:
                 tensors[index].storage_record.real = None
@@ -96,11 +106,15 @@ class Values:
         elif entry.valued:
             real = func(*self.realised(tuple(args)), **_on_cpu(self.realised(dict(kwargs))))
             outs = result if isinstance(result, list) else [result]
-            for out, tensor, value in zip(entry.outs, outs, real if isinstance(result, list) else [real], strict=True):
+            for out, tensor, value in zip(
+                entry.outs, outs, real if isinstance(result, list) else [real], strict=True
+            ):
                 if isinstance(out, Out) and out.source == NEW:
                     self.keep(tensor, value)
 
-    def _write(self, func: Any, args: Any, kwargs: dict[str, Any], targets: list[VirtualTensor]) -> None:
+    def _write(
+        self, func: Any, args: Any, kwargs: dict[str, Any], targets: list[VirtualTensor]
+    ) -> None:
         if func in _OVERWRITES:
             (target,) = targets
             if target.storage_record.real is None and not self._cover(target):
@@ -131,4 +145,8 @@ def _look_into(storage: torch.UntypedStorage, tensor: VirtualTensor) -> torch.Te
 def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
     if kwargs.get("device") is not None and canonical(kwargs["device"]).type == "cuda":
         kwargs["device"] = torch.device("cpu")
-    return {name: value for name, value in kwargs.items() if name not in ("generator", "pin_memory", "non_blocking")}
+    return {
+        name: value
+        for name, value in kwargs.items()
+        if name not in ("generator", "pin_memory", "non_blocking")
+    }

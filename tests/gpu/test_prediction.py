@@ -46,7 +46,11 @@ def test_a_prediction_is_within_five_percent_and_moves_the_same_bytes(mode):
         predicted.totals.peak_allocated_bytes, rel=0.05
     )
     moves = [
-        [(e.kind, e.component, e.bytes) for e in profile.events if e.kind in ("onload", "offload") and e.call == 0]
+        [
+            (e.kind, e.component, e.bytes)
+            for e in profile.events
+            if e.kind in ("onload", "offload") and e.call == 0
+        ]
         for profile in (measured, predicted)
     ]
     assert moves[0] == moves[1]

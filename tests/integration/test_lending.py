@@ -76,7 +76,12 @@ def test_profiling_a_loaded_pipe_runs_a_twin_and_leaves_the_pipe_untouched(pipe)
     assert (state_of(pipe), tensors_of(pipe)) == before
     assert (pipe() == image).all() or image.shape == pipe().shape
     moves = [(e.kind, e.component) for e in profile.events if e.kind in ("onload", "offload")]
-    assert moves == [("onload", "encoder"), ("offload", "encoder"), ("onload", "vae"), ("offload", "vae")]
+    assert moves == [
+        ("onload", "encoder"),
+        ("offload", "encoder"),
+        ("onload", "vae"),
+        ("offload", "vae"),
+    ]
     assert (profile.source, profile.mode, profile.complete) == ("predicted", "model", True)
     # 64 * 64 floats once, though two layers hold them, and the scale.
     assert profile.components[0].bytes == 64 * 64 * 4 + 4

@@ -23,11 +23,19 @@ MODES = {
     "tiling": Mode(name="model", vae_tiling=True, vae_slicing=True),
 }
 # Combinations that stock diffusers 0.42.1 cannot run, on the virtual card as on a real one:
-# - with a stream, group offload keeps pinned half-precision copies, while the pipeline casts this VAE to single precision;
-# - block-level group offload hooks the `forward` of a VAE without `_group_offload_block_modules`, which decode never calls.
+# - with a stream, group offload keeps pinned half-precision copies, while the pipeline casts this VAE to single
+#   precision;
+# - block-level group offload hooks the `forward` of a VAE without `_group_offload_block_modules`, which decode never
+#   calls.
 FAILS = {
-    ("sdxl-base", "group-block-stream"): "Input type (float) and bias type (c10::Half) should be the same",
-    ("sdxl-base", "group-leaf-stream"): "Input type (float) and bias type (c10::Half) should be the same",
+    (
+        "sdxl-base",
+        "group-block-stream",
+    ): "Input type (float) and bias type (c10::Half) should be the same",
+    (
+        "sdxl-base",
+        "group-leaf-stream",
+    ): "Input type (float) and bias type (c10::Half) should be the same",
     ("cogvideox-5b", "group-block"): "Expected all tensors to be on the same device",
     ("cogvideox-5b", "group-block-stream"): "Expected all tensors to be on the same device",
 }
@@ -120,10 +128,14 @@ def test_layerwise_casting_halves_what_it_casts_of_the_denoiser():
     cast, *_ = run("flux1-dev", "layerwise")
     plain, *_ = run("flux1-dev", "model")
     bytes_of = {
-        name: next(event.bytes for event in profile.events if event.component == "transformer" and event.bytes)
+        name: next(
+            event.bytes
+            for event in profile.events
+            if event.component == "transformer" and event.bytes
+        )
         for name, profile in (("cast", cast), ("plain", plain))
     }
-    # Everything but what diffusers skips: embeddings, norms (a fifth of FLUX's weights are modulations) and projections.
+    # All but what diffusers skips: embeddings, norms (a fifth of FLUX's weights are modulations), projections.
     assert 0.5 < bytes_of["cast"] / bytes_of["plain"] < 0.67, bytes_of
 
 

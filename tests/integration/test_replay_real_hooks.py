@@ -34,9 +34,8 @@ def traced(script, scheme, *, calls):
 
 
 def comparable(event):
-    """Return what of an event the replay promises: all but the cache, the clock, and who asked for what is no move."""
-    asked_by = event.asked_by if event.kind in ("onload", "offload") else ""
-    return event._replace(reserved_bytes=0, start_seconds=0.0, seconds=0.0, asked_by=asked_by)
+    """Return what of an event the replay promises: all but the cache and the clock."""
+    return event._replace(reserved_bytes=0, start_seconds=0.0, seconds=0.0)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -45,9 +44,8 @@ def test_replay_of_one_plan_from_a_run_under_another(data):
     script = data.draw(scripts())
     names = tuple(script.components)
     recorded, replayed = data.draw(schemes(names)), data.draw(schemes(names))
-    # Where nothing comes home at the end of a call, its place in the run leaves no event behind.
-    hooked = recorded.hooked(names)
-    assume(any(act.kind in ("run", "encode") and act.component in hooked for act in script.acts))
+    # Without any hook, the end of a call leaves no event behind that would say when it came.
+    assume(recorded.hooked(names))
     calls = data.draw(st.integers(1, 3))
     workload = workload_of(traced(script, recorded, calls=calls))
     real = traced(script, replayed, calls=calls)

@@ -14,7 +14,11 @@ from tests.tiny_pipelines import Act, Script, build
 
 SCRIPT = Script(
     {"a": (100, 300), "b": (700,)},
-    (Act("run", "a", scratch=2000, kept=600), Act("cast", "b", dtype="float32"), Act("encode", "b")),
+    (
+        Act("run", "a", scratch=2000, kept=600),
+        Act("cast", "b", dtype="float32"),
+        Act("encode", "b"),
+    ),
 )
 
 
@@ -39,7 +43,10 @@ def module_state(module):
         "registry": list(registry.hooks) if registry else None,
         "tensors": [
             (key, tuple(tensor.shape), tensor.dtype, str(tensor.device), tensor.requires_grad)
-            for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+            for key, tensor in (
+                *module.named_parameters(recurse=False),
+                *module.named_buffers(recurse=False),
+            )
         ],
     }
 
@@ -69,7 +76,9 @@ def test_a_traced_call_leaves_the_pipe_as_an_untraced_one_does(mode):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_interrupted_call_leaves_the_pipe_as_without_a_tracer_and_keeps_what_was_seen(error, monkeypatch):
+def test_an_interrupted_call_leaves_the_pipe_as_without_a_tracer_and_keeps_what_was_seen(
+    error, monkeypatch
+):
     def broken(*_):
         raise error("stopped")
 
@@ -141,10 +150,15 @@ def stock_sdxl():
 def test_stock_sdxl_moves_six_and_a_half_gib_each_way_in_its_second_call():
     events = [event for event in stock_sdxl().events if event.call == 1]
     moved = {
-        place: sum(event.bytes for event in events if event.to_device == place and event.kind != "cast")
+        place: sum(
+            event.bytes for event in events if event.to_device == place and event.kind != "cast"
+        )
         for place in ("cuda:0", "cpu")
     }
-    assert {place: round(nbytes / GIB, 2) for place, nbytes in moved.items()} == {"cuda:0": 6.62, "cpu": 6.47}
+    assert {place: round(nbytes / GIB, 2) for place, nbytes in moved.items()} == {
+        "cuda:0": 6.62,
+        "cpu": 6.47,
+    }
     weights = [
         (event.kind, event.component, event.asked_by)
         for event in events
@@ -170,5 +184,7 @@ def test_a_run_that_does_not_fit_is_an_incomplete_profile_that_says_where():
         pipe = load_pipeline("sdxl-base", dtype="float16")
         profile = profile_pipeline(pipe, mode="model", num_inference_steps=2)
     assert not profile.complete
-    assert profile.error.startswith("OutOfMemoryError in unet: CUDA out of memory. Tried to allocate")
+    assert profile.error.startswith(
+        "OutOfMemoryError in unet: CUDA out of memory. Tried to allocate"
+    )
     assert profile.events[-1].kind == "end"

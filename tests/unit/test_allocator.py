@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.virtual.allocator import Allocator, OutOfMemory, round_block
+from profiler.virtual.allocator import Allocator, BlockTooLargeError, round_block
 
 MIB = 1 << 20
 
@@ -37,7 +37,7 @@ def test_what_exceeds_the_limit_is_refused_and_changes_nothing():
     allocator = Allocator(4 * MIB)
     allocator.allocate(3 * MIB)
     before = figures(allocator)
-    with pytest.raises(OutOfMemory) as refused:
+    with pytest.raises(BlockTooLargeError) as refused:
         allocator.allocate(2 * MIB)
     assert (refused.value.requested_bytes, figures(allocator)) == (2 * MIB, before)
     assert allocator.fits(MIB)
