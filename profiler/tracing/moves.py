@@ -15,7 +15,7 @@ from profiler.patching import Patches
 from profiler.tracing import hooks
 from profiler.tracing.parts import main_dtype, nbytes, on_card, resident_bytes, tensors_of
 from profiler.tracing.recorder import Recorder, Span
-from profiler.virtual.allocator import round_block
+from profiler.virtual.allocator_settings import round_block
 
 DROPPED = "meta"
 """`to_device` of an offload that moved nothing: the device copy was dropped, a host copy was there already."""

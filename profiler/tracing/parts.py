@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from profiler.profile import Block, Component, TensorSize
-from profiler.virtual.allocator import round_block
+from profiler.virtual.allocator_settings import round_block
 
 # Packages of diffusers whose models run once a denoise step.
 _DENOISER_PACKAGES = (

@@ -1,95 +1,294 @@
-"""Device memory as an engine: blocks, their sum and its peak, and the limit. It has never heard of tensors.
+"""PyTorch's caching allocator as an engine: blocks cut from segments, kept for reuse when they are given back.
 
-Every request is rounded up to 512 bytes. Reserved memory is the high-water mark of what was allocated since the last
-`empty_cache`, in the 2 MiB steps in which small segments are reserved; what fragmentation adds to it in a real run is
-covered by the card's stated slack.
+It has never heard of tensors: it knows streams by number, and a clock that says when each of them is done.
 
-Source: `kMinBlockSize` and `kSmallBuffer` in PyTorch's c10/cuda/CUDACachingAllocator.cpp (v2.13.0).
+Source: `DeviceCachingAllocator` in PyTorch's c10/cuda/CUDACachingAllocator.cpp (v2.13.0); each function names the one
+that it follows there. Private pools, which CUDA graphs use, are left out.
 """
 
 from __future__ import annotations
 
-BLOCK_BYTES = 512
-SEGMENT_BYTES = 2 << 20
-
-
-def round_block(nbytes: int) -> int:
-    """Return what a request of `nbytes` takes on the device."""
-    return (nbytes + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
-
-
-def _round_segment(nbytes: int) -> int:
-    return (nbytes + SEGMENT_BYTES - 1) // SEGMENT_BYTES * SEGMENT_BYTES
+from profiler.virtual.allocator_blocks import Block, Pool
+from profiler.virtual.allocator_segments import SMALL_REQUEST_BYTES, Segments, pools_for
+from profiler.virtual.allocator_settings import BLOCK_BYTES, UNLIMITED, Settings
+from profiler.virtual.allocator_statistics import Stat, Tally
+from profiler.virtual.allocator_waits import Waits
+from profiler.virtual.clock import Clock
 
 
 class BlockTooLargeError(Exception):
-    """A request that does not fit.
+    """A request that does not fit, also after everything cached was released.
 
     Attributes:
         requested_bytes: the request, as it was made.
+        segment_bytes: the segment that it needs.
     """
 
-    def __init__(self, requested_bytes: int) -> None:
-        super().__init__(requested_bytes)
+    def __init__(self, requested_bytes: int, segment_bytes: int) -> None:
+        super().__init__(requested_bytes, segment_bytes)
         self.requested_bytes = requested_bytes
+        self.segment_bytes = segment_bytes
 
 
 class Allocator:
-    """Counts blocks against a limit.
+    """Hands out blocks.
+
+    Args:
+        limit_bytes: the most that the driver can give.
+        settings: how the allocator is set.
+        clock: tells when streams are done.
 
     Attributes:
-        limit_bytes: the most that may be reserved.
-        allocated_bytes: the sum of the live blocks.
-        peak_bytes: the highest `allocated_bytes` since `reset_peak`.
-        reserved_bytes, peak_reserved_bytes: the same for reserved memory.
+        segments: what the driver gave.
+        all: the statistics; those of each pool are in `pools`.
+        pools: for small and for large requests.
+        oversize: the blocks of at least the size that is never split.
+        retries: how often everything cached was released to try again.
+        failures: how often that was in vain.
+        flushes: how often it was released, for whatever reason.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.allocated_bytes = 0
-        self.peak_bytes = 0
-        self.reserved_bytes = 0
-        self.peak_reserved_bytes = 0
+    def __init__(
+        self, limit_bytes: int, settings: Settings | None = None, clock: Clock | None = None
+    ) -> None:
+        self.settings = settings or Settings()
+        self.all = Tally()
+        self.segments = Segments(limit_bytes, self.settings, self.all)
+        self.pools = self._small, self._large = pools_for(self.settings)
+        self.oversize = Stat()
+        self.retries = self.failures = self.flushes = 0
+        self._waits = Waits(clock or Clock())
+        self._late: list[Block] = []
+        self._busy = False
+        self._max_split_bytes = self.settings.max_split_bytes
+        self._rounds_up = any(self.settings.divisions)
+        self._best_fit_only = (
+            self._max_split_bytes == UNLIMITED
+            and not self.settings.expandable_segments
+            and not self.settings.garbage_collection_threshold
+        )
 
-    def allocate(self, nbytes: int) -> int:
-        """Take a block for `nbytes` and return its size.
+    # -- the four figures that everybody asks for
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What the held blocks asked for, in whole blocks of 512 bytes."""
+        return self.all.allocated_bytes.current
+
+    @property
+    def peak_bytes(self) -> int:
+        """The highest `allocated_bytes` since `reset_peak`."""
+        return self.all.allocated_bytes.peak
+
+    @peak_bytes.setter
+    def peak_bytes(self, nbytes: int) -> None:
+        self.all.allocated_bytes.peak = nbytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What the driver gave."""
+        return self.all.reserved_bytes.current
+
+    @property
+    def peak_reserved_bytes(self) -> int:
+        """The highest `reserved_bytes` since `reset_peak`."""
+        return self.all.reserved_bytes.peak
+
+    @peak_reserved_bytes.setter
+    def peak_reserved_bytes(self, nbytes: int) -> None:
+        self.all.reserved_bytes.peak = nbytes
+
+    # -- blocks
+
+    def allocate(self, nbytes: int, stream: int = 0) -> Block:
+        """Return a block for `nbytes` on `stream`: the best fit among the free ones, else from a new segment.
+
+        Source: `malloc` and `alloc_found_block`.
 
         Raises:
-            BlockTooLargeError: if the limit would be exceeded, also after releasing what is only cached.
+            BlockTooLargeError: if the driver has no segment for it, also after releasing what is only cached.
         """
-        block = (nbytes + 511) // 512 * 512
-        allocated = self.allocated_bytes + block
-        if allocated > self.reserved_bytes:
-            self._reserve(allocated, nbytes)
-        self.allocated_bytes = allocated
-        if allocated > self.peak_bytes:
-            self.peak_bytes = allocated
+        self._busy = True
+        try:
+            if self._waits:
+                for waited in self._waits.over():
+                    self._free_block(waited)
+            size = (nbytes + 511) & -512 or BLOCK_BYTES
+            if self._rounds_up:
+                size = self.settings.round(nbytes)
+            pool = self._small if size <= SMALL_REQUEST_BYTES else self._large
+            block = self._cached(pool, size, stream) or self._reserved(pool, size, stream, nbytes)
+            self._cut(pool, block, size)
+            block.requested = nbytes
+            block.rounded = size
+            pool.tally.take(block)
+            self.all.take(block)
+            if block.size >= self._max_split_bytes:
+                self.oversize.change(1)
+        finally:
+            self._busy = False
+            if self._late:
+                self._catch_up()
         return block
 
-    def free(self, block: int) -> None:
-        """Give back a block that `allocate` returned."""
-        self.allocated_bytes -= block
+    def free(self, block: Block) -> None:
+        """Take back a block; it is reused at once, or when the streams that `record_stream` named are done.
 
-    def fits(self, nbytes: int) -> bool:
-        """Tell whether `nbytes` could be allocated now."""
-        return _round_segment(self.allocated_bytes + round_block(nbytes)) <= self.limit_bytes
+        Source: `free` and `insert_events`.
+        """
+        if self._busy:
+            # Python's garbage collector may free in the middle of anything.
+            self._late.append(block)
+            return
+        self._busy = True
+        block.pool.tally.give(block)
+        self.all.give(block)
+        if block.size >= self._max_split_bytes:
+            self.oversize.change(-1)
+        if block.uses:
+            self._waits.add(block, block.uses)
+            block.uses = None
+        else:
+            self._free_block(block)
+        self._busy = False
+        if self._late:
+            self._catch_up()
 
-    def touch(self, nbytes: int) -> None:
+    def record_stream(self, block: Block, stream: int) -> None:
+        """Note that `stream` works with `block`, so that it is not reused before that is done.
+
+        Source: `recordStream`.
+        """
+        if stream != block.stream:
+            block.uses = (block.uses or set()) | {stream}
+
+    def touch(self, nbytes: int, stream: int = 0) -> None:
         """Allocate and free at once: a kernel's own memory."""
-        self.free(self.allocate(nbytes))
+        self.free(self.allocate(nbytes, stream))
 
     def empty_cache(self) -> None:
-        """Release what is reserved and not allocated."""
-        self.reserved_bytes = _round_segment(self.allocated_bytes)
+        """Give the driver back every segment of which nothing is held.
+
+        Source: `emptyCache`.
+        """
+        self._busy = True
+        self._release_cached()
+        self._busy = False
+        self._catch_up()
 
     def reset_peak(self) -> None:
         """Begin new peaks from what is held now."""
-        self.peak_bytes = self.allocated_bytes
-        self.peak_reserved_bytes = self.reserved_bytes
+        for stat in self._stats():
+            stat.reset_peak()
 
-    def _reserve(self, allocated: int, requested: int) -> None:
-        reserved = _round_segment(allocated)
-        if reserved > self.limit_bytes:
-            raise BlockTooLargeError(requested)
-        self.reserved_bytes = reserved
-        self.peak_reserved_bytes = max(self.peak_reserved_bytes, reserved)
+    def reset_accumulated(self) -> None:
+        """Forget how much was ever allocated and freed.
+
+        Source: `resetAccumulatedStats`.
+        """
+        for stat in self._stats():
+            stat.reset_accumulated()
+        self.retries = self.failures = self.flushes = 0
+        self.segments.allocations = self.segments.frees = 0
+
+    def _stats(self) -> list[Stat]:
+        tallies = (self.all, *(pool.tally for pool in self.pools))
+        return [
+            self.oversize,
+            self.segments.oversize,
+            *(stat for tally in tallies for stat in tally.stats().values()),
+        ]
+
+    # -- finding a block
+
+    def _cached(self, pool: Pool, size: int, stream: int) -> Block | None:
+        """Return a free block that serves, or None. Source: `get_free_block`."""
+        if self._best_fit_only:
+            return pool.take(size, stream)
+        if self.segments.collects_garbage:
+            pool.searches += 1
+        fitting = pool.fitting(size, stream)
+        block = next(fitting, None)
+        if block is None:
+            return None
+        if self.settings.expandable_segments:
+            # A block at the growing end counts as what it could grow to.
+            for other in fitting:
+                if _growable(other) >= _growable(block):
+                    break
+                block = other
+        if self._oversize(block, size):
+            return None
+        pool.remove(block)
+        return block
+
+    def _oversize(self, block: Block, size: int) -> bool:
+        """Tell whether `block` is kept for larger requests: it would not be split."""
+        if size < self._max_split_bytes:
+            return block.size >= self._max_split_bytes
+        return block.size >= size + self.settings.max_non_split_rounding_bytes
+
+    def _reserved(self, pool: Pool, size: int, stream: int, nbytes: int) -> Block:
+        """Return a block that is a new segment. Source: the second half of `malloc`, and `alloc_block`."""
+        segments = self.segments
+        segments.collect_garbage(self._large)
+        block = segments.grow(pool, size, stream)
+        if block is None and segments.release_available(pool, size, stream):
+            block = segments.grow(pool, size, stream)
+        if block is None:
+            self._release_cached()
+            self.retries += 1
+            block = segments.grow(pool, size, stream)
+        if block is None:
+            self.failures += 1
+            raise BlockTooLargeError(nbytes, segments.segment_bytes(size))
+        return block
+
+    def _cut(self, pool: Pool, block: Block, size: int) -> None:
+        """Split off what `block` has more than `size`, if that may be. Source: `should_split`, `alloc_found_block`."""
+        split = block.previous is not None or block.next is not None
+        rest = block.size - size
+        if rest >= pool.least_rest and size < pool.split_below:
+            pool.add(block.cut(size))
+            count, change = (0, -size) if split else (1, rest)
+        elif split:
+            count, change = -1, -block.size
+        else:
+            return
+        if block.segment is None:
+            pool.tally.split(count, change)
+            self.all.split(count, change)
+
+    def _free_block(self, block: Block) -> None:
+        """Put `block`, merged with its free neighbours, among the free ones. Source: `free_block`."""
+        pool = block.pool
+        pool.tally.retire(block)
+        self.all.retire(block)
+        size = block.size
+        block, merged = pool.merge(block)
+        pool.add(block)
+        if block.segment is None:
+            count, change = -merged, size - block.size
+            if block.previous is not None or block.next is not None:
+                count, change = count + 1, size
+            if count or change:
+                pool.tally.split(count, change)
+                self.all.split(count, change)
+
+    def _release_cached(self) -> None:
+        """Wait for every stream that holds a block up, and release. Source: `release_cached_blocks`."""
+        self.flushes += 1
+        for block in self._waits.finish():
+            self._free_block(block)
+        self.segments.release_free(self._large)
+        self.segments.release_free(self._small)
+
+    def _catch_up(self) -> None:
+        while self._late:
+            self.free(self._late.pop())
+
+
+def _growable(block: Block) -> int:
+    """Return the size that `block` has or, at the growing end of a segment, could have."""
+    following = block.next
+    return block.size + (0 if following is None or following.mapped else following.size)

@@ -7,7 +7,6 @@ put back on leaving, together with torch's queue of lazy calls and diffusers' ca
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -16,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from profiler.patching import Patches
+from profiler.virtual import allocator_report
 from profiler.virtual.streams import event_class, generator_class, stream_class
 from profiler.virtual.tensor import CUDA, canonical
 
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
+
+_summary = torch.cuda.memory.memory_summary
 
 
 @contextmanager
@@ -130,23 +132,35 @@ def _memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
     def set_fraction(fraction: float, device: Any = None) -> None:
         if not 0 <= fraction <= 1:
             raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
-        most = gpu.capacity_bytes - gpu.card.context_bytes
-        allocator.limit_bytes = min(int(gpu.capacity_bytes * fraction), most)
+        allocator.segments.allowed_bytes = int(gpu.capacity_bytes * fraction)
 
     return {
         "memory_allocated": lambda device=None: allocator.allocated_bytes,
         "max_memory_allocated": lambda device=None: allocator.peak_bytes,
         "memory_reserved": lambda device=None: allocator.reserved_bytes,
         "max_memory_reserved": lambda device=None: allocator.peak_reserved_bytes,
-        "memory_stats": lambda device=None: _stats(gpu),
+        "memory_stats": lambda device=None: allocator_report.flat_stats(allocator),
+        "memory_stats_as_nested_dict": lambda device=None: allocator_report.nested_stats(allocator),
+        "memory_snapshot": lambda mempool_id=None, include_traces=True: allocator_report.snapshot(
+            allocator
+        ),
+        # Given an index, torch's own does not ask for the type of `torch.cuda.device`, which is replaced.
+        "memory_summary": lambda device=None, abbreviated=False: _checked(
+            device, _summary(0, abbreviated)
+        ),
         "mem_get_info": lambda device=None: (
             max(gpu.capacity_bytes - gpu.device_bytes, 0),
             gpu.capacity_bytes,
         ),
         "reset_peak_memory_stats": lambda device=None: allocator.reset_peak(),
         "reset_max_memory_allocated": lambda device=None: allocator.reset_peak(),
+        "reset_max_memory_cached": lambda device=None: allocator.reset_peak(),
+        "reset_accumulated_memory_stats": lambda device=None: allocator.reset_accumulated(),
         "empty_cache": gpu.empty_cache,
         "set_per_process_memory_fraction": set_fraction,
+        "get_per_process_memory_fraction": lambda device=None: (
+            (allocator.segments.allowed_bytes or gpu.capacity_bytes) / gpu.capacity_bytes
+        ),
     }
 
 
@@ -182,6 +196,7 @@ def _accelerator_functions(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
                 "memory_reserved",
                 "max_memory_reserved",
                 "reset_peak_memory_stats",
+                "reset_accumulated_memory_stats",
             )
         },
     }
@@ -208,17 +223,3 @@ def _properties(gpu: VirtualGPU) -> SimpleNamespace:
         gcnArchName=card.architecture,
         pci_bus_id=os.getpid() % 256,
     )
-
-
-def _stats(gpu: VirtualGPU) -> OrderedDict[str, int]:
-    """Return the statistics that this model has, by PyTorch's own keys."""
-    allocator = gpu.allocator
-    figures = {
-        "allocated_bytes.all.current": allocator.allocated_bytes,
-        "allocated_bytes.all.peak": allocator.peak_bytes,
-        "active_bytes.all.current": allocator.allocated_bytes,
-        "active_bytes.all.peak": allocator.peak_bytes,
-        "reserved_bytes.all.current": allocator.reserved_bytes,
-        "reserved_bytes.all.peak": allocator.peak_reserved_bytes,
-    }
-    return OrderedDict(sorted(figures.items()))

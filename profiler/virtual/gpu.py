@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from profiler.errors import InputError
 from profiler.hardware import Card, card
-from profiler.units import format_bytes
-from profiler.virtual import cuda_api, functions
+from profiler.virtual import allocator_report, cuda_api, functions
 from profiler.virtual.allocator import Allocator, BlockTooLargeError
+from profiler.virtual.allocator_blocks import Block
+from profiler.virtual.allocator_settings import settings_from_environment
 from profiler.virtual.clock import Clock
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
 from profiler.virtual.lending import lend
@@ -51,7 +52,8 @@ class VirtualGPU:
         copy_observers: called with (from, to, bytes) after each copy.
 
     Raises:
-        InputError: for an unknown card or a capacity that leaves nothing beside the CUDA context.
+        InputError: for an unknown card, a capacity that leaves nothing beside the CUDA context, or settings in
+            `PYTORCH_CUDA_ALLOC_CONF` or `PYTORCH_ALLOC_CONF` that PyTorch refuses.
 
     Example:
         >>> with VirtualGPU("rtx-4090") as gpu:
@@ -65,9 +67,9 @@ class VirtualGPU:
         chosen = card(model) if isinstance(model, str) else model
         self.card = chosen if capacity is None else chosen.with_capacity(capacity)
         self.capacity_bytes = self.card.capacity_bytes
-        self.allocator = Allocator(self.capacity_bytes - self.card.context_bytes)
         self.host = HostMemory()
         self.clock = Clock()
+        self.allocator = self._new_allocator()
         self.values = Values()
         self.operators = Operators(self)
         self.dispatch = Dispatcher(self)
@@ -80,7 +82,7 @@ class VirtualGPU:
             0,
         )  # (allocated, scratch) at the highest point with scratch
         self._tags: dict[Any, int] = {}
-        self._blas_streams: dict[int, int] = {}
+        self._blas_streams: dict[int, Block] = {}
         self.default_stream: Any = None
         self.current_stream: Any = None
         self._thread = 0
@@ -143,39 +145,54 @@ class VirtualGPU:
 
     # -- memory
 
-    def allocate(self, nbytes: int) -> int:
-        """Take device memory and return the block.
+    def _new_allocator(self) -> Allocator:
+        settings = settings_from_environment()
+        limit_bytes = self.capacity_bytes - self.card.context_bytes
+        allocator = Allocator(limit_bytes, settings, self.clock)
+        if settings.memory_fraction < 1.0:
+            allocator.segments.allowed_bytes = int(settings.memory_fraction * self.capacity_bytes)
+        return allocator
+
+    def allocate(self, nbytes: int) -> Block | None:
+        """Take device memory for the current stream and return the block; None for nothing.
 
         Raises:
             torch.cuda.OutOfMemoryError: in torch's words, if it exceeds the capacity.
         """
+        if not nbytes:
+            return None
         try:
-            return self.allocator.allocate(nbytes)
-        except BlockTooLargeError:
-            raise torch.cuda.OutOfMemoryError(self._no_memory(nbytes)) from None
+            return self.allocator.allocate(nbytes, self.clock.current)
+        except BlockTooLargeError as error:
+            raise torch.cuda.OutOfMemoryError(self._no_memory(error.segment_bytes)) from None
 
     def use_scratch(self, nbytes: int, *, soft: bool) -> None:
         """Take and give back a kernel's own memory; a soft one is done without where it does not fit."""
-        if soft and not self.allocator.fits(nbytes):
+        allocator = self.allocator
+        before = allocator.peak_bytes
+        try:
+            allocator.touch(nbytes, self.clock.current)
+        except BlockTooLargeError as error:
+            if not soft:
+                raise torch.cuda.OutOfMemoryError(self._no_memory(error.segment_bytes)) from None
             self.values.assume(
                 "workspace", "a convolution does without the workspace that does not fit"
             )
-            return
-        before = self.allocator.peak_bytes
-        self.allocator.free(self.allocate(nbytes))
-        if self.allocator.peak_bytes > before:
-            self.scratch_peak = (self.allocator.peak_bytes, nbytes)
+        if allocator.peak_bytes > before:
+            self.scratch_peak = (allocator.peak_bytes, nbytes)
 
     def need_blas_workspace(self) -> None:
         """Take the current stream's cuBLAS workspace, once; it stays."""
         stream = self.clock.current
         if stream not in self._blas_streams:
-            self._blas_streams[stream] = self.allocate(self.card.cublas_workspace_bytes)
+            block = self.allocate(self.card.cublas_workspace_bytes)
+            assert block is not None, self.card.name
+            self._blas_streams[stream] = block
 
     @property
     def workspace_bytes(self) -> int:
         """What the cuBLAS workspaces hold."""
-        return sum(self._blas_streams.values())
+        return sum(block.rounded for block in self._blas_streams.values())
 
     @property
     def device_bytes(self) -> int:
@@ -186,16 +203,12 @@ class VirtualGPU:
         """Release what is reserved and not allocated."""
         self.allocator.empty_cache()
 
-    def _no_memory(self, nbytes: int) -> str:
-        allocator = self.allocator
-        free = max(self.capacity_bytes - self.device_bytes, 0)
-        cached = allocator.reserved_bytes - allocator.allocated_bytes
-        return (
-            f"CUDA out of memory. Tried to allocate {format_bytes(nbytes)}. GPU 0 has a total capacity of "
-            f"{format_bytes(self.capacity_bytes)} of which {format_bytes(free)} is free. Including non-PyTorch memory, "
-            f"this process has {format_bytes(self.device_bytes)} memory in use. Of the allocated memory "
-            f"{format_bytes(allocator.allocated_bytes)} is allocated by PyTorch, and {format_bytes(cached)} is "
-            "reserved by PyTorch but unallocated."
+    def _no_memory(self, segment_bytes: int) -> str:
+        return allocator_report.out_of_memory(
+            self.allocator,
+            segment_bytes,
+            capacity_bytes=self.capacity_bytes,
+            context_bytes=self.card.context_bytes,
         )
 
     # -- streams

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from profiler.virtual.allocator_blocks import Block
     from profiler.virtual.gpu import VirtualGPU
 
 _FIRST_ADDRESS = 1 << 44
@@ -23,6 +24,7 @@ class Storage:
         nbytes: its size, before rounding.
         pinned: whether it is page-locked host memory.
         real: its bytes, while they are small and known; else None.
+        block: where it is on the card; None elsewhere and for an empty one.
     """
 
     __slots__ = ("__weakref__", "_address", "block", "device", "gpu", "nbytes", "pinned", "real")
@@ -36,7 +38,7 @@ class Storage:
         self.pinned = pinned
         self.real: torch.UntypedStorage | None = None
         self._address = 0
-        self.block = 0
+        self.block: Block | None = None
         if device.type == "cuda":
             self.block = gpu.allocate(nbytes)
         elif device.type == "cpu":
@@ -45,12 +47,14 @@ class Storage:
     @property
     def address(self) -> int:
         """A virtual address: unique among live storages, 0 on `meta` and for empty ones, as torch has it."""
+        if self.block is not None:
+            return self.block.address
         if not self._address and self.nbytes and self.device.type != "meta":
             self._address = next(_addresses)
         return self._address
 
     def __del__(self) -> None:
-        if self.block:
+        if self.block is not None:
             self.gpu.allocator.free(self.block)
         elif self.device.type == "cpu":
             self.gpu.host.free(self.nbytes, self.pinned)

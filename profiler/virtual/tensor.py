@@ -133,7 +133,10 @@ class VirtualTensor(torch.Tensor):
         return self.storage_record.pinned
 
     def record_stream(self, stream: Any) -> None:  # type: ignore[override]
-        """Do nothing: the allocator behind this card does not tell streams apart."""
+        """Keep the memory from being reused, once freed, before `stream` has done what it was given until then."""
+        block = self.storage_record.block
+        if block is not None:
+            self.gpu.allocator.record_stream(block, stream.cuda_stream)
 
     # -- the value, where it is known
 

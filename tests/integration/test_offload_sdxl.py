@@ -78,12 +78,16 @@ def test_plan_for_a_ten_gib_card_keeps_the_unet_and_holds(stock):
         verification = verify(pipe, plan)
         profile = run(pipe, 3)
     assert verification.held, str(verification)
-    assert verification.found.peak_allocated_bytes == plan.predicted.peak_allocated_bytes
+    # The VAE's convolutions would like 1025 MiB more than what is reserved, and the card is 70 MiB short of that: they
+    # do without, and the peak is lower than promised.
+    assert verification.found.peak_allocated_bytes < plan.predicted.peak_allocated_bytes
+    assert [one.effect for one in profile.assumptions if "workspace" in one.what]
     assert not [
         e for e in profile.events if e.component == "unet" and e.kind in ("onload", "offload")
     ]
     calls = [[e for e in profile.events if e.call == call] for call in range(3)]
     told = [
-        [e._replace(call=0, ordinal=0, start_seconds=0, seconds=0) for e in one] for one in calls
+        [e._replace(call=0, ordinal=0, start_seconds=0, seconds=0, reserved_bytes=0) for e in one]
+        for one in calls
     ]
     assert told[0] == told[1] == told[2]

@@ -102,7 +102,8 @@ def test_more_than_the_capacity_raises_the_error_of_torch():
     with VirtualGPU("rtx-4090", capacity="2GiB"):
         kept = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
         with pytest.raises(
-            torch.cuda.OutOfMemoryError, match=r"CUDA out of memory\. Tried to allocate 1\.00 GiB"
+            torch.cuda.OutOfMemoryError,
+            match=r"CUDA out of memory\. Tried to allocate 1024\.00 MiB",
         ):
             torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
         assert torch.cuda.memory_allocated() == kept.numel()
