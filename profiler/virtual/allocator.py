@@ -110,7 +110,7 @@ class Allocator:
         """
         self._busy = True
         try:
-            if self._waits:
+            if self._waits.queues:
                 for waited in self._waits.over():
                     self._free_block(waited)
             size = (nbytes + 511) & -512 or BLOCK_BYTES

@@ -136,4 +136,10 @@ class Tally:
         """Count free blocks of shared segments in, or out."""
         if count:
             self.inactive_split.change(count)
-        self.inactive_split_bytes.change(nbytes)
+        stat = self.inactive_split_bytes
+        if nbytes < 0:
+            stat.fell -= nbytes
+            return
+        stat.rose = rose = stat.rose + nbytes
+        if rose - stat.fell > stat.peak:
+            stat.peak = rose - stat.fell

@@ -14,39 +14,39 @@ from profiler.virtual.clock import Clock
 
 
 class Waits:
-    """One queue a stream: when it will have done what it was given before each block was freed."""
+    """Blocks that wait.
+
+    Attributes:
+        queues: for each stream, when it will have done what it was given before each block was freed.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._queues: dict[int, deque[tuple[float, Block]]] = {}
-
-    def __bool__(self) -> bool:
-        """Tell whether a block waits."""
-        return bool(self._queues)
+        self.queues: dict[int, deque[tuple[float, Block]]] = {}
 
     def add(self, block: Block, streams: set[int]) -> None:
         """Let `block` wait for `streams`."""
         for stream in streams:
-            queue = self._queues.setdefault(stream, deque())
+            queue = self.queues.setdefault(stream, deque())
             queue.append((self._clock.at(stream), block))
         block.waits = len(streams)
 
     def over(self) -> Iterator[Block]:
         """Yield the blocks whose streams are done by now."""
         now = self._clock.host
-        for stream, queue in list(self._queues.items()):
+        for stream, queue in list(self.queues.items()):
             while queue and queue[0][0] <= now:
                 yield from _passed(queue.popleft()[1])
             if not queue:
-                del self._queues[stream]
+                del self.queues[stream]
 
     def finish(self) -> Iterator[Block]:
         """Let the host wait for every stream that holds a block up, and yield the blocks."""
-        for queue in self._queues.values():
+        for queue in self.queues.values():
             for done, block in queue:
                 self._clock.host = max(self._clock.host, done)
                 yield from _passed(block)
-        self._queues.clear()
+        self.queues.clear()
 
 
 def _passed(block: Block) -> Iterator[Block]:
