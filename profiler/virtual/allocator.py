@@ -11,7 +11,7 @@ from __future__ import annotations
 from profiler.virtual.allocator_blocks import Block, Pool
 from profiler.virtual.allocator_segments import SMALL_REQUEST_BYTES, Segments, pools_for
 from profiler.virtual.allocator_settings import BLOCK_BYTES, UNLIMITED, Settings
-from profiler.virtual.allocator_statistics import Stat, Tally
+from profiler.virtual.allocator_statistics import Stat, Tally, give, retire, split, take
 from profiler.virtual.allocator_waits import Waits
 from profiler.virtual.clock import Clock
 
@@ -54,7 +54,7 @@ class Allocator:
         self.settings = settings or Settings()
         self.all = Tally()
         self.segments = Segments(limit_bytes, self.settings, self.all)
-        self.pools = self._small, self._large = pools_for(self.settings)
+        self.pools = self._small, self._large = pools_for(self.settings, self.all)
         self.oversize = Stat()
         self.retries = self.failures = self.flushes = 0
         self._waits = Waits(clock or Clock())
@@ -121,8 +121,7 @@ class Allocator:
             self._cut(pool, block, size)
             block.requested = nbytes
             block.rounded = size
-            pool.tally.take(block)
-            self.all.take(block)
+            take(pool.tallies, block.size, size, nbytes)
             if block.size >= self._max_split_bytes:
                 self.oversize.change(1)
         finally:
@@ -141,8 +140,7 @@ class Allocator:
             self._late.append(block)
             return
         self._busy = True
-        block.pool.tally.give(block)
-        self.all.give(block)
+        give(block.pool.tallies, block.rounded)
         if block.size >= self._max_split_bytes:
             self.oversize.change(-1)
         if block.uses:
@@ -246,24 +244,22 @@ class Allocator:
 
     def _cut(self, pool: Pool, block: Block, size: int) -> None:
         """Split off what `block` has more than `size`, if that may be. Source: `should_split`, `alloc_found_block`."""
-        split = block.previous is not None or block.next is not None
+        shared = block.previous is not None or block.next is not None
         rest = block.size - size
         if rest >= pool.least_rest and size < pool.split_below:
             pool.add(block.cut(size))
-            count, change = (0, -size) if split else (1, rest)
-        elif split:
+            count, change = (0, -size) if shared else (1, rest)
+        elif shared:
             count, change = -1, -block.size
         else:
             return
         if block.segment is None:
-            pool.tally.split(count, change)
-            self.all.split(count, change)
+            split(pool.tallies, count, change)
 
     def _free_block(self, block: Block) -> None:
         """Put `block`, merged with its free neighbours, among the free ones. Source: `free_block`."""
         pool = block.pool
-        pool.tally.retire(block)
-        self.all.retire(block)
+        retire(pool.tallies, block.size, block.requested)
         size = block.size
         block, merged = pool.merge(block)
         pool.add(block)
@@ -272,8 +268,7 @@ class Allocator:
             if block.previous is not None or block.next is not None:
                 count, change = count + 1, size
             if count or change:
-                pool.tally.split(count, change)
-                self.all.split(count, change)
+                split(pool.tallies, count, change)
 
     def _release_cached(self) -> None:
         """Wait for every stream that holds a block up, and release. Source: `release_cached_blocks`."""

@@ -130,17 +130,19 @@ class Pool:
         small: whether it serves requests up to 1 MiB.
         least_rest: the smallest remainder that is split off a block.
         split_below: requests of this size and more are not split off anything.
-        tally: its statistics.
+        tallies: its statistics, and those of both pools.
         searches: how often it was searched, counted while garbage collection is on.
     """
 
-    __slots__ = ("_lists", "_unmapped", "least_rest", "searches", "small", "split_below", "tally")
+    __slots__ = ("_lists", "_unmapped", "least_rest", "searches", "small", "split_below", "tallies")
 
-    def __init__(self, *, small: bool, least_rest: int, split_below: int, tally: Tally) -> None:
+    def __init__(
+        self, *, small: bool, least_rest: int, split_below: int, tallies: tuple[Tally, Tally]
+    ) -> None:
         self.small = small
         self.least_rest = least_rest
         self.split_below = split_below
-        self.tally = tally
+        self.tallies = tallies
         self.searches = 0
         self._lists: dict[int, tuple[list[int], list[Block]]] = {}
         self._unmapped: dict[int, list[Block]] = {}
@@ -210,6 +212,11 @@ class Pool:
         """Return the largest free block of `stream`."""
         blocks = self._lists.get(stream, ((), ()))[1]
         return blocks[-1] if blocks else None
+
+    @property
+    def tally(self) -> Tally:
+        """Its statistics."""
+        return self.tallies[0]
 
     # -- address space without memory, in expandable segments
 

@@ -19,13 +19,13 @@ LEAST_OWN_SEGMENT_BYTES = 10 * MIB  # kMinLargeAlloc: smaller large requests sha
 LARGE_STEP_BYTES = 2 * MIB  # kRoundLarge
 
 
-def pools_for(settings: Settings) -> tuple[Pool, Pool]:
+def pools_for(settings: Settings, both: Tally) -> tuple[Pool, Pool]:
     """Return the small and the large pool with their split rules. Source: `should_split`."""
     rest, most = SMALL_REQUEST_BYTES + 1, settings.max_split_bytes
     if settings.expandable_segments:
         rest, most = BLOCK_BYTES, UNLIMITED
-    small = Pool(small=True, least_rest=BLOCK_BYTES, split_below=UNLIMITED, tally=Tally())
-    return small, Pool(small=False, least_rest=rest, split_below=most, tally=Tally())
+    small = Pool(small=True, least_rest=BLOCK_BYTES, split_below=UNLIMITED, tallies=(Tally(), both))
+    return small, Pool(small=False, least_rest=rest, split_below=most, tallies=(Tally(), both))
 
 
 class Segments:
@@ -34,7 +34,7 @@ class Segments:
     Args:
         limit_bytes: the most that the driver can give.
         settings: how the allocator is set.
-        tally: where reserved memory is counted, beside each pool's own.
+        tally: the statistics of both pools.
 
     Attributes:
         limit_bytes: see above.
@@ -243,16 +243,16 @@ class Segments:
         return self._tally.reserved_bytes.current + nbytes <= self.limit_bytes
 
     def _count(self, pool: Pool, nbytes: int) -> None:
-        self._tally.reserved_bytes.change(nbytes)
-        pool.tally.reserved_bytes.change(nbytes)
+        for tally in pool.tallies:
+            tally.reserved_bytes.change(nbytes)
         if nbytes > 0:
             self.allocations += 1
         else:
             self.frees += 1
 
     def _count_segments(self, pool: Pool, count: int) -> None:
-        self._tally.segment.change(count)
-        pool.tally.segment.change(count)
+        for tally in pool.tallies:
+            tally.segment.change(count)
 
 
 def _free_bytes(block: Block | None) -> int:

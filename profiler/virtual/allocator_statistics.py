@@ -5,11 +5,6 @@ Source: `Stat` in PyTorch's c10/core/Allocator.h and `DeviceStats` in c10/core/C
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from profiler.virtual.allocator_blocks import Block
-
 
 class Stat:
     """One figure: `current` and `peak`, and how much it rose and fell since the last reset.
@@ -97,49 +92,59 @@ class Tally:
         """Return the figures by PyTorch's names."""
         return {name: getattr(self, name) for name in self.__slots__}
 
-    def take(self, block: Block) -> None:
-        """Count `block` in: somebody holds it."""
-        # `Stat.change` five times, without the calls: this runs for every tensor.
-        stat = self.allocation
+
+# These run for every tensor, so each serves a pool's tally and that of both at once, and does without `Stat.change`.
+
+
+def take(tallies: tuple[Tally, Tally], size: int, rounded: int, requested: int) -> None:
+    """Count a block in: somebody holds it."""
+    for tally in tallies:
+        stat = tally.allocation
         stat.rose = rose = stat.rose + 1
         if rose - stat.fell > stat.peak:
             stat.peak = rose - stat.fell
-        stat = self.allocated_bytes
-        stat.rose = rose = stat.rose + block.rounded
+        stat = tally.allocated_bytes
+        stat.rose = rose = stat.rose + rounded
         if rose - stat.fell > stat.peak:
             stat.peak = rose - stat.fell
-        stat = self.active
+        stat = tally.active
         stat.rose = rose = stat.rose + 1
         if rose - stat.fell > stat.peak:
             stat.peak = rose - stat.fell
-        stat = self.active_bytes
-        stat.rose = rose = stat.rose + block.size
+        stat = tally.active_bytes
+        stat.rose = rose = stat.rose + size
         if rose - stat.fell > stat.peak:
             stat.peak = rose - stat.fell
-        stat = self.requested_bytes
-        stat.rose = rose = stat.rose + block.requested
+        stat = tally.requested_bytes
+        stat.rose = rose = stat.rose + requested
         if rose - stat.fell > stat.peak:
             stat.peak = rose - stat.fell
 
-    def give(self, block: Block) -> None:
-        """Count `block` out of what is held."""
-        self.allocation.fell += 1
-        self.allocated_bytes.fell += block.rounded
 
-    def retire(self, block: Block) -> None:
-        """Count `block` out of what is in use, too."""
-        self.active.fell += 1
-        self.active_bytes.fell += block.size
-        self.requested_bytes.fell += block.requested
+def give(tallies: tuple[Tally, Tally], rounded: int) -> None:
+    """Count a block out of what is held."""
+    for tally in tallies:
+        tally.allocation.fell += 1
+        tally.allocated_bytes.fell += rounded
 
-    def split(self, count: int, nbytes: int) -> None:
-        """Count free blocks of shared segments in, or out."""
+
+def retire(tallies: tuple[Tally, Tally], size: int, requested: int) -> None:
+    """Count a block out of what is in use, too."""
+    for tally in tallies:
+        tally.active.fell += 1
+        tally.active_bytes.fell += size
+        tally.requested_bytes.fell += requested
+
+
+def split(tallies: tuple[Tally, Tally], count: int, nbytes: int) -> None:
+    """Count free blocks of shared segments in, or out."""
+    for tally in tallies:
         if count:
-            self.inactive_split.change(count)
-        stat = self.inactive_split_bytes
+            tally.inactive_split.change(count)
+        stat = tally.inactive_split_bytes
         if nbytes < 0:
             stat.fell -= nbytes
-            return
-        stat.rose = rose = stat.rose + nbytes
-        if rose - stat.fell > stat.peak:
-            stat.peak = rose - stat.fell
+        else:
+            stat.rose = rose = stat.rose + nbytes
+            if rose - stat.fell > stat.peak:
+                stat.peak = rose - stat.fell
