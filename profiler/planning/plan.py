@@ -64,7 +64,7 @@ class Margin:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Why no other candidate is better: `bound` is the least cost that an unexplored one could have."""
+    """Why no other candidate is better: none of them, explored or not, can cost less than `bound`."""
 
     objective: str  # "bytes" or "seconds"
     cost: int  # of the plan: bytes or nanoseconds of weight copies per call
