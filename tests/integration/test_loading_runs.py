@@ -38,3 +38,16 @@ def test_entry_runs_two_steps(name):
     assert profile.totals.peak_allocated_bytes > max(weights)
     assert len(profile.steps) >= 1
     assert set(catalogue()[name].required_call) <= set(profile.call_defaults)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hunyuandit_cannot_be_offloaded_sequentially_as_on_a_real_card():
+    """Its attention pooling takes the weights of its layers past the hooks that would fetch them."""
+    with VirtualGPU("h200"):
+        profile = profile_pipeline(
+            load_pipeline("hunyuandit"), mode="sequential", num_inference_steps=2
+        )
+
+    assert profile.error.startswith(
+        "RuntimeError in transformer: Expected all tensors to be on the same device"
+    )

@@ -16,7 +16,9 @@ from profiler.pipelines.sensible_call import (
     sensible_call,
 )
 from profiler.scenario import Scenario
+from profiler.sizing import plan_model, verify_plan
 from profiler.tracing import profile_pipeline
+from profiler.units import GIB
 from profiler.virtual import VirtualGPU
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -155,6 +157,15 @@ def test_recorded_call_is_repeated_without_the_pictures_that_it_only_describes()
     recorded = {"prompt": "a cat", "image": "Image(1024, 1024)", "mask_image": "Image(8, 8)"}
 
     assert repeatable_call(pipe, recorded) == {"prompt": "a cat"}
+
+
+def test_plan_of_a_pipeline_with_pictures_is_verified_with_blank_ones():
+    plan = plan_model(Scenario(model="sd15-controlnet", steps=2), 5 * GIB)
+
+    verification = verify_plan(plan)
+
+    assert plan.call["image"] == "Image(512, 512)"
+    assert (verification.held, verification.differences) == (True, ())
 
 
 def test_picture_of_a_scenario_has_the_size_that_was_asked_for():

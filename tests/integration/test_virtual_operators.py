@@ -28,6 +28,7 @@ def test_float_of_a_virtual_tensor_is_its_value_or_a_counted_zero(gpu):
     assert dict(gpu.values.assumed) == {("item", "zeros"): 1}
 
 
+@pytest.mark.filterwarnings("ignore:__array__")  # numpy, of torch's own tensors
 def test_continuous_timesteps_are_those_that_real_tensors_give():
     """Stable Video Diffusion's scheduler makes a legacy tensor of them, once built and once a call."""
     options = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
