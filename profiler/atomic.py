@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +49,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise `InputError` if `path` could not be written; for asking before long work, not after."""
     target = _checked_target(path)
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {path}: no permission in {target.parent}; try another path")
+    try:
+        # A file is made and taken away again: the permission bits do not tell of read-only file systems.
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"cannot write {path}: {reason}; try another path") from error
 
 
 def _checked_target(path: str | os.PathLike[str]) -> Path:

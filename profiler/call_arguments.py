@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import InputError
+from profiler.pipelines.sensible_call import default_side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from profiler.scenario import Scenario
 
@@ -29,16 +30,12 @@ _NAMES = {
 }
 
 
-def call_arguments(
-    pipe: Any, scenario: Scenario, required: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def call_arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
     """Return the keyword arguments of `pipe`'s call for `scenario`; what is not set is left out.
 
     Args:
         pipe: the pipeline to call.
         scenario: what to run.
-        required: arguments that the call cannot do without, by kind: "image" or "mask". A blank
-            picture of the output's size is given for each that the scenario leaves out.
 
     Raises:
         InputError: if the pipeline's call has no such argument, or a number is not positive.
@@ -58,8 +55,7 @@ def call_arguments(
     for name in scenario.extra:
         _check_accepted(pipe, name, accepted)
     arguments.update(_missing_side(pipe, arguments))
-    blanks = {name: _blank(pipe, kind, arguments) for name, kind in (required or {}).items()}
-    return {**blanks, **arguments, **scenario.extra}
+    return {**arguments, **scenario.extra}
 
 
 def _missing_side(pipe: Any, arguments: dict[str, Any]) -> dict[str, int]:
@@ -72,29 +68,8 @@ def _missing_side(pipe: Any, arguments: dict[str, Any]) -> dict[str, int]:
     if len(missing) != 1:
         return {}
     name = missing.pop()
-    default = _default_side(pipe, name)
+    default = default_side(pipe, name)
     return {} if default is None else {name: default}
-
-
-def _default_side(pipe: Any, name: str) -> int | None:
-    """Return the pixels that `pipe` takes for `name` where it is not given, if that can be told."""
-    parameter = inspect.signature(type(pipe).__call__).parameters.get(name)
-    if parameter is not None and isinstance(parameter.default, int):
-        return parameter.default
-    sample = getattr(pipe, "default_sample_size", None)
-    if sample is None and hasattr(pipe, "unet"):
-        sample = pipe.unet.config.sample_size
-    return sample * pipe.vae_scale_factor if isinstance(sample, int) else None
-
-
-def _blank(pipe: Any, kind: str, arguments: dict[str, Any]) -> Any:
-    """Return a blank picture of the output's size."""
-    from PIL import Image
-
-    width, height = (
-        arguments.get(name) or _default_side(pipe, name) or 512 for name in ("width", "height")
-    )
-    return Image.new("L" if kind == "mask" else "RGB", (width, height))
 
 
 def _check_accepted(pipe: Any, name: str, accepted: list[str]) -> None:

@@ -33,6 +33,12 @@ END_OF_CALL = "maybe_free_model_hooks"
 PIPELINE_STATE = (SEQUENCE, EXCLUDED, ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
 """What enabling model offload, and a plan, leave on a pipeline."""
 
+PIPELINE_HOOKS = (ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
+"""The part of it that holds on to the pipeline's own modules."""
+
+MODULE_HOOKS = ("_hf_hook", "_diffusers_hook", "hf_device_map")
+"""Where a module holds on to hooks, and through them to other modules."""
+
 MODULE_STATE = (
     "_hf_hook",
     "_old_forward",

@@ -107,19 +107,21 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
         InputError: if the plan's model or card cannot be built.
     """
     from profiler import applying
+    from profiler.pipelines.sensible_call import repeatable_call
 
-    scenario = Scenario(model=plan.model, dtype=plan.dtype or None, extra=_repeatable(plan))
+    scenario = Scenario(model=plan.model, dtype=plan.dtype or None)
     with _stage(scenario, card(plan.gpu).with_capacity(plan.budget_bytes), report) as pipe:
         applying.apply(plan, pipe)
         _tell(report, f"running {plan.model} under the plan")
-        return applying.verify(pipe, plan, **_arguments(pipe, scenario))
+        call = replace(scenario, extra=repeatable_call(pipe, plan.call))
+        return applying.verify(pipe, plan, **call_arguments(pipe, call))
 
 
 def _profile_on(scenario: Scenario, on: Card, report: Report | None) -> Profile:
     with _stage(scenario, on, report) as pipe:
         from profiler.tracing import profile_pipeline
 
-        arguments = _arguments(pipe, scenario)
+        arguments = call_arguments(pipe, scenario)
         label = {"model": scenario.model}
         _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
         with refusals_as_input_errors(pipe):
@@ -139,20 +141,6 @@ def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]
         pipe = load_pipeline(scenario.model, dtype=scenario.dtype)
         pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
         yield pipe
-
-
-def _arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
-    from profiler.pipelines import describe
-
-    return call_arguments(pipe, scenario, describe(scenario.model).required_call)
-
-
-def _repeatable(plan: Plan) -> dict[str, Any]:
-    """Return the plan's call without what it only describes: pictures, which are made anew."""
-    from profiler.pipelines import describe
-
-    pictures = describe(plan.model).required_call
-    return {name: value for name, value in plan.call.items() if name not in pictures}
 
 
 def _tell(report: Report | None, line: str) -> None:

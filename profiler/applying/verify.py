@@ -11,6 +11,7 @@ import torch
 from profiler.applying.apply import apply
 from profiler.applying.drift import drift_of
 from profiler.hardware import card
+from profiler.pipelines.sensible_call import repeatable_call, sensible_call
 from profiler.planning.plan import Predicted
 from profiler.tracing import trace
 from profiler.units import format_bytes
@@ -67,12 +68,12 @@ def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
     Args:
         pipe: The pipeline, with the plan applied to it.
         plan: What it should do.
-        **call: Arguments of the pipeline's call; the plan's own where none are given.
+        **call: Arguments of the pipeline's call; the plan's own, with blank pictures, where none are given.
 
     Raises:
         InputError: if the plan is of another pipeline, or its card is unknown.
     """
-    arguments = call or dict(plan.call)
+    arguments, _ = sensible_call(pipe, call or repeatable_call(pipe, plan.call))
     with ExitStack() as stack:
         if not torch.cuda.is_available():
             virtual = stack.enter_context(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler.findings import capacity, offload, staying
+from profiler.findings import capacity, failures, offload, staying
 from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
 from profiler.remembering import once_per_profile
 
@@ -20,7 +20,11 @@ __all__ = ["HINT", "PROBLEM", "WASTE", "Finding", "findings"]
 @once_per_profile
 def findings(profile: Profile) -> tuple[Finding, ...]:
     """Return what the record proves, gravest first."""
-    found = [*capacity.room(profile), *capacity.pinned(profile)]
+    found = [
+        *capacity.room(profile),
+        *failures.ended_early(profile),
+        *capacity.pinned(profile),
+    ]
     if profile.mode == "model":
         found += offload.ignored_exclusions(profile)
         found += offload.excluded_travel(profile)

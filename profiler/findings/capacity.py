@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def room(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where the run does not fit its card for sure, or ended early."""
+    """Yield a finding where the run does not fit its card for sure."""
     verdict = verdicts.verdict(profile)
     capacity = format_bytes(profile.gpu.capacity_bytes)
     short = -verdict.spare_bytes
@@ -24,12 +24,10 @@ def room(profile: Profile) -> Iterator[Finding]:
         yield _at_peak(
             profile, "out_of_memory", f"Out of memory on a card of {capacity}", profile.error
         )
-    elif not profile.complete:
-        yield _at_peak(profile, "incomplete", "The run ended early", profile.error)
-    elif verdict.answer == verdicts.DOES_NOT_FIT:
+    elif profile.complete and verdict.answer == verdicts.DOES_NOT_FIT:
         title = f"Does not fit {capacity}: {format_bytes(short)} too much"
         yield _at_peak(profile, "does_not_fit", title, _arithmetic(profile), short)
-    elif verdict.answer == verdicts.TIGHT:
+    elif profile.complete and verdict.answer == verdicts.TIGHT:
         title = (
             f"Fits {capacity}, but not with the error band of {format_fraction(profile.error_band)}"
         )
@@ -40,17 +38,12 @@ def _at_peak(
     profile: Profile, kind: str, title: str, detail: str, at_stake_bytes: int = 0
 ) -> Finding:
     moment = moments.peak_moment(profile)
-    fix = (
-        "repair the cause and profile again"
-        if kind == "incomplete"
-        else _less_memory(profile, moment)
-    )
     return Finding(
         kind=kind,
         severity=PROBLEM,
         title=title,
         detail=detail,
-        fix=fix,
+        fix=_less_memory(profile, moment),
         bytes=at_stake_bytes,
         components=(moment.component,) if moment and moment.component else (),
         events=(moment.ordinal,) if moment else (),

@@ -46,6 +46,7 @@ def build_module(
     build = _build_transformers if transformers_model else _build_diffusers
     with no_init_weights(), _placement():
         module, rule = build(cls, copy.deepcopy(dict(config)), dtype)
+        _place_strays(module)
     _cast_checkpoint_tensors(module, rule)
     return module.eval()
 
@@ -80,6 +81,26 @@ def _build_transformers(
         return torch.float32 if pattern is not None and pattern.search(name) else tensor.dtype
 
     return module, rule
+
+
+def _place_strays(module: torch.nn.Module) -> None:
+    """Bring the tensors to where the others are that a constructor made on the CPU whatever it was told.
+
+    `torch.Tensor([...])` heeds no device context, and some constructors name the CPU.
+    """
+    for name, parameter in list(module.named_parameters()):
+        if _is_real(parameter):
+            placed = torch.nn.Parameter(torch.as_tensor(parameter.data), parameter.requires_grad)
+            owner, leaf = _owner(module, name)
+            owner.register_parameter(leaf, placed)
+    for name, buffer in list(module.named_buffers()):
+        if _is_real(buffer):
+            owner, leaf = _owner(module, name)
+            owner._buffers[leaf] = torch.as_tensor(buffer)  # persistent or not, as it was
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.device.type == "cpu"
 
 
 def _cast_checkpoint_tensors(module: torch.nn.Module, rule: DtypeRule) -> None:

@@ -49,8 +49,9 @@ class Entry:
     about: str = ""
     hub: str = ""  # id of the repository on the Hugging Face hub that the facts describe
     # Call arguments beside the prompt that the pipeline cannot do without, name to kind: "image" is
-    # an RGB image of the output's size, "mask" a grey one.
+    # an RGB image of the output's size, "mask" a grey one, "text" may be empty.
     required_call: Mapping[str, str] = field(default_factory=dict)
+    vae_tiling: bool = False  # whether its VAE decodes in tiles only, and must be told to
 
 
 def catalogue() -> dict[str, Entry]:
@@ -106,6 +107,7 @@ def _entry(name: str, table: Table) -> Entry:
         about=table["about"],
         hub=table["hub"],
         required_call=table.get("required", {}),
+        vae_tiling=table.get("vae_tiling", False),
     )
 
 

@@ -149,7 +149,10 @@ def _text_processor(cls: Any, part: Part) -> Any:
 
 def _own_facts(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's tokenizer configuration changes in its family's facts."""
-    own = {key: config[key] for key in ("pad", "padding_side") if key in config}
+    own = {key: config[key] for key in ("bos", "eos", "pad", "padding_side") if key in config}
+    for name in ("bos", "eos"):
+        if config.get(f"add_{name}_token") is not None:
+            own[f"adds_{name}"] = config[f"add_{name}_token"]
     limit = config.get("model_max_length")
     return own if limit is None else {**own, "model_max_length": int(limit)}
 
@@ -166,4 +169,6 @@ def _assemble(
     }
     pipe = cls(**arguments)
     pipe.register_to_config(_name_or_path=entry.name)
+    if entry.vae_tiling:
+        pipe.vae.enable_tiling()
     return pipe

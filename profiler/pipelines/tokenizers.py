@@ -16,8 +16,9 @@ from transformers import BatchEncoding
 
 from profiler.pipelines import wording
 
-# transformers writes 1e30 for a tokenizer without a limit.
+# transformers writes 1e30 for a tokenizer without a limit (`VERY_LARGE_INTEGER`).
 _NO_LIMIT = 10**9
+_UNLIMITED = 10**30
 
 
 class StandInTokenizer:
@@ -32,15 +33,18 @@ class StandInTokenizer:
 
     def __init__(self, class_name: str, facts: Mapping[str, Any]) -> None:
         self.class_name = class_name
-        self.model_max_length: int = facts["model_max_length"]
+        self.model_max_length: int = facts.get("model_max_length", _UNLIMITED)
         self.padding_side: str = facts.get("padding_side", "right")
         self.bos_token, self.bos_token_id = facts.get("bos", (None, None))
         self.eos_token, self.eos_token_id = facts.get("eos", (None, None))
         self.pad_token, self.pad_token_id = facts["pad"]
         self.added_tokens_encoder: dict[str, int] = {}
         self._before = [self.bos_token_id] if facts.get("adds_bos") else []
+        self._before += [number for _, number in facts.get("prefix", ())]
         self._after = [self.eos_token_id] if facts.get("adds_eos") else []
-        self._line_breaks = facts.get("chat") is not None
+        self._line_breaks = bool(facts.get("line_breaks"))
+        self._counts_positions = bool(facts.get("position_ids"))
+        self._chat = _CHATS[facts.get("chat", "chatml")]
 
     @property
     def assumption(self) -> str:
@@ -91,6 +95,9 @@ class StandInTokenizer:
         data: dict[str, Any] = {"input_ids": padded}
         if return_attention_mask:
             data["attention_mask"] = [self._pad([1] * length, width, 0) for length in lengths]
+        if self._counts_positions:
+            positions = [list(range(length)) for length in lengths]
+            data["position_ids"] = [self._pad(row, width, 0) for row in positions]
         if return_length:
             data["length"] = [max(length, width) for length in lengths]
         if isinstance(text, str) and return_tensors is None:
@@ -107,13 +114,13 @@ class StandInTokenizer:
         return_dict: bool = True,
         **options: Any,
     ) -> Any:
-        """Return the ChatML text of one conversation or of several, or its tokens."""
+        """Return the text of one conversation or of several in the family's form, or its tokens."""
         single = bool(conversation) and isinstance(conversation[0], Mapping)
-        answer = "<|im_start|>assistant\n" if add_generation_prompt else ""
-        if answer and not enable_thinking:
-            answer += "<think>\n\n</think>\n\n"
         conversations = [conversation] if single else conversation
-        texts = [_chatml(messages) + answer for messages in conversations]
+        texts = [
+            self._chat(messages, answer=add_generation_prompt, thinking=enable_thinking)
+            for messages in conversations
+        ]
         if not tokenize:
             return texts[0] if single else texts
         encoded = self(texts[0] if single else texts, add_special_tokens=False, **options)
@@ -168,12 +175,31 @@ def _as_tensors(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: torch.tensor(value, dtype=torch.int64) for key, value in data.items()}
 
 
-def _chatml(messages: Sequence[Mapping[str, Any]]) -> str:
+def _chatml(messages: Sequence[Mapping[str, Any]], *, answer: bool, thinking: bool) -> str:
     turns = ((message["role"], _plain(message["content"])) for message in messages)
-    return "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
+    if answer:
+        text += "<|im_start|>assistant\n"
+        text += "" if thinking else "<think>\n\n</think>\n\n"
+    return text
+
+
+def _mistral(messages: Sequence[Mapping[str, Any]], *, answer: bool, thinking: bool) -> str:
+    """Return the form of Mistral Small 3: the answer needs no mark, and thinking is not offered."""
+    return "<s>" + "".join(
+        _MISTRAL_TURNS[message["role"]].format(_plain(message["content"])) for message in messages
+    )
 
 
 def _plain(content: str | Sequence[Mapping[str, Any]]) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)
+
+
+_MISTRAL_TURNS = {
+    "system": "[SYSTEM_PROMPT]{}[/SYSTEM_PROMPT]",
+    "user": "[INST]{}[/INST]",
+    "assistant": "{}</s>",
+}
+_CHATS = {"chatml": _chatml, "mistral": _mistral}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from profiler.atomic import write_text
 from profiler.errors import InputError
 from profiler.planning.placements import Scheme
+from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     import os
@@ -64,7 +65,7 @@ class Margin:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Why no other candidate is better: `bound` is the least cost that an unexplored one could have."""
+    """Why no other candidate is better: none of them, explored or not, can cost less than `bound`."""
 
     objective: str  # "bytes" or "seconds"
     cost: int  # of the plan: bytes or nanoseconds of weight copies per call
@@ -86,7 +87,7 @@ class Smallest:
     plan: Alternative
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Plan:
     """One offload plan for one pipeline, call and card."""
 
@@ -147,6 +148,15 @@ class Plan:
         from profiler.planning.plan_text import text_of
 
         return text_of(self)
+
+    def __repr__(self) -> str:
+        """Return one line: what stays, what takes turns, and what that needs."""
+        stays = ", ".join(self.excluded) or "nothing"
+        needed, budget = (
+            format_bytes(size) for size in (self.margin.device_bytes, self.budget_bytes)
+        )
+        turns = " -> ".join(self.sequence) or "nothing"
+        return f"<Plan for {self.pipeline_class}: keeps {stays}; {turns} in turn; {needed} of {budget}>"
 
     def _repr_html_(self) -> str:
         from profiler.planning.plan_text import html_of

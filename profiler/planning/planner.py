@@ -229,7 +229,7 @@ class _Desk:
             proof=Proof(
                 objective=self.objective,
                 cost=cost,
-                bound=cost if outcome.bound is None else outcome.bound,
+                bound=cost if outcome.bound is None else min(cost, outcome.bound),
                 gap=outcome.gap,
                 nodes=outcome.nodes,
                 candidates=self.choices.candidates,

@@ -1,6 +1,7 @@
 """How accelerate and diffusers move weights, and where to stand to see it.
 
-All private names of both libraries that the tracer needs are in this file (accelerate 1.15.0, diffusers 0.42.1).
+The private names of both libraries that only the tracer needs are in this file (accelerate 1.15.0, diffusers 0.42.1);
+those that it shares with applying are in `profiler/diffusers_private.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from types import CodeType, FrameType
 from typing import Any
 
 import accelerate.hooks
-from accelerate.hooks import AlignDevicesHook, SequentialHook
+from accelerate.hooks import AlignDevicesHook
 from diffusers.hooks.group_offloading import ModuleGroup
 from torch import nn
+
+from profiler import diffusers_private as private
 
 ALIGN = AlignDevicesHook
 GROUP = ModuleGroup
@@ -67,20 +70,18 @@ def _is_accelerate_mover(code: CodeType) -> bool:
 
 def sequence_of(pipe: Any) -> tuple[str, ...]:
     """Return the pipeline's offload sequence, as names."""
-    sequence = getattr(pipe, "model_cpu_offload_seq", None)
+    sequence = getattr(pipe, private.SEQUENCE, None)
     return tuple(sequence.split("->")) if sequence else ()
 
 
 def excluded_of(pipe: Any) -> tuple[str, ...]:
     """Return the names that the pipeline excludes from offloading."""
-    return tuple(getattr(pipe, "_exclude_from_cpu_offload", ()))
+    return tuple(getattr(pipe, private.EXCLUDED, ()))
 
 
 def mode_of(pipe: Any, modules: dict[str, nn.Module]) -> str:
     """Return how a pipeline is placed: resident, model, sequential, group-block, group-leaf or mixed."""
-    modes = set()
-    if getattr(pipe, "_all_hooks", None):
-        modes.add("model")
+    modes = {"model"} if private.offload_hooks(pipe) else set()
     for module in modules.values():
         modes |= set(_modes_inside(module))
     if len(modes) > 1:
@@ -89,24 +90,14 @@ def mode_of(pipe: Any, modules: dict[str, nn.Module]) -> str:
 
 
 def _modes_inside(module: nn.Module) -> Iterator[str]:
+    if private.is_sequentially_offloaded(module):
+        yield "sequential"
     for part in module.modules():
         registry = vars(part).get("_diffusers_hook")
         hook = registry.get_hook("group_offloading") if registry is not None else None
         if hook is not None:
             yield "group-block" if hook.config.offload_type == "block_level" else "group-leaf"
             return
-        if any(
-            isinstance(one, AlignDevicesHook) and one.offload for one in _accelerate_hooks(part)
-        ):
-            yield "sequential"
-            return
-
-
-def _accelerate_hooks(module: nn.Module) -> list[Any]:
-    hook = vars(module).get("_hf_hook")
-    if hook is None:
-        return []
-    return list(hook.hooks) if isinstance(hook, SequentialHook) else [hook]
 
 
 def hook_tensors(hook: Any, module: nn.Module) -> list[Any]:

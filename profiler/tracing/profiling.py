@@ -12,6 +12,7 @@ from profiler.errors import InputError
 from profiler.hardware import Card
 from profiler.modes import Mode, enable_mode
 from profiler.pipelines.quiet import quiet
+from profiler.pipelines.sensible_call import sensible_call
 from profiler.profile import Profile
 from profiler.tracing import hooks
 from profiler.tracing.parts import components_of
@@ -20,7 +21,6 @@ from profiler.virtual import VirtualGPU
 from profiler.virtual.functions import active_gpu
 
 DEFAULT_CARD = "rtx-4090"
-PROMPT = "a photograph of an astronaut riding a horse"
 
 
 def profile_pipeline(
@@ -42,7 +42,8 @@ def profile_pipeline(
         mode: how to place it: a name of `profiler.modes.MODES`, or a `Mode` with its options.
         gpu: the virtual card to run on.
         label: `Profile` fields that only the caller knows, as `model`.
-        **call: arguments of the pipeline's call; sensible ones are taken, and named, where none are given.
+        **call: arguments of the pipeline's call; sensible ones, blank pictures among them, are taken for those
+            that it cannot do without, and named in the profile's `call_defaults`.
 
     Returns:
         The profile; an incomplete one that says so if the run did not fit in memory, or failed on the
@@ -82,16 +83,6 @@ def repeated_mode(name: str) -> Mode:
     if name == "mixed":
         raise InputError("this pipe mixes several offload modes: say with mode= which one to size")
     return Mode(name=name)
-
-
-def sensible_call(pipe: Any, given: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return arguments for `pipe`'s call and the names of those that were chosen for it."""
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    embeds = any(name.startswith("prompt_embeds") for name in given)
-    chosen: dict[str, Any] = {}
-    if "prompt" in parameters and "prompt" not in given and not embeds:
-        chosen["prompt"] = PROMPT
-    return {**chosen, **given}, tuple(chosen)
 
 
 def _run(

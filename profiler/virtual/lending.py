@@ -14,17 +14,13 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 
+from profiler.diffusers_private import MODULE_HOOKS, MODULE_STATE, PIPELINE_HOOKS
 from profiler.virtual.tensor import CPU, CUDA
 
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
 
 _T = TypeVar("_T")
-
-# What accelerate 1.15.0 and diffusers 0.42.1 leave on a hooked module or pipeline: private names.
-_MODULE_HOOKS = ("_hf_hook", "_old_forward", "_diffusers_hook", "hf_device_map")
-_PIPELINE_HOOKS = ("_all_hooks", "_offload_device", "_offload_gpu_id", "maybe_free_model_hooks")
-_SHADOWED_METHODS = ("forward", "to", "cuda", "cpu")
 
 
 def lend(gpu: VirtualGPU, original: _T) -> _T:
@@ -55,7 +51,7 @@ def _twin(value: Any, twins: dict[int, Any]) -> Any:
         return twins[id(value)]
     twin = twins[id(value)] = object.__new__(type(value))
     for name, part in vars(value).items():
-        if name not in _PIPELINE_HOOKS:
+        if name not in PIPELINE_HOOKS:
             pipelike = isinstance(part, nn.Module) or _is_pipeline(part)
             vars(twin)[name] = _twin(part, twins) if pipelike else _twin_of_part(part)
     return twin
@@ -75,9 +71,7 @@ def _twin_of_part(value: Any) -> Any:
 def _twin_of_modules(gpu: VirtualGPU, originals: list[nn.Module]) -> list[nn.Module]:
     memo: dict[int, Any] = {}
     for module in _all_of(originals):
-        memo.update(
-            {id(vars(module)[name]): None for name in _MODULE_HOOKS if name in vars(module)}
-        )
+        memo.update({id(vars(module)[name]): None for name in MODULE_HOOKS if name in vars(module)})
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if id(tensor) not in memo:
                 memo[id(tensor)] = _twin_of_tensor(gpu, tensor)
@@ -105,7 +99,7 @@ def _twin_of_tensor(gpu: VirtualGPU, tensor: torch.Tensor) -> torch.Tensor:
 
 def _strip(module: nn.Module) -> None:
     attributes = vars(module)
-    for name in (*_MODULE_HOOKS, *_SHADOWED_METHODS):
+    for name in (*MODULE_HOOKS, *MODULE_STATE):
         attributes.pop(name, None)
     module._forward_hooks.clear()
     module._forward_pre_hooks.clear()

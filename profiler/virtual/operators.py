@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._C import DispatchKey
 from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -81,9 +80,7 @@ class Operators:
             return self._index_mask
         if func._schema.name.endswith("_") and torch.Tag.inplace_view in func.tags:
             return self._inplace_view
-        if func not in _FUSED and func.has_kernel_for_dispatch_key(
-            DispatchKey.CompositeImplicitAutograd
-        ):
+        if func not in _FUSED and _is_composite(func):
             return self._decompose
         return None
 
@@ -277,6 +274,11 @@ class Operators:
     def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self.gpu.mode():
             return func.decompose(*args, **kwargs)
+
+
+def _is_composite(func: Any) -> bool:
+    """Tell whether C++ takes an operator apart on every device; torch's Python decompositions are for other ends."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
 
 
 def _meta_of(tensor: VirtualTensor) -> torch.Tensor:

@@ -148,6 +148,10 @@ class VirtualTensor(torch.Tensor):
         with self.gpu.suspended():
             return self.gpu.values.read(self, "tolist").tolist()
 
+    def __float__(self) -> float:
+        """Serve `torch.Tensor([...])` too: its C++ reads the elements with Python's operators switched off."""
+        return float(self.gpu.dispatch(aten._local_scalar_dense.default, (self,), {}))
+
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         array = self.numpy()
         return array if dtype is None else array.astype(dtype)

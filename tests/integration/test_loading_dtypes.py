@@ -13,6 +13,7 @@ from transformers import CLIPTextModel
 from profiler.pipelines.building import build_module, find_class
 from profiler.pipelines.catalogue import catalogue
 from profiler.virtual import VirtualGPU
+from profiler.virtual.tensor import VirtualTensor
 
 # Warnings of the real `from_pretrained` and of constructors; `load_pipeline` itself is silent.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -68,6 +69,14 @@ def test_virtual_gpu_changes_no_dtype(library, class_name, config):
             built.append(told(build_module(cls, config, torch.float16)))
 
     assert built[0] == built[1]
+
+
+@CASES
+def test_every_tensor_is_virtual_on_a_virtual_gpu(library, class_name, config):
+    with VirtualGPU("rtx-4090"):
+        module = build_module(find_class(library, class_name), config, torch.float16)
+
+        assert {type(tensor) for tensor in tensors(module).values()} == {VirtualTensor}
 
 
 def test_strict_float32_modules_are_kept_in_bfloat16_too(tmp_path, monkeypatch):

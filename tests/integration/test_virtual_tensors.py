@@ -221,3 +221,11 @@ def _outside(function, tensor):
     thread.start()
     thread.join()
     return box[0]
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_upsampling_is_one_kernel_that_holds_its_input_and_output(gpu, mode):
+    """Torch's Python decompositions, which take it apart in single precision, are for other ends."""
+    image = torch.empty(1, 64, 128, 128, dtype=torch.bfloat16, device="cuda")  # 2 MiB
+    nn.functional.interpolate(image, scale_factor=2.0, mode=mode)
+    assert torch.cuda.max_memory_allocated() == (2 + 8) << 20

@@ -67,7 +67,7 @@ def test_entry_says_what_it_is_in_one_line(entry):
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", entry.hub)
     assert {entry.dtype, *entry.dtypes.values()} <= {"float16", "bfloat16", "float32"}
     assert set(entry.dtypes) <= set(entry.components)
-    assert set(entry.required_call.values()) <= {"image", "mask"}
+    assert set(entry.required_call.values()) <= {"image", "mask", "text"}
 
 
 def test_unknown_name_is_answered_with_close_matches():

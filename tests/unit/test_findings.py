@@ -51,6 +51,18 @@ def test_an_out_of_memory_run_keeps_its_words() -> None:
     assert kinds(profile) == ["out_of_memory"]
 
 
+def test_a_component_that_fails_under_group_offload_is_to_be_left_out_of_it() -> None:
+    story = Story((component("vae", 100 * MIB),))
+    story.begin()
+    story.enter("vae", entry="decode")
+    story.compute("vae", GIB, entry="decode")
+    words = "RuntimeError in vae: Input type (float) and bias type (c10::Half) should be the same"
+    failed = dataclasses.replace(story.profile(), mode="group-leaf", complete=False, error=words)
+    found = only(failed, "incomplete")
+    assert (found.detail, found.components) == (words, ("vae",))
+    assert found.fix == 'pipe.enable_group_offload(..., exclude_modules=["vae"])'
+
+
 def test_everything_fits_a_huge_card() -> None:
     """All weights are 160 + 235 + 1325 + 4897 = 6617 MiB; with 4200 MiB of decoding, 10817 MiB."""
     profile = sdxl_model_offload(steps=2, card=HUGE)

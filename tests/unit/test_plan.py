@@ -43,6 +43,7 @@ def test_with_room_for_everything_nothing_is_offloaded():
     assert plan.placements == {"te": "resident", "unet": "resident", "vae": "resident"}
     assert (plan.predicted.peak_allocated_bytes, plan.predicted.h2d_weight_bytes) == (15 * KIB, 0)
     assert plan.to_code() == 'pipe.to("cuda")\n'
+    assert repr(plan).endswith("keeps te, unet, vae; nothing in turn; 15.0 KiB of 15.0 KiB>")
 
 
 def test_a_smaller_budget_keeps_the_denoiser_and_moves_the_encoder():

@@ -51,6 +51,16 @@ def test_chat_prefix_of_qwen_image_has_the_34_tokens_that_its_pipeline_drops():
     assert len(wording.tokenize(prefix, line_breaks=True)) == 34
 
 
+def test_template_of_hunyuanvideo_has_the_tokens_that_its_pipeline_drops():
+    """It drops 95; the rule of thumb is one short, and the encoder runs over 256 + 95 either way."""
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+
+    before, _, _ = DEFAULT_PROMPT_TEMPLATE["template"].partition("{}")
+    ids = stand_in("LlamaTokenizerFast").encode(before)
+
+    assert (len(ids), DEFAULT_PROMPT_TEMPLATE["crop_start"]) == (94, 95)
+
+
 @given(st.text())
 def test_ids_of_any_text_are_ordinary_tokens_of_the_smallest_vocabulary(text):
     assert all(1000 <= number < 32_100 for number in ids(text))
@@ -135,6 +145,51 @@ def test_chat_template_can_be_tokenized_at_once():
     assert encoded.attention_mask.tolist() == [[1] * 8 + [0] * 8]
 
 
+@pytest.mark.parametrize(
+    ("class_name", "row"),
+    [
+        ("LlamaTokenizerFast", [0, 0, 1, "a", ",", "b"]),
+        ("GemmaTokenizerFast", [0, 0, 2, "a", ",", "b"]),
+        ("BertTokenizer", [101, "a", ",", "b", 102, 0]),
+        ("ChatGLMTokenizer", [0, 64790, 64792, "a", ",", "b"]),
+        ("PixtralProcessor", [11, 11, 1, "a", ",", "b"]),
+    ],
+)
+def test_family_pads_and_marks_as_its_own_tokenizer_does(class_name, row):
+    encoded = stand_in(class_name)("a, b", padding="max_length", max_length=6, truncation=True)
+
+    assert encoded["input_ids"] == [
+        each if isinstance(each, int) else wording.token_id(each) for each in row
+    ]
+
+
+def test_chatglm_counts_positions_from_the_first_token_that_is_no_padding():
+    encoded = stand_in("ChatGLMTokenizer")(
+        ["a, b", ""], padding="max_length", max_length=7, return_tensors="pt"
+    )
+
+    assert encoded.position_ids.tolist() == [[0, 0, 0, 1, 2, 3, 4], [0, 0, 0, 0, 0, 0, 1]]
+    assert encoded.attention_mask.tolist() == [[0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
+
+
+def test_chat_template_of_the_pixtral_processor_is_mistrals():
+    tokenizer = stand_in("PixtralProcessor")
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+        {"role": "user", "content": "a cat"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    encoded = tokenizer.apply_chat_template(
+        [messages], padding="max_length", max_length=512, truncation=True, return_tensors="pt"
+    )
+
+    assert text == "<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]a cat[/INST]Yes.</s>"
+    assert encoded.input_ids.shape == (1, 512)
+    assert (encoded.input_ids == 1).sum() == 1
+
+
 def test_prompt_conversion_of_diffusers_accepts_it():
     from diffusers.loaders import TextualInversionLoaderMixin
 
@@ -169,6 +224,14 @@ def test_real_clip_tokenizer_lays_out_rows_the_same_way(tmp_path):
             for found in (each(["a, a", ","], **option) for each in (real, ours))
         ]
         assert layouts[0] == layouts[1], option
+
+
+def test_configuration_of_a_tokenizer_changes_its_family():
+    from profiler.pipelines.loading import _own_facts
+
+    own = _own_facts({"add_bos_token": False, "add_eos_token": True, "model_max_length": 1e30})
+
+    assert stand_in("LlamaTokenizer", **own)("a")["input_ids"] == [*ids("a"), 2]
 
 
 def test_stand_ins_of_a_pipeline_are_told_in_sentences():

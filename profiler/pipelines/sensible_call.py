@@ -1,0 +1,136 @@
+"""A call that a pipeline can run, where its user gave none or only a part of one.
+
+What is chosen decides no memory beyond what the pipeline's own defaults decide: a short prompt, blank
+pictures of the output's size, and a strength at which a picture is worked on at all.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from profiler.pipelines.catalogue import catalogue, name_of_hub_id
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PROMPT = "a photograph of an astronaut riding a horse"
+
+# Where nothing tells: what Stable Diffusion's pipelines assume.
+_SIDE = 512
+_PICTURES = {"image": "image", "mask_image": "mask", "control_image": "image"}
+# Words in the names of diffusers' pipeline classes (0.42) that work on a picture of the user's, though most of
+# their signatures have None for it.
+_WORK_ON_PICTURES = (
+    "Control",
+    "Edit",
+    "Fill",
+    "ImageToVideo",
+    "Image2Video",
+    "Img2Img",
+    "Inpaint",
+    "Pix2Pix",
+    "Upscale",
+)
+
+
+def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return arguments for `pipe`'s call and the names of those that were chosen for it.
+
+    Args:
+        pipe: a diffusers pipeline.
+        given: the arguments that the user chose; they are never changed.
+    """
+    parameters = _parameters(pipe)
+    embeds = any(name.startswith("prompt_embeds") for name in given)
+    chosen: dict[str, Any] = {}
+    if "prompt" in parameters and "prompt" not in given and not embeds:
+        chosen["prompt"] = PROMPT
+    for name, kind in required_arguments(pipe).items():
+        if name not in given:
+            chosen[name] = _argument(pipe, name, kind, given)
+    if _would_run_no_step(parameters, given):
+        chosen["strength"] = 1.0
+    return {**chosen, **given}, tuple(chosen)
+
+
+def required_arguments(pipe: Any) -> dict[str, str]:
+    """Return the arguments beside the prompt that `pipe` cannot be called without, by kind.
+
+    The catalogue knows them for its own models; of any other pipe, its class and signature tell which pictures.
+    """
+    name = str(getattr(getattr(pipe, "config", None), "_name_or_path", ""))
+    entry = catalogue().get(name) or catalogue().get(name_of_hub_id(name))
+    class_name = type(pipe).__name__
+    if entry is not None and entry.pipeline_class == class_name:
+        return dict(entry.required_call)
+    works_on_pictures = any(word in class_name for word in _WORK_ON_PICTURES)
+    return {
+        name: _PICTURES[name]
+        for name, parameter in _parameters(pipe).items()
+        if name in _PICTURES and (works_on_pictures or parameter.default is parameter.empty)
+    }
+
+
+def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded call without what the record only describes: pictures, which are made anew."""
+    pictures = {name for name, kind in required_arguments(pipe).items() if kind != "text"}
+    return {name: value for name, value in recorded.items() if name not in pictures}
+
+
+def default_side(pipe: Any, name: str) -> int | None:
+    """Return the pixels that `pipe` takes for its "width" or "height" if not given, where that can be told."""
+    parameter = _parameters(pipe).get(name)
+    if parameter is not None and isinstance(parameter.default, int):
+        return parameter.default
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    config = getattr(denoiser, "config", {})
+    samples = (
+        getattr(pipe, "default_sample_size", None),
+        config.get("sample_size"),
+        config.get(f"sample_{name}"),
+    )
+    sample = next((each for each in samples if isinstance(each, int)), None)
+    factor = getattr(pipe, "vae_scale_factor", None) or getattr(
+        pipe, "vae_scale_factor_spatial", None
+    )
+    return None if sample is None or factor is None else sample * factor
+
+
+def _parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(pipe).__call__).parameters
+
+
+def _argument(pipe: Any, name: str, kind: str, given: Mapping[str, Any]) -> Any:
+    if kind == "text":
+        return ""
+    picture = _blank(pipe, kind, given)
+    control = "control_image" if "control_image" in _parameters(pipe) else "image"
+    networks = getattr(getattr(pipe, "controlnet", None), "nets", None)
+    return [picture] * len(networks) if networks and name == control else picture
+
+
+def _blank(pipe: Any, kind: str, given: Mapping[str, Any]) -> Image:
+    """Return a picture of the output's size: black, or a mask that lets all of it be painted over."""
+    from PIL import Image
+
+    width, height = (
+        given.get(name) or default_side(pipe, name) or _SIDE for name in ("width", "height")
+    )
+    if kind == "mask":
+        return Image.new("L", (width, height), 255)
+    return Image.new("RGB", (width, height))
+
+
+def _would_run_no_step(
+    parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+) -> bool:
+    """Tell whether the default strength leaves none of the steps that were asked for.
+
+    Source: `get_timesteps` of diffusers' image-to-image pipelines (0.42): they run `int(steps * strength)`.
+    """
+    if "strength" not in parameters or {"strength", "denoising_start"} & set(given):
+        return False
+    steps, strength = given.get("num_inference_steps"), parameters["strength"].default
+    return isinstance(steps, int) and isinstance(strength, float) and int(steps * strength) < 1

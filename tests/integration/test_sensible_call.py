@@ -1,0 +1,192 @@
+"""A pipeline is called sensibly where its user says nothing, and what was chosen is told."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+from PIL import Image
+
+from profiler.call_arguments import call_arguments
+from profiler.pipelines import load_pipeline
+from profiler.pipelines.sensible_call import (
+    PROMPT,
+    default_side,
+    repeatable_call,
+    required_arguments,
+    sensible_call,
+)
+from profiler.scenario import Scenario
+from profiler.sizing import plan_model, verify_plan
+from profiler.tracing import profile_pipeline
+from profiler.units import GIB
+from profiler.virtual import VirtualGPU
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def described(arguments):
+    """Return arguments with pictures as their mode and size."""
+    return {
+        name: (value.mode, value.size) if isinstance(value, Image.Image) else value
+        for name, value in arguments.items()
+    }
+
+
+def of_class(name, base, **more):
+    """Return the pipe of class `name` that is made of the components of the entry `base`."""
+    pipe = load_pipeline(base)
+    return getattr(diffusers, name)(**{**pipe.components, **more}, requires_safety_checker=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "chosen"),
+    [
+        ("sd15", {}, {"prompt": PROMPT}),
+        ("sd15", {"prompt": "a cat"}, {}),
+        ("sd15", {"prompt_embeds": None}, {}),
+        ("kolors", {"prompt": "a cat"}, {"negative_prompt": ""}),
+        ("sd15-controlnet", {"prompt": "a cat"}, {"image": ("RGB", (512, 512))}),
+        ("sdxl-controlnet", {"width": 768}, {"prompt": PROMPT, "image": ("RGB", (768, 1024))}),
+        ("sdxl-refiner", {"prompt": "a cat"}, {"image": ("RGB", (1024, 1024))}),
+        (
+            "sdxl-inpaint",
+            {"prompt": "a cat"},
+            {"image": ("RGB", (1024, 1024)), "mask_image": ("L", (1024, 1024))},
+        ),
+        ("stable-video-diffusion", {}, {"image": ("RGB", (1024, 576))}),
+        ("wan2.1-i2v-14b", {"prompt": "a cat"}, {"image": ("RGB", (832, 480))}),
+    ],
+)
+def test_models_of_the_catalogue_get_what_they_cannot_do_without(model, given, chosen):
+    arguments, names = sensible_call(load_pipeline(model), given)
+
+    assert described({name: arguments[name] for name in names}) == chosen
+    assert {name: arguments[name] for name in given} == given
+    assert set(arguments) == set(given) | set(chosen)
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({"num_inference_steps": 2}, ("prompt", "image", "strength")),  # int(2 * 0.3) is none
+        ({"num_inference_steps": 4}, ("prompt", "image")),  # one step
+        ({}, ("prompt", "image")),  # 15 of 50
+        ({"num_inference_steps": 2, "strength": 0.1}, ("prompt", "image")),  # as the user wants
+        ({"num_inference_steps": 2, "denoising_start": 0.5}, ("prompt", "image")),
+    ],
+)
+def test_strength_is_chosen_where_its_default_would_leave_no_step(given, chosen):
+    arguments, names = sensible_call(load_pipeline("sdxl-refiner"), given)
+
+    assert names == chosen
+    assert arguments.get("strength") == (1.0 if "strength" in chosen else given.get("strength"))
+
+
+@pytest.mark.parametrize(
+    ("class_name", "base", "required"),
+    [
+        ("StableDiffusionPipeline", "sd15", {}),
+        ("StableDiffusionImg2ImgPipeline", "sd15", {"image": "image"}),
+        ("StableDiffusionInpaintPipeline", "sd15", {"image": "image", "mask_image": "mask"}),
+        (
+            "StableDiffusionControlNetImg2ImgPipeline",
+            "sd15-controlnet",
+            {"image": "image", "control_image": "image"},
+        ),
+        (
+            "StableDiffusionControlNetInpaintPipeline",
+            "sd15-controlnet",
+            {"image": "image", "mask_image": "mask", "control_image": "image"},
+        ),
+    ],
+)
+def test_class_and_signature_tell_what_a_pipe_of_the_users_own_needs(class_name, base, required):
+    assert required_arguments(of_class(class_name, base)) == required
+
+
+def test_another_pipeline_over_a_models_components_is_not_taken_for_the_model():
+    pipe = of_class("StableDiffusionImg2ImgPipeline", "sd15")
+    pipe.register_to_config(_name_or_path="sd15")
+
+    assert required_arguments(pipe) == {"image": "image"}
+
+
+def test_several_controlnets_get_a_picture_each():
+    net = load_pipeline("sd15-controlnet").controlnet
+    pipe = of_class("StableDiffusionControlNetPipeline", "sd15-controlnet", controlnet=[net, net])
+
+    arguments, _ = sensible_call(pipe, {})
+
+    assert [each.size for each in arguments["image"]] == [(512, 512)] * 2
+
+
+@pytest.mark.parametrize(
+    ("class_name", "base"),
+    [
+        ("StableDiffusionImg2ImgPipeline", "sd15"),
+        ("StableDiffusionInpaintPipeline", "sd15"),
+        ("StableDiffusionControlNetImg2ImgPipeline", "sd15-controlnet"),
+        ("StableDiffusionControlNetInpaintPipeline", "sd15-controlnet"),
+    ],
+)
+def test_pipe_of_the_users_own_runs_without_arguments(class_name, base):
+    with VirtualGPU("rtx-4060"):
+        pipe = of_class(class_name, base)
+        pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
+
+        profile = profile_pipeline(pipe, mode="model", num_inference_steps=2)
+
+    assert (profile.error, profile.complete) == ("", True)
+    assert len(profile.steps) >= 1
+    assert {"prompt", "image"} <= set(profile.call_defaults)
+
+
+def test_refiner_says_that_its_strength_was_chosen():
+    with VirtualGPU("rtx-4060"):
+        profile = profile_pipeline(
+            load_pipeline("sdxl-refiner"), mode="model", num_inference_steps=2
+        )
+
+    assert len(profile.steps) == 2
+    assert profile.call_defaults == ("prompt", "image", "strength")
+    assert (profile.call["strength"], profile.call["image"]) == (1.0, "Image(1024, 1024)")
+
+
+def test_recorded_call_is_repeated_without_the_pictures_that_it_only_describes():
+    pipe = load_pipeline("sdxl-inpaint")
+    recorded = {"prompt": "a cat", "image": "Image(1024, 1024)", "mask_image": "Image(8, 8)"}
+
+    assert repeatable_call(pipe, recorded) == {"prompt": "a cat"}
+
+
+def test_plan_of_a_pipeline_with_pictures_is_verified_with_blank_ones():
+    plan = plan_model(Scenario(model="sd15-controlnet", steps=2), 5 * GIB)
+
+    verification = verify_plan(plan)
+
+    assert plan.call["image"] == "Image(512, 512)"
+    assert (verification.held, verification.differences) == (True, ())
+
+
+def test_picture_of_a_scenario_has_the_size_that_was_asked_for():
+    pipe = load_pipeline("sd15-controlnet")
+    arguments = call_arguments(pipe, Scenario(model="sd15-controlnet", height=256))
+
+    picture = sensible_call(pipe, arguments)[0]["image"]
+
+    assert (arguments, picture.size) == ({"height": 256, "width": 512}, (512, 256))
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ("sd15", (512, 512)),  # the UNet's samples
+        ("flux1-dev", (1024, 1024)),  # the pipeline's default_sample_size
+        ("wan2.1-t2v-1.3b", (832, 480)),  # the signature
+        ("cogvideox-5b", (720, 480)),  # the transformer's sample_width and sample_height
+    ],
+)
+def test_default_size_is_the_pipelines_own(model, size):
+    pipe = load_pipeline(model)
+
+    assert (default_side(pipe, "width"), default_side(pipe, "height")) == size
