@@ -66,14 +66,27 @@ def plan_model(
         InputError: if the scenario cannot be run, or the profile not be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
     """
-    from profiler.planning import plan_offload
-
     profile = source if isinstance(source, Profile) else _to_plan_from(source, report)
     _tell(report, "searching")
-    plan = plan_offload(profile, budget_bytes, objective=objective)
+    plan = _planned(profile, budget_bytes, objective, report)
     if ram_bytes is not None:
         _check_host_memory(profile, plan, ram_bytes)
     return plan
+
+
+def _planned(profile: Profile, budget_bytes: int, objective: str, report: Report | None) -> Plan:
+    """Return the best plan, confirmed by a run where the profile names a model that can be built."""
+    from profiler.confirming import confirmed_plan
+    from profiler.planning import plan_offload
+
+    if profile.source != "predicted" or not profile.model:
+        return plan_offload(profile, budget_bytes, objective=objective)
+    return confirmed_plan(
+        profile,
+        budget_bytes,
+        objective=objective,
+        gets_through=lambda plan: verify_plan(plan, report=report).profile.complete,
+    )
 
 
 def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:

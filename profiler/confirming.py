@@ -1,0 +1,68 @@
+"""A plan is promised only after it ran: fragmentation follows no sum, so the winner is run in the full allocator.
+
+The search counts what is allocated, with a stated slack. Where the run of the winner does not get through under the
+budget, the slack is doubled and the next best is tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from profiler.errors import FindingError
+from profiler.planning import plan_offload
+from profiler.planning.planner import DoesNotFitError
+from profiler.units import MIB, format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from profiler.planning import Plan
+    from profiler.profile import Profile
+
+LEAST_SLACK_BYTES = 256 * MIB
+"""Where doubling begins for a card whose slack is stated as less."""
+
+STEPS = 3
+"""Denoise steps of a confirming run: a steady one between the first and the last."""
+
+
+def confirmed_plan(
+    profile: Profile, budget_bytes: int, *, objective: str, gets_through: Callable[[Plan], bool]
+) -> Plan:
+    """Return the best plan whose run gets through under the budget.
+
+    Args:
+        profile: what to plan for.
+        budget_bytes: what the driver may show as used.
+        objective: what to minimise, "seconds" or "bytes".
+        gets_through: runs a plan with its budget as the card's capacity.
+
+    Raises:
+        FindingError: if no plan fits, or none gets through though its bytes would fit.
+    """
+    plan = plan_offload(profile, budget_bytes, objective=objective)
+    slack_bytes = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
+    while not gets_through(_shortened(plan)):
+        slack_bytes *= 2
+        roomier = replace(profile, gpu=replace(profile.gpu, slack_bytes=slack_bytes))
+        try:
+            plan = plan_offload(roomier, budget_bytes, objective=objective)
+        except DoesNotFitError:
+            raise FindingError(_fragments(profile, plan)) from None
+    return plan
+
+
+def _shortened(plan: Plan) -> Plan:
+    steps = plan.call.get("num_inference_steps", STEPS)
+    shorter = min(steps, STEPS) if isinstance(steps, int) else STEPS
+    return replace(plan, call={**plan.call, "num_inference_steps": shorter})
+
+
+def _fragments(profile: Profile, plan: Plan) -> str:
+    return (
+        f"{profile.pipeline_class} would fit {format_bytes(plan.budget_bytes)} by its bytes "
+        f"({format_bytes(plan.predicted.peak_allocated_bytes)} allocated), but no plan of model offload gets "
+        "through it: the free memory is in pieces. Try PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, "
+        "a larger budget, or what lowers the peak (pipe.vae.enable_tiling(), a smaller size)."
+    )

@@ -1,0 +1,54 @@
+"""A plan is promised only after its run got through the full allocator under the budget."""
+
+import pytest
+
+from profiler.confirming import confirmed_plan
+from profiler.errors import FindingError
+from profiler.scenario import Scenario
+from profiler.sizing import plan_model, profile_without_limit
+from profiler.units import GIB
+
+
+@pytest.fixture(scope="module")
+def sdxl():
+    return profile_without_limit(Scenario(model="sdxl-base", gpu="rtx-4060", steps=2))
+
+
+def test_the_next_best_is_taken_where_the_winner_does_not_get_through(sdxl):
+    tried = []
+
+    def gets_through(plan):
+        tried.append(plan.excluded)
+        return len(tried) == 3
+
+    plan = confirmed_plan(sdxl, 8 * GIB, objective="bytes", gets_through=gets_through)
+    # With 256, 512 and 1024 MiB of slack.
+    assert tried == [
+        ("text_encoder", "text_encoder_2"),
+        ("text_encoder", "text_encoder_2"),
+        ("text_encoder_2",),
+    ]
+    assert plan.excluded == tried[-1]
+
+
+def test_a_plan_is_run_with_few_steps_and_returned_with_all(sdxl):
+    steps = []
+
+    def gets_through(plan):
+        steps.append(plan.call["num_inference_steps"])
+        return True
+
+    sdxl.call["num_inference_steps"] = 50
+    plan = confirmed_plan(sdxl, 8 * GIB, objective="bytes", gets_through=gets_through)
+    assert (steps, plan.call["num_inference_steps"]) == ([3], 50)
+
+
+def test_what_never_gets_through_is_told_as_fragmentation_and_the_advice_works(monkeypatch):
+    scenario = Scenario(model="cogvideox-5b", gpu="rtx-4090", steps=2)
+    profile = profile_without_limit(scenario)
+    with pytest.raises(FindingError, match="the free memory is in pieces") as told:
+        plan_model(profile, 17 * GIB)
+    advice = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    assert advice in str(told.value)
+    monkeypatch.setenv(*advice.split("="))
+    assert plan_model(profile, 17 * GIB).budget_bytes == 17 * GIB
