@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from profiler.profile import Component, Event, Profile
 
 
-BLOCK_BYTES = 512  # kMinBlockSize of PyTorch's c10/cuda/CUDACachingAllocator.cpp, v2.13.0
+BLOCK_BYTES = 512  # kMinBlockSize of PyTorch's c10/cuda/CUDACachingAllocator.cpp
 
 
 _T = TypeVar("_T")

@@ -19,8 +19,8 @@ from profiler.virtual.kernels import WORKSPACE_BAND
 
 CopyObserver = Callable[[str, str, int], None]
 
-# What a prediction may be wrong by beside kernels' calibrated memory, as a fraction of the peak: the worst error among
-# published peaks that hold no such memory (benchmarks/accuracy.py), rounded up.
+# What a prediction may be wrong by beside kernels' calibrated memory, as a fraction of the peak. A choice, not a bound:
+# benchmarks/accuracy.py prints which published peaks lie inside the band that comes of it, and not all do.
 ROUNDING_BAND = 0.01
 
 

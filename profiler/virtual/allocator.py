@@ -2,7 +2,7 @@
 
 It has never heard of tensors: it knows streams by number, and a clock that says when each of them is done.
 
-Source: `DeviceCachingAllocator` in PyTorch's c10/cuda/CUDACachingAllocator.cpp (v2.13.0); each function names the one
+Source: `DeviceCachingAllocator` in PyTorch's c10/cuda/CUDACachingAllocator.cpp; each function names the one
 that it follows there. Private pools, which CUDA graphs use, are left out.
 """
 

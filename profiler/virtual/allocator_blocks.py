@@ -1,6 +1,6 @@
 """Blocks of device memory, the sorted lists of free ones, and the addresses that segments get.
 
-Source: `Block`, `BlockPool` and its comparators in PyTorch's c10/cuda/CUDACachingAllocator.cpp (v2.13.0).
+Source: `Block`, `BlockPool` and its comparators in PyTorch's c10/cuda/CUDACachingAllocator.cpp.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the caching allocator says of itself, by PyTorch's keys and in PyTorch's words.
 
 Source: `THCPModule_memoryStats` and `THCPModule_memorySnapshot` in PyTorch's torch/csrc/cuda/Module.cpp, `format_size`
-and the message of `malloc` in c10/cuda/CUDACachingAllocator.cpp (v2.13.0).
+and the message of `malloc` in c10/cuda/CUDACachingAllocator.cpp.
 """
 
 from __future__ import annotations

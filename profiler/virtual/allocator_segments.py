@@ -1,6 +1,6 @@
 """Segments: what the caching allocator takes from the driver and gives back to it.
 
-Source: `alloc_block`, `release_block` and their kin in PyTorch's c10/cuda/CUDACachingAllocator.cpp (v2.13.0); each
+Source: `alloc_block`, `release_block` and their kin in PyTorch's c10/cuda/CUDACachingAllocator.cpp; each
 function names the one that it follows there.
 """
 

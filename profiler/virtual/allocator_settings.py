@@ -1,7 +1,7 @@
 """What `PYTORCH_CUDA_ALLOC_CONF` and `PYTORCH_ALLOC_CONF` say about the caching allocator, read as PyTorch reads it.
 
 Source: `ConfigTokenizer` and `AcceleratorAllocatorConfig` in PyTorch's c10/core/AllocatorConfig.h, and
-`CUDAAllocatorConfig` in c10/cuda/CUDAAllocatorConfig.h (v2.13.0).
+`CUDAAllocatorConfig` in c10/cuda/CUDAAllocatorConfig.h.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _native(value: str, settings: Settings) -> dict[str, Any]:
 def _divisions(value: str, settings: Settings) -> dict[str, Any]:
     """Read one number for all sizes, or a list of `megabytes:divisions` with `>` for all above.
 
-    Source: `parseRoundUpPower2Divisions` in c10/core/AllocatorConfig.cpp (v2.13.0).
+    Source: `parseRoundUpPower2Divisions` in c10/core/AllocatorConfig.cpp.
     """
     if not value.startswith("["):
         if not _is_power_of_two(int(value)):

@@ -1,6 +1,6 @@
 """What the caching allocator counts: current, peak and accumulated figures, for both pools together and for each.
 
-Source: `Stat` in PyTorch's c10/core/Allocator.h and `DeviceStats` in c10/core/CachingDeviceAllocator.h (v2.13.0).
+Source: `Stat` in PyTorch's c10/core/Allocator.h and `DeviceStats` in c10/core/CachingDeviceAllocator.h.
 """
 
 from __future__ import annotations

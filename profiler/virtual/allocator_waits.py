@@ -1,7 +1,7 @@
 """Freed blocks that other streams still work with.
 
 Source: `insert_events`, `process_events` and `synchronize_and_free_events` in PyTorch's
-c10/cuda/CUDACachingAllocator.cpp (v2.13.0).
+c10/cuda/CUDACachingAllocator.cpp.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ H heads, S queries, T keys, D head size.
 
 Source: `select_sdp_backend`, `use_flash_attention`, `use_mem_efficient_attention` in PyTorch's
 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp and `scaled_dot_product_attention`, `pad_bias`, `pad_last_dim`,
-`convert_boolean_attn_mask` in aten/src/ATen/native/transformers/attention.cpp (v2.13.0).
+`convert_boolean_attn_mask` in aten/src/ATen/native/transformers/attention.cpp.
 """
 
 from __future__ import annotations

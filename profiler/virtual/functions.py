@@ -99,7 +99,7 @@ def _from_numpy(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., 
 def _rms_norm(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
     """One fused kernel on CUDA.
 
-    Source: `rms_norm_symint` in PyTorch's aten/src/ATen/native/layer_norm.cpp (v2.13.0).
+    Source: `rms_norm_symint` in PyTorch's aten/src/ATen/native/layer_norm.cpp.
     """
 
     def rms_norm(
@@ -121,7 +121,7 @@ def _rms_norm(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., An
 def _one_hot(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
     """Zeros and a scatter; C++ would compare with an `arange` on `meta`.
 
-    Source: `one_hot` in PyTorch's aten/src/ATen/native/Onehot.cpp (v2.13.0).
+    Source: `one_hot` in PyTorch's aten/src/ATen/native/Onehot.cpp.
     """
 
     def one_hot(tensor: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
@@ -135,7 +135,7 @@ def _one_hot(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any
 def _pad_sequence(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
     """Fill one tensor, copy each sequence in; C++ would make that tensor on `meta`.
 
-    Source: `pad_sequence` in PyTorch's aten/src/ATen/native/PackedSequence.cpp (v2.13.0).
+    Source: `pad_sequence` in PyTorch's aten/src/ATen/native/PackedSequence.cpp.
     """
 
     def pad_sequence(

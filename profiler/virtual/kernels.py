@@ -7,7 +7,7 @@ Rules, each with its source:
   it takes half of that. Soft: cuDNN takes another plan where it does not fit. Calibrated on published peaks of
   FLUX.1-dev and of Stable Diffusion XL (see docs/accuracy.md); `WORKSPACE_BAND` says how far to trust it.
 - cuBLAS takes one workspace a handle and stream with the first matrix product, and keeps it.
-  Source: `getChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp (v2.13.0).
+  Source: `getChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp.
 - Time is the roofline's: the larger of operations / rate and bytes / bandwidth, with stated achieved fractions.
 """
 

@@ -358,7 +358,7 @@ def _staging_bytes(copy: tuple[str, str, int, bool], tensors: list[VirtualTensor
     """Return what a copy needs on the card besides its two ends.
 
     A copy to the host is cast, and made contiguous, on the card first.
-    Source: `copy_requires_temporaries` and `copy_kernel_cuda` in PyTorch's aten/src/ATen/native/cuda/Copy.cu (v2.13.0).
+    Source: `copy_requires_temporaries` and `copy_kernel_cuda` in PyTorch's aten/src/ATen/native/cuda/Copy.cu.
     """
     source = tensors[-1]
     same_dtype = copy[2] == source.numel() * source.element_size()

@@ -64,7 +64,7 @@ class HostMemory:
     """Bytes of virtual tensors in the computer's own memory, pageable and pinned.
 
     Pinned blocks are rounded up to a power of two.
-    Source: `CachingHostAllocatorImpl::allocate` in PyTorch's aten/src/ATen/core/CachingHostAllocator.h (v2.13.0).
+    Source: `CachingHostAllocatorImpl::allocate` in PyTorch's aten/src/ATen/core/CachingHostAllocator.h.
     """
 
     def __init__(self) -> None:

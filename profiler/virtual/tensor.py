@@ -171,7 +171,7 @@ class VirtualTensor(torch.Tensor):
     # -- operators that take another path on CUDA than C++ would take for `meta`
 
     def softmax(self, dim: int, dtype: Any = None) -> VirtualTensor:  # type: ignore[override]
-        """Convert inside the kernel, as CUDA does from half precision (`softmax` in ATen's SoftMax.cpp, v2.13.0)."""
+        """Convert inside the kernel, as CUDA does from half precision (`softmax` in ATen's SoftMax.cpp)."""
         if self.is_cuda and self.dtype == torch.float16 and dtype == torch.float32:
             return aten._softmax.default(self, dim, True)  # type: ignore[no-any-return]
         source = self if dtype is None else self.to(dtype)

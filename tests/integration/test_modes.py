@@ -22,7 +22,7 @@ MODES = {
     "layerwise": Mode(name="model", layerwise_casting=True),
     "tiling": Mode(name="model", vae_tiling=True, vae_slicing=True),
 }
-# Combinations that stock diffusers 0.42.1 cannot run, on the virtual card as on a real one:
+# Combinations that stock diffusers 0.42.1 cannot run on the virtual card; by its code, not on a real one either:
 # - with a stream, group offload keeps pinned half-precision copies, while the pipeline casts this VAE to single
 #   precision;
 # - block-level group offload hooks the `forward` of a VAE without `_group_offload_block_modules`, which decode never
