@@ -42,6 +42,10 @@ class Gauge:
         self._began = self.now()
         self._highest = 0
         self._highest_reserved = 0
+        self._scratch_at_highest = 0
+        # What the statistics said before, so that `settle` can say it again.
+        self._earlier = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+        torch.cuda.reset_peak_memory_stats()
 
     @property
     def predicted(self) -> bool:
@@ -59,7 +63,9 @@ class Gauge:
     def take_peak(self) -> int:
         """Return the highest allocated bytes since the last call, and begin anew."""
         peak = torch.cuda.max_memory_allocated()
-        self._highest = max(self._highest, peak)
+        if peak > self._highest:
+            self._highest = peak
+            self._scratch_at_highest = self._scratch_at(peak)
         self._highest_reserved = max(self._highest_reserved, torch.cuda.max_memory_reserved())
         torch.cuda.reset_peak_memory_stats()
         return peak
@@ -68,8 +74,10 @@ class Gauge:
         """Leave the peak statistics as if they had not been taken."""
         self.take_peak()
         if self._virtual is not None:
-            self._virtual.allocator.peak_bytes = self._highest
-            self._virtual.allocator.peak_reserved_bytes = self._highest_reserved
+            allocated, reserved = self._earlier
+            allocator = self._virtual.allocator
+            allocator.peak_bytes = max(allocated, self._highest)
+            allocator.peak_reserved_bytes = max(reserved, self._highest_reserved)
 
     @property
     def peak_allocated_bytes(self) -> int:
@@ -90,20 +98,22 @@ class Gauge:
         """Return the number of the current stream, 0 for the default one."""
         return int(torch.cuda.current_stream().cuda_stream)
 
-    def workspace_at(self, peak_bytes: int) -> int:
-        """Return what kernels' own memory took of a peak, as far as it is known."""
-        if self._virtual is None:
-            return 0
-        at, scratch = self._virtual.scratch_peak
-        return self._virtual.workspace_bytes + (scratch if at == peak_bytes else 0)
+    def _scratch_at(self, peak_bytes: int) -> int:
+        """Return what a kernel's own memory took of the peak that was just reached."""
+        at, scratch = (0, 0) if self._virtual is None else self._virtual.scratch_peak
+        return scratch if at == peak_bytes else 0
+
+    def peak_workspace_bytes(self) -> int:
+        """Return what kernels' own memory took of the highest peak, as far as it is known."""
+        return (
+            0 if self._virtual is None else self._virtual.workspace_bytes + self._scratch_at_highest
+        )
 
     def error_band(self) -> float:
         """Return what the peak may be wrong by, as a fraction of it; 0 for a measurement."""
         if self._virtual is None or not self._highest:
             return 0.0
-        at, scratch = self._virtual.scratch_peak
-        calibrated = scratch * WORKSPACE_BAND if at == self._highest else 0
-        return ROUNDING_BAND + calibrated / self._highest
+        return ROUNDING_BAND + self._scratch_at_highest * WORKSPACE_BAND / self._highest
 
     def host_pinned_bytes(self) -> int:
         """Return the most pinned host memory so far."""

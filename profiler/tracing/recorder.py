@@ -125,7 +125,7 @@ class Recorder:
         ]
         items.sort(key=lambda item: -item.bytes)
         rest = peak - sum(item.bytes for item in items)
-        workspace = min(self._gauge.workspace_at(peak), max(rest, 0))
+        workspace = min(self._gauge.peak_workspace_bytes(), max(rest, 0))
         if workspace:
             items.append(BillItem(holder=active, what="workspace", bytes=workspace))
         if rest - workspace:

@@ -83,7 +83,6 @@ class Trace:
         self._recorder = Recorder(self._gauge, self._phases)
         self._entries = Entries(self._recorder, self._phases, self._modules)
         self._other = {"h2d": 0, "d2h": 0}
-        self._gauge.take_peak()
         try:
             Moves(self._recorder, self._modules).watch(self._patches)
             self._entries.watch(self._patches, self._target)
