@@ -229,3 +229,20 @@ def test_upsampling_is_one_kernel_that_holds_its_input_and_output(gpu, mode):
     image = torch.empty(1, 64, 128, 128, dtype=torch.bfloat16, device="cuda")  # 2 MiB
     nn.functional.interpolate(image, scale_factor=2.0, mode=mode)
     assert torch.cuda.max_memory_allocated() == (2 + 8) << 20
+
+
+def test_a_convolution_does_without_the_workspace_that_does_not_fit():
+    """Soft: cuDNN takes another plan. Input and output are 128 MiB each, so its workspace would be 256 MiB."""
+    peaks = []
+    for capacity in ("2GiB", "900MiB"):  # 450 MiB of context, so 1598 or 450 MiB for tensors
+        with VirtualGPU("rtx-4090", capacity=capacity) as gpu:
+            half = {"dtype": torch.float16, "device": "cuda"}
+            image, weight = (
+                torch.empty(1, 32, 2048, 1024, **half),
+                torch.empty(32, 32, 3, 3, **half),
+            )
+            nn.functional.conv2d(image, weight, padding=1)
+            peaks.append(
+                (torch.cuda.max_memory_allocated() >> 20, sum(gpu.values.assumed.values()))
+            )
+    assert peaks == [(512, 0), (256, 1)]
