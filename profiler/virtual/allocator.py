@@ -72,7 +72,7 @@ class Allocator:
 
     @property
     def allocated_bytes(self) -> int:
-        """What the held blocks asked for, in whole blocks of 512 bytes."""
+        """What the held blocks take, with the rest that could not be split off them."""
         return self.all.allocated_bytes.current
 
     @property
@@ -120,8 +120,7 @@ class Allocator:
             block = self._cached(pool, size, stream) or self._reserved(pool, size, stream, nbytes)
             self._cut(pool, block, size)
             block.requested = nbytes
-            block.rounded = size
-            take(pool.tallies, block.size, size, nbytes)
+            take(pool.tallies, block.size, nbytes)
             if block.size >= self._max_split_bytes:
                 self.oversize.change(1)
         finally:
@@ -140,7 +139,7 @@ class Allocator:
             self._late.append(block)
             return
         self._busy = True
-        give(block.pool.tallies, block.rounded)
+        give(block.pool.tallies, block.size)
         if block.size >= self._max_split_bytes:
             self.oversize.change(-1)
         if block.uses:

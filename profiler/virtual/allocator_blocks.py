@@ -29,8 +29,7 @@ class Block:
         free: whether it stands in its pool's list of free or of unmapped blocks.
         mapped: whether there is memory behind it; always, outside expandable segments.
         segment: the expandable segment that it lies in, if it does.
-        requested: the bytes that were asked for.
-        rounded: the same in whole blocks; the rest of `size` could not be split off.
+        requested: the bytes that were asked for; what exceeds them in `size` could not be split off.
         uses: other streams that work with it.
         waits: how many of them had not finished when it was freed.
         born: the pool's count of searches when it became free; its age, for garbage collection.
@@ -45,7 +44,6 @@ class Block:
         "pool",
         "previous",
         "requested",
-        "rounded",
         "segment",
         "size",
         "stream",
@@ -71,7 +69,6 @@ class Block:
         self.free = False
         self.mapped = True
         self.requested = 0
-        self.rounded = 0
         self.uses: set[int] | None = None
         self.waits = 0
         self.born = 0

@@ -55,7 +55,7 @@ class Tally:
 
     Attributes:
         allocation: blocks held.
-        allocated_bytes: what they asked for, in whole blocks of 512 bytes.
+        allocated_bytes: how long they are together.
         requested_bytes: what they asked for, exactly; until nobody uses them.
         active, active_bytes: blocks held or waiting for a stream, whole, with what could not be split off.
         inactive_split, inactive_split_bytes: free blocks that share a segment with others.
@@ -96,7 +96,7 @@ class Tally:
 # These run for every tensor, so each serves a pool's tally and that of both at once, and does without `Stat.change`.
 
 
-def take(tallies: tuple[Tally, Tally], size: int, rounded: int, requested: int) -> None:
+def take(tallies: tuple[Tally, Tally], size: int, requested: int) -> None:
     """Count a block in: somebody holds it."""
     for tally in tallies:
         stat = tally.allocation
@@ -104,7 +104,7 @@ def take(tallies: tuple[Tally, Tally], size: int, rounded: int, requested: int) 
         if rose - stat.fell > stat.peak:
             stat.peak = rose - stat.fell
         stat = tally.allocated_bytes
-        stat.rose = rose = stat.rose + rounded
+        stat.rose = rose = stat.rose + size
         if rose - stat.fell > stat.peak:
             stat.peak = rose - stat.fell
         stat = tally.active
@@ -121,11 +121,11 @@ def take(tallies: tuple[Tally, Tally], size: int, rounded: int, requested: int) 
             stat.peak = rose - stat.fell
 
 
-def give(tallies: tuple[Tally, Tally], rounded: int) -> None:
+def give(tallies: tuple[Tally, Tally], size: int) -> None:
     """Count a block out of what is held."""
     for tally in tallies:
         tally.allocation.fell += 1
-        tally.allocated_bytes.fell += rounded
+        tally.allocated_bytes.fell += size
 
 
 def retire(tallies: tuple[Tally, Tally], size: int, requested: int) -> None:

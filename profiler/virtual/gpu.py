@@ -192,7 +192,7 @@ class VirtualGPU:
     @property
     def workspace_bytes(self) -> int:
         """What the cuBLAS workspaces hold."""
-        return sum(block.rounded for block in self._blas_streams.values())
+        return sum(block.size for block in self._blas_streams.values())
 
     @property
     def device_bytes(self) -> int:

@@ -32,6 +32,17 @@ def pipeline():
     return pipe
 
 
+@pytest.fixture(autouse=True, scope="module")
+def blocks_without_rests():
+    """Let the allocator split every block exactly, as it does in expandable segments.
+
+    Elsewhere up to 1 MiB stays with a block, and how much depends on addresses, which a replay does not know.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+        yield
+
+
 @pytest.fixture(scope="module")
 def stock():
     with VirtualGPU("rtx-4090"):

@@ -47,9 +47,9 @@ def test_requests_from_10_mib_get_a_segment_in_steps_of_2_mib():
         allocator.allocate(size)
     # A rest of 1 MiB is no more than kSmallSize and stays with the block; 2 MiB - 512 is split off.
     assert layout(allocator) == [[10 * MIB], [12 * MIB], [12 * MIB + 512, -(2 * MIB - 512)]]
-    # Figures count what was asked for, in whole blocks; `active_bytes` counts the rest that could not be split off.
-    assert allocator.allocated_bytes == 33 * MIB + 512
-    assert allocator.all.active_bytes.current == 34 * MIB + 512
+    # What could not be split off counts as allocated.
+    assert allocator.allocated_bytes == 34 * MIB + 512
+    assert allocator.all.requested_bytes.current == 33 * MIB + 512
 
 
 def test_the_smallest_block_that_fits_is_taken_and_the_lowest_among_equals():
