@@ -22,6 +22,7 @@ BLOCK_BYTES = 512  # kMinBlockSize
 _INTERVALS = 16  # roundup_power2_divisions: from 1 MiB to 64 GiB
 _FIRST_INTERVAL = 20  # log2 of 1 MiB
 _LARGE_SEGMENT = "large_segment_size_mb"
+_MOST_REGISTER_THREADS = 128
 _LEAST_LARGE_SEGMENT_MB = 10  # kMinLargeAlloc; must be exceeded
 
 
@@ -37,6 +38,9 @@ class Settings:
             for never. It has an effect only where a memory fraction is set.
         expandable_segments: whether segments grow page by page.
         memory_fraction: the part of the card's capacity that may be reserved.
+        pinned_max_round_bytes: pinned blocks above this size are not rounded up to a power of two.
+        pinned_max_cached_bytes: freed pinned blocks above this size are not kept, and they are not rounded either.
+        pinned_reserve_bytes: pinned at once with the first block, for those after it.
         divisions: into how many steps each power of two from 1 MiB to 64 GiB is divided for rounding; 0 for none.
     """
 
@@ -46,6 +50,9 @@ class Settings:
     garbage_collection_threshold: float = 0.0
     expandable_segments: bool = False
     memory_fraction: float = 1.0
+    pinned_max_round_bytes: int = UNLIMITED
+    pinned_max_cached_bytes: int = UNLIMITED
+    pinned_reserve_bytes: int = 0
     divisions: tuple[int, ...] = (0,) * _INTERVALS
 
     def round(self, nbytes: int) -> int:
@@ -134,6 +141,21 @@ def _limit(name: str) -> _Reader:
     return read
 
 
+def _size(name: str) -> _Reader:
+    def read(value: str, settings: Settings) -> dict[str, Any]:
+        if int(value) < 0:
+            raise ValueError("it must not be negative")
+        return {name: int(value) * MIB}
+
+    return read
+
+
+def _register_threads(value: str) -> None:
+    """Check as `parsePinnedNumRegisterThreads` does: a power of two up to `pinned_max_register_threads`."""
+    if not _is_power_of_two(int(value)) or int(value) > _MOST_REGISTER_THREADS:
+        raise ValueError(f"it must be a power of 2 up to {_MOST_REGISTER_THREADS}")
+
+
 def _threshold(value: str, settings: Settings) -> dict[str, Any]:
     if not 0.0 < float(value) < 1.0:
         raise ValueError("it must lie between 0 and 1")
@@ -192,7 +214,7 @@ def _is_power_of_two(number: int) -> bool:
 
 
 def _ignored(check: Callable[[str], object]) -> _Reader:
-    """Return a reader for what changes no figure of device memory."""
+    """Return a reader for what changes no figure: how the driver is asked, by how many threads, and when."""
 
     def read(value: str, settings: Settings) -> dict[str, Any]:
         check(value)
@@ -212,10 +234,10 @@ _READERS: dict[str, _Reader] = {
     "backend": _native,
     "graph_capture_record_stream_reuse": _ignored(_flag),
     "pinned_free_catch_all": _ignored(_flag),
-    "pinned_max_cached_size_mb": _ignored(int),
-    "pinned_max_round_threshold_mb": _ignored(int),
-    "pinned_num_register_threads": _ignored(int),
-    "pinned_reserve_segment_size_mb": _ignored(int),
+    "pinned_max_cached_size_mb": _size("pinned_max_cached_bytes"),
+    "pinned_max_round_threshold_mb": _size("pinned_max_round_bytes"),
+    "pinned_num_register_threads": _ignored(_register_threads),
+    "pinned_reserve_segment_size_mb": _size("pinned_reserve_bytes"),
     "pinned_use_background_threads": _ignored(_flag),
     "pinned_use_cuda_host_register": _ignored(_flag),
     "release_lock_on_cudamalloc": _ignored(_flag),

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from profiler.virtual.allocator_blocks import Block
-from profiler.virtual.clock import Clock
+from profiler.virtual.clock import Clock, Mark
 
 
 class Waits:
@@ -22,20 +22,20 @@ class Waits:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.queues: dict[int, deque[tuple[float, Block]]] = {}
+        self.queues: dict[int, deque[tuple[Mark, Block]]] = {}
 
     def add(self, block: Block, streams: set[int]) -> None:
         """Let `block` wait for `streams`."""
         for stream in streams:
             queue = self.queues.setdefault(stream, deque())
-            queue.append((self._clock.at(stream), block))
+            queue.append((self._clock.mark(stream), block))
         block.waits = len(streams)
 
     def over(self) -> Iterator[Block]:
         """Yield the blocks whose streams are done by now."""
         now = self._clock.host
         for stream, queue in list(self.queues.items()):
-            while queue and queue[0][0] <= now:
+            while queue and queue[0][0].seconds <= now:
                 yield from _passed(queue.popleft()[1])
             if not queue:
                 del self.queues[stream]
@@ -44,7 +44,7 @@ class Waits:
         """Let the host wait for every stream that holds a block up, and yield the blocks."""
         for queue in self.queues.values():
             for done, block in queue:
-                self._clock.host = max(self._clock.host, done)
+                self._clock.reach(done)
                 yield from _passed(block)
         self.queues.clear()
 

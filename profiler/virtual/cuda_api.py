@@ -157,6 +157,9 @@ def _memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "reset_max_memory_cached": lambda device=None: allocator.reset_peak(),
         "reset_accumulated_memory_stats": lambda device=None: allocator.reset_accumulated(),
         "empty_cache": gpu.empty_cache,
+        "host_memory_stats_as_nested_dict": gpu.host.pinned.stats,
+        "reset_peak_host_memory_stats": gpu.host.pinned.reset_peak,
+        "reset_accumulated_host_memory_stats": gpu.host.pinned.reset_accumulated,
         "set_per_process_memory_fraction": set_fraction,
         "get_per_process_memory_fraction": lambda device=None: (
             (allocator.segments.allowed_bytes or gpu.capacity_bytes) / gpu.capacity_bytes
@@ -186,6 +189,7 @@ def _accelerator_functions(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "set_stream": gpu.set_stream,
         "synchronize": lambda device=None: gpu.clock.join_all(),
         "get_memory_info": memory["mem_get_info"],
+        "empty_host_cache": gpu.host.pinned.empty_cache,
         **{
             name: memory[name]
             for name in (

@@ -16,6 +16,7 @@ from profiler.virtual.storage import Storage
 from profiler.virtual.tensor import META, VirtualTensor
 
 if TYPE_CHECKING:
+    from profiler.virtual.copies import LinkCopy
     from profiler.virtual.gpu import VirtualGPU
 
 NEW, ARGUMENT = -1, -2
@@ -35,6 +36,7 @@ class Out(NamedTuple):
     tag: int
     device: torch.device
     position: int = 0
+    pinned: bool = False
 
 
 class Entry:
@@ -49,7 +51,7 @@ class Entry:
         seconds: how long the card works on it; 0 on the host.
         writes: indices of the tensors it writes to.
         valued: whether it is small enough to be computed when all values are known.
-        copy: (from, to, bytes, waits) where it crosses the link.
+        copy: what crosses the link, if anything does.
     """
 
     __slots__ = (
@@ -76,7 +78,7 @@ class Entry:
         self.on_card = False
         self.writes: tuple[int, ...] = ()
         self.valued = False
-        self.copy: tuple[str, str, int, bool] | None = None
+        self.copy: LinkCopy | None = None
         self.plain = True
 
     def settle(self) -> Entry:
@@ -152,8 +154,6 @@ class Dispatcher:
         """Do what `entry` says and return the operator's result."""
         gpu = self.gpu
         self.operators += 1
-        if entry.copy is not None:
-            gpu.begin_copy(entry.copy)
         result: Any
         if entry.shape_of_result == "one":
             result = self.build(entry.outs[0], tensors)
@@ -169,11 +169,11 @@ class Dispatcher:
         """Return the tensor that `out` describes; what is no tensor is returned as it is."""
         if type(out) is not Out:
             return out
-        source, shape, stride, dtype, offset, nbytes, tag, device, position = out
+        source, shape, stride, dtype, offset, nbytes, tag, device, position, pinned = out
         if source == ARGUMENT:
             return tensors[position]
         if source == NEW:
-            storage = Storage(self.gpu, device, nbytes)
+            storage = Storage(self.gpu, device, nbytes, pinned)
         else:
             storage = tensors[source].storage_record
         tensor = _make(VirtualTensor, shape, stride, offset, dtype=dtype, device=META)
@@ -201,7 +201,8 @@ class Dispatcher:
         if entry.scratch_bytes:
             gpu.use_scratch(entry.scratch_bytes, soft=entry.soft_scratch)
         if entry.copy is not None:
-            gpu.end_copy(entry.copy)
+            host = tensors[-1] if entry.copy.source == "cpu" else result
+            gpu.copy(entry.copy, host.storage_record)
         if entry.valued or entry.writes:
             with gpu.suspended():
                 gpu.values.follow(entry, func, args, kwargs, tensors, result)

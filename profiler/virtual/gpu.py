@@ -16,8 +16,9 @@ from profiler.hardware import Card, card
 from profiler.virtual import allocator_report, cuda_api, functions
 from profiler.virtual.allocator import Allocator, BlockTooLargeError
 from profiler.virtual.allocator_blocks import Block
-from profiler.virtual.allocator_settings import settings_from_environment
-from profiler.virtual.clock import Clock
+from profiler.virtual.allocator_settings import Settings, settings_from_environment
+from profiler.virtual.clock import D2H, H2D, Clock
+from profiler.virtual.copies import LinkCopy
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
 from profiler.virtual.lending import lend
 from profiler.virtual.operators import Operators
@@ -31,7 +32,6 @@ _FIRST_TAG = -(
     1 << 50
 )  # so far below any integer that an operator takes, that a key cannot be misread
 
-Copy = tuple[str, str, int, bool]
 _T = TypeVar("_T")
 
 
@@ -67,9 +67,10 @@ class VirtualGPU:
         chosen = card(model) if isinstance(model, str) else model
         self.card = chosen if capacity is None else chosen.with_capacity(capacity)
         self.capacity_bytes = self.card.capacity_bytes
-        self.host = HostMemory()
+        settings = settings_from_environment()
         self.clock = Clock()
-        self.allocator = self._new_allocator()
+        self.host = HostMemory(settings, self.clock)
+        self.allocator = self._new_allocator(settings)
         self.values = Values()
         self.operators = Operators(self)
         self.dispatch = Dispatcher(self)
@@ -145,8 +146,7 @@ class VirtualGPU:
 
     # -- memory
 
-    def _new_allocator(self) -> Allocator:
-        settings = settings_from_environment()
+    def _new_allocator(self, settings: Settings) -> Allocator:
         limit_bytes = self.capacity_bytes - self.card.context_bytes
         allocator = Allocator(limit_bytes, settings, self.clock)
         if settings.memory_fraction < 1.0:
@@ -220,25 +220,44 @@ class VirtualGPU:
 
     # -- copies
 
-    def begin_copy(self, copy: Copy) -> None:
-        """Account for a copy's time."""
-        source, _, nbytes, waits = copy
-        rate = self.card.h2d_bytes_per_second if source == "cpu" else self.card.d2h_bytes_per_second
-        if not waits:
-            rate = self.card.pinned_bytes_per_second
-        self.clock.launch(self.launch_seconds, nbytes / rate)
-        if waits:
-            self.clock.join(self.clock.current)
+    def copy(self, copy: LinkCopy, end_on_host: Storage | None) -> None:
+        """Account for a copy's time and bytes, and tell its observers.
 
-    def end_copy(self, copy: Copy) -> None:
-        """Count a copy and tell its observers."""
-        source, target, nbytes, _ = copy
-        if source == "cpu":
-            self.h2d_bytes += nbytes
+        Copies from and to pageable memory make the host wait whatever it asked for, since the driver moves them through
+        a buffer of its own; a pinned end is not reused before a non-blocking copy is done.
+
+        Source: "API synchronization behavior" in NVIDIA's CUDA Runtime API reference, from knowledge.
+
+        Args:
+            copy: what crosses the link.
+            end_on_host: the storage that it comes from or goes to; None for a pinned one that the operator itself holds.
+        """
+        to_card = copy.source == "cpu"
+        pinned = end_on_host is None or end_on_host.pinned
+        waits = not (pinned and copy.non_blocking)
+        self.clock.copy(
+            H2D if to_card else D2H,
+            self.launch_seconds,
+            copy.nbytes / self._link_rate(to_card, pinned),
+            blocks=waits,
+        )
+        if end_on_host is not None and not waits:
+            self.host.record(end_on_host, self.clock.current)
+        if copy.host_scratch_bytes:
+            self.host.touch(copy.host_scratch_bytes)
+        if to_card:
+            self.h2d_bytes += copy.nbytes
         else:
-            self.d2h_bytes += nbytes
+            self.d2h_bytes += copy.nbytes
         for observer in self.copy_observers:
-            observer(source, target, nbytes)
+            observer(copy.source, copy.target, copy.nbytes)
+
+    def _link_rate(self, to_card: bool, pinned: bool) -> float:
+        """Return the bytes per second of a copy."""
+        card = self.card
+        if pinned:
+            return card.pinned_bytes_per_second
+        return card.h2d_bytes_per_second if to_card else card.d2h_bytes_per_second
 
     # -- making tensors
 
@@ -303,6 +322,8 @@ class VirtualGPU:
                 torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
             )
             storage = Storage(self, CPU, compact.untyped_storage().nbytes(), pinned=True)
+            # One core copies, which is what bounds pageable copies to the card; locking the pages comes on top, unknown.
+            self.clock.spend(storage.nbytes / self.card.h2d_bytes_per_second)
             pinned = self.like(compact, CPU, storage)
             known = self.values.known(tensor)
             if known is not None:

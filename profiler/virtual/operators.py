@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch.utils._pytree import tree_leaves, tree_map
 
+from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
 from profiler.virtual.kernels import Kernel
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
@@ -104,10 +104,13 @@ class Operators:
         meta_kwargs = {name: tree_map(to_meta, value) for name, value in kwargs.items()}
         result = func(*meta_args, **_for_meta(func, meta_kwargs, tensors))
         outs = tuple(self._out(leaf, device, tensors, metas) for leaf in _listed(result))
+        copy = self._copy(func, device, tensors, (args, kwargs), (metas, result))
+        if _pins(func, copy, device, kwargs):
+            outs = tuple(_pinned(out) for out in outs)
         entry = Entry(outs, _shape_of_result(result))
         entry.writes = _writes(func, args, kwargs, tensors)
         entry.valued = _may_have_value(func, device, tensors, outs)
-        entry.copy = self._copy(func, device, tensors, kwargs)
+        entry.copy = copy
         if device.type == "cuda" and entry.copy is None and _works(outs, entry.writes):
             kernel = Kernel(self.gpu.card, func, meta_args, result)
             entry.on_card = True
@@ -116,7 +119,7 @@ class Operators:
             entry.soft_scratch = kernel.soft_scratch
             entry.blas = kernel.needs_blas_workspace
         elif entry.copy is not None:
-            entry.scratch_bytes = _staging_bytes(entry.copy, tensors)
+            entry.scratch_bytes = entry.copy.card_scratch_bytes
         return entry.settle()
 
     def _out(
@@ -172,26 +175,32 @@ class Operators:
 
     @staticmethod
     def _copy(
-        func: Any, device: torch.device, tensors: list[VirtualTensor], kwargs: dict[str, Any]
-    ) -> tuple[str, str, int, bool] | None:
-        if func is aten._to_copy.default:
-            source, itemsize = tensors[0], (kwargs.get("dtype") or tensors[0].dtype).itemsize
-        elif func is aten.copy_.default and len(tensors) > 1:
-            source, itemsize = tensors[1], tensors[0].dtype.itemsize
-        else:
+        func: Any,
+        device: torch.device,
+        tensors: list[VirtualTensor],
+        call: tuple[Any, dict[str, Any]],
+        learned: tuple[dict[int, torch.Tensor], Any],
+    ) -> LinkCopy | None:
+        """Return what crosses the link, if anything does."""
+        args, kwargs = call
+        metas, result = learned
+        non_blocking = bool(kwargs.get("non_blocking", False))
+        if func is aten.copy_.default and len(tensors) > 1:
+            non_blocking = non_blocking or (len(args) > 2 and bool(args[2]))
+        elif func is not aten._to_copy.default:
             return None
-        kinds = (source.device.type, device.type)
-        if kinds not in (("cpu", "cuda"), ("cuda", "cpu")):
+        source = tensors[-1]
+        devices = (source.device.type, device.type)
+        if devices not in (("cpu", "cuda"), ("cuda", "cpu")):
             return None
-        return (*kinds, source.numel() * itemsize, not kwargs.get("non_blocking", False))
+        return link_copy(devices, metas[id(source)], result, non_blocking=non_blocking)
 
     # -- operators whose result depends on values
 
     def _item(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
         if tensor.is_cuda:
-            self.gpu.begin_copy(("cuda", "cpu", tensor.element_size(), True))
-            self.gpu.end_copy(("cuda", "cpu", tensor.element_size(), True))
+            self.gpu.copy(LinkCopy("cuda", "cpu", tensor.element_size()), None)
         with self.gpu.suspended():
             return self.gpu.values.read(tensor, "item").item()
 
@@ -354,16 +363,15 @@ _NO_VALUE = {
 }
 
 
-def _staging_bytes(copy: tuple[str, str, int, bool], tensors: list[VirtualTensor]) -> int:
-    """Return what a copy needs on the card besides its two ends.
+def _pins(func: Any, copy: LinkCopy | None, device: torch.device, kwargs: dict[str, Any]) -> bool:
+    """Tell whether the result is in pinned memory."""
+    if func is aten._to_copy.default and copy is not None:
+        return pins_its_result((copy.source, copy.target), non_blocking=copy.non_blocking)
+    return device == CPU and bool(kwargs.get("pin_memory"))
 
-    A copy to the host is cast, and made contiguous, on the card first.
-    Source: `copy_requires_temporaries` and `copy_kernel_cuda` in PyTorch's aten/src/ATen/native/cuda/Copy.cu.
-    """
-    source = tensors[-1]
-    same_dtype = copy[2] == source.numel() * source.element_size()
-    direct = same_dtype and is_non_overlapping_and_dense_or_false(source)
-    return 0 if copy[0] == "cpu" or direct else copy[2]
+
+def _pinned(out: Out | int | None) -> Out | int | None:
+    return out._replace(pinned=True) if isinstance(out, Out) and out.source == NEW else out
 
 
 def _is_mask(index: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from profiler.virtual.clock import Mark
 from profiler.virtual.tensor import CUDA
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ def stream_class(gpu: VirtualGPU) -> type:  # noqa: C901  # ten one-line methods
             return event
 
         def wait_event(self, event: Any) -> None:
-            clock.wait(self.cuda_stream, event.seconds)
+            clock.wait(self.cuda_stream, event.mark)
 
         def wait_stream(self, stream: Any) -> None:
-            clock.wait(self.cuda_stream, clock.at(stream.cuda_stream))
+            clock.wait(self.cuda_stream, clock.mark(stream.cuda_stream))
 
         def __enter__(self) -> Any:
             self._outer.append(gpu.current_stream)
@@ -87,23 +88,23 @@ def event_class(gpu: VirtualGPU) -> type:
             return super().__new__(cls) if gpu.here() else original(*args, **kwargs)
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds = 0.0
+            self.mark = Mark(0.0, 0.0)
 
         def record(self, stream: Any = None) -> None:
-            self.seconds = clock.at(clock.current if stream is None else stream.cuda_stream)
+            self.mark = clock.mark(clock.current if stream is None else stream.cuda_stream)
 
         def wait(self, stream: Any = None) -> None:
-            clock.wait(clock.current if stream is None else stream.cuda_stream, self.seconds)
+            clock.wait(clock.current if stream is None else stream.cuda_stream, self.mark)
 
         def synchronize(self) -> None:
-            clock.host = max(clock.host, self.seconds)
+            clock.reach(self.mark)
 
         def query(self) -> bool:
-            return clock.host >= self.seconds
+            return clock.host >= self.mark.seconds
 
         def elapsed_time(self, end_event: Any) -> float:
             """Return milliseconds from this event to `end_event`."""
-            return (end_event.seconds - self.seconds) * 1000
+            return (end_event.mark.seconds - self.mark.seconds) * 1000
 
     return Event
 

@@ -163,7 +163,7 @@ def test_a_block_that_another_stream_uses_is_not_reused_before_that_is_done():
     block = allocator.allocate(12 * MIB)
     allocator.record_stream(block, other)
     clock.current = other
-    clock.run(2.0)
+    clock.launch(0.0, 2.0)
     allocator.free(block)
     # It counts as free for the user, and as in use for the allocator.
     assert (allocator.allocated_bytes, allocator.all.active_bytes.current) == (0, 12 * MIB)
@@ -182,7 +182,7 @@ def test_what_a_stream_does_after_the_free_does_not_hold_the_block():
     allocator.record_stream(block, other)
     allocator.free(block)
     clock.current = other
-    clock.run(5.0)
+    clock.launch(0.0, 5.0)
     allocator.allocate(12 * MIB)
     assert allocator.reserved_bytes == 12 * MIB
 
@@ -192,7 +192,7 @@ def test_a_use_on_its_own_stream_holds_nothing():
     allocator = Allocator(64 * MIB, clock=clock)
     block = allocator.allocate(12 * MIB)
     allocator.record_stream(block, 0)
-    clock.run(5.0)
+    clock.launch(0.0, 5.0)
     allocator.free(block)
     assert layout(allocator) == [[-12 * MIB]]
 
@@ -204,7 +204,7 @@ def test_emptying_the_cache_waits_for_the_streams():
     block = allocator.allocate(12 * MIB)
     allocator.record_stream(block, other)
     clock.current = other
-    clock.run(2.0)
+    clock.launch(0.0, 2.0)
     allocator.free(block)
     allocator.empty_cache()
     assert (allocator.reserved_bytes, clock.host) == (0, 2.0)

@@ -61,7 +61,7 @@ class World:
             self.allocator.record_stream(self.held[number % len(self.held)][0], stream)
         elif what == "work":
             self.clock.current = stream
-            self.clock.run(number)
+            self.clock.launch(0.0, number)
         elif what == "wait":
             self.clock.host += number
         elif what == "empty":

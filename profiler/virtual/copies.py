@@ -1,0 +1,72 @@
+"""Copies between host and card: what crosses the link, and what a copy needs besides its two ends.
+
+Source: `copy_kernel_cuda` and `copy_requires_temporaries` in PyTorch's aten/src/ATen/native/cuda/Copy.cu, and `pin_out`
+in `_to_copy` of aten/src/ATen/native/TensorConversions.cpp, both read in copies of another date than torch 2.13.0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch._prims_common import is_non_overlapping_and_dense_or_false
+
+
+class LinkCopy(NamedTuple):
+    """One copy.
+
+    Attributes:
+        source: "cpu" or "cuda".
+        target: the other one.
+        nbytes: what crosses the link.
+        non_blocking: whether the host was told not to wait; where its end is pageable it waits all the same.
+        host_scratch_bytes: a temporary in pageable memory.
+        card_scratch_bytes: a temporary on the card.
+    """
+
+    source: str
+    target: str
+    nbytes: int
+    non_blocking: bool = False
+    host_scratch_bytes: int = 0
+    card_scratch_bytes: int = 0
+
+
+def link_copy(
+    devices: tuple[str, str], source: torch.Tensor, target: torch.Tensor, *, non_blocking: bool
+) -> LinkCopy:
+    """Return what a copy between `devices` does; the tensors are on `meta`.
+
+    A direct copy is one `cudaMemcpyAsync`. Otherwise one end is cast and made contiguous first: on the card where the
+    copy is non-blocking, on the host where it is not, and the other end is brought into its layout afterwards.
+    """
+    same_dtype = source.dtype == target.dtype
+    if same_dtype and _same_layout(source, target):
+        return LinkCopy(*devices, _nbytes(target, target.dtype), non_blocking)
+    cast_first = (devices[0] == "cuda") is non_blocking
+    crossing = target.dtype if cast_first else source.dtype
+    nbytes = _nbytes(target, crossing)
+    dense_source = source.is_contiguous() and source.shape == target.shape
+    source_scratch = 0 if dense_source and crossing == source.dtype else nbytes
+    target_scratch = 0 if target.is_contiguous() and crossing == target.dtype else nbytes
+    host, card = source_scratch, target_scratch
+    if devices[0] == "cuda":
+        host, card = card, host
+    return LinkCopy(*devices, nbytes, non_blocking, host, card)
+
+
+def pins_its_result(devices: tuple[str, str], *, non_blocking: bool) -> bool:
+    """Tell whether `x.to(...)` puts its result into pinned memory: a non-blocking copy to the host does."""
+    return non_blocking and devices == ("cuda", "cpu")
+
+
+def _nbytes(tensor: torch.Tensor, dtype: torch.dtype) -> int:
+    return tensor.numel() * dtype.itemsize
+
+
+def _same_layout(source: torch.Tensor, target: torch.Tensor) -> bool:
+    """Tell whether the elements lie in the same order without gaps, so that one memcpy will do."""
+    if source.shape != target.shape or not is_non_overlapping_and_dense_or_false(source):
+        return False
+    strides = zip(source.shape, source.stride(), target.stride(), strict=True)
+    return all(one == other for size, one, other in strides if size > 1)
