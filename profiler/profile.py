@@ -67,6 +67,14 @@ class Event(NamedTuple):
     resident_bytes: int  # allocated bytes of the component's tensors on the device, at the end
     start_seconds: float
     seconds: float
+    # Since version 0.3; 0 in an older file. Host memory as `Totals` explains it.
+    host_pageable_bytes: int = 0  # at the end
+    host_pinned_bytes: int = 0  # at the end
+    host_peak_bytes: int = 0  # highest of both together since the previous event's end
+    # How long copies kept the link busy since the previous event's end, and by how much of that they delayed the
+    # default stream; below 0 where the run catches up. 0 in a measured profile: torch does not tell.
+    transfer_seconds: float = 0.0
+    exposed_transfer_seconds: float = 0.0
 
 
 class TensorSize(NamedTuple):
@@ -140,17 +148,31 @@ class Assumption:
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """Figures of the whole run."""
+    """Figures of the whole run.
+
+    Host memory, predicted: what tensors take, pageable as asked for, pinned as PyTorch's caching host allocator has it
+    page-locked, freed blocks that it keeps included. Measured: the resident set of the process, at the events, which
+    holds Python, its libraries and the touched pages of weight files besides; pinned memory by torch's own statistics,
+    whether or not the system counts it to the resident set.
+
+    Exposed transfer time is what a link without delay would save: the seconds of the calls, less those of the same calls
+    with copies that take no time.
+    """
 
     peak_allocated_bytes: int
     peak_reserved_bytes: int
     device_bytes: int  # context + reserved: what nvidia-smi would show
-    host_pinned_bytes: int
+    host_pinned_bytes: int  # the highest at the end of an event, as the next
     h2d_bytes: int  # everything that was copied
     d2h_bytes: int
     h2d_weight_bytes: int
     d2h_weight_bytes: int
     seconds: float
+    host_pageable_bytes: int = 0  # in a measured profile the resident set
+    host_peak_bytes: int = 0  # both together at their highest
+    host_kept_bytes: int = 0  # both together at the end of the trace
+    transfer_seconds: float | None = None  # the link was busy, in calls; None where it is not known
+    exposed_transfer_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -229,7 +251,7 @@ class Profile:
 
     @property
     def memory(self) -> pd.DataFrame:
-        """Return allocated and reserved bytes over time, one row for each event."""
+        """Return allocated and reserved bytes, and the host's, over time, one row for each event."""
         return self.frames.memory
 
     def __repr__(self) -> str:

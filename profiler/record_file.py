@@ -170,5 +170,12 @@ def _record(kind: type[_T], fields: dict[str, Any]) -> _T:
 
 
 def _events(table: pa.Table) -> tuple[Event, ...]:
-    columns = [table.column(name).to_pylist() for name in Event._fields]
+    columns = [_column(table, name) for name in Event._fields]
     return tuple(map(Event._make, zip(*columns, strict=True)))
+
+
+def _column(table: pa.Table, name: str) -> list[Any]:
+    """Return a column of events, the default for one that the file is too old to have."""
+    if name in Event._field_defaults and name not in table.column_names:
+        return [Event._field_defaults[name]] * table.num_rows
+    return table.column(name).to_pylist()  # type: ignore[no-any-return]

@@ -70,7 +70,7 @@ class Frames:
 
     @property
     def memory(self) -> pd.DataFrame:
-        """Return allocated and reserved bytes over time, one row for each event, the peak of its lead included."""
+        """Return memory of the card and of the host over time, one row for each event, the peak of its lead included."""
         rows = [
             (
                 *(getattr(event, name) for name in MEMORY_COLUMNS[:-1]),
@@ -118,6 +118,8 @@ TRANSFER_COLUMNS = (
     "asked_by",
     "start_seconds",
     "seconds",
+    "transfer_seconds",
+    "exposed_transfer_seconds",
 )
 MEMORY_COLUMNS = (
     "ordinal",
@@ -131,6 +133,9 @@ MEMORY_COLUMNS = (
     "peak_bytes",
     "after_bytes",
     "reserved_bytes",
+    "host_pageable_bytes",
+    "host_pinned_bytes",
+    "host_peak_bytes",
     "start_seconds",
     "end_seconds",
 )

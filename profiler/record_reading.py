@@ -35,6 +35,10 @@ class Tally(NamedTuple):
     d2h_weight_bytes: int
     start_seconds: float  # where the lead of the first event begins
     seconds: float
+    host_pinned_bytes: int = 0  # at its highest
+    host_peak_bytes: int = 0  # pageable and pinned host memory together, at their highest
+    transfer_seconds: float = 0.0  # the link was busy; 0 where it was measured, since torch does not tell
+    exposed_transfer_seconds: float = 0.0  # what a link without delay would save; the same
 
 
 class Step(NamedTuple):
@@ -77,7 +81,8 @@ def direction(event: Event) -> str:
 
 def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
     """Return the figures of consecutive `events`, of which the first one's lead begins at `start_seconds`."""
-    peak = reserved = 0
+    peak = reserved = pinned = host = 0
+    transfer_seconds = exposed_seconds = 0.0
     copied = {"": 0, "h2d": 0, "d2h": 0}
     weights = {"": 0, "h2d": 0, "d2h": 0}
     end_seconds = start_seconds
@@ -85,6 +90,9 @@ def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
         peak = max(peak, event.lead_peak_bytes, event.peak_bytes)
         reserved = max(reserved, event.reserved_bytes)
         end_seconds = event.start_seconds + event.seconds
+        pinned, host = max(pinned, event.host_pinned_bytes), max(host, event.host_peak_bytes)
+        transfer_seconds += event.transfer_seconds
+        exposed_seconds += event.exposed_transfer_seconds
         way = direction(event)
         copied[way] += event.bytes
         weights[way] += event.bytes if event.kind != "copy" else 0
@@ -97,6 +105,10 @@ def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
         d2h_weight_bytes=weights["d2h"],
         start_seconds=start_seconds,
         seconds=end_seconds - start_seconds,
+        host_pinned_bytes=pinned,
+        host_peak_bytes=host,
+        transfer_seconds=transfer_seconds,
+        exposed_transfer_seconds=exposed_seconds,
     )
 
 
@@ -189,6 +201,10 @@ def _joined(parts: list[Tally]) -> Tally:
         d2h_weight_bytes=sum(part.d2h_weight_bytes for part in parts),
         start_seconds=parts[0].start_seconds,
         seconds=sum(part.seconds for part in parts),
+        host_pinned_bytes=max(part.host_pinned_bytes for part in parts),
+        host_peak_bytes=max(part.host_peak_bytes for part in parts),
+        transfer_seconds=sum(part.transfer_seconds for part in parts),
+        exposed_transfer_seconds=sum(part.exposed_transfer_seconds for part in parts),
     )
 
 

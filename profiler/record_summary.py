@@ -42,8 +42,15 @@ def summary(profile: Profile) -> dict[str, Any]:
         "error_band": profile.error_band,
         "peak": _peak(profile),
         "components": [_component(part) for part in profile.components],
-        "phases": [{"name": name, **_figures(tally)} for name, tally in reading.phases(profile)],
-        "steps": [_step(step) for step in reading.steps(profile)],
+        "phases": [
+            {"name": name, **_figures(profile, tally)} for name, tally in reading.phases(profile)
+        ],
+        "calls": [
+            {"call": call, **_figures(profile, tally)}
+            for call, tally in reading.calls(profile)
+            if call >= 0
+        ],
+        "steps": [_step(profile, step) for step in reading.steps(profile)],
         "bill": [dataclasses.asdict(item) for item in profile.bill],
         "assumptions": [dataclasses.asdict(assumption) for assumption in profile.assumptions],
         "findings": [_finding(finding) for finding in findings(profile)],
@@ -68,17 +75,20 @@ def _component(part: Component) -> dict[str, Any]:
     }
 
 
-def _step(step: reading.Step) -> dict[str, Any]:
+def _step(profile: Profile, step: reading.Step) -> dict[str, Any]:
     return {
         "call": step.call,
         "step": step.step,
-        **_figures(step.tally),
+        **_figures(profile, step.tally),
         "resident": list(step.resident),
     }
 
 
-def _figures(tally: reading.Tally) -> dict[str, Any]:
-    return {name: value for name, value in tally._asdict().items() if name != "start_seconds"}
+def _figures(profile: Profile, tally: reading.Tally) -> dict[str, Any]:
+    figures = {name: value for name, value in tally._asdict().items() if name != "start_seconds"}
+    if profile.source == "measured":  # torch does not tell how busy the link was
+        figures |= {"transfer_seconds": None, "exposed_transfer_seconds": None}
+    return figures
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from profiler.patching import Patches
 from profiler.profile import Assumption, Gpu
+from profiler.tracing.host import HostNow, LinkSince, host_gauge, link_gauge
 from profiler.virtual.functions import active_gpu
 from profiler.virtual.kernels import WORKSPACE_BAND
 
@@ -46,6 +47,9 @@ class Gauge:
         # What the statistics said before, so that `settle` can say it again.
         self._earlier = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
         torch.cuda.reset_peak_memory_stats()
+        self.take_host: Callable[[], HostNow] = host_gauge(self._virtual)
+        self.take_link: Callable[[], LinkSince] = link_gauge(self._virtual)
+        self.take_host()  # what was before the trace is no part of it
 
     @property
     def predicted(self) -> bool:
@@ -114,13 +118,6 @@ class Gauge:
         if self._virtual is None or not self._highest:
             return 0.0
         return ROUNDING_BAND + self._scratch_at_highest * WORKSPACE_BAND / self._highest
-
-    def host_pinned_bytes(self) -> int:
-        """Return the most pinned host memory so far."""
-        if self._virtual is not None:
-            return self._virtual.host.peak_pinned_bytes
-        stats = torch.cuda.memory.host_memory_stats()
-        return int(stats.get("allocated_bytes.peak", 0))
 
     def gpu(self) -> Gpu:
         """Return the card's record."""

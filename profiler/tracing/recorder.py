@@ -88,6 +88,7 @@ class Recorder:
                 if span.resident_bytes >= 0:
                     self.resident[span.component] = span.resident_bytes
                 self._note(peak)
+                host, link = gauge.take_host(), gauge.take_link()
                 self.events.append(
                     Event(
                         ordinal=len(self.events),
@@ -112,6 +113,11 @@ class Recorder:
                         resident_bytes=self.resident.get(span.component, 0),
                         start_seconds=start,
                         seconds=max(gauge.now() - start, 0.0),
+                        host_pageable_bytes=host.pageable_bytes,
+                        host_pinned_bytes=host.pinned_bytes,
+                        host_peak_bytes=host.peak_bytes,
+                        transfer_seconds=link.busy_seconds,
+                        exposed_transfer_seconds=link.exposed_seconds,
                     )
                 )
 

@@ -177,16 +177,24 @@ class Trace:
         down = sum(event.bytes for event in events if event.kind == "offload")
         gauge = self._gauge
         seconds = sum(_call_seconds(events))
+        known = gauge.predicted
+        within = [event for event in events if event.call >= 0 and event.kind != "begin"]
+        exposed_seconds = sum(event.exposed_transfer_seconds for event in within)
         return Totals(
             peak_allocated_bytes=gauge.peak_allocated_bytes,
             peak_reserved_bytes=gauge.peak_reserved_bytes,
             device_bytes=gauge.gpu().context_bytes + gauge.peak_reserved_bytes,
-            host_pinned_bytes=gauge.host_pinned_bytes(),
+            host_pinned_bytes=max((event.host_pinned_bytes for event in events), default=0),
             h2d_bytes=up + self._other["h2d"],
             d2h_bytes=down + self._other["d2h"],
             h2d_weight_bytes=up,
             d2h_weight_bytes=down,
             seconds=seconds,
+            host_pageable_bytes=max((event.host_pageable_bytes for event in events), default=0),
+            host_peak_bytes=max((event.host_peak_bytes for event in events), default=0),
+            host_kept_bytes=gauge.take_host().kept_bytes,
+            transfer_seconds=sum(event.transfer_seconds for event in within) if known else None,
+            exposed_transfer_seconds=exposed_seconds if known else None,
         )
 
 
