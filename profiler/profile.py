@@ -155,8 +155,8 @@ class Totals:
     holds Python, its libraries and the touched pages of weight files besides; pinned memory by torch's own statistics,
     whether or not the system counts it to the resident set.
 
-    Exposed transfer time is what a link without delay would save: the seconds of the calls, less those of the same calls
-    with copies that take no time.
+    Exposed transfer time is what a link without delay would save: the seconds of the calls, less those of the same
+    calls with copies that take no time.
     """
 
     peak_allocated_bytes: int

@@ -70,7 +70,7 @@ class Frames:
 
     @property
     def memory(self) -> pd.DataFrame:
-        """Return memory of the card and of the host over time, one row for each event, the peak of its lead included."""
+        """Return memory of card and host over time, one row for each event, the peak of its lead included."""
         rows = [
             (
                 *(getattr(event, name) for name in MEMORY_COLUMNS[:-1]),

@@ -37,7 +37,9 @@ class Tally(NamedTuple):
     seconds: float
     host_pinned_bytes: int = 0  # at its highest
     host_peak_bytes: int = 0  # pageable and pinned host memory together, at their highest
-    transfer_seconds: float = 0.0  # the link was busy; 0 where it was measured, since torch does not tell
+    transfer_seconds: float = (
+        0.0  # the link was busy; 0 where it was measured, since torch does not tell
+    )
     exposed_transfer_seconds: float = 0.0  # what a link without delay would save; the same
 
 

@@ -98,6 +98,23 @@ def reserved(columns: Sequence[Column]) -> list[tuple[float, float]]:
     return corners
 
 
+def host(columns: Sequence[Column]) -> tuple[list[Band], list[Band]]:
+    """Return pinned host memory, and on top of it pageable host memory at its highest in each column."""
+    pinned, pageable = [], []
+    for column in columns:
+        low = float(column.host_pinned_bytes)
+        high = max(low, float(column.host_peak_bytes))
+        for position in (column.start, column.end):
+            pinned.append(Band(position, 0.0, low))
+            pageable.append(Band(position, low, high))
+    return pinned, pageable
+
+
+def host_top_bytes(profile: Profile) -> int:
+    """Return the highest value of the axis of host memory; 0 where the profile says nothing of it."""
+    return int(profile.totals.host_peak_bytes * 1.12)
+
+
 def top_bytes(profile: Profile) -> int:
     """Return the highest value of the memory axis: the card, unless it dwarfs what is used."""
     used = max(profile.totals.peak_reserved_bytes, profile.totals.peak_allocated_bytes, 64 * MIB)
@@ -105,8 +122,8 @@ def top_bytes(profile: Profile) -> int:
     return int(max(capacity, used) * 1.06) if capacity <= 2.5 * used else int(used * 1.3)
 
 
-def ticks(highest_bytes: int) -> list[int]:
-    """Return round values of the memory axis, four to eight of them."""
+def ticks(highest_bytes: int, most: int = 8) -> list[int]:
+    """Return round values of the memory axis, at most about `most` of them and half as many at least."""
     steps = (
         GIB // 16,
         GIB // 8,
@@ -120,5 +137,5 @@ def ticks(highest_bytes: int) -> list[int]:
         20 * GIB,
         40 * GIB,
     )
-    step = next((step for step in steps if highest_bytes / step <= 8), 80 * GIB)
+    step = next((step for step in steps if highest_bytes / step <= most), 80 * GIB)
     return list(range(0, highest_bytes + 1, step))

@@ -131,6 +131,7 @@ def _hover(profile: Profile) -> str:
             ],
             format_bytes(column.h2d_bytes) if column.h2d_bytes else "",
             format_bytes(column.d2h_bytes) if column.d2h_bytes else "",
+            format_bytes(column.host_peak_bytes) if column.host_peak_bytes else "",
         ]
         for column in timeline(profile).columns
     ]

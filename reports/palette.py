@@ -30,6 +30,7 @@ OTHER_SHADES = {
 }  # warm greys
 OTHER = "#8C8A83"
 REST = "#CBC8C0"
+PAGEABLE, PINNED = "#B9C2CA", "#5E7284"  # host memory: slate, light and dark
 SOFT, RULE, LIMIT, TRACK = "#5F6368", "#E6E3DD", "#B3261E", "#F1EFEA"  # on white paper
 
 

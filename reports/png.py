@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import replacing
 from reports import png_panels, png_timeline, story
+from reports.curves import host_top_bytes
 from reports.palette import SOFT, component_colours
 from reports.plan_view import plan_view
 from reports.sum_bar import card_share, sum_pieces
@@ -29,8 +30,10 @@ DOTS_PER_INCH = 150
 MARGIN = 0.45
 HEADLINE = 21
 LANE_INCHES = 0.26
-HEIGHT_WITHOUT_LANES = 7.2
+HEIGHT_WITHOUT_LANES = 7.4
+FIGURES_IN_A_LINE = 3
 PLAN_INCHES = 2.0
+HOST_INCHES = 0.9
 VERDICT_COLOURS = {"fits": "#1a7f4b", "tight": "#a66a00", "does not fit": "#b3261e"}
 STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -110,6 +113,7 @@ class _Sheet:
 def _figure(profile: Profile, plan: Plan | None) -> Figure:
     rows = len(profile.components) + 2
     height = HEIGHT_WITHOUT_LANES + LANE_INCHES * rows + (PLAN_INCHES if plan else 0.0)
+    height += HOST_INCHES + 0.12 if host_top_bytes(profile) else 0.0
     sheet = _Sheet(height)
     _answer(sheet, profile)
     _picture(sheet, profile, rows)
@@ -138,8 +142,9 @@ def _answer(sheet: _Sheet, profile: Profile) -> None:
     )
     for sentence in (answer.peak, answer.basis):
         sheet.line(sentence, 10.5, color=SOFT, gap=0.07)
-    shown = (f"{figure.label} {figure.value} ({figure.note})" for figure in story.figures(profile))
-    sheet.line("    ".join(shown), 9.5, gap=0.22)
+    shown = [f"{figure.label} {figure.value} ({figure.note})" for figure in story.figures(profile)]
+    sheet.line("    ".join(shown[:FIGURES_IN_A_LINE]), 9.5, gap=0.06)
+    sheet.line("    ".join(shown[FIGURES_IN_A_LINE:]), 9.5, gap=0.22)
 
 
 def _picture(sheet: _Sheet, profile: Profile, rows: int) -> None:
@@ -151,4 +156,10 @@ def _picture(sheet: _Sheet, profile: Profile, rows: int) -> None:
     png_timeline.phases(sheet.axes(0.42, **sides), picture)
     png_timeline.lanes(sheet.axes(LANE_INCHES * rows, **sides), profile, picture, colours)
     sheet.skip(0.12)
-    png_timeline.memory(sheet.axes(2.9, **sides), profile, picture, colours)
+    lowest = sheet.axes(2.9, **sides)
+    png_timeline.memory(lowest, profile, picture, colours)
+    if host_top_bytes(profile):
+        sheet.skip(0.12)
+        lowest = sheet.axes(HOST_INCHES, **sides)
+        png_timeline.host(lowest, profile, picture)
+    png_timeline.foot(lowest, picture)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.units import GIB, format_bytes, format_seconds
 from reports import curves
-from reports.palette import LIMIT, OTHER, REST, RULE, SOFT, TRACK
+from reports.palette import LIMIT, OTHER, PAGEABLE, PINNED, REST, RULE, SOFT, TRACK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from reports.timeline import Timeline
     from reports.timeline_columns import Column
 
+CAPTION_INCHES = 0.33  # under the lowest panel, below the clock
 FILL = 0.76  # of a lane's pitch that its bar takes
 
 
@@ -124,8 +125,38 @@ def memory(axes: Axes, profile: Profile, picture: Timeline, colours: dict[str, s
     _rules(axes, picture)
     _limit(axes, profile, highest)
     _peak(axes, picture.columns)
-    _clock(axes, profile, picture)
-    _caption(axes, picture)
+    axes.set_xticks([])
+
+
+def host(axes: Axes, profile: Profile, picture: Timeline) -> None:
+    """Draw the host's memory: pinned at the bottom, pageable on top of it."""
+    highest = curves.host_top_bytes(profile)
+    marks = curves.ticks(highest, 4)[1:]
+    axes.set(xlim=(0, 1), ylim=(0, highest), yticks=marks, xticks=[])
+    axes.set_yticklabels([f"{value / GIB:g} GiB" for value in marks])
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines["left"].set_visible(False)
+    pinned, pageable = curves.host(picture.columns)
+    _fill(axes, pageable, color=PAGEABLE)
+    _fill(axes, pinned, color=PINNED)
+    _rules(axes, picture)
+    totals = profile.totals
+    axes.text(-0.1954, highest, "host memory", va="top", color=SOFT, clip_on=False)
+    high = totals.host_peak_bytes
+    axes.text(1.008, high, format_bytes(high), color=SOFT, va="center", size=8.5)
+    if totals.host_pinned_bytes:
+        low = min(totals.host_pinned_bytes, high - 0.2 * highest)
+        label = f"{format_bytes(totals.host_pinned_bytes)} pinned"
+        axes.text(1.008, low, label, color=PINNED, va="center", size=8.5)
+
+
+def foot(axes: Axes, picture: Timeline) -> None:
+    """Draw the clock under the lowest panel, and say what the marks of all panels mean."""
+    _clock(axes, picture)
+    height_inches = axes.bbox.height / axes.figure.dpi
+    _caption(axes, picture, -CAPTION_INCHES / height_inches)
 
 
 def _fill(axes: Axes, band: list[curves.Band], **style: Any) -> None:
@@ -194,22 +225,22 @@ def _rules(axes: Axes, picture: Timeline) -> None:
             )
 
 
-def _caption(axes: Axes, picture: Timeline) -> None:
-    """Say under the memory panel what its marks mean."""
+def _caption(axes: Axes, picture: Timeline, y: float) -> None:
+    """Say what the marks mean, at height `y` of the axes."""
     words = ["grey: everything but weights, at its highest", "dashed: reserved by PyTorch"]
     if any(segment.folded_steps for segment in picture.segments):
         words.append("hatched: equal steps, drawn once")
     words.append("clock of the run, stretched where things move")
-    axes.text(0.0, -0.115, "   ".join(words), transform=axes.transAxes, color=SOFT, size=8)
+    axes.text(0.0, y, "   ".join(words), transform=axes.transAxes, color=SOFT, size=8)
 
 
-def _clock(axes: Axes, profile: Profile, picture: Timeline) -> None:
+def _clock(axes: Axes, picture: Timeline) -> None:
     marks = [(segment.start, segment.start_seconds) for segment in picture.segments]
     shown: list[tuple[float, float]] = []
     for position, seconds in marks:
         if (not shown or position - shown[-1][0] > 0.055) and position < 0.95:
             shown.append((position, seconds))
-    shown.append((1.0, profile.totals.seconds))
+    shown.append((1.0, picture.seconds))
     axes.set_xticks(
         [position for position, _ in shown], [format_seconds(seconds) for _, seconds in shown]
     )

@@ -75,12 +75,12 @@ def title(profile: Profile) -> str:
 
 
 def figures(profile: Profile) -> list[Figure]:
-    """Return the four figures that stand under the answer."""
+    """Return the figures that stand under the answer."""
     totals, band = profile.totals, verdicts.verdict(profile).band_bytes
     calls = {event.call for event in profile.events if event.call >= 0}
     span = f"in {len(calls)} calls" if len(calls) > 1 else "per call" if calls else "in all"
     uncertainty = f"± {format_bytes(band)}" if band else "as measured"
-    return [
+    shown = [
         Figure("Peak allocated", format_bytes(totals.peak_allocated_bytes), uncertainty),
         Figure("On the card", format_bytes(totals.device_bytes), "what nvidia-smi shows"),
         Figure(
@@ -88,12 +88,23 @@ def figures(profile: Profile) -> list[Figure]:
             format_bytes(totals.h2d_bytes),
             f"{format_bytes(totals.d2h_bytes)} back, {span}",
         ),
-        Figure(
-            "Time",
-            format_seconds(totals.seconds),
-            "predicted" if profile.source == "predicted" else "measured",
-        ),
+        Figure("Time", format_seconds(totals.seconds), _waiting(profile)),
     ]
+    if totals.host_peak_bytes:
+        note = "of the process" if profile.source == "measured" else "for tensors"
+        if totals.host_pinned_bytes:
+            note = f"{format_bytes(totals.host_pinned_bytes)} pinned"
+        shown.append(Figure("Host RAM", format_bytes(totals.host_peak_bytes), note))
+    return shown
+
+
+def _waiting(profile: Profile) -> str:
+    """Return how much of the time is waiting for copies, where that is known."""
+    exposed_seconds = profile.totals.exposed_transfer_seconds
+    if exposed_seconds is None:
+        return profile.source
+    waiting = format_seconds(exposed_seconds) if exposed_seconds > 0 else "none"
+    return f"{profile.source}, {waiting} of it waiting for copies"
 
 
 def bill(profile: Profile) -> list[BillRow]:

@@ -53,6 +53,12 @@ class Timeline(NamedTuple):
     segments: tuple[Segment, ...]
     columns: tuple[Column, ...]
 
+    @property
+    def seconds(self) -> float:
+        """Return when the last segment ends; what happened before the first call is part of the axis."""
+        last = self.segments[-1]
+        return last.start_seconds + last.seconds
+
 
 @once_per_profile
 def timeline(profile: Profile) -> Timeline:
@@ -217,4 +223,6 @@ def _merge(columns: list[Column]) -> Column:
         moving=biggest.moving,
         h2d_bytes=sum(column.h2d_bytes for column in columns),
         d2h_bytes=sum(column.d2h_bytes for column in columns),
+        host_pinned_bytes=max(column.host_pinned_bytes for column in columns),
+        host_peak_bytes=max(column.host_peak_bytes for column in columns),
     )

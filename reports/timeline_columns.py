@@ -33,6 +33,8 @@ class Column(NamedTuple):
     moving: str  # component whose weights moved; "" for none or other copies
     h2d_bytes: int
     d2h_bytes: int
+    host_pinned_bytes: int  # at its end
+    host_peak_bytes: int  # pinned and pageable host memory together, at their highest
 
 
 class Held:
@@ -44,6 +46,7 @@ class Held:
         self.allocated_bytes = profile.events[0].before_bytes if profile.events else 0
         self.reserved_bytes = 0
         self.end_seconds = 0.0
+        self.host_pinned_bytes, self.host_bytes = _host_at_first(profile)
 
     def columns(self, event: Event) -> tuple[Column, Column]:
         """Return two columns, not placed yet, for the event's lead and the event; `end` holds seconds."""
@@ -66,6 +69,8 @@ class Held:
             moving="",
             h2d_bytes=0,
             d2h_bytes=0,
+            host_pinned_bytes=self.host_pinned_bytes,
+            host_peak_bytes=self.host_bytes,
         )
         self._follow(event)
         way = reading.direction(event)
@@ -82,6 +87,8 @@ class Held:
             moving=event.component if event.kind in ("onload", "offload") else "",
             h2d_bytes=event.bytes if way == "h2d" else 0,
             d2h_bytes=event.bytes if way == "d2h" else 0,
+            host_pinned_bytes=event.host_pinned_bytes,
+            host_peak_bytes=event.host_peak_bytes,
         )
         return lead, itself
 
@@ -95,6 +102,16 @@ class Held:
         self.allocated_bytes = event.after_bytes
         self.reserved_bytes = event.reserved_bytes
         self.end_seconds = event.start_seconds + event.seconds
+        self.host_pinned_bytes = event.host_pinned_bytes
+        self.host_bytes = min(
+            event.host_peak_bytes, event.host_pageable_bytes + event.host_pinned_bytes
+        )
+
+
+def _host_at_first(profile: Profile) -> tuple[int, int]:
+    """Return pinned and all host memory before the first event, which tells of its end only."""
+    first = profile.events[0] if profile.events else None
+    return (first.host_pinned_bytes, first.host_peak_bytes) if first else (0, 0)
 
 
 def _what(event: Event, way: str) -> str:

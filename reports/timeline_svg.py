@@ -28,6 +28,7 @@ HEADER = 44.0
 LANE, LANE_GAP = 20.0, 7.0
 BUSY = 0.14  # of a lane that a component takes at least while it runs
 MEMORY_HEIGHT = 250.0
+HOST_GAP, HOST_HEIGHT = 30.0, 84.0
 FOOTER = 44.0
 
 
@@ -58,14 +59,34 @@ class Layout:
     @cached_property
     def y(self) -> svg.Scale:
         """Return the scale of bytes in the memory panel."""
-        return svg.Scale(
-            0.0, float(self.top_bytes), self.memory_top + MEMORY_HEIGHT, self.memory_top
-        )
+        return svg.Scale(0.0, float(self.top_bytes), self.memory_bottom, self.memory_top)
 
     @cached_property
     def height(self) -> float:
         """Return the height of the whole figure."""
-        return self.memory_top + MEMORY_HEIGHT + FOOTER
+        return self.bottom + FOOTER
+
+    @cached_property
+    def bottom(self) -> float:
+        """Return where the lowest panel ends: the host's memory, where the profile knows it, else the card's."""
+        return self.memory_bottom + (HOST_GAP + HOST_HEIGHT if self.host_top_bytes else 0.0)
+
+    @cached_property
+    def memory_bottom(self) -> float:
+        """Return where the memory panel ends."""
+        return self.memory_top + MEMORY_HEIGHT
+
+    @cached_property
+    def host_top_bytes(self) -> int:
+        """Return the highest value of the axis of host memory."""
+        return curves.host_top_bytes(self.profile)
+
+    @cached_property
+    def host_y(self) -> svg.Scale:
+        """Return the scale of bytes in the panel of host memory."""
+        return svg.Scale(
+            0.0, float(self.host_top_bytes), self.bottom, self.memory_bottom + HOST_GAP
+        )
 
     def row(self, index: int) -> float:
         """Return where lane `index` begins; the two lanes of transfers follow the components."""
@@ -88,13 +109,12 @@ def timeline_svg(profile: Profile) -> str:
         *_lanes(layout),
         *_transfers(layout),
         *_memory(layout),
+        *_host(layout),
         *_folds(layout),
         *_transfer_labels(layout),
         *_peak(layout),
         *_seconds(layout),
-        svg.line(
-            0, HEADER, 0, layout.memory_top + MEMORY_HEIGHT, class_="crosshair", visibility="hidden"
-        ),
+        svg.line(0, HEADER, 0, layout.bottom, class_="crosshair", visibility="hidden"),
     ]
     return svg.element(
         "svg",
@@ -114,7 +134,7 @@ _DEFINITIONS = (
 
 def _phases(layout: Layout) -> Iterator[str]:
     """Yield the phase names over the figure, the step numbers under them, and a rule between segments."""
-    bottom = layout.memory_top + MEMORY_HEIGHT
+    bottom = layout.bottom
     for index, (_, group) in enumerate(
         groupby(layout.picture.segments, key=lambda s: (s.call, s.phase))
     ):
@@ -143,7 +163,7 @@ def _step_label(layout: Layout, segment: Segment) -> Iterator[str]:
         label = f"and {segment.folded_steps} more"
     if end - start > 6 * len(label):
         yield svg.text((start + end) / 2, 30, label, class_="tick", text_anchor="middle")
-    yield svg.line(start, HEADER - 6, start, layout.memory_top + MEMORY_HEIGHT, class_="rule")
+    yield svg.line(start, HEADER - 6, start, layout.bottom, class_="rule")
 
 
 def _lanes(layout: Layout) -> Iterator[str]:
@@ -218,6 +238,34 @@ def _memory(layout: Layout) -> Iterator[str]:
     yield from _limit(layout)
 
 
+def _host(layout: Layout) -> Iterator[str]:
+    """Yield the panel of host memory: pinned at the bottom, pageable on top of it."""
+    if not layout.host_top_bytes:
+        return
+    top = layout.memory_bottom + HOST_GAP
+    yield svg.text(0, top + 4, "host memory", class_="lane muted")
+    for value in curves.ticks(layout.host_top_bytes, 4)[1:]:
+        y = layout.host_y.at(value)
+        yield svg.line(LEFT, y, RIGHT, y, class_="grid")
+        yield svg.text(LEFT - 12, y + 4, f"{value / GIB:g} GiB", class_="tick", text_anchor="end")
+    pinned, pageable = curves.host(layout.picture.columns)
+    yield svg.band(pageable, layout.x, layout.host_y, class_="pageable")
+    yield svg.band(pinned, layout.x, layout.host_y, class_="pinned")
+    yield svg.line(LEFT, layout.bottom, RIGHT, layout.bottom, class_="rule strong")
+    totals = layout.profile.totals
+    yield svg.text(
+        RIGHT + 6,
+        layout.host_y.at(totals.host_peak_bytes) + 4,
+        format_bytes(totals.host_peak_bytes),
+        class_="tick",
+    )
+    if totals.host_pinned_bytes:
+        y = layout.host_y.at(totals.host_pinned_bytes)
+        label = f"{format_bytes(totals.host_pinned_bytes)} pinned"
+        apart = layout.host_y.at(totals.host_peak_bytes) + 14
+        yield svg.text(RIGHT + 6, max(y + 4, apart + 4), label, class_="tick")
+
+
 def _limit(layout: Layout) -> Iterator[str]:
     """Yield the card's capacity, and how much of it the context takes."""
     gpu = layout.profile.gpu
@@ -254,16 +302,16 @@ def _folds(layout: Layout) -> Iterator[str]:
     for segment in layout.picture.segments:
         if segment.folded_steps:
             start, end = layout.x.at(segment.start), layout.x.at(segment.end)
-            height = layout.memory_top + MEMORY_HEIGHT - HEADER
+            height = layout.bottom - HEADER
             yield svg.rectangle(start, HEADER, end - start, height, fill="url(#fold)")
 
 
 def _seconds(layout: Layout) -> Iterator[str]:
     """Yield the clock under the figure, at the borders of phases and folds."""
-    y = layout.memory_top + MEMORY_HEIGHT + 16
+    y = layout.bottom + 16
     last_x = LEFT - 60
     marks = [(s.start, s.start_seconds) for s in layout.picture.segments]
-    marks.append((1.0, layout.profile.totals.seconds))
+    marks.append((1.0, layout.picture.seconds))
     for position, seconds in marks:
         x = layout.x.at(position)
         if x - last_x >= 46 and (RIGHT - x > 40 or position >= 1.0):

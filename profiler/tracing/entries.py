@@ -128,6 +128,7 @@ class Entries:
     def _begin(self) -> None:
         self._phases.begin_call()
         self._recorder.instant(Span("begin"))
+        self._phases.started()
 
     def _end(self) -> None:
         self._recorder.instant(Span("end"))

@@ -1,8 +1,8 @@
 """What the tracer reads besides the card's own memory: the host's memory, and how busy the link was.
 
-On a virtual card the model answers. On a real one the host's memory is the resident set of the process as the system has
-it at each event (what came and went between two events is not seen), and torch's statistics of pinned memory; how long
-the link was busy is not known.
+On a virtual card the model answers. On a real one the host's memory is the resident set of the process as the system
+has it at each event (what came and went between two events is not seen), and torch's statistics of pinned memory; how
+long the link was busy is not known.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Which phase of a pipeline's call it is: encode, denoise step i, decode.
 
 A denoise step ends when the scheduler's `step` returns. Before the first call of a denoiser it is encode; after the
-scheduler's last step, or once a VAE decodes, it is decode. Outside a call it is place.
+scheduler's last step, or once a VAE decodes, it is decode. Outside a call it is place; what was done before it, as
+pinning memory, belongs to its beginning.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ class Phases:
         self.step = -1
 
     def begin_call(self) -> None:
-        """A call of the pipeline begins."""
+        """A call of the pipeline begins; it is still where it was placed."""
         self.call = self._calls
         self._calls += 1
+
+    def started(self) -> None:
+        """It has begun."""
         self.name, self.step = "encode", -1
 
     def end_call(self) -> None:

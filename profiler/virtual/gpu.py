@@ -230,7 +230,7 @@ class VirtualGPU:
 
         Args:
             copy: what crosses the link.
-            end_on_host: the storage that it comes from or goes to; None for a pinned one that the operator itself holds.
+            end_on_host: the storage that it comes from or goes to; None for a pinned one of the operator's own.
         """
         to_card = copy.source == "cpu"
         pinned = end_on_host is None or end_on_host.pinned
@@ -322,7 +322,7 @@ class VirtualGPU:
                 torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
             )
             storage = Storage(self, CPU, compact.untyped_storage().nbytes(), pinned=True)
-            # One core copies, which is what bounds pageable copies to the card; locking the pages comes on top, unknown.
+            # One core copies, which is what bounds pageable copies to the card; locking pages takes longer still.
             self.clock.spend(storage.nbytes / self.card.h2d_bytes_per_second)
             pinned = self.like(compact, CPU, storage)
             known = self.values.known(tensor)

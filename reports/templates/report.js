@@ -22,7 +22,7 @@ for (const figure of document.querySelectorAll("[data-figure]")) {
   };
 
   const fill = (column) => {
-    const [, , seconds, what, place, peak, reserved, held, up, down] = column;
+    const [, , seconds, what, place, peak, reserved, held, up, down, host] = column;
     const title = document.createElement("b");
     title.textContent = what || "between components";
     const rows = [title, row(place, seconds), row("allocated, at most", peak), row("reserved", reserved)];
@@ -31,6 +31,7 @@ for (const figure of document.querySelectorAll("[data-figure]")) {
     });
     if (up) rows.push(row("to the card", up));
     if (down) rows.push(row("to the CPU", down));
+    if (host) rows.push(row("host memory", host));
     tip.replaceChildren(...rows);
   };
 

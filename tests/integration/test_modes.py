@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+from profiler import record_reading as reading
 from profiler.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.tracing import profile_pipeline
@@ -92,6 +93,35 @@ def test_flux_transformer_pins_what_streams_pin():
     transformer = next(part for part in profile.components if part.name == "transformer")
     rounded = sum(1 << (t.numel * t.itemsize - 1).bit_length() for t in transformer.tensors)
     assert rounded / GIB == pytest.approx(34.6, abs=0.05)
+    # The VAE's weights are pinned besides, 0.16 GiB in tensors of which few are a power of two.
+    vae = next(part for part in profile.components if part.name == "vae")
+    rest = profile.totals.host_pinned_bytes - rounded
+    assert 0 < rest <= 2 * vae.bytes
+    # While the copies are made the pageable originals are still there.
+    assert profile.totals.host_peak_bytes >= rounded + transformer.bytes
+
+
+def test_a_stream_hides_the_copies_that_wait_without_one():
+    modes = ("group-leaf", "group-leaf-stream")
+    plain, streamed = (run("sd15", mode, card="rtx-3060")[0].totals for mode in modes)
+    # From pageable memory every copy makes the host wait, so all of it is exposed.
+    assert plain.exposed_transfer_seconds == pytest.approx(plain.transfer_seconds, rel=0.01)
+    assert streamed.exposed_transfer_seconds < 0.5 * streamed.transfer_seconds
+    # What is left without copies is the same work.
+    rest = [totals.seconds - totals.exposed_transfer_seconds for totals in (plain, streamed)]
+    assert rest[0] == pytest.approx(rest[1], rel=0.1)
+
+
+def test_seconds_of_calls_and_steps_carry_their_copies():
+    profile, *_ = run("sd15", "group-leaf-stream")
+    (call,) = (tally for number, tally in reading.calls(profile) if number == 0)
+    steps = [step.tally for step in reading.steps(profile)]
+    totals = profile.totals
+    assert call.transfer_seconds == pytest.approx(totals.transfer_seconds, rel=0.01)
+    assert 0 < sum(step.transfer_seconds for step in steps) < call.transfer_seconds
+    assert sum(step.exposed_transfer_seconds for step in steps) <= sum(s.seconds for s in steps)
+    moved = profile.transfers[profile.transfers.direction == "h2d"]
+    assert moved.transfer_seconds.sum() > 0
 
 
 def test_a_controlnet_outside_the_sequence_stays_with_the_unet_to_the_end():

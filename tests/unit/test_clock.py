@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,75 +88,72 @@ def test_what_the_host_spends_on_its_own_exposes_nothing():
 class Item:
     """Work that was given to a stream: it runs once all in `after` has ended."""
 
+    issued: int
     seconds: int
-    after: list[Item] = field(default_factory=list)
+    after: list[Item]
     end: int | None = None
 
+    def settle(self, now):
+        """End it, if it has ended by `now`."""
+        ends = [before.end for before in self.after]
+        if None not in ends and max([self.issued, *ends]) + self.seconds <= now:
+            self.end = max([self.issued, *ends]) + self.seconds
 
-def simulated(operations, streams, *, fast_link=False):
-    """Return when each stream and the host are done, by walking through time tick by tick."""
-    queues = [[] for _ in range(streams)]
-    engines = ([], [])
-    issued: list[Item] = []
-    now, program, pending, blocked_on = 0, list(operations), None, []
 
-    def settle():
-        changed = True
-        while changed:
-            changed = False
-            for item in issued:
-                ends = [before.end for before in item.after]
-                if item.end is None and None not in ends:
-                    began = max([item.issued_at, *ends])
-                    if began + item.seconds <= now:
-                        item.end, changed = began + item.seconds, True
+class Walk:
+    """A host that walks through its program, and through time, tick by tick."""
 
-    def issue(stream, seconds, after):
-        item = Item(seconds, [*queues[stream][-1:], *after])
-        item.issued_at = now
-        queues[stream].append(item)
-        issued.append(item)
+    def __init__(self, *, fast_link):
+        self.now = 0
+        self.items = []
+        self.queues = [[], [], []]
+        self.engines = [[], []]
+        self.fast_link = fast_link
+
+    def tick_until(self, done):
+        """Let time pass until `done()`."""
+        while True:
+            for (
+                item
+            ) in self.items:  # in the order of issue, so that each comes after those it waits for
+                if item.end is None:
+                    item.settle(self.now)
+            if done():
+                return
+            self.now += 1
+
+    def issue(self, stream, seconds, after=()):
+        item = Item(self.now, seconds, [*self.queues[stream][-1:], *after])
+        self.queues[stream].append(item)
+        self.items.append(item)
         return item
 
-    def execute(operation):
-        """Do what the host does at once; return what it then waits for."""
-        kind, stream, other, _, seconds, blocks = operation
-        if kind == "launch":
-            issue(stream, seconds, [])
-        elif kind == "copy" and fast_link:
-            item = issue(stream, 0, [])
-            return [item] if blocks else []
-        elif kind == "copy":
-            item = issue(stream, seconds, engines[engine_of(other)][-1:])
-            engines[engine_of(other)].append(item)
-            return [item] if blocks else []
-        elif kind == "wait":
-            issue(stream, 0, queues[other][-1:])
-        elif kind == "join":
-            return queues[stream][-1:]
-        return []
+    def launch(self, stream, other, seconds, blocks):
+        self.issue(stream, seconds)
 
-    while True:
-        settle()
-        if any(item.end is None for item in blocked_on):
-            now += 1
-            continue
-        blocked_on = []
-        if pending is None and program:
-            overhead = program[0][3] if program[0][0] in ("launch", "copy") else 0
-            pending = now + overhead
-        if pending is None:
-            break
-        if now < pending:
-            now += 1
-            continue
-        pending = None
-        blocked_on = execute(program.pop(0))
-    host = now
-    while any(item.end is None for item in issued):
-        now += 1
-        settle()
-    return host, [max([host, *(item.end for item in queue)]) for queue in queues]
+    def copy(self, stream, other, seconds, blocks):
+        engine = self.engines[engine_of(other)]
+        item = self.issue(stream, 0) if self.fast_link else self.issue(stream, seconds, engine[-1:])
+        engine.append(item)
+        if blocks:
+            self.tick_until(lambda: item.end is not None)
+
+    def wait(self, stream, other, seconds, blocks):
+        self.issue(stream, 0, self.queues[other][-1:])
+
+    def join(self, stream, other, seconds, blocks):
+        last = self.queues[stream][-1:]
+        self.tick_until(lambda: all(item.end is not None for item in last))
+
+    def run(self, program):
+        """Return when the host, and when each stream, is done."""
+        for kind, stream, other, overhead, seconds, blocks in program:
+            ready = self.now + (overhead if kind in {"launch", "copy"} else 0)
+            self.tick_until(lambda ready=ready: self.now >= ready)
+            getattr(self, kind)(stream, other, seconds, blocks)
+        host = self.now
+        self.tick_until(lambda: all(item.end is not None for item in self.items))
+        return host, [max([host, *(item.end for item in queue)]) for queue in self.queues]
 
 
 def engine_of(other):
@@ -189,8 +186,8 @@ def test_the_clock_agrees_with_a_walk_through_time(program):
             clock.wait(stream, clock.mark(other))
         else:
             clock.join(stream)
-    host, streams = simulated(program, 3)
-    _, ideal = simulated(program, 3, fast_link=True)
+    host, streams = Walk(fast_link=False).run(program)
+    _, ideal = Walk(fast_link=True).run(program)
     assert (clock.host, [clock.at(stream) for stream in range(3)]) == (host, streams)
     exposed = [done - fast for done, fast in zip(streams, ideal, strict=True)]
     assert [clock.exposed_seconds(stream) for stream in range(3)] == exposed
