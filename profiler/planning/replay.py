@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler.planning.placements import known_part
 from profiler.planning.weights import weights_of
@@ -55,6 +55,18 @@ _SET_UP = Event(
     seconds=0.0,
 )
 """A moment of the set-up; `_Machine._append` fills in the figures of what happens there."""
+
+NOT_REPLAYED: dict[str, Any] = {
+    "reserved_bytes": 0,
+    "start_seconds": 0.0,
+    "seconds": 0.0,
+    "host_pageable_bytes": 0,
+    "host_pinned_bytes": 0,
+    "host_peak_bytes": 0,
+    "transfer_seconds": 0.0,
+    "exposed_transfer_seconds": 0.0,
+}
+"""What a replay says nothing of: the cache, the clock, the host's memory."""
 
 
 def simulate(workload: Workload, scheme: Scheme, *, calls: int | None = None) -> list[Event]:
@@ -211,10 +223,8 @@ class _Machine:
                 before_bytes=before,
                 peak_bytes=max(peak, after),
                 after_bytes=after,
-                reserved_bytes=0,
                 resident_bytes=self._resident_bytes(event.component) if event.component else 0,
-                start_seconds=0.0,
-                seconds=0.0,
+                **NOT_REPLAYED,
             )
         )
         self._high_bytes = after
