@@ -196,7 +196,8 @@ class Profile:
     denoisers: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     assumptions: tuple[Assumption, ...] = ()
-    error_band: float = 0.0  # fraction of the peak; 0 for measured
+    error_band: float = 0.0  # what the peak may be too low by, as a fraction of it; 0 for measured
+    error_band_below: float = 0.0  # what it may be too high by
     complete: bool = True
     error: str = ""  # why it is not complete
 

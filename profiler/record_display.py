@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from profiler import record_moments as moments
 from profiler import record_reading as reading
 from profiler.findings import findings
-from profiler.units import format_bytes, format_fraction, format_seconds
+from profiler.units import format_band, format_bytes, format_seconds
 from profiler.verdict import verdict
 
 if TYPE_CHECKING:
@@ -48,11 +48,12 @@ def _heading(profile: Profile) -> str:
     dot = f"display:inline-block;width:10px;height:10px;border-radius:50%;background:{_DOTS.get(answer, '#888')}"
     name = escape(profile.model or profile.pipeline_class)
     where = f"{format_bytes(profile.gpu.capacity_bytes)} {escape(profile.gpu.name)}"
-    band = f", error band ± {format_fraction(profile.error_band)}" if profile.error_band else ""
+    band = format_band(profile.error_band, profile.error_band_below)
+    sure = f", error band {band}" if profile.error_band else ""
     return (
         f'<div style="font-size:1.15em;font-weight:600"><span style="{dot};margin-right:8px"></span>'
         f"{answer.capitalize()}: {name}, {escape(profile.mode)}</div>"
-        f'<div style="{_SOFT};margin-bottom:10px">{escape(profile.source)} for {where}{band}</div>'
+        f'<div style="{_SOFT};margin-bottom:10px">{escape(profile.source)} for {where}{sure}</div>'
     )
 
 

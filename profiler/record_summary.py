@@ -40,6 +40,7 @@ def summary(profile: Profile) -> dict[str, Any]:
         "spare_bytes": answer.spare_bytes,
         **dataclasses.asdict(profile.totals),
         "error_band": profile.error_band,
+        "error_band_below": profile.error_band_below,
         "peak": _peak(profile),
         "components": [_component(part) for part in profile.components],
         "phases": [

@@ -91,6 +91,13 @@ def format_fraction(fraction: float) -> str:
     return f"{percent:.0f} %" if percent == round(percent) else f"{percent:.1f} %"
 
 
+def format_band(above: float, below: float) -> str:
+    """Return what a figure may be too low and too high by, as fractions: `± 1 %`, `+ 1 %, - 2.5 %`."""
+    if format_fraction(above) == format_fraction(below):
+        return f"± {format_fraction(above)}"
+    return f"+ {format_fraction(above)}, - {format_fraction(below)}"
+
+
 def format_seconds(seconds: float) -> str:
     """Return `seconds` in the unit a reader expects: `840 ms`, `12.3 s`, `4 min 05 s`."""
     if seconds < 1:

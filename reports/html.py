@@ -12,7 +12,7 @@ from markupsafe import Markup
 from profiler.atomic import write_text
 from profiler.findings import findings
 from profiler.profile import Profile
-from profiler.units import format_bytes, format_fraction, format_seconds
+from profiler.units import format_band, format_bytes, format_fraction, format_seconds
 from profiler.verdict import verdict
 from reports import plan_view, story
 from reports.front_svg import front_svg
@@ -159,6 +159,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "size": format_bytes,
         "percent": format_fraction,
+        "band": format_band,
         "clock": format_seconds,
     }
     return environment

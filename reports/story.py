@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from profiler import record_moments as moments
 from profiler import verdict as verdicts
 from profiler.findings import findings
-from profiler.units import format_bytes, format_fraction, format_seconds
+from profiler.units import format_band, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from profiler.profile import Profile
@@ -154,7 +154,8 @@ def short_card(profile: Profile) -> str:
 def _basis(profile: Profile) -> str:
     if profile.source == "measured":
         return f"Measured on {profile.gpu.name}."
-    sure = f", error band ± {format_fraction(profile.error_band)}" if profile.error_band else ""
+    band = format_band(profile.error_band, profile.error_band_below)
+    sure = f", error band {band}" if profile.error_band else ""
     return f"Predicted for {profile.gpu.name}, no GPU was used{sure}."
 
 

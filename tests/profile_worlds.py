@@ -248,6 +248,7 @@ def sdxl_model_offload(*, steps: int = 30, calls: int = 1, card: Gpu = CARD) -> 
             ),
         ),
         error_band=0.03,
+        error_band_below=0.03,
         bill=(
             BillItem(holder="unet", what="weights", bytes=4897 * MIB),
             BillItem(holder="unet", what="activations", bytes=180 * MIB + 77),

@@ -16,7 +16,7 @@ from profiler.patching import Patches
 from profiler.profile import Assumption, Gpu
 from profiler.tracing.host import HostNow, LinkSince, host_gauge, link_gauge
 from profiler.virtual.functions import active_gpu
-from profiler.virtual.kernels import WORKSPACE_BAND
+from profiler.virtual.workspaces import NOTHING, Workspace
 
 CopyObserver = Callable[[str, str, int], None]
 
@@ -43,13 +43,16 @@ class Gauge:
         self._began = self.now()
         self._highest = 0
         self._highest_reserved = 0
-        self._scratch_at_highest = 0
+        self._workspace_at_highest = NOTHING
+        self._least_highest = 0  # the highest peak, if every workspace took what it takes at least
         # What the statistics said before, so that `settle` can say it again.
         self._earlier = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
         torch.cuda.reset_peak_memory_stats()
         self.take_host: Callable[[], HostNow] = host_gauge(self._virtual)
         self.take_link: Callable[[], LinkSince] = link_gauge(self._virtual)
         self.take_host()  # what was before the trace is no part of it
+        if self._virtual is not None:
+            self._virtual.most_peak_bytes = 0
 
     @property
     def predicted(self) -> bool:
@@ -69,7 +72,9 @@ class Gauge:
         peak = torch.cuda.max_memory_allocated()
         if peak > self._highest:
             self._highest = peak
-            self._scratch_at_highest = self._scratch_at(peak)
+            self._workspace_at_highest = self._workspace_at(peak)
+        workspace = self._workspace_at(peak)
+        self._least_highest = max(self._least_highest, peak - workspace + workspace.least)
         self._highest_reserved = max(self._highest_reserved, torch.cuda.max_memory_reserved())
         torch.cuda.reset_peak_memory_stats()
         return peak
@@ -102,22 +107,30 @@ class Gauge:
         """Return the number of the current stream, 0 for the default one."""
         return int(torch.cuda.current_stream().cuda_stream)
 
-    def _scratch_at(self, peak_bytes: int) -> int:
+    def _workspace_at(self, peak_bytes: int) -> Workspace:
         """Return what a kernel's own memory took of the peak that was just reached."""
-        at, scratch = (0, 0) if self._virtual is None else self._virtual.scratch_peak
-        return scratch if at == peak_bytes else 0
+        at, workspace = (0, NOTHING) if self._virtual is None else self._virtual.workspace_peak
+        return workspace if at == peak_bytes else NOTHING
 
     def peak_workspace_bytes(self) -> int:
         """Return what kernels' own memory took of the highest peak, as far as it is known."""
         return (
-            0 if self._virtual is None else self._virtual.workspace_bytes + self._scratch_at_highest
+            0
+            if self._virtual is None
+            else self._virtual.workspace_bytes + self._workspace_at_highest
         )
 
     def error_band(self) -> float:
-        """Return what the peak may be wrong by, as a fraction of it; 0 for a measurement."""
+        """Return by how much the peak may be too low, as a fraction of it; 0 for a measurement."""
         if self._virtual is None or not self._highest:
             return 0.0
-        return ROUNDING_BAND + self._scratch_at_highest * WORKSPACE_BAND / self._highest
+        return ROUNDING_BAND + max(self._virtual.most_peak_bytes / self._highest - 1, 0.0)
+
+    def error_band_below(self) -> float:
+        """Return by how much the peak may be too high, as a fraction of it; 0 for a measurement."""
+        if self._virtual is None or not self._highest:
+            return 0.0
+        return ROUNDING_BAND + 1 - self._least_highest / self._highest
 
     def gpu(self) -> Gpu:
         """Return the card's record."""

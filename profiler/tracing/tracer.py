@@ -161,6 +161,7 @@ class Trace:
             versions=_versions(),
             assumptions=(*gauge.assumptions(), *self._stand_ins()),
             error_band=gauge.error_band(),
+            error_band_below=gauge.error_band_below(),
             complete=error is None,
             error="" if error is None else _explained(error, recorder),
             **{"dtype": _pipeline_dtype(self._components), **self._label},

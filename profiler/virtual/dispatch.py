@@ -14,6 +14,7 @@ import torch
 
 from profiler.virtual.storage import Storage
 from profiler.virtual.tensor import META, VirtualTensor
+from profiler.virtual.workspaces import NOTHING
 
 if TYPE_CHECKING:
     from profiler.virtual.copies import LinkCopy
@@ -45,8 +46,8 @@ class Entry:
     Attributes:
         outs: its outputs, in order; what is no tensor stands for itself.
         shape_of_result: "one", "list" or "none".
-        scratch_bytes: the kernel's own memory, taken after the outputs are allocated.
-        soft_scratch: whether the kernel does without where it does not fit.
+        workspace: the kernel's own memory, taken after the outputs are allocated.
+        soft: whether the kernel does without where it does not fit.
         blas: whether it needs the cuBLAS handle's workspace.
         seconds: how long the card works on it; 0 on the host.
         writes: indices of the tensors it writes to.
@@ -60,19 +61,19 @@ class Entry:
         "on_card",
         "outs",
         "plain",
-        "scratch_bytes",
         "seconds",
         "shape_of_result",
-        "soft_scratch",
+        "soft",
         "valued",
+        "workspace",
         "writes",
     )
 
     def __init__(self, outs: tuple[Out | int | None, ...], shape_of_result: str) -> None:
         self.outs = outs
         self.shape_of_result = shape_of_result
-        self.scratch_bytes = 0
-        self.soft_scratch = False
+        self.workspace = NOTHING
+        self.soft = False
         self.blas = False
         self.seconds = 0.0
         self.on_card = False
@@ -84,7 +85,7 @@ class Entry:
     def settle(self) -> Entry:
         """Work out whether the short path may be taken; to be called once all is set."""
         self.plain = not (
-            self.scratch_bytes or self.blas or self.writes or self.valued or self.copy
+            self.workspace.most or self.blas or self.writes or self.valued or self.copy
         )
         return self
 
@@ -198,8 +199,8 @@ class Dispatcher:
         gpu = self.gpu
         if entry.blas:
             gpu.need_blas_workspace()
-        if entry.scratch_bytes:
-            gpu.use_scratch(entry.scratch_bytes, soft=entry.soft_scratch)
+        if entry.workspace.most:
+            gpu.use_workspace(entry.workspace, soft=entry.soft)
         if entry.copy is not None:
             host = tensors[-1] if entry.copy.source == "cpu" else result
             gpu.copy(entry.copy, host.storage_record)

@@ -25,6 +25,7 @@ from profiler.virtual.operators import Operators
 from profiler.virtual.storage import HostMemory, Storage
 from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
 from profiler.virtual.values import Values
+from profiler.virtual.workspaces import NOTHING, Workspace
 
 LAUNCH_SECONDS = 5e-6  # host time to launch one kernel; an estimate, until measured on a card
 
@@ -78,10 +79,11 @@ class VirtualGPU:
         self.h2d_bytes = 0
         self.d2h_bytes = 0
         self.copy_observers: list[Callable[[str, str, int], None]] = []
-        self.scratch_peak: tuple[int, int] = (
-            0,
-            0,
-        )  # (allocated, scratch) at the highest point with scratch
+        # Allocated at the highest point with a workspace, and that workspace.
+        self.workspace_peak: tuple[int, Workspace] = (0, NOTHING)
+        self.most_peak_bytes = (
+            0  # the highest point if every workspace took what it can take at most
+        )
         self._tags: dict[Any, int] = {}
         self._blas_streams: dict[int, Block] = {}
         self.default_stream: Any = None
@@ -166,12 +168,15 @@ class VirtualGPU:
         except BlockTooLargeError as error:
             raise torch.cuda.OutOfMemoryError(self._no_memory(error.segment_bytes)) from None
 
-    def use_scratch(self, nbytes: int, *, soft: bool) -> None:
+    def use_workspace(self, workspace: Workspace, *, soft: bool) -> None:
         """Take and give back a kernel's own memory; a soft one is done without where it does not fit."""
         allocator = self.allocator
+        self.most_peak_bytes = max(self.most_peak_bytes, allocator.allocated_bytes + workspace.most)
+        if not workspace:
+            return
         before = allocator.peak_bytes
         try:
-            allocator.touch(nbytes, self.clock.current)
+            allocator.touch(workspace, self.clock.current)
         except BlockTooLargeError as error:
             if not soft:
                 raise torch.cuda.OutOfMemoryError(self._no_memory(error.segment_bytes)) from None
@@ -179,7 +184,7 @@ class VirtualGPU:
                 "workspace", "a convolution does without the workspace that does not fit"
             )
         if allocator.peak_bytes > before:
-            self.scratch_peak = (allocator.peak_bytes, nbytes)
+            self.workspace_peak = (allocator.peak_bytes, workspace)
 
     def need_blas_workspace(self) -> None:
         """Take the current stream's cuBLAS workspace, once; it stays."""

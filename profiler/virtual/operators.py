@@ -17,6 +17,7 @@ from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
 from profiler.virtual.kernels import Kernel
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 from profiler.virtual.values import MOST_ELEMENTS
+from profiler.virtual.workspaces import Workspace
 
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
@@ -115,11 +116,11 @@ class Operators:
             kernel = Kernel(self.gpu.card, func, meta_args, result)
             entry.on_card = True
             entry.seconds = kernel.seconds()
-            entry.scratch_bytes = kernel.scratch_bytes()
-            entry.soft_scratch = kernel.soft_scratch
+            entry.workspace = kernel.workspace()
+            entry.soft = kernel.soft
             entry.blas = kernel.needs_blas_workspace
         elif entry.copy is not None:
-            entry.scratch_bytes = entry.copy.card_scratch_bytes
+            entry.workspace = Workspace(entry.copy.card_scratch_bytes)
         return entry.settle()
 
     def _out(

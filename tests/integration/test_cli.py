@@ -29,6 +29,7 @@ STABLE_KEYS = {
     "d2h_weight_bytes",
     "seconds",
     "error_band",
+    "error_band_below",
     "components",
     "phases",
     "steps",

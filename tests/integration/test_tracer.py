@@ -126,13 +126,13 @@ def test_what_was_before_a_trace_is_no_part_of_it_and_is_there_afterwards():
 
 def test_a_smaller_convolution_after_the_peak_does_not_narrow_the_band():
     """Under sequential offload every layer is a peak of its own; the band speaks of the highest."""
-    with VirtualGPU("h200"):
+    with VirtualGPU("t4"):
         pipe = load_pipeline("sdxl-base", dtype="float16")
         profile = profile_pipeline(pipe, mode="sequential", num_inference_steps=1)
     workspace = sum(item.bytes for item in profile.bill if item.what == "workspace")
-    # The upsampler at 1024 x 1024: half of input and output, 256 channels of floats each, beside cuBLAS's workspace.
+    # The upsampler at 1024 x 1024: a copy of the input, 256 channels of floats, beside cuBLAS's workspace.
     assert workspace > 256 * 1024 * 1024 * 4
-    assert profile.error_band > 0.2
+    assert min(profile.error_band, profile.error_band_below) > 0.2
 
 
 def test_a_trace_has_no_profile_before_its_block_ends():

@@ -66,6 +66,7 @@ profiles = st.builds(
     versions=st.dictionaries(texts, texts, max_size=3),
     assumptions=tuples_of(st.builds(Assumption)),
     error_band=floats,
+    error_band_below=floats,
     complete=st.booleans(),
     error=texts,
 )

@@ -43,6 +43,7 @@ KEYS = [
     "transfer_seconds",
     "exposed_transfer_seconds",
     "error_band",
+    "error_band_below",
     "peak",
     "components",
     "phases",

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from profiler.errors import InputError
 from profiler.units import (
+    format_band,
     format_bytes,
     format_fraction,
     format_seconds,
@@ -83,8 +84,10 @@ def test_fractions_and_seconds_are_written_for_readers():
     written = [
         format_fraction(0.02),
         format_fraction(0.0035),
+        format_band(0.01, 0.01),
+        format_band(0.01, 0.025),
         format_seconds(0.84),
         format_seconds(12.34),
         format_seconds(245),
     ]
-    assert written == ["2 %", "0.4 %", "840 ms", "12.3 s", "4 min 05 s"]
+    assert written == ["2 %", "0.4 %", "± 1 %", "+ 1 %, - 2.5 %", "840 ms", "12.3 s", "4 min 05 s"]

@@ -1,0 +1,85 @@
+"""What a kernel takes of the card's memory besides inputs and outputs: the rules, where each comes from, its bounds.
+
+cuDNN computes convolutions on channels-last copies. In half precision it copies input, weight and output, in single
+precision input and weight only. PyTorch takes the plan that cuDNN's heuristics name first, and the next one where its
+workspace does not fit, so a convolution's workspace is *soft*.
+Source: `try_configs` and `run_conv_plan` in PyTorch's aten/src/ATen/native/cudnn/Conv_v8.cpp.
+
+The sizes are calibrated: cuDNN says nowhere what a plan takes. They were worked out from peaks that others published
+(benchmarks/vae_peaks.py and benchmarks/accuracy.py print each beside its prediction):
+
+- half precision, one image: 20 peaks of the encoder and decoder of Stable Diffusion 1.5 and XL on an RTX 4090, to
+  0.1 MiB; FLUX.1-dev's decoder on an H100; the 3-D convolutions of CogVideoX on an A100 and an H100.
+- single precision: 20 peaks of the same on the RTX 4090, to 0.1 MiB; four images at once on an A100.
+- several images in half precision: FLUX.1-dev with 4, 8 and 16 images on an H100. Some convolutions copy everything,
+  others the input only, and no measure of their size tells which. The figure is the larger one, the bounds are both.
+
+Everything else is bounded and not measured, and says so.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import torch
+
+from profiler.hardware import Card
+
+MEASURED_CAPABILITIES = frozenset({(8, 0), (8, 9), (9, 0)})
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Workspace(int):
+    """Bytes that a kernel takes while it runs, with what it takes at least and at most.
+
+    Args:
+        nbytes: the predicted bytes.
+        least: a lower bound; `nbytes` where not given.
+        most: an upper bound; `nbytes` where not given.
+    """
+
+    least: int
+    most: int
+
+    def __new__(cls, nbytes: int, least: int | None = None, most: int | None = None) -> Self:
+        self = super().__new__(cls, nbytes)
+        self.least = nbytes if least is None else least
+        self.most = nbytes if most is None else most
+        return self
+
+
+NOTHING = Workspace(0)
+
+
+def convolution(card: Card, args: tuple[Any, ...], output: torch.Tensor) -> Workspace:
+    """Return the workspace of `aten.convolution` with `args` and its output, all on `meta`."""
+    image, weight, transposed, groups = args[0], args[1], args[6], args[8]
+    if not image.is_contiguous():
+        return NOTHING  # channels-last already
+    whole, given = _nbytes(image, weight, output), _nbytes(image, weight)
+    pointwise = math.prod(weight.shape[2:]) == 1
+    if transposed or pointwise or _has_kernel_of_pytorch(image, weight, groups):
+        return Workspace(0, most=whole)
+    measured = groups == 1 and card.compute_capability in MEASURED_CAPABILITIES
+    if image.dtype in _HALF:
+        alone = image.shape[0] == 1
+        return Workspace(whole, least=(whole if alone else given) if measured else 0)
+    if image.dtype == torch.float32:
+        flat = image.dim() == 4
+        return Workspace(given) if measured and flat else Workspace(given, least=0, most=whole)
+    return NOTHING
+
+
+def _has_kernel_of_pytorch(image: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:
+    """Tell whether PyTorch has a depthwise kernel of its own, which needs no workspace; cuDNN may serve it yet.
+
+    Source: `is_depthwise` and `use_cudnn_depthwise` in PyTorch's aten/src/ATen/native/Convolution.cpp.
+    """
+    channels = image.shape[1]
+    return image.dim() in (4, 5) and groups == channels > 1 and weight.shape[0] % channels == 0
+
+
+def _nbytes(*tensors: torch.Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
