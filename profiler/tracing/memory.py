@@ -30,6 +30,7 @@ _EFFECTS = {
     "numpy": "pixels of an image are unknown; their number is not",
     "nonzero": "the most memory that a mask can take",
     "workspace": "slower than with it; the peak is lower",
+    "operator": "it may take as much again; the error band counts that",
 }
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from profiler.hardware import Card
 from profiler.virtual import workspaces
+from profiler.virtual.operator_rules import DEFAULT, rule_of
 from profiler.virtual.tensor import aten
 from profiler.virtual.workspaces import Workspace
 
@@ -56,6 +58,15 @@ class Kernel:
         self._args = args
         self._result = result
 
+    @cached_property
+    def _tensors(self) -> list[torch.Tensor]:
+        leaves = tree_leaves((self._args, self._result))
+        return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+    @cached_property
+    def _moved_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors)
+
     @property
     def needs_blas_workspace(self) -> bool:
         """Whether cuBLAS serves it."""
@@ -70,16 +81,12 @@ class Kernel:
         """Return the memory it takes while it runs, with bounds."""
         if self._func in _CONVOLUTIONS:
             return workspaces.convolution(self._card, self._args, self._result)
-        return workspaces.NOTHING
+        share = (rule_of(self._func) or DEFAULT).share_at_most
+        return Workspace(0, most=int(self._moved_bytes * share)) if share else workspaces.NOTHING
 
     def seconds(self) -> float:
         """Return how long it takes by the roofline."""
-        tensors = [
-            leaf
-            for leaf in tree_leaves((self._args, self._result))
-            if isinstance(leaf, torch.Tensor)
-        ]
-        moved = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        tensors, moved = self._tensors, self._moved_bytes
         seconds = moved / (self._card.memory_bytes_per_second * ACHIEVED_BANDWIDTH)
         count = flop_registry.get(self._func._overloadpacket)
         if count is None:

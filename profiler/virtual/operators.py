@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
 from profiler.virtual.kernels import Kernel
+from profiler.virtual.operator_rules import name_of, rule_of
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 from profiler.virtual.values import MOST_ELEMENTS
 from profiler.virtual.workspaces import Workspace
@@ -103,7 +104,7 @@ class Operators:
 
         meta_args = tree_map(to_meta, tuple(args))
         meta_kwargs = {name: tree_map(to_meta, value) for name, value in kwargs.items()}
-        result = func(*meta_args, **_for_meta(func, meta_kwargs, tensors))
+        result = self._on_meta(func, meta_args, _for_meta(func, meta_kwargs, tensors))
         outs = tuple(self._out(leaf, device, tensors, metas) for leaf in _listed(result))
         copy = self._copy(func, device, tensors, (args, kwargs), (metas, result))
         if _pins(func, copy, device, kwargs):
@@ -122,6 +123,24 @@ class Operators:
         elif entry.copy is not None:
             entry.workspace = Workspace(entry.copy.card_scratch_bytes)
         return entry.settle()
+
+    def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what `func` makes of meta tensors; an operator that nobody knows makes tensors like its first.
+
+        Source: without a kernel for `meta`, an operator from C++ raises NotImplementedError, and one from Python
+        (torch/_library/custom_ops.py) RuntimeError.
+        """
+        known = rule_of(func) is not None
+        if not known and any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(args)):
+            self.gpu.values.assume(
+                "operator", f"{name_of(func)} takes no memory beside inputs and outputs"
+            )
+        try:
+            return func(*args, **kwargs)
+        except (NotImplementedError, RuntimeError) as error:
+            if known or not (isinstance(error, NotImplementedError) or _NO_FAKE in str(error)):
+                raise
+            return _like_the_first(func, args)
 
     def _out(
         self,
@@ -373,6 +392,16 @@ def _pins(func: Any, copy: LinkCopy | None, device: torch.device, kwargs: dict[s
 
 def _pinned(out: Out | int | None) -> Out | int | None:
     return out._replace(pinned=True) if isinstance(out, Out) and out.source == NEW else out
+
+
+_NO_FAKE = "no fake impl registered"
+
+
+def _like_the_first(func: Any, args: tuple[Any, ...]) -> Any:
+    """Return a meta tensor like the first argument for each tensor that `func` returns."""
+    first = next(leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor))
+    made = [torch.empty_like(first) for _ in func._schema.returns]
+    return made[0] if len(made) == 1 else made or None
 
 
 def _is_mask(index: Any) -> bool:

@@ -8,11 +8,11 @@ Source: `try_configs` and `run_conv_plan` in PyTorch's aten/src/ATen/native/cudn
 The sizes are calibrated: cuDNN says nowhere what a plan takes. They were worked out from peaks that others published
 (benchmarks/vae_peaks.py and benchmarks/accuracy.py print each beside its prediction):
 
-- half precision, one image: 20 peaks of the encoder and decoder of Stable Diffusion 1.5 and XL on an RTX 4090, to
-  0.1 MiB; FLUX.1-dev's decoder on an H100; the 3-D convolutions of CogVideoX on an A100 and an H100.
-- single precision: 20 peaks of the same on the RTX 4090, to 0.1 MiB; four images at once on an A100.
+- half precision, one image: Stable Diffusion's VAE on an RTX 4090, encoder and decoder at 512 to 2048 pixels a side;
+  FLUX.1-dev's decoder on an H100; the 3-D convolutions of CogVideoX on an A100 and an H100.
+- single precision: the same VAE on the RTX 4090, and four images at once on an A100.
 - several images in half precision: FLUX.1-dev with 4, 8 and 16 images on an H100. Some convolutions copy everything,
-  others the input only, and no measure of their size tells which. The figure is the larger one, the bounds are both.
+  others the input only, and no measure of their size tells which. The bounds are both, the figure is their middle.
 
 Everything else is bounded and not measured, and says so.
 """
@@ -64,8 +64,10 @@ def convolution(card: Card, args: tuple[Any, ...], output: torch.Tensor) -> Work
         return Workspace(0, most=whole)
     measured = groups == 1 and card.compute_capability in MEASURED_CAPABILITIES
     if image.dtype in _HALF:
+        if not measured:
+            return Workspace(whole, least=0)
         alone = image.shape[0] == 1
-        return Workspace(whole, least=(whole if alone else given) if measured else 0)
+        return Workspace(whole) if alone else Workspace((whole + given) // 2, given, whole)
     if image.dtype == torch.float32:
         flat = image.dim() == 4
         return Workspace(given) if measured and flat else Workspace(given, least=0, most=whole)

@@ -1,0 +1,67 @@
+"""The workspace of convolutions, worked out by hand: what is copied to channels-last, in MiB."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from profiler.hardware import card
+from profiler.units import MIB
+from profiler.virtual.workspaces import Workspace, convolution
+
+HALF, SINGLE = torch.float16, torch.float32
+
+
+def workspace(gpu, image, out_channels, dtype, *, kernel=3, groups=1, transposed=False):
+    """Return (predicted, least, most) of a convolution that keeps the size, in MiB."""
+    dims = len(image) - 2
+    taken = torch.empty(image, dtype=dtype, device="meta")
+    weight = torch.empty(out_channels, image[1] // groups, *(kernel,) * dims, device="meta").to(
+        dtype
+    )
+    output = torch.empty(image[0], out_channels, *image[2:], dtype=dtype, device="meta")
+    args = (taken, weight, None, [1], [kernel // 2], [1], transposed, [0], groups)
+    found = convolution(card(gpu), args, output)
+    return tuple(round(nbytes / MIB, 3) for nbytes in (found, found.least, found.most))
+
+
+IMAGE = (1, 128, 256, 256)  # 16 MiB in half precision, 32 MiB in single
+FOUR = (4, 128, 256, 256)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        # Input 16, output 32, weight 0.562.
+        ((("rtx-4090", IMAGE, 256, HALF), {}), (48.562, 48.562, 48.562)),
+        # Four images: all, or input and weight; the middle of both.
+        ((("h100", FOUR, 256, HALF), {}), (128.562, 64.562, 192.562)),
+        # Single precision: input 32, weight 1.125.
+        ((("a100-80gb", IMAGE, 256, SINGLE), {}), (33.125, 33.125, 33.125)),
+        # Nobody measured this card.
+        ((("t4", IMAGE, 256, HALF), {}), (48.562, 0, 48.562)),
+        ((("t4", IMAGE, 256, SINGLE), {}), (33.125, 0, 97.125)),
+        # A kernel of one element, depthwise and transposed: perhaps none, perhaps all.
+        ((("rtx-4090", IMAGE, 256, HALF), {"kernel": 1}), (0, 0, 48.062)),
+        ((("rtx-4090", IMAGE, 128, HALF), {"groups": 128}), (0, 0, 32.002)),
+        ((("rtx-4090", IMAGE, 256, HALF), {"transposed": True}), (0, 0, 48.562)),
+    ],
+)
+def test_workspaces_are_what_is_copied(case, expected):
+    args, options = case
+    assert workspace(*args, **options) == expected
+
+
+def test_a_channels_last_convolution_copies_nothing():
+    image = torch.empty(1, 128, 64, 64, dtype=HALF, device="meta").to(
+        memory_format=torch.channels_last
+    )
+    weight = torch.empty(128, 128, 3, 3, dtype=HALF, device="meta")
+    args = (image, weight, None, [1], [1], [1], False, [0], 1)
+    assert convolution(card("rtx-4090"), args, image).most == 0
+
+
+def test_a_workspace_is_its_bytes_and_keeps_its_bounds():
+    sure, unsure = Workspace(5), Workspace(5, least=2, most=9)
+    assert (sure, sure.least, sure.most) == (5, 5, 5)
+    assert (unsure + 1, unsure.least, unsure.most) == (6, 2, 9)
