@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Installed is what these two files say; a change of either installs again, into the same .venv.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format nightly-cuda clean
 
 demo: $(INSTALLED)
 	$(BIN)/vram demo
@@ -27,8 +27,12 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The CUDA build of torch in an environment of its own (6 GB, once), and its predictions against ours. Needs no GPU.
+nightly-cuda: $(INSTALLED)
+	$(BIN)/python benchmarks/cuda_build.py
+
 clean:
-	rm -rf $(VENV) vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-cuda vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # torch comes first and alone, so that whichever build your index offers first (the CPU build is
 # enough) stays, and nothing after it can ask for another.
