@@ -1,11 +1,12 @@
 """One component from its configuration, with the dtypes that `from_pretrained` would leave it with.
 
 Nothing is initialised and nothing is read: inside a virtual GPU the tensors are virtual, elsewhere
-they are on `meta`. This is the file that knows how diffusers (0.42, `models/modeling_utils.py`) and
-transformers (5.23, `modeling_utils.py` and `core_model_loading.py`) choose dtypes, and the only one
-in this package that names their private attributes. Both construct a model while `dtype` is torch's
-default dtype; what differs is the tensors that a checkpoint holds (parameters and persistent
-buffers):
+they are on `meta`, or real with random weights where that is asked for.
+
+This is the file that knows how diffusers (0.42, `models/modeling_utils.py`) and transformers (5.23,
+`modeling_utils.py` and `core_model_loading.py`) choose dtypes, and the only one in this package that
+names their private attributes. Both construct a model while `dtype` is torch's default dtype; what
+differs is the tensors that a checkpoint holds (parameters and persistent buffers):
 
 - diffusers casts every floating one to `dtype`, except below a module named in
   `_keep_in_fp32_modules`;
@@ -29,11 +30,17 @@ import torch
 import transformers
 from transformers.initialization import no_init_weights
 
+from profiler.pipelines.random_weights import fill_at_random
+
 DtypeRule = Callable[[str, torch.Tensor], torch.dtype]
 
 
 def build_module(
-    cls: type[torch.nn.Module], config: Mapping[str, Any], dtype: torch.dtype
+    cls: type[torch.nn.Module],
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    *,
+    random_weights: bool = False,
 ) -> torch.nn.Module:
     """Return a `cls` without weights, with the dtypes of `from_pretrained(dtype=dtype)`.
 
@@ -41,13 +48,18 @@ def build_module(
         cls: A diffusers `ModelMixin` or a transformers `PreTrainedModel`.
         config: Hyperparameters as in the component's `config.json`; class defaults may be left out.
         dtype: The dtype that the caller would pass to `from_pretrained`.
+        random_weights: Fill real parameters on the CPU with small random numbers; buffers keep what
+            the constructor computed.
     """
     transformers_model = issubclass(cls, transformers.PreTrainedModel)
     build = _build_transformers if transformers_model else _build_diffusers
-    with no_init_weights(), _placement():
+    with no_init_weights(), nullcontext() if random_weights else _placement():
         module, rule = build(cls, copy.deepcopy(dict(config)), dtype)
-        _place_strays(module)
+        if not random_weights:
+            _place_strays(module)
     _cast_checkpoint_tensors(module, rule)
+    if random_weights:
+        fill_at_random(module)
     return module.eval()
 
 

@@ -1,7 +1,8 @@
 """`load_pipeline`: the real diffusers pipeline class, built from configuration, without weights.
 
 Inside an active virtual GPU its tensors are virtual ones on the CPU, as after `from_pretrained`;
-elsewhere they are on `meta`, which is enough to count them.
+elsewhere they are on `meta`, which is enough to count them, or real and random, which is enough to
+run them on a card.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "t
 
 
 def load_pipeline(
-    model: str | os.PathLike[str], *, dtype: str | torch.dtype | None = None
+    model: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype | None = None,
+    weights: str = "none",
 ) -> DiffusionPipeline:
     """Build a pipeline from configuration alone: real shapes and dtypes, and no weights.
 
@@ -45,16 +49,20 @@ def load_pipeline(
         dtype: "float16", "bfloat16" or "float32", as `from_pretrained` would be given it. None
             takes what the model card recommends for a name of the catalogue, and what a folder's
             files store, else float32.
+        weights: "none", or "random" for real tensors on the CPU with small random numbers: as much
+            host memory as the real weights take, and a pipeline that runs on a real card.
 
     Raises:
-        InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built.
+        InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built, or
+            random weights are asked for inside a virtual GPU, which has none.
     """
     chosen = find_dtype(dtype) if dtype is not None else None
+    random_weights = _asks_for_random(weights)
     entry = describe(model)
     with quiet():
         cls = _pipeline_class(entry)
         components = {
-            slot: _build(part, slot, entry, chosen or _own_dtype(entry, slot))
+            slot: _build(part, slot, entry, chosen or _own_dtype(entry, slot), random_weights)
             for slot, part in entry.components.items()
             if part is not None
         }
@@ -89,6 +97,16 @@ def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
     return DTYPES[name]
 
 
+def _asks_for_random(weights: str) -> bool:
+    if weights not in ("none", "random"):
+        raise InputError(f'unknown weights {weights!r}: use "none" or "random"')
+    if weights == "random" and type(torch.empty(0)) is not torch.Tensor:
+        raise InputError(
+            "inside a virtual GPU there are no weights: load before entering it, then use gpu.lend"
+        )
+    return weights == "random"
+
+
 def _own_dtype(entry: Entry, slot: str) -> torch.dtype:
     return DTYPES[entry.dtypes.get(slot, entry.dtype)]
 
@@ -106,7 +124,7 @@ def _pipeline_class(entry: Entry) -> type[DiffusionPipeline]:
     )
 
 
-def _build(part: Part, slot: str, entry: Entry, dtype: torch.dtype) -> Any:
+def _build(part: Part, slot: str, entry: Entry, dtype: torch.dtype, random_weights: bool) -> Any:
     cls = find_class(part.library, part.class_name)
     if cls is None:
         raise InputError(
@@ -114,7 +132,7 @@ def _build(part: Part, slot: str, entry: Entry, dtype: torch.dtype) -> Any:
             "which neither diffusers nor transformers has"
         )
     try:
-        return _build_part(cls, part, dtype)
+        return _build_part(cls, part, dtype, random_weights)
     except InputError:
         raise
     except Exception as error:
@@ -125,9 +143,9 @@ def _build(part: Part, slot: str, entry: Entry, dtype: torch.dtype) -> Any:
         ) from error
 
 
-def _build_part(cls: Any, part: Part, dtype: torch.dtype) -> Any:
+def _build_part(cls: Any, part: Part, dtype: torch.dtype, random_weights: bool) -> Any:
     if issubclass(cls, torch.nn.Module):
-        return build_module(cls, part.config, dtype)
+        return build_module(cls, part.config, dtype, random_weights=random_weights)
     if part.is_text_processor:
         return _text_processor(cls, part)
     if hasattr(cls, "from_config"):
