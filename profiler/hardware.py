@@ -100,6 +100,46 @@ def choose_card(name: str | None = None, capacity: str | int | None = None) -> C
     return chosen if capacity is None else chosen.with_capacity(capacity)
 
 
+def card_of_properties(properties: Any) -> Card:
+    """Return the card that torch describes, with the memory that its driver reports.
+
+    A card that is not known takes its rates from the known one of the nearest compute capability and size, scaled by
+    the number of multiprocessors; its `sources` say so.
+
+    Args:
+        properties: of `torch.cuda.get_device_properties`.
+    """
+    known = _names().get(_plain(properties.name))
+    if known is not None:
+        return replace(known, capacity_bytes=properties.total_memory)
+    capability = (properties.major, properties.minor)
+    count = properties.multi_processor_count
+    nearest = min(cards(), key=lambda one: _distance(one, capability, count))
+    scale = count / nearest.multi_processor_count
+    return replace(
+        nearest,
+        key="-".join(_words(properties.name)),
+        name=properties.name,
+        compute_capability=capability,
+        multi_processor_count=count,
+        capacity_bytes=properties.total_memory,
+        l2_cache_bytes=properties.L2_cache_size,
+        memory_bytes_per_second=nearest.memory_bytes_per_second * scale,
+        flops_per_second={name: rate * scale for name, rate in nearest.flops_per_second.items()},
+        aliases=(),
+        sources=(f"estimate: {nearest.name} scaled by {scale:.2f}", *nearest.sources),
+    )
+
+
+def _distance(one: Card, capability: tuple[int, int], count: int) -> tuple[int, int, int]:
+    major, minor = one.compute_capability
+    return (
+        abs(major - capability[0]),
+        abs(minor - capability[1]),
+        abs(one.multi_processor_count - count),
+    )
+
+
 @cache
 def cards() -> tuple[Card, ...]:
     """Return every known card, smallest first."""

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from profiler import __version__
-from profiler.cli import demo, listing, plan, profile, report, verify
+from profiler.cli import calibrate, demo, listing, plan, profile, report, verify
 from profiler.errors import ProfilerError
 
 _EPILOG = (
@@ -90,3 +90,4 @@ app.command("profile")(profile.profile)
 app.command("plan")(plan.plan)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
+app.command("calibrate")(calibrate.calibrate)

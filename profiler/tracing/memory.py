@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from profiler import nvml
 from profiler.patching import Patches
 from profiler.profile import Assumption, Gpu
 from profiler.tracing.host import HostNow, LinkSince, host_gauge, link_gauge
@@ -27,6 +28,7 @@ ROUNDING_BAND = 0.01
 
 _STEERS = "code that branches on it may take another way on real data"
 _EFFECTS = {
+    "calibration": "measured on a card, in place of the rule",
     "numpy": "pixels of an image are unknown; their number is not",
     "nonzero": "the most memory that a mask can take",
     "workspace": "slower than with it; the peak is lower",
@@ -214,16 +216,5 @@ def _real_gpu() -> Gpu:
         slack_bytes=0,
         architecture=f"sm_{properties.major}{properties.minor}",
         virtual=False,
-        driver=_driver(),
+        driver=nvml.driver_version(),
     )
-
-
-def _driver() -> str:
-    """Return the driver's version; "" on a machine without NVML, where it is only a label missing."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except pynvml.NVMLError:
-        return ""

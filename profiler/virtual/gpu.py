@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from profiler.calibration import as_measured
 from profiler.errors import InputError
 from profiler.hardware import Card, card
 from profiler.virtual import allocator_report, cuda_api, functions
@@ -65,7 +66,7 @@ class VirtualGPU:
     def __init__(
         self, model: str | Card = "rtx-4090", *, capacity: str | int | None = None
     ) -> None:
-        chosen = card(model) if isinstance(model, str) else model
+        chosen = as_measured(card(model) if isinstance(model, str) else model)
         self.card = chosen if capacity is None else chosen.with_capacity(capacity)
         self.capacity_bytes = self.card.capacity_bytes
         settings = settings_from_environment()

@@ -3,6 +3,7 @@
 - Convolutions: `workspaces.py`.
 - cuBLAS takes one workspace a handle and stream with the first matrix product, and keeps it.
   Source: `getChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp.
+- What `vram calibrate` measured of an operator on this card comes before any rule (`profiler/calibration.py`).
 - Time is the roofline's: the larger of operations / rate and bytes / bandwidth, with stated achieved fractions.
 """
 
@@ -15,9 +16,11 @@ import torch
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from profiler import calibration
 from profiler.hardware import Card
 from profiler.virtual import workspaces
 from profiler.virtual.operator_rules import DEFAULT, rule_of
+from profiler.virtual.signatures import signature
 from profiler.virtual.tensor import aten
 from profiler.virtual.workspaces import Workspace
 
@@ -77,15 +80,38 @@ class Kernel:
         """Whether it does without its memory where that does not fit."""
         return self._func in _CONVOLUTIONS
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether a calibration table holds its memory, so that no rule is asked."""
+        return self._measured_bytes is not None
+
+    @cached_property
+    def _measured_bytes(self) -> int | None:
+        name = self._signature
+        return calibration.workspace_bytes(self._card, name) if name else None
+
+    @cached_property
+    def _signature(self) -> str:
+        """Its name in calibration tables, which hold convolutions, matrix products and attention; "" for others."""
+        counted = self._func._overloadpacket in flop_registry
+        return (
+            signature(self._func, self._args) if counted and calibration.knows(self._card) else ""
+        )
+
     def workspace(self) -> Workspace:
         """Return the memory it takes while it runs, with bounds."""
+        if self._measured_bytes is not None:
+            return Workspace(self._measured_bytes)
         if self._func in _CONVOLUTIONS:
             return workspaces.convolution(self._card, self._args, self._result)
         share = (rule_of(self._func) or DEFAULT).share_at_most
         return Workspace(0, most=int(self._moved_bytes * share)) if share else workspaces.NOTHING
 
     def seconds(self) -> float:
-        """Return how long it takes by the roofline."""
+        """Return how long it takes: as measured on this card, else by the roofline."""
+        measured = calibration.kernel_cost(self._card, self._signature) if self._signature else None
+        if measured is not None:
+            return measured.seconds
         tensors, moved = self._tensors, self._moved_bytes
         seconds = moved / (self._card.memory_bytes_per_second * ACHIEVED_BANDWIDTH)
         count = flop_registry.get(self._func._overloadpacket)

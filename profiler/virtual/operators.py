@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from profiler import calibration
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
 from profiler.virtual.kernels import Kernel
@@ -120,6 +121,8 @@ class Operators:
             entry.workspace = kernel.workspace()
             entry.soft = kernel.soft
             entry.blas = kernel.needs_blas_workspace
+            if kernel.is_measured:
+                self.gpu.values.assume("calibration", calibration.told(self.gpu.card))
         elif entry.copy is not None:
             entry.workspace = Workspace(entry.copy.card_scratch_bytes)
         return entry.settle()

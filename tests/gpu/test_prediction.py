@@ -1,39 +1,29 @@
-"""On a real card: the tracer counts what it should, and the prediction for the same card is near."""
+"""On a real card: the tracer counts what it should, and the prediction for the same card is near.
+
+`benchmarks/gpu/validate.py` measures more, and keeps it.
+"""
 
 import pytest
-import torch
-from transformers import PreTrainedModel
 
-from profiler.errors import InputError
-from profiler.hardware import card
+from profiler.calibrating import calibrate
+from profiler.calibrating.machine import card_at_hand
 from profiler.modes import Mode, enable_mode
 from profiler.pipelines import load_pipeline
+from profiler.scenario import Scenario
 from profiler.tracing import profile_pipeline
-from profiler.tracing.parts import components_of
 
 pytestmark = pytest.mark.gpu
 
 
 def with_random_weights(model, dtype):
-    """Return a catalogue pipeline whose modules were really built, on the CPU."""
-    pipe = load_pipeline(model, dtype=dtype)
-    for name, part in components_of(pipe).items():
-        make = type(part) if isinstance(part, PreTrainedModel) else type(part).from_config
-        setattr(pipe, name, make(part.config).to(getattr(torch, dtype)).eval())
+    pipe = load_pipeline(model, dtype=dtype, weights="random")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def this_card():
-    try:
-        return card(torch.cuda.get_device_name())
-    except InputError as unknown:
-        pytest.skip(f"no facts about this card: {unknown}")
-
-
 @pytest.mark.parametrize("mode", ["resident", "model", "sequential", "group-leaf"])
 def test_a_prediction_is_within_five_percent_and_moves_the_same_bytes(mode):
-    virtual = this_card()
+    virtual = card_at_hand()
     call = {"prompt": "a cat", "num_inference_steps": 2}
     predicted = profile_pipeline(
         with_random_weights("sd15", "float16"), mode=mode, gpu=virtual, **call
@@ -54,3 +44,11 @@ def test_a_prediction_is_within_five_percent_and_moves_the_same_bytes(mode):
         for profile in (measured, predicted)
     ]
     assert moves[0] == moves[1]
+
+
+def test_the_card_at_hand_can_be_calibrated(tmp_path):
+    done = calibrate([Scenario(model="sd15", dtype="float16")], output=tmp_path / "t.toml")
+    assert (done.table.failed, done.skipped, done.left) == ({}, {}, ())
+    assert done.measured == len(done.table.kernels) > 20
+    assert all(cost.seconds > 0 for cost in done.table.kernels.values())
+    assert all(nbytes > 0 for nbytes in done.table.context_bytes.values())

@@ -3,7 +3,7 @@
 import pytest
 
 from profiler.errors import InputError
-from profiler.hardware import DEFAULT_CARD, card, cards, choose_card
+from profiler.hardware import DEFAULT_CARD, card, card_of_properties, cards, choose_card
 from profiler.units import GIB, MIB
 
 ALL = pytest.mark.parametrize("one", cards(), ids=lambda one: one.key)
@@ -106,3 +106,32 @@ def test_half_precision_of_a_geforce_card_is_twice_its_fp32_rate(one):
 def test_no_two_cards_share_a_name():
     names = [name for one in cards() for name in (one.key, *one.aliases)]
     assert len(names) == len(set(names))
+
+
+class _Properties:
+    """What torch says of a card."""
+
+    name = "NVIDIA H200"
+    major, minor = 9, 0
+    total_memory = 141 * GIB
+    multi_processor_count = 132
+    L2_cache_size = 60 * MIB
+
+
+def test_a_known_card_keeps_its_facts_and_takes_the_drivers_memory():
+    found = card_of_properties(_Properties())
+    assert found == card("h200").with_capacity(141 * GIB)
+
+
+def test_an_unknown_card_is_the_nearest_known_one_scaled_and_says_so():
+    class Unknown(_Properties):
+        name = "NVIDIA H999 Half"
+        multi_processor_count = 66
+
+    found = card_of_properties(Unknown())
+    near = card("h20")  # 78 multiprocessors, the nearest of its generation
+    assert (found.key, found.name) == ("nvidia-h999-half", "NVIDIA H999 Half")
+    assert found.capacity_bytes == 141 * GIB
+    assert found.context_bytes == near.context_bytes
+    assert found.memory_bytes_per_second == pytest.approx(near.memory_bytes_per_second * 66 / 78)
+    assert found.sources[0] == "estimate: NVIDIA H20 scaled by 0.85"

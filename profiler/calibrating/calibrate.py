@@ -1,0 +1,251 @@
+"""`calibrate`: measures the card at hand operation by operation, and keeps a table that predictions then use.
+
+The table is written after each model, whole or not at all, and what it holds is not measured again: a run that was cut
+off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from profiler import calibration, nvml
+from profiler.calibrating import machine
+from profiler.calibrating.kernels import measure
+from profiler.calibrating.operations import Operation, operations_of
+from profiler.calibration_table import Calibration, load, save
+from profiler.errors import InputError, ProfilerError
+from profiler.hardware import Card, choose_card
+from profiler.scenario import Scenario
+from profiler.virtual import VirtualGPU
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """What a run of `calibrate` came to."""
+
+    table: Calibration
+    path: Path | None  # None where nothing was to be written
+    measured: int  # operations measured in this run
+    skipped: dict[str, str]  # model to why its operations are not known
+    left: tuple[str, ...]  # models for which there was no time
+
+    def summary(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        table = self.table
+        return {
+            "schema_version": 1,
+            "card": table.card,
+            "compute_capability": list(table.compute_capability),
+            "date": table.date,
+            "versions": table.versions,
+            "dry": table.dry,
+            "path": None if self.path is None else str(self.path),
+            "operations": len(table.kernels),
+            "measured": self.measured,
+            "failed": table.failed,
+            "skipped": self.skipped,
+            "left": list(self.left),
+            "context_bytes": table.context_bytes,
+            "launch_seconds": table.launch_seconds,
+            "copies": [vars(copy) for copy in table.copies],
+        }
+
+
+def calibrate(
+    scenarios: Iterable[Scenario],
+    *,
+    output: Path | None = None,
+    dry: bool = False,
+    card: str | None = None,
+    budget_seconds: float | None = None,
+    report: Report | None = None,
+) -> Calibrated:
+    """Measure the card at hand and return its table.
+
+    Args:
+        scenarios: whose operations to measure; their mode and call shape them, their card plays no part.
+        output: where to keep the table; the user's own folder if not given, nowhere in a dry run.
+        dry: try it on a virtual card, which stands in for the real one. Predictions never use such a table.
+        card: the virtual card of a dry run.
+        budget_seconds: stop before the next operation when this time is over.
+        report: told what is being done.
+
+    Raises:
+        InputError: if there is no card, `card` is given for a real one, or `output` is of another card or not writable.
+    """
+    deadline = time.monotonic() + (float("inf") if budget_seconds is None else budget_seconds)
+    if not dry:
+        _check_real(card)
+    with _stage(dry, card) as here:
+        fresh = _fresh_table(here, dry=dry)
+    path = output if output is not None or dry else _own_path(fresh)
+    run = _Run(here, path, dry, deadline, report)
+    run.table = _continued(fresh, path)
+    run.measure_machine()
+    for scenario in scenarios:
+        run.measure_scenario(scenario)
+    calibration.forget()
+    return Calibrated(
+        table=run.table,
+        path=path,
+        measured=run.measured,
+        skipped=run.skipped,
+        left=tuple(run.left),
+    )
+
+
+class _Run:
+    """One run of `calibrate`: the table so far, and how much time is left."""
+
+    table: Calibration
+
+    def __init__(
+        self, here: Card, path: Path | None, dry: bool, deadline: float, report: Report | None
+    ) -> None:
+        self._here = here
+        self._path = path
+        self._dry = dry
+        self._deadline = deadline
+        self._report = report
+        self.measured = 0
+        self.skipped: dict[str, str] = {}
+        self.left: list[str] = []
+
+    def measure_machine(self) -> None:
+        """Measure context, copies and launches, unless the table holds them."""
+        if self.table.context_bytes:
+            return
+        self._tell("measuring the link")
+        # What other processes hold is asked before this one has a context.
+        before_bytes = 0 if self._dry else nvml.used_bytes() or 0
+        with _stage(self._dry, self._here.key):
+            self.table = replace(
+                self.table,
+                context_bytes=machine.measure_context(before_bytes),
+                launch_seconds=machine.measure_launch(),
+                copies=machine.measure_copies(),
+            )
+        self._keep()
+
+    def measure_scenario(self, scenario: Scenario) -> None:
+        """Measure the operations of one scenario that the table lacks, as far as there is time."""
+        if time.monotonic() >= self._deadline:
+            self.left.append(scenario.model)
+            return
+        self._tell(f"running {scenario.model} on the virtual GPU")
+        try:
+            operations = operations_of(scenario, self._here)
+        except ProfilerError as error:
+            self.skipped[scenario.model] = str(error)
+            return
+        with _stage(self._dry, self._here.key):
+            done = self._measure_operations(scenario.model, operations)
+        self._keep()
+        if not done:
+            self.left.append(scenario.model)
+
+    def _measure_operations(self, model: str, operations: dict[str, Operation]) -> bool:
+        table = self.table
+        missing = [
+            operation
+            for signature, operation in operations.items()
+            if signature not in table.kernels and signature not in table.failed
+        ]
+        for index, operation in enumerate(missing):
+            if time.monotonic() >= self._deadline:
+                return False
+            self._tell(f"{model}: operation {index + 1} of {len(missing)}")
+            try:
+                table.kernels[operation.signature] = measure(operation)
+                self.measured += 1
+            except RuntimeError as error:  # out of memory included
+                table.failed[operation.signature] = str(error).strip().partition("\n")[0]
+        return True
+
+    def _keep(self) -> None:
+        if self._path is not None:
+            save(self.table, self._path)
+
+    def _tell(self, line: str) -> None:
+        if self._report is not None:
+            self._report(line)
+
+
+def _check_real(card: str | None) -> None:
+    if not torch.cuda.is_available():
+        raise InputError(
+            "torch sees no GPU to measure: run this where one is, or try it with --dry, "
+            "which lets a virtual card stand in"
+        )
+    if card is not None:
+        raise InputError(
+            f"--gpu {card} names a virtual card: drop it to measure the real one, or add --dry"
+        )
+
+
+@contextmanager
+def _stage(dry: bool, card: str | None) -> Iterator[Card]:
+    """Yield the card at hand while it can be measured: torch's own, or a virtual one that stands in."""
+    if not dry:
+        yield machine.card_at_hand()
+        torch.cuda.empty_cache()
+        return
+    with VirtualGPU(choose_card(card)) as gpu:
+        yield gpu.card
+
+
+def _fresh_table(here: Card, *, dry: bool) -> Calibration:
+    return Calibration(
+        card=here.name,
+        compute_capability=here.compute_capability,
+        total_memory_bytes=here.capacity_bytes,
+        date=dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        versions=machine.versions(),
+        dry=dry,
+    )
+
+
+def _own_path(table: Calibration) -> Path:
+    place = calibration.user_place()
+    if place.suffix == ".toml":
+        return place
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {place} ({error.strerror}): name a file with --output"
+        ) from error
+    return place / table.file_name
+
+
+def _continued(fresh: Calibration, path: Path | None) -> Calibration:
+    """Return the table at `path` to go on with, else the fresh one.
+
+    Raises:
+        InputError: if what is there is no table, or is one of another card or of other versions.
+    """
+    from profiler.atomic import check_writable
+
+    if path is None:
+        return fresh
+    check_writable(path)
+    if not path.exists():
+        return fresh
+    known = load(path)
+    for what in ("card", "dry", "versions"):
+        was, now = getattr(known, what), getattr(fresh, what)
+        if was != now:
+            raise InputError(
+                f"{path} was measured with {what} {was}, here it is {now}: name another file"
+            )
+    return known

@@ -1,0 +1,85 @@
+"""What the card at hand is, how fast its link copies, and what the driver takes beside the allocator."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from profiler import nvml
+from profiler.calibrating.kernels import timed
+from profiler.calibration_table import CopyCost
+from profiler.hardware import Card, card_of_properties
+from profiler.units import MIB
+
+COPY_BYTES = (MIB, 16 * MIB, 256 * MIB)
+_COPIES = 5  # of which the best counts
+_LAUNCHES = 2000
+
+
+def card_at_hand() -> Card:
+    """Return the card that torch sees, with the memory that its driver reports."""
+    return card_of_properties(torch.cuda.get_device_properties(torch.cuda.current_device()))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that kernels' memory and speed depend on."""
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or "",
+        "cudnn": str(torch.backends.cudnn.version() or ""),
+        "driver": nvml.driver_version(),
+    }
+
+
+def measure_context(before_bytes: int) -> dict[str, int]:
+    """Return what the driver shows as used beside the allocator: bare, then with cuBLAS, then with cuDNN.
+
+    Says what a context takes only as long as this process has done nothing else on the card.
+
+    Args:
+        before_bytes: what was in use on the card before this process touched it.
+    """
+    found = {}
+    matrix = torch.zeros(256, 256, dtype=torch.float16, device="cuda")
+    found["bare"] = beside_allocator_bytes(before_bytes)
+    torch.mm(matrix, matrix)
+    found["with_blas"] = beside_allocator_bytes(before_bytes)
+    image = torch.zeros(8, 8, 8, 8, dtype=torch.float16, device="cuda")
+    torch.nn.functional.conv2d(image, image)
+    found["with_convolutions"] = beside_allocator_bytes(before_bytes)
+    return found
+
+
+def beside_allocator_bytes(before_bytes: int) -> int:
+    """Return what the driver shows as used on the card, less what is reserved and what was there before."""
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    return max(total - free - torch.cuda.memory_reserved() - before_bytes, 0)
+
+
+def measure_copies(sizes: tuple[int, ...] = COPY_BYTES) -> tuple[CopyCost, ...]:
+    """Return the best of some copies of each size, both ways, from pinned and from pageable memory."""
+    return tuple(
+        CopyCost(way=way, pinned=pinned, bytes=nbytes, seconds=_copy_seconds(way, pinned, nbytes))
+        for way in ("h2d", "d2h")
+        for pinned in (True, False)
+        for nbytes in sizes
+    )
+
+
+def _copy_seconds(way: str, pinned: bool, nbytes: int) -> float:
+    host = torch.ones(nbytes, dtype=torch.uint8)
+    host = host.pin_memory() if pinned else host
+    device = torch.ones(nbytes, dtype=torch.uint8, device="cuda")
+    target, source = (device, host) if way == "h2d" else (host, device)
+    copy: Any = partial(target.copy_, source, non_blocking=pinned)
+    return min(timed(copy, repeats=1) for _ in range(_COPIES))
+
+
+def measure_launch() -> float:
+    """Return the seconds between the starts of two kernels that themselves take next to none."""
+    one = torch.zeros(1, device="cuda")
+    timed(partial(one.add_, 1), repeats=_LAUNCHES)
+    return timed(partial(one.add_, 1), repeats=_LAUNCHES)

@@ -1,0 +1,119 @@
+"""Which convolutions, matrix products and attentions a pipeline runs: told by one run of it on the virtual GPU.
+
+An operation is an operator with descriptions of tensors in place of tensors, so that it can be made again on any card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import flop_registry
+
+from profiler.call_arguments import call_arguments, refusals_as_input_errors
+from profiler.patching import Patches
+from profiler.pipelines import load_pipeline
+from profiler.pipelines.quiet import quiet
+from profiler.tracing import profile_pipeline
+from profiler.units import TIB
+from profiler.virtual import VirtualGPU
+from profiler.virtual.signatures import signature
+
+if TYPE_CHECKING:
+    from profiler.hardware import Card
+    from profiler.scenario import Scenario
+
+STEPS = 2
+"""Denoise steps of the run: a second one may differ from the first, a third does not from the second."""
+
+_SPREAD = 0.02  # standard deviation of what tensors are filled with; small, so that half precision stays finite
+
+
+@dataclass(frozen=True)
+class TensorLike:
+    """What it takes to make a tensor of the same kind again."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: str  # "cuda" or "cpu"
+
+    def make(self) -> torch.Tensor:
+        """Return such a tensor, filled with small random numbers, integers with zeros."""
+        reach = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+        count = 0 if 0 in self.shape else 1 + reach
+        flat = torch.zeros(count, dtype=self.dtype, device=self.device)
+        if self.dtype in (torch.float16, torch.bfloat16, torch.float32):
+            flat.normal_(0.0, _SPREAD)
+        return flat.as_strided(self.shape, self.stride)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operator with what it is given; `TensorLike` stands for each tensor."""
+
+    signature: str
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def made(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return arguments with tensors."""
+        args, kwargs = tree_map(
+            lambda leaf: leaf.make() if isinstance(leaf, TensorLike) else leaf,
+            (self.args, self.kwargs),
+        )
+        return tuple(args), dict(kwargs)
+
+
+def operations_of(scenario: Scenario, card: Card) -> dict[str, Operation]:
+    """Return the distinct operations of one call of the scenario's pipeline on `card`, by signature.
+
+    The card's memory plays no part, but its architecture does: it decides which attention runs.
+
+    Raises:
+        InputError: if the pipeline cannot be built, or refuses the call.
+    """
+    with VirtualGPU(card.with_capacity(TIB)) as gpu, quiet(), recorded(gpu) as found:
+        pipe = load_pipeline(scenario.model, dtype=scenario.dtype)
+        arguments = call_arguments(pipe, replace(scenario, steps=scenario.steps or STEPS))
+        with refusals_as_input_errors(pipe):
+            profile_pipeline(pipe, mode=scenario.mode, **arguments)
+    return found
+
+
+@contextmanager
+def recorded(gpu: VirtualGPU) -> Iterator[dict[str, Operation]]:
+    """Yield a dictionary that fills with the operations that `gpu` meets for the first time."""
+    found: dict[str, Operation] = {}
+    learn = gpu.operators.learn
+
+    def learn_and_record(func: Any, args: Any, kwargs: dict[str, Any], tensors: Any) -> Any:
+        entry = learn(func, args, kwargs, tensors)
+        if entry.on_card and func._overloadpacket in flop_registry:
+            operation = _operation(func, args, kwargs)
+            found.setdefault(operation.signature, operation)
+        return entry
+
+    with Patches() as patches:
+        patches.replace(gpu.operators, "learn", learn_and_record)
+        yield found
+
+
+def _operation(func: Any, args: Any, kwargs: dict[str, Any]) -> Operation:
+    def described(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        shape, stride = tuple(leaf.shape), tuple(leaf.stride())
+        return TensorLike(shape, stride, leaf.dtype, leaf.device.type)
+
+    return Operation(
+        signature(func, args),
+        func,
+        tuple(tree_map(described, tuple(args))),
+        {name: tree_map(described, value) for name, value in kwargs.items()},
+    )

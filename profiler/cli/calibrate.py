@@ -1,0 +1,99 @@
+"""`vram calibrate`: the card at hand, measured, so that predictions for it need no rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from profiler.cli import printing
+
+if TYPE_CHECKING:
+    from profiler.calibrating import Calibrated
+
+
+def calibrate(
+    models: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose operators to measure, comma between; the whole catalogue if not given."
+        ),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images or videos per prompt.")] = None,
+    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode tile by tile.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The table (TOML); what it holds is not measured again."
+        ),
+    ] = None,
+    budget_seconds: Annotated[
+        float | None, typer.Option(help="Stop after this long; the same command goes on later.")
+    ] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Try it on a virtual card; such a table is never used.")
+    ] = False,
+    gpu: Annotated[str | None, typer.Option(help="With --dry: the virtual card.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure the GPU at hand: its link, its context, and each operator of the catalogue's models.
+
+    Predictions for this card then use what was measured.
+
+    Example: vram calibrate --models flux1-dev,sdxl-base
+    """
+    from profiler.calibrating import calibrate as measure_card
+    from profiler.modes import Mode
+    from profiler.pipelines.catalogue import catalogue
+    from profiler.scenario import Scenario
+
+    names = list(catalogue()) if models is None else [name.strip() for name in models.split(",")]
+    mode = Mode(name="resident", vae_tiling=vae_tiling)
+    scenarios = [Scenario(model=name, dtype=dtype, batch=batch, mode=mode) for name in names]
+    with printing.progress() as report:
+        found = measure_card(
+            scenarios,
+            output=output,
+            dry=dry,
+            card=gpu,
+            budget_seconds=budget_seconds,
+            report=report,
+        )
+    if as_json:
+        printing.answer_json(found.summary())
+    else:
+        printing.answer(_told(found))
+
+
+def _told(found: Calibrated) -> str:
+    from profiler.units import format_bytes
+
+    table = found.table
+    context = ", ".join(
+        f"{name.replace('_', ' ')} {format_bytes(nbytes)}"
+        for name, nbytes in table.context_bytes.items()
+    )
+    lines = [
+        f"{table}" + (": a dry run on a virtual card" if table.dry else ""),
+        f"{len(table.kernels)} operators, {found.measured} of them measured now, {len(table.failed)} failed",
+        f"context: {context}",
+        "link: " + ", ".join(_rates(found)),
+        *(f"not known: {model}: {why}" for model, why in found.skipped.items()),
+    ]
+    if found.left:
+        lines.append(f"no time for {', '.join(found.left)}: the same command goes on")
+    if found.path is not None:
+        lines.append(f"wrote {found.path}")
+    return "\n".join(lines)
+
+
+def _rates(found: Calibrated) -> list[str]:
+    told = []
+    for pinned in (True, False):
+        for way, word in (("h2d", "up"), ("d2h", "down")):
+            rate = found.table.bytes_per_second(way, pinned=pinned)
+            if rate is not None:
+                told.append(f"{'pinned' if pinned else 'pageable'} {word} {rate / 1e9:.1f} GB/s")
+    return told
