@@ -1,0 +1,94 @@
+"""The record of a validation: one JSON file a card, with what was predicted and measured of each case, and the errors.
+
+Nothing here needs a card or torch: the recorded results are read again by the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from profiler.atomic import write_text
+from profiler.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KIND = "vram-profiler validation"
+SCHEMA_VERSION = 1
+
+RELATIVE = {
+    "allocated": "peak_allocated_bytes",
+    "reserved": "peak_reserved_bytes",
+    "device": "device_bytes",
+    "context": "context_bytes",
+    "seconds": "steady_seconds",  # of the last call: the first loads kernels
+    "pinned": "host_pinned_bytes",
+}
+EXACT = ("complete", "h2d_weight_bytes", "d2h_weight_bytes", "moves", "moves_sha256")
+
+
+def errors_of(predicted: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the errors of a prediction: fractions of what was measured, and whether what must be equal is."""
+    found: dict[str, Any] = {
+        name: _error(predicted.get(key), measured.get(key)) for name, key in RELATIVE.items()
+    }
+    phases = measured.get("phases", {})
+    found["phases"] = {
+        name: _error(
+            predicted.get("phases", {}).get(name, {}).get("peak_allocated_bytes"),
+            phase["peak_allocated_bytes"],
+        )
+        for name, phase in phases.items()
+    }
+    found["equal"] = {key: predicted.get(key) == measured.get(key) for key in EXACT}
+    return found
+
+
+def _error(predicted: float | None, measured: float | None) -> float | None:
+    """Return the error as a fraction; None where one side is not known, 0 where both are nothing."""
+    if predicted is None or measured is None:
+        return None
+    if not measured:
+        return None if predicted else 0.0
+    return predicted / measured - 1
+
+
+def summary_of(cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return median and worst error of each figure, and how many cases ran, moved the same, and held their promise."""
+    run = [case for case in cases if "errors" in case]
+    found: dict[str, Any] = {"cases": len(cases), "run": len(run)}
+    for name in RELATIVE:
+        errors = [abs(case["errors"][name]) for case in run if case["errors"][name] is not None]
+        found[name] = {
+            "median": statistics.median(errors) if errors else None,
+            "worst": max(errors, default=None),
+        }
+    held = [case["measured"]["held"]["fits"] for case in run if "held" in case["measured"]]
+    found["same_moves"] = sum(case["errors"]["equal"]["moves_sha256"] for case in run)
+    found["promised"], found["held"] = len(held), sum(held)
+    return found
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the record at `path`.
+
+    Raises:
+        InputError: if it is none.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        known = record["kind"] == KIND and record["schema_version"] == SCHEMA_VERSION
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no record of a validation ({error})") from error
+    if not known:
+        raise InputError(f"{path} is no record of a validation of version {SCHEMA_VERSION}")
+    return dict(record)
+
+
+def save(record: dict[str, Any], path: Path) -> None:
+    """Write the record, whole or not at all, with its summary renewed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record["summary"] = summary_of(list(record["cases"].values()))
+    write_text(path, json.dumps(record, indent=1) + "\n")

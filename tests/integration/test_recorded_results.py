@@ -1,0 +1,123 @@
+"""What was once measured on a card, predicted again today: no prediction may have become worse. Needs no card.
+
+Each `benchmarks/results/CARD/validate*.json` that `benchmarks/gpu/validate.py` wrote is read. Of each model the run
+with everything on the card and the one with model offload are repeated; the other modes would take minutes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import validation_record
+from tiny_folder import write_tiny_pipeline
+from validation_cases import Case
+from validation_runs import measure, predict
+
+from profiler.hardware import Card, card, card_of_properties
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+REPEATED = ("resident", "model")
+WORSE_BY = 0.002  # of the measured figure: what an error may grow by before it counts as worse
+
+
+def recorded_cases(folder):
+    """Return (file, id of the case) of each recorded case that is repeated."""
+    return [
+        (path, name)
+        for path in sorted(folder.glob("*/validate*.json"))
+        for name, case in validation_record.load(path)["cases"].items()
+        if case["mode"] in REPEATED and "measured" in case
+    ]
+
+
+def compare_again(path, name):
+    """Return what became worse of one recorded case, a line each."""
+    record = validation_record.load(path)
+    entry = record["cases"][name]
+    case = Case(model=entry["model"], mode=entry["mode"], call=entry["call"])
+    today = validation_record.errors_of(predict(case, _card(record)).figures, entry["measured"])
+    then = entry["errors"]
+    pairs = [(key, then[key], today[key]) for key in ("allocated", "reserved")]
+    pairs += [(f"phase {key}", then["phases"][key], today["phases"][key]) for key in then["phases"]]
+    worse = [
+        f"{key}: {was:+.2%} when recorded, {now:+.2%} now"
+        for key, was, now in pairs
+        if was is not None and (now is None or abs(now) > abs(was) + WORSE_BY)
+    ]
+    return worse + [
+        f"{key}: was as measured, is not any more"
+        for key, was in then["equal"].items()
+        if was and not today["equal"][key]
+    ]
+
+
+class _Properties:
+    """What `torch.cuda.get_device_properties` gave on the recorded card."""
+
+    def __init__(self, record):
+        self.name = record["card"]
+        self.major, self.minor = record["compute_capability"]
+        self.total_memory = record["total_memory_bytes"]
+        self.multi_processor_count = record["multi_processor_count"]
+        self.L2_cache_size = 0
+
+
+def _card(record) -> Card:
+    return card_of_properties(_Properties(record))
+
+
+def test_no_prediction_of_a_recorded_case_became_worse(subtests):
+    for path, name in recorded_cases(RESULTS):
+        with subtests.test(path=path.parent.name, case=name):
+            assert compare_again(path, name) == []
+
+
+def test_no_dry_run_is_kept_as_a_result():
+    kept = [validation_record.load(path) for path in RESULTS.glob("*/validate*.json")]
+    assert not any(record["dry"] for record in kept)
+
+
+@pytest.fixture
+def made_up(tmp_path):
+    """Return the file of a record whose measurement was made on a virtual card: the format, and no result."""
+    tiny = write_tiny_pipeline(tmp_path / "tiny")
+    case = Case(model=str(tiny), mode="model")
+    h200 = card("h200")
+    prediction = predict(case, h200)
+    measured = measure(case, prediction, h200)
+    record = {
+        "kind": validation_record.KIND,
+        "schema_version": validation_record.SCHEMA_VERSION,
+        "dry": True,
+        "card": h200.name,
+        "compute_capability": list(h200.compute_capability),
+        "multi_processor_count": h200.multi_processor_count,
+        "total_memory_bytes": h200.capacity_bytes,
+        "cases": {
+            case.id: {
+                **case.as_json(),
+                "predicted": prediction.figures,
+                "measured": measured,
+                "errors": validation_record.errors_of(prediction.figures, measured),
+            }
+        },
+    }
+    path = tmp_path / "made-up" / "validate.json"
+    validation_record.save(record, path)
+    return path
+
+
+def test_a_prediction_that_is_as_it_was_passes_and_one_that_drifted_is_told(made_up):
+    ((path, name),) = recorded_cases(made_up.parents[1])
+    assert path == made_up
+    assert compare_again(path, name) == []
+    record = validation_record.load(path)
+    measured = record["cases"][name]["measured"]
+    measured["peak_allocated_bytes"] = int(measured["peak_allocated_bytes"] * 1.01)
+    measured["h2d_weight_bytes"] += 1
+    validation_record.save(record, path)
+    assert compare_again(path, name) == [
+        "allocated: +0.00% when recorded, -0.99% now",
+        "h2d_weight_bytes: was as measured, is not any more",
+    ]
