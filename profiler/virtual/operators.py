@@ -115,6 +115,9 @@ class Operators:
         entry.valued = _may_have_value(func, device, tensors, outs)
         entry.copy = copy
         if device.type == "cuda" and entry.copy is None and _works(outs, entry.writes):
+            if rule_of(func) is None:
+                told = f"{name_of(func)} takes no memory beside inputs and outputs"
+                self.gpu.values.assume("operator", told)
             kernel = Kernel(self.gpu.card, func, meta_args, result)
             entry.on_card = True
             entry.seconds = kernel.seconds()
@@ -133,15 +136,12 @@ class Operators:
         Source: without a kernel for `meta`, an operator from C++ raises NotImplementedError, and one from Python
         (torch/_library/custom_ops.py) RuntimeError.
         """
-        known = rule_of(func) is not None
-        if not known and any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(args)):
-            self.gpu.values.assume(
-                "operator", f"{name_of(func)} takes no memory beside inputs and outputs"
-            )
         try:
             return func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as error:
-            if known or not (isinstance(error, NotImplementedError) or _NO_FAKE in str(error)):
+            if rule_of(func) is not None or not (
+                isinstance(error, NotImplementedError) or _NO_FAKE in str(error)
+            ):
                 raise
             return _like_the_first(func, args)
 

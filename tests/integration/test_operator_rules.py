@@ -50,6 +50,7 @@ def test_every_operator_of_the_catalogue_has_a_rule(met):
                 load_pipeline(model), mode="resident", num_inference_steps=2, **call
             )
         assert profile.complete, (model, profile.error)
+        assert not [one for one in profile.assumptions if one.what.startswith("operator")], model
     assert len(met) > 70
     assert {name_of(func) for func in met if rule_of(func) is None} == set()
 
