@@ -171,6 +171,9 @@ class Totals:
     host_pageable_bytes: int = 0  # in a measured profile the resident set
     host_peak_bytes: int = 0  # both together at their highest
     host_kept_bytes: int = 0  # both together at the end of the trace
+    loading_host_peak_bytes: int | None = (
+        None  # while the weights are loaded; None where it is not known
+    )
     transfer_seconds: float | None = None  # the link was busy, in calls; None where it is not known
     exposed_transfer_seconds: float | None = None
 

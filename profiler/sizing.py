@@ -100,7 +100,7 @@ def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
 
 
 def _check_host_memory(profile: Profile, plan: Plan, ram_bytes: int) -> None:
-    """Raise FindingError if the weights that pass through host memory exceed `ram_bytes`.
+    """Raise FindingError if loading the weights, or those that pass through host memory, exceed `ram_bytes`.
 
     Only a component that stays on the card from call to call needs no place on the host.
     """
@@ -110,6 +110,12 @@ def _check_host_memory(profile: Profile, plan: Plan, ram_bytes: int) -> None:
         raise FindingError(
             f"the plan keeps {format_bytes(needed_bytes)} of weights in host memory, more than "
             f"{format_bytes(ram_bytes)}: a larger budget leaves more of them on the card"
+        )
+    loading_bytes = profile.totals.loading_host_peak_bytes or 0
+    if loading_bytes > ram_bytes:
+        raise FindingError(
+            f"loading the weights takes {format_bytes(loading_bytes)} of host memory, more than "
+            f"{format_bytes(ram_bytes)}: load the components one by one, each onto the card before the next"
         )
 
 
@@ -132,13 +138,17 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
 
 def _profile_on(scenario: Scenario, on: Card, report: Report | None) -> Profile:
     with _stage(scenario, on, report) as pipe:
+        from profiler.pipelines.stored_weights import pipeline_loading
         from profiler.tracing import profile_pipeline
+        from profiler.tracing.parts import components_of
 
         arguments = call_arguments(pipe, scenario)
         label = {"model": scenario.model}
         _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
+        loading_bytes = pipeline_loading(scenario.model, components_of(pipe)).peak_bytes
         with refusals_as_input_errors(pipe):
-            return profile_pipeline(pipe, mode=scenario.mode, label=label, **arguments)
+            profile = profile_pipeline(pipe, mode=scenario.mode, label=label, **arguments)
+    return replace(profile, totals=replace(profile.totals, loading_host_peak_bytes=loading_bytes))
 
 
 @contextmanager

@@ -95,6 +95,9 @@ def figures(profile: Profile) -> list[Figure]:
         if totals.host_pinned_bytes:
             note = f"{format_bytes(totals.host_pinned_bytes)} pinned"
         shown.append(Figure("Host RAM", format_bytes(totals.host_peak_bytes), note))
+    loading_bytes = totals.loading_host_peak_bytes
+    if loading_bytes is not None:
+        shown.append(Figure("Loading", format_bytes(loading_bytes), "of host RAM"))
     return shown
 
 

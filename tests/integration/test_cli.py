@@ -149,6 +149,25 @@ def test_plan_beyond_the_hosts_memory_exits_with_3(vram):
     assert "of weights in host memory, more than 1.0 KiB" in done.stderr
 
 
+def test_weights_that_cannot_be_loaded_exit_with_3(vram, tmp_path):
+    """The folder's denoiser is stored in single precision, 8 GiB of it, and cast on loading: 8 + 4 GiB at once."""
+    plain = json.loads(vram("profile", *SMALL, "--dtype", "float16", "--json").stdout)
+    weights_bytes = sum(part["bytes"] for part in plain["components"])
+    # Without files they are taken to be stored as they are loaded, all but the buffers that no file holds.
+    assert 0.999 * weights_bytes < plain["loading_host_peak_bytes"] <= weights_bytes
+    tensor = {"dtype": "F32", "shape": [1 << 31], "data_offsets": [0, 8 << 30]}
+    header = json.dumps({"weight": tensor}).encode()
+    file = tmp_path / "tiny" / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+
+    stored = json.loads(vram("profile", *SMALL, "--dtype", "float16", "--json").stdout)
+    options = ("--dtype", "float16", "--budget", "2GiB", "--ram", "8GiB")
+    done = vram("plan", *SMALL, *options, code=3)
+
+    assert round(stored["loading_host_peak_bytes"] / 2**30, 1) == 12.0
+    assert done.stderr.startswith("vram: loading the weights takes 12.0")
+
+
 def test_code_of_a_plan_is_python_that_compiles(vram):
     compile(vram("plan", *SMALL, "--budget", "2GiB", "--code").stdout, "plan", "exec")
 

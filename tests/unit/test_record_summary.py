@@ -40,6 +40,7 @@ KEYS = [
     "host_pageable_bytes",
     "host_peak_bytes",
     "host_kept_bytes",
+    "loading_host_peak_bytes",
     "transfer_seconds",
     "exposed_transfer_seconds",
     "error_band",

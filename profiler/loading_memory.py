@@ -1,0 +1,69 @@
+"""How much of the host's memory loading weights takes, before anything runs.
+
+The idea: safetensors maps its file into memory, and a tensor that needs no cast stays a view of that mapping, so the
+file itself is what the weights take. A cast makes a copy beside the mapping, which goes once no tensor looks into it.
+
+Source: in diffusers 0.42.1 `_load_shard_file` and `load_model_dict_into_meta` of models/model_loading_utils.py, which
+load one file after the other; in transformers 5.23.0 `_load_pretrained_model` of modeling_utils.py, which maps all
+files first. A test compares both with resident sets. Pages of a mapped file are counted as resident; short of memory,
+the system may drop them and read them again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class WeightFile(NamedTuple):
+    """One file of weights.
+
+    Attributes:
+        mapped_bytes: what its tensors take in it.
+        cast_bytes: what those that are cast on loading take in their new dtype.
+        stays: whether a tensor is left that is not cast, so that the mapping stays.
+    """
+
+    mapped_bytes: int
+    cast_bytes: int = 0
+    stays: bool = True
+
+
+class Loading(NamedTuple):
+    """What loading takes of the host.
+
+    Attributes:
+        peak_bytes: at most.
+        held_bytes: when it is done.
+    """
+
+    peak_bytes: int
+    held_bytes: int
+
+
+def loading_of(files: Iterable[WeightFile], *, at_once: bool) -> Loading:
+    """Return what loading one component takes.
+
+    Args:
+        files: in the order in which they are loaded.
+        at_once: whether every file stays mapped to the end, as in transformers; diffusers lets go of one whose tensors
+            were all cast before it maps the next.
+    """
+    mapped = kept = copied = peak = 0
+    for file in files:
+        mapped += file.mapped_bytes
+        copied += file.cast_bytes
+        peak = max(peak, copied + (mapped if at_once else kept + file.mapped_bytes))
+        kept += file.mapped_bytes if file.stays else 0
+    return Loading(peak, kept + copied)
+
+
+def one_after_the_other(components: Iterable[Loading]) -> Loading:
+    """Return what loading components in this order takes, each beside those before it."""
+    held = peak = 0
+    for component in components:
+        peak = max(peak, held + component.peak_bytes)
+        held += component.held_bytes
+    return Loading(peak, held)
