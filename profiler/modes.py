@@ -59,7 +59,7 @@ def enable_mode(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
     try:
         _lower_peak(pipe, mode)
         _place(pipe, mode, device)
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, TypeError, LookupError, NotImplementedError) as error:
         name = type(pipe).__name__
         raise InputError(
             f"{name} cannot be placed in mode {mode.name}: {_first_line(error)}"
@@ -123,4 +123,5 @@ def _vae_method(pipe: Any, method: str) -> Any:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    first = lines[0] if lines else type(error).__name__
+    return f"{type(error).__name__}: {first}" if isinstance(error, LookupError) else first

@@ -191,7 +191,8 @@ class Profile:
     totals: Totals
     bill: tuple[BillItem, ...] = ()
     model: str = ""  # catalogue name, folder or hub id; "" where the pipe was handed over
-    dtype: str = ""
+    dtype: str = ""  # of the largest component that is not quantised
+    quantization: dict[str, str] = field(default_factory=dict)  # as asked for: component to kind
     call: dict[str, Any] = field(default_factory=dict)  # arguments that shape the run, plain values
     call_defaults: tuple[str, ...] = ()  # names in `call` that the profiler chose
     sequence: tuple[str, ...] = ()  # model_cpu_offload_seq, split

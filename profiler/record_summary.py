@@ -31,6 +31,7 @@ def summary(profile: Profile) -> dict[str, Any]:
         "pipeline_class": profile.pipeline_class,
         "mode": profile.mode,
         "dtype": profile.dtype,
+        "quantization": profile.quantization,
         "call": profile.call,
         "call_defaults": list(profile.call_defaults),
         "sequence": list(profile.sequence),

@@ -17,6 +17,7 @@ class Scenario:
     gpu: str | None = None  # a card's key; the default card if only a capacity is given
     capacity: str | int | None = None  # in place of the card's own
     dtype: str | None = None  # the catalogue's own, else float32, if not given
+    quantization: dict[str, str] = field(default_factory=dict)  # component to kind, as "bnb-nf4"
     mode: Mode = field(default_factory=lambda: Mode(name="model"))
     height: int | None = None
     width: int | None = None

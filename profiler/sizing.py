@@ -128,7 +128,7 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     from profiler import applying
     from profiler.pipelines.sensible_call import repeatable_call
 
-    scenario = Scenario(model=plan.model, dtype=plan.dtype or None)
+    scenario = Scenario(model=plan.model, dtype=plan.dtype or None, quantization=plan.quantization)
     with _stage(scenario, card(plan.gpu).with_capacity(plan.budget_bytes), report) as pipe:
         applying.apply(plan, pipe)
         _tell(report, f"running {plan.model} under the plan")
@@ -143,7 +143,7 @@ def _profile_on(scenario: Scenario, on: Card, report: Report | None) -> Profile:
         from profiler.tracing.parts import components_of
 
         arguments = call_arguments(pipe, scenario)
-        label = {"model": scenario.model}
+        label: dict[str, object] = {"model": scenario.model, "quantization": scenario.quantization}
         _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
         loading_bytes = pipeline_loading(scenario.model, components_of(pipe)).peak_bytes
         with refusals_as_input_errors(pipe):
@@ -161,7 +161,9 @@ def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]
 
     with VirtualGPU(on), quiet():
         _tell(report, f"building {scenario.model}")
-        pipe = load_pipeline(scenario.model, dtype=scenario.dtype)
+        pipe = load_pipeline(
+            scenario.model, dtype=scenario.dtype, quantization=scenario.quantization
+        )
         pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
         yield pipe
 

@@ -103,5 +103,6 @@ _WATCHED = {
 _MOVES_BY_ITSELF = {
     "__warningregistry__",
     "_abc_impl",
+    "smart_apply",  # transformers adds it to `Module` when it first loads weights
     "manual_seed",  # torch._dynamo wraps it when it is first imported
 }

@@ -100,6 +100,15 @@ def scenario_of(
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16 or float32.", rich_help_panel=_CALL)
     ] = None,
+    quantize: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quantize",
+            metavar="COMPONENT=KIND",
+            help="Quantise a component: transformer=nf4 (bnb-, torchao-, quanto-, gguf- kinds).",
+            rich_help_panel=_CALL,
+        ),
+    ] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None,
     frames: Annotated[int | None, typer.Option(help="Of a video.", rich_help_panel=_CALL)] = None,
@@ -123,6 +132,7 @@ def scenario_of(
         gpu=gpu,
         capacity=None if capacity is None else parse_bytes(capacity),
         dtype=dtype,
+        quantization=dict(_quantised(one) for one in quantize or ()),
         mode=Mode(
             name=mode,
             stream=stream,
@@ -139,6 +149,14 @@ def scenario_of(
         steps=steps,
         extra=dict(_setting(one) for one in settings or ()),
     )
+
+
+def _quantised(text: str) -> tuple[str, str]:
+    """Return component and kind of `component=kind`."""
+    component, equals, kind = text.partition("=")
+    if not equals or not component.isidentifier() or not kind:
+        raise InputError(f"--quantize {text!r} names no component and kind: write transformer=nf4")
+    return component, kind
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -11,7 +11,7 @@ import difflib
 import inspect
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import diffusers
 import torch
@@ -21,6 +21,7 @@ from profiler.pipelines.building import build_module, find_class
 from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
 from profiler.pipelines.folder import read_folder
 from profiler.pipelines.hub import fetch_configuration, is_hub_id
+from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.tokenizers import StandInTokenizer
 
@@ -40,6 +41,7 @@ def load_pipeline(
     *,
     dtype: str | torch.dtype | None = None,
     weights: str = "none",
+    quantization: Mapping[str, Any] | None = None,
 ) -> DiffusionPipeline:
     """Build a pipeline from configuration alone: real shapes and dtypes, and no weights.
 
@@ -51,18 +53,30 @@ def load_pipeline(
             files store, else float32.
         weights: "none", or "random" for real tensors on the CPU with small random numbers: as much
             host memory as the real weights take, and a pipeline that runs on a real card.
+        quantization: How to quantise components, by their names: "bnb-nf4", "gguf-q4_k",
+            "torchao-int8wo", ... (`profiler.pipelines.quantising.kinds`), or a configuration object
+            of diffusers or transformers. A component whose own configuration says that it is
+            quantised needs no mention. Quantised components need an active virtual GPU, and the
+            library that quantises.
 
     Raises:
-        InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built, or
-            random weights are asked for inside a virtual GPU, which has none.
+        InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built,
+            random weights are asked for inside a virtual GPU, which has none, or a component
+            cannot be quantised so.
     """
     chosen = find_dtype(dtype) if dtype is not None else None
     random_weights = _asks_for_random(weights)
     entry = describe(model)
+    quantised = _quantisation(entry, quantization or {})
     with quiet():
         cls = _pipeline_class(entry)
         components = {
-            slot: _build(part, slot, entry, chosen or _own_dtype(entry, slot), random_weights)
+            slot: _build(
+                part,
+                slot,
+                entry,
+                _Weights(chosen or _own_dtype(entry, slot), random_weights, quantised.get(slot)),
+            )
             for slot, part in entry.components.items()
             if part is not None
         }
@@ -124,7 +138,33 @@ def _pipeline_class(entry: Entry) -> type[DiffusionPipeline]:
     )
 
 
-def _build(part: Part, slot: str, entry: Entry, dtype: torch.dtype, random_weights: bool) -> Any:
+def _quantisation(entry: Entry, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how each quantised component is quantised: as asked, or as its own configuration says."""
+    own = {
+        slot: part.config["quantization_config"]
+        for slot, part in entry.components.items()
+        if part is not None and part.config.get("quantization_config")
+    }
+    for slot in asked:
+        if entry.components.get(slot) is None:
+            there = ", ".join(name for name, part in entry.components.items() if part is not None)
+            raise InputError(
+                f"{entry.name!r} has no component {slot!r} to quantise: it has {there}"
+            )
+        if slot in own:
+            raise InputError(f"{entry.name!r}: its {slot} is quantised already")
+    return {**own, **asked}
+
+
+class _Weights(NamedTuple):
+    """How the weights of one component are made."""
+
+    dtype: torch.dtype
+    random: bool
+    quantisation: Any
+
+
+def _build(part: Part, slot: str, entry: Entry, weights: _Weights) -> Any:
     cls = find_class(part.library, part.class_name)
     if cls is None:
         raise InputError(
@@ -132,7 +172,7 @@ def _build(part: Part, slot: str, entry: Entry, dtype: torch.dtype, random_weigh
             "which neither diffusers nor transformers has"
         )
     try:
-        return _build_part(cls, part, dtype, random_weights)
+        return _build_part(cls, part, weights)
     except InputError:
         raise
     except Exception as error:
@@ -143,9 +183,13 @@ def _build(part: Part, slot: str, entry: Entry, dtype: torch.dtype, random_weigh
         ) from error
 
 
-def _build_part(cls: Any, part: Part, dtype: torch.dtype, random_weights: bool) -> Any:
+def _build_part(cls: Any, part: Part, weights: _Weights) -> Any:
     if issubclass(cls, torch.nn.Module):
-        return build_module(cls, part.config, dtype, random_weights=random_weights)
+        if weights.quantisation is not None:
+            return build_quantised(cls, part.config, weights.dtype, weights.quantisation)
+        return build_module(cls, part.config, weights.dtype, random_weights=weights.random)
+    if weights.quantisation is not None:
+        raise InputError(f"{part.class_name} has no weights to quantise")
     if part.is_text_processor:
         return _text_processor(cls, part)
     if hasattr(cls, "from_config"):

@@ -15,15 +15,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back the log lines and warnings of diffusers, transformers and torch meanwhile."""
+    """Hold back the log lines, warnings and progress bars of diffusers, transformers and torch meanwhile."""
     libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]
+    bars = [library for library in libraries if library.is_progress_bar_enabled()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             for library in libraries:
                 library.set_verbosity(library.CRITICAL)
+                library.disable_progress_bar()
             yield
         finally:
             for library, level in zip(libraries, levels, strict=True):
                 library.set_verbosity(level)
+            for library in bars:
+                library.enable_progress_bar()

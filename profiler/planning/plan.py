@@ -115,6 +115,7 @@ class Plan:
     call: dict[str, Any] = field(default_factory=dict)
     gpu: str = ""
     dtype: str = ""
+    quantization: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property

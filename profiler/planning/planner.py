@@ -242,4 +242,5 @@ class _Desk:
             call=dict(profile.call),
             gpu=profile.gpu.name,
             dtype=profile.dtype,
+            quantization=profile.quantization,
         )

@@ -18,6 +18,8 @@ from diffusers.hooks.group_offloading import ModuleGroup
 from torch import nn
 
 from profiler import diffusers_private as private
+from profiler.virtual.quantised import beside_weights
+from profiler.virtual.subclasses import inner_tensors
 
 ALIGN = AlignDevicesHook
 GROUP = ModuleGroup
@@ -103,7 +105,8 @@ def _modes_inside(module: nn.Module) -> Iterator[str]:
 def hook_tensors(hook: Any, module: nn.Module) -> list[Any]:
     """Return the tensors that an `AlignDevicesHook` places for `module`."""
     recurse = hook.place_submodules
-    return [*module.parameters(recurse=recurse), *module.buffers(recurse=recurse)]
+    placed = (*module.parameters(recurse=recurse), *module.buffers(recurse=recurse))
+    return [plain for tensor in placed for plain in inner_tensors(tensor)]
 
 
 def tied_on_card(hook: Any) -> set[int]:
@@ -128,7 +131,13 @@ def group_tensors(group: Any) -> Callable[[], list[Any]]:
                     if tensor is not None
                 ]
     places += [partial(_itself, tensor) for tensor in (*group.parameters, *group.buffers)]
-    return lambda: [read() for read in places]
+    # With a stream, diffusers sends parameters and buffers alone.
+    moved = group.modules if group.stream is None else ()
+    parts = [part for module in moved for part in module.modules()]
+    return lambda: [
+        *(plain for read in places for plain in inner_tensors(read())),
+        *(tensor for part in parts for _, tensor in beside_weights(part)),
+    ]
 
 
 def _itself(tensor: Any) -> Any:

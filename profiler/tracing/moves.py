@@ -5,6 +5,7 @@ Bytes are computed from the parameters that changed place, independently of what
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,9 +14,17 @@ from torch import nn
 
 from profiler.patching import Patches
 from profiler.tracing import hooks
-from profiler.tracing.parts import main_dtype, nbytes, on_card, resident_bytes, tensors_of
+from profiler.tracing.parts import (
+    main_dtype,
+    nbytes,
+    on_card,
+    placed_tensors,
+    resident_bytes,
+    tensors_of,
+)
 from profiler.tracing.recorder import Recorder, Span
 from profiler.virtual.allocator_settings import round_block
+from profiler.virtual.quantised import Slot
 
 DROPPED = "meta"
 """`to_device` of an offload that moved nothing: the device copy was dropped, a host copy was there already."""
@@ -58,14 +67,13 @@ class Moves:
         def _apply(fn: Any, recurse: bool = True) -> Any:
             if self._recorder.in_span:
                 return original(fn, recurse)
-            before = [(tensor.device.type, tensor.dtype) for tensor in tensors_of(module)]
+            before = _looked_up(module)
             with self._recorder.span(Span("move", name, asked_by=hooks.who_asked())) as span:
                 try:
                     return original(fn, recurse)
                 finally:  # out of memory half-way, a part of it is on the card
-                    after = list(tensors_of(module))
-                    _classify(span, before, after)
-                    span.resident_bytes = resident_bytes(after)
+                    _classify(span, before, module)
+                    span.resident_bytes = resident_bytes(tensors_of(module))
 
         return _apply
 
@@ -161,18 +169,26 @@ def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
     span.dtype = main_dtype(list(sent))
 
 
-def _classify(span: Span, before: list[tuple[str, torch.dtype]], after: list[torch.Tensor]) -> None:
-    """Say what a call of `_apply` did: onload, offload, cast, or nothing."""
-    up = down = 0
-    cast = [
-        tensor for (_, dtype), tensor in zip(before, after, strict=True) if dtype != tensor.dtype
-    ]
-    for (device, _), tensor in zip(before, after, strict=True):
-        kinds = (device, tensor.device.type)
-        if kinds == ("cpu", "cuda"):
-            up += nbytes(tensor)
-        elif kinds == ("cuda", "cpu"):
-            down += nbytes(tensor)
+def _looked_up(module: nn.Module) -> dict[Slot, tuple[str, torch.dtype]]:
+    """Return the device and dtype of each tensor, by its place; a tied one by its first."""
+    seen: set[int] = set()
+    found: dict[Slot, tuple[str, torch.dtype]] = {}
+    for slot, tensor in placed_tensors(module):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[slot] = (tensor.device.type, tensor.dtype)
+    return found
+
+
+def _classify(span: Span, before: dict[Slot, tuple[str, torch.dtype]], module: nn.Module) -> None:
+    """Say what a call of `_apply` did to `module`: onload, offload, cast, or nothing."""
+    now = [(before[slot], one) for slot, one in placed_tensors(module) if slot in before]
+    after = [tensor for _, tensor in now]
+    cast = [tensor for (_, dtype), tensor in now if dtype != tensor.dtype]
+    moved: Counter[tuple[str, str]] = Counter()
+    for (device, _), tensor in now:
+        moved[device, tensor.device.type] += nbytes(tensor)
+    up, down = moved["cpu", "cuda"], moved["cuda", "cpu"]
     span.dtype = main_dtype(after)
     if up:
         span.kind, span.bytes, span.from_device, span.to_device = "onload", up, "cpu", "cuda:0"

@@ -11,6 +11,14 @@ from torch import nn
 
 from profiler.profile import Block, Component, TensorSize
 from profiler.virtual.allocator_settings import round_block
+from profiler.virtual.quantised import (
+    Slot,
+    beside_weights,
+    elements_of,
+    memory_of,
+    weights_in,
+)
+from profiler.virtual.subclasses import inner_tensors
 
 # Packages of diffusers whose models run once a denoise step.
 _DENOISER_PACKAGES = (
@@ -33,20 +41,35 @@ def is_denoiser(module: nn.Module) -> bool:
 
 
 def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield parameters and buffers, each once, in the order in which `nn.Module._apply` visits them."""
+    """Yield what holds the weights, each once, in the order in which `nn.Module._apply` visits it.
+
+    That is parameters and buffers, the tensors within those that hold others, and what a quantised layer has besides.
+    """
     seen: set[int] = set()
-    for tensor in _visited(module):
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield tensor
+    memories: set[int] = set()
+    for part in _visited(module):
+        for _, tensor in weights_in(part):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                memories.add(memory_of(tensor))
+                yield tensor
+        for _, tensor in beside_weights(part):
+            if memory_of(tensor) not in memories:
+                memories.add(memory_of(tensor))
+                yield tensor
 
 
-def _visited(module: nn.Module) -> Iterator[torch.Tensor]:
+def placed_tensors(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
+    """Yield all these tensors by the place that holds them, shared ones more than once."""
+    for part in _visited(module):
+        yield from weights_in(part)
+        yield from beside_weights(part)
+
+
+def _visited(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
         yield from _visited(child)
-    for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is not None:
-            yield tensor
+    yield module
 
 
 def nbytes(tensor: torch.Tensor) -> int:
@@ -75,13 +98,13 @@ def main_dtype(tensors: list[torch.Tensor]) -> str:
 def describe(name: str, module: nn.Module) -> Component:
     """Return the record of one component."""
     tensors = list(tensors_of(module))
-    first = next(module.parameters(), None)
+    first = next((inner_tensors(one)[0] for one in module.parameters()), None)
     first_tensor = next((i for i, tensor in enumerate(tensors) if tensor is first), 0)
     return Component(
         name=name,
         class_name=type(module).__name__,
         dtype=main_dtype(tensors),
-        parameters=sum(tensor.numel() for tensor in module.parameters()),
+        parameters=sum(map(elements_of, module.parameters())),
         bytes=sum(nbytes(tensor) for tensor in tensors),
         allocated_bytes=sum(round_block(nbytes(tensor)) for tensor in tensors),
         tensors=tuple(_size(tensor) for tensor in tensors),

@@ -212,8 +212,9 @@ def _call_seconds(events: list[Event]) -> list[float]:
 
 
 def _pipeline_dtype(components: tuple[Component, ...]) -> str:
-    """Return the dtype of the largest component."""
-    largest = max(components, key=lambda component: component.bytes, default=None)
+    """Return the dtype of the largest component that is not quantised."""
+    plain = (component for component in components if not component.quantization)
+    largest = max(plain, key=lambda component: component.bytes, default=None)
     return largest.dtype if largest is not None else ""
 
 

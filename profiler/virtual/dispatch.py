@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from profiler.virtual.storage import Storage
+from profiler.virtual.subclasses import is_wrapper
 from profiler.virtual.tensor import META, VirtualTensor
 from profiler.virtual.workspaces import NOTHING
 
@@ -94,11 +95,16 @@ class NeedsLiftError(Exception):
     """A real tensor stands among the arguments."""
 
 
+class LeftToWrapperError(Exception):
+    """A tensor that holds others stands among the arguments: its own class takes the operator apart."""
+
+
 def key_of(args: Any, tensors: list[VirtualTensor]) -> tuple[Any, ...]:
     """Return the cache key of positional arguments and append their tensors to `tensors`.
 
     Raises:
         NeedsLiftError: if one of them is a real tensor.
+        LeftToWrapperError: if one of them is a tensor that holds others.
     """
     key: list[Any] = []
     for arg in args:
@@ -110,8 +116,11 @@ def key_of(args: Any, tensors: list[VirtualTensor]) -> tuple[Any, ...]:
             key.append(arg)
         elif kind is list or kind is tuple:
             key.append(key_of(arg, tensors))
+        elif isinstance(arg, VirtualTensor):  # a library's parameter (`subclasses.py`)
+            key.append(arg.tag)
+            tensors.append(arg)
         elif isinstance(arg, torch.Tensor):
-            raise NeedsLiftError
+            raise (LeftToWrapperError if is_wrapper(arg) else NeedsLiftError)
         else:
             key.append(arg)
             key.append(kind)
@@ -132,6 +141,8 @@ class Dispatcher:
             key: Any = (id(func), key_of(args, tensors))
             if kwargs:
                 key += (tuple(kwargs), key_of(kwargs.values(), tensors))
+        except LeftToWrapperError:
+            return NotImplemented
         except NeedsLiftError:
             lifted_args, lifted_kwargs = self.gpu.operators.lifted(args, kwargs)
             return self(func, lifted_args, lifted_kwargs)

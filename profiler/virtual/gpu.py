@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from profiler.calibration import as_measured
 from profiler.errors import InputError
 from profiler.hardware import Card, card
-from profiler.virtual import allocator_report, cuda_api, functions
+from profiler.virtual import allocator_report, cuda_api, functions, subclasses
 from profiler.virtual.allocator import Allocator, BlockTooLargeError
 from profiler.virtual.allocator_blocks import Block
 from profiler.virtual.allocator_settings import Settings, settings_from_environment
@@ -98,10 +98,12 @@ class VirtualGPU:
         if self._stack is not None or functions.active_gpu() is not None:
             raise InputError("a virtual GPU is already active on this thread; leave it first")
         self._thread = threading.get_ident()
+        subclasses.import_libraries()
         with ExitStack() as stack:
             stack.enter_context(functions.activated(self))
             stack.enter_context(cuda_api.installed(self))
             stack.enter_context(functions.installed(self))
+            stack.enter_context(subclasses.installed())
             stack.enter_context(torch.no_grad())
             stack.enter_context(self.mode())
             self._stack = stack.pop_all()
@@ -139,6 +141,11 @@ class VirtualGPU:
         """Let this thread compute with real tensors."""
         with _disable_current_modes():
             yield
+
+    def until_left(self, context: AbstractContextManager[Any]) -> None:
+        """Enter `context` and leave it with this GPU's own."""
+        assert self._stack is not None
+        self._stack.enter_context(context)
 
     def lend(self, pipe: _T) -> _T:
         """Return a twin of a loaded pipeline or module, with virtual tensors in place of its own and without hooks.

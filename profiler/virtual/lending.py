@@ -15,10 +15,14 @@ from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 
 from profiler.diffusers_private import MODULE_HOOKS, MODULE_STATE, PIPELINE_HOOKS
+from profiler.virtual.quantised import beside_weights, memory_of, weights_in
+from profiler.virtual.subclasses import is_wrapper, view_as
 from profiler.virtual.tensor import CPU, CUDA
 
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
+    from profiler.virtual.storage import Storage
+    from profiler.virtual.tensor import VirtualTensor
 
 _T = TypeVar("_T")
 
@@ -70,15 +74,33 @@ def _twin_of_part(value: Any) -> Any:
 
 def _twin_of_modules(gpu: VirtualGPU, originals: list[nn.Module]) -> list[nn.Module]:
     memo: dict[int, Any] = {}
+    memories: dict[int, Storage] = {}
     for module in _all_of(originals):
         memo.update({id(vars(module)[name]): None for name in MODULE_HOOKS if name in vars(module)})
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        for _, tensor in (*weights_in(module), *beside_weights(module)):
             if id(tensor) not in memo:
-                memo[id(tensor)] = _twin_of_tensor(gpu, tensor)
+                memo[id(tensor)] = twin = _twin_of_tensor(gpu, tensor, memories)
+                memories[memory_of(tensor)] = twin.storage_record
+    _keep_library_parameters(originals, memo)
     twins = copy.deepcopy(originals, memo)
     for module in _all_of(twins):
         _strip(module)
     return twins
+
+
+def _keep_library_parameters(originals: list[nn.Module], memo: dict[int, Any]) -> None:
+    """Give the twins of quantisation libraries' parameters what those hold: other tensors, or attributes."""
+    parameters = [
+        parameter
+        for module in _all_of(originals)
+        for parameter in module.parameters(recurse=False)
+        if type(parameter) is not nn.Parameter
+    ]
+    for parameter in filter(is_wrapper, parameters):
+        memo[id(parameter)] = _twin_of_wrapper(parameter, memo)
+    for parameter in parameters:
+        if not is_wrapper(parameter):
+            vars(memo[id(parameter)]).update(copy.deepcopy(vars(parameter), memo))
 
 
 def _all_of(modules: list[nn.Module]) -> Iterator[nn.Module]:
@@ -86,15 +108,37 @@ def _all_of(modules: list[nn.Module]) -> Iterator[nn.Module]:
         yield from module.modules()
 
 
-def _twin_of_tensor(gpu: VirtualGPU, tensor: torch.Tensor) -> torch.Tensor:
-    twin: Any = gpu.like(tensor, CPU)
+def _twin_of_tensor(
+    gpu: VirtualGPU, tensor: torch.Tensor, memories: dict[int, Storage]
+) -> VirtualTensor:
+    """Return the twin of a plain tensor or parameter; a library's parameter without its attributes."""
     if isinstance(tensor, nn.Parameter):
+        twin: Any = gpu.like(tensor, CPU)
+        if type(tensor) is not nn.Parameter:
+            twin = view_as(type(tensor), twin)
         twin._is_param = True
         twin.requires_grad_(tensor.requires_grad)
-    elif tensor.device.type == "cpu":
-        gpu.values.keep(twin, tensor.detach().clone())
+    else:
+        twin = gpu.like(tensor, CPU, memories.get(memory_of(tensor)))
+        if tensor.device.type == "cpu":
+            gpu.values.keep(twin, tensor.detach().clone())
     assert twin.device != CUDA
     return twin  # type: ignore[no-any-return]
+
+
+def _twin_of_wrapper(wrapper: Any, memo: dict[int, Any]) -> Any:
+    """Return the twin of a tensor that holds others, around the twins of those."""
+    twin = _rewrapped(wrapper, memo)
+    twin._is_param = True
+    return twin
+
+
+def _rewrapped(tensor: Any, memo: dict[int, Any]) -> Any:
+    if not is_wrapper(tensor):
+        return memo[id(tensor)]
+    names, facts = tensor.__tensor_flatten__()
+    inner = {name: _rewrapped(getattr(tensor, name), memo) for name in names}
+    return tensor.__tensor_unflatten__(inner, facts, tensor.size(), tensor.stride())
 
 
 def _strip(module: nn.Module) -> None:

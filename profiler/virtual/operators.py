@@ -16,6 +16,7 @@ from profiler import calibration
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
 from profiler.virtual.kernels import Kernel
+from profiler.virtual.library_kernels import LibraryKernels
 from profiler.virtual.operator_rules import name_of, rule_of
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 from profiler.virtual.values import MOST_ELEMENTS
@@ -44,6 +45,7 @@ class Operators:
 
     def __init__(self, gpu: VirtualGPU) -> None:
         self.gpu = gpu
+        self._libraries = LibraryKernels(gpu)
         self._specials: dict[Any, Callable[..., Any]] = {
             aten._local_scalar_dense.default: self._item,
             aten.equal.default: self._equal,
@@ -85,7 +87,7 @@ class Operators:
             return self._inplace_view
         if func not in _FUSED and _is_composite(func):
             return self._decompose
-        return None
+        return self._libraries.find(func, args)
 
     # -- learning
 
@@ -316,7 +318,9 @@ def _is_composite(func: Any) -> bool:
 def _meta_of(tensor: VirtualTensor) -> torch.Tensor:
     size = -(-tensor.storage_record.nbytes // tensor.element_size())
     flat = torch.empty(size, dtype=tensor.dtype, device=META)
-    return flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    meta = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    meta.fake_device = tensor.device  # type: ignore[attr-defined]  # `meta__weight_int4pack_mm` asks for it
+    return meta
 
 
 def _for_meta(func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> dict[str, Any]:

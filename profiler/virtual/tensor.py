@@ -105,6 +105,8 @@ class VirtualTensor(torch.Tensor):
             return self
         if device == META:
             return torch.empty_like(self, dtype=dtype, device=META)  # type: ignore[return-value]
+        if self.device == META:
+            raise NotImplementedError("Cannot copy out of meta tensor; no data!")
         options: dict[str, Any] = {"dtype": dtype, "device": device}
         if non_blocking:
             options["non_blocking"] = True

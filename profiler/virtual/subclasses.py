@@ -1,0 +1,173 @@
+"""Virtual counterparts of the tensor subclasses in which quantisation libraries keep their weights.
+
+Two kinds are met, and both run their library's own Python code on the card that is not there:
+
+- A parameter with methods of its own (`Params4bit` and `Int8Params` of bitsandbytes, `GGUFParameter` of diffusers),
+  made by `Tensor._make_subclass`. Of virtual data it becomes an instance of a class that is both the library's and
+  `VirtualTensor`: `isinstance`, `to`, `quant_state` are the library's, what `super()` reaches is the virtual tensor's.
+- A wrapper around several plain tensors (`TorchAOBaseTensor`, quanto's `QTensor`), made by `_make_wrapper_subclass`.
+  The tensors in it are virtual; operators on the wrapper are left to its own `__torch_dispatch__`.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from profiler.patching import Patches
+from profiler.virtual.tensor import CUDA, META, VirtualTensor, canonical
+
+_make_subclass = torch.Tensor._make_subclass
+_to = torch.Tensor.to
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+CUDA_VERSION = "13.0"
+"""What `torch.version.cuda` says beside a virtual card, where torch itself was built for the CPU alone."""
+
+_LOOK_FOR_A_CARD = ("bitsandbytes", "torchao")
+_ASK_FOR_PLAIN = (
+    "optimum.quanto.library.qbytes_mm",
+    "optimum.quanto.tensor.activations.qbytes_ops",
+    "optimum.quanto.tensor.qtensor",
+    "optimum.quanto.tensor.weights.qbits",
+    "optimum.quanto.tensor.weights.tinygemm.qbits",
+)
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Let libraries make their subclasses of virtual tensors, and move them; leave nothing virtual in them."""
+    with Patches() as patches, _tables_kept():
+        patches.replace(torch.Tensor, "_make_subclass", staticmethod(_made))
+        patches.replace(torch.Tensor, "to", _moved(_to))
+        if torch.version.cuda is None:
+            # torchao and quanto choose kernels by it.
+            patches.replace(torch.version, "cuda", CUDA_VERSION)
+        with plain_types():
+            yield
+
+
+def import_libraries() -> None:
+    """Import the installed libraries that look for a card when they are imported, while there is none to be seen.
+
+    diffusers imports them with its models, that is, otherwise, on the virtual card.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in _LOOK_FOR_A_CARD:
+            if name not in sys.modules and find_spec(name) is not None:
+                import_module(name)
+
+
+@contextmanager
+def plain_types() -> Iterator[None]:
+    """Let quanto, as far as it is imported, take plain virtual tensors for plain tensors.
+
+    It asks `type(data) is torch.Tensor` before it packs bits, and silently does not pack otherwise.
+    """
+    with Patches() as patches:
+        for name in _ASK_FOR_PLAIN if "optimum.quanto" in sys.modules else ():
+            module = import_module(name)
+            if "type" not in vars(module):
+                patches.replace(module, "type", _plain_type)
+        yield
+
+
+def _plain_type(value: Any) -> type:
+    kind = type(value)
+    return torch.Tensor if kind is VirtualTensor else kind
+
+
+@contextmanager
+def _tables_kept() -> Iterator[None]:
+    """Put bitsandbytes' table of code books, which it fills once per process, back to what it was."""
+    functional = sys.modules.get("bitsandbytes.functional")
+    if functional is None:
+        yield
+        return
+    table = functional.name2qmap
+    before = dict(table)
+    table.clear()
+    try:
+        yield
+    finally:
+        table.clear()
+        table.update(before)
+
+
+@cache
+def counterpart(kind: type[torch.Tensor]) -> type[torch.Tensor]:
+    """Return the class of virtual tensors that stands for `kind`."""
+    if issubclass(kind, VirtualTensor):
+        return kind
+    if kind in _PLAIN:
+        return VirtualTensor
+    return type(kind.__name__, (kind, VirtualTensor), {"__module__": kind.__module__})
+
+
+def is_wrapper(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor holds its data in other tensors."""
+    return hasattr(tensor, "__tensor_flatten__")
+
+
+def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the plain tensors that hold a wrapper's data, wrappers within it opened too."""
+    if not is_wrapper(tensor):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+    return [plain for name in names for plain in inner_tensors(getattr(tensor, name))]
+
+
+def view_as(kind: type[torch.Tensor], data: VirtualTensor) -> VirtualTensor:
+    """Return another view of `data`'s memory, of the class that stands for `kind`."""
+    made: Any = torch.Tensor._make_wrapper_subclass(
+        counterpart(kind),
+        data.shape,
+        data.stride(),
+        data.storage_offset(),
+        dtype=data.dtype,
+        device=META,
+    )
+    made.storage_record, made.tag = data.storage_record, data.tag
+    return made  # type: ignore[no-any-return]
+
+
+def _made(
+    kind: type[torch.Tensor], data: torch.Tensor, require_grad: bool = False, **options: Any
+) -> torch.Tensor:
+    """Stand in for `Tensor._make_subclass`."""
+    if not isinstance(data, VirtualTensor):
+        return _make_subclass(kind, data, require_grad, **options)
+    made = view_as(kind, data)
+    if require_grad:
+        with torch._C.DisableTorchFunctionSubclass():
+            made.requires_grad_()
+    return made
+
+
+def _moved(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `Tensor.to` that names the card's index, for which C++ would ask a CUDA build."""
+
+    def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if is_wrapper(self):
+            args = tuple(_indexed(arg) for arg in args)
+            kwargs = {name: _indexed(value) for name, value in kwargs.items()}
+        return original(self, *args, **kwargs)
+
+    return to
+
+
+def _indexed(value: Any) -> Any:
+    """Return the card's full device for "cuda", and everything else as it is."""
+    if isinstance(value, str) or (isinstance(value, torch.device) and value.type == "cuda"):
+        device = canonical(value)
+        return CUDA if device.type == "cuda" else device
+    return value
