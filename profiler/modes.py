@@ -7,6 +7,7 @@ needed, so that the names of the modes cost nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from profiler.errors import InputError
@@ -26,6 +27,9 @@ class Mode:
     blocks: int | None = None  # group-block: blocks per group, 1 if not given
     vae_tiling: bool = False
     vae_slicing: bool = False
+    disk: str = (
+        ""  # group modes: a folder; each component's weights go into a folder of its own in it
+    )
     layerwise_casting: bool = False  # the denoisers' weights are stored as float8_e4m3fn
 
     def __post_init__(self) -> None:
@@ -38,6 +42,10 @@ class Mode:
             )
         if self.record_stream and not self.stream:
             raise InputError("record_stream has no meaning without a stream: add --stream")
+        if self.disk and not self.name.startswith("group"):
+            raise InputError(
+                f"--disk has no meaning in mode {self.name}: group-block and group-leaf offload to disk"
+            )
         if self.blocks is not None and self.name != "group-block":
             raise InputError(
                 f"--blocks has no meaning in mode {self.name}: only group-block groups blocks"
@@ -91,14 +99,37 @@ def _group(pipe: Any, mode: Mode, device: str) -> None:
     import torch
 
     by_block = mode.name == "group-block"
-    pipe.enable_group_offload(
-        onload_device=torch.device(device),
-        offload_device=torch.device("cpu"),
-        offload_type="block_level" if by_block else "leaf_level",
-        num_blocks_per_group=(mode.blocks or 1) if by_block else None,
-        use_stream=mode.stream,
-        record_stream=mode.record_stream,
-    )
+    options: dict[str, Any] = {
+        "onload_device": torch.device(device),
+        "offload_device": torch.device("cpu"),
+        "offload_type": "block_level" if by_block else "leaf_level",
+        "num_blocks_per_group": (mode.blocks or 1) if by_block else None,
+        "use_stream": mode.stream,
+        "record_stream": mode.record_stream,
+    }
+    if mode.disk:
+        _group_on_disk(pipe, Path(mode.disk), options)
+    else:
+        pipe.enable_group_offload(**options)
+
+
+def _group_on_disk(pipe: Any, folder: Path, options: dict[str, Any]) -> None:
+    """Offload each component into a folder of its own.
+
+    diffusers 0.42 names the files by group alone, and takes a file that is there for its own: in one folder, which is
+    all that the pipeline's method can be given, components with groups of the same name get each other's weights.
+    """
+    import torch
+    from diffusers.hooks import apply_group_offloading
+
+    for name, part in pipe.components.items():
+        if not isinstance(part, torch.nn.Module):
+            continue
+        own = {**options, "offload_to_disk_path": str(folder / name)}
+        if hasattr(part, "enable_group_offload"):
+            part.enable_group_offload(**own)  # type: ignore[operator]
+        else:
+            apply_group_offloading(part, **own)
 
 
 def _cast_denoisers(pipe: Any) -> None:

@@ -27,6 +27,7 @@ _PLACEMENT = (
     "stream",
     "record_stream",
     "blocks",
+    "disk",
     "vae_tiling",
     "vae_slicing",
     "layerwise_casting",
@@ -85,6 +86,14 @@ def scenario_of(
     blocks: Annotated[
         int | None, typer.Option(help="Blocks per group of group-block.", rich_help_panel=_PLACE)
     ] = None,
+    disk: Annotated[
+        str,
+        typer.Option(
+            help="Group modes: offload to files in this folder.",
+            metavar="FOLDER",
+            rich_help_panel=_PLACE,
+        ),
+    ] = "",
     vae_tiling: Annotated[
         bool, typer.Option("--vae-tiling", help="Decode tile by tile.", rich_help_panel=_PLACE)
     ] = False,
@@ -138,6 +147,7 @@ def scenario_of(
             stream=stream,
             record_stream=record_stream,
             blocks=blocks,
+            disk=disk,
             vae_tiling=vae_tiling,
             vae_slicing=vae_slicing,
             layerwise_casting=layerwise_casting,

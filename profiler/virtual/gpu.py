@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from profiler.calibration import as_measured
 from profiler.errors import InputError
 from profiler.hardware import Card, card
-from profiler.virtual import allocator_report, cuda_api, functions, subclasses
+from profiler.virtual import allocator_report, cuda_api, disk, functions, subclasses
 from profiler.virtual.allocator import Allocator, BlockTooLargeError
 from profiler.virtual.allocator_blocks import Block
 from profiler.virtual.allocator_settings import Settings, settings_from_environment
@@ -104,6 +104,7 @@ class VirtualGPU:
             stack.enter_context(cuda_api.installed(self))
             stack.enter_context(functions.installed(self))
             stack.enter_context(subclasses.installed())
+            stack.enter_context(disk.installed(self))
             stack.enter_context(torch.no_grad())
             stack.enter_context(self.mode())
             self._stack = stack.pop_all()

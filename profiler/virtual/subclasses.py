@@ -11,6 +11,7 @@ Two kinds are met, and both run their library's own Python code on the card that
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -60,11 +61,20 @@ def import_libraries() -> None:
 
     diffusers imports them with its models, that is, otherwise, on the virtual card.
     """
+    wanted = [name for name in _LOOK_FOR_A_CARD if name not in sys.modules and find_spec(name)]
+    if not wanted:
+        return
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in _LOOK_FOR_A_CARD:
-            if name not in sys.modules and find_spec(name) is not None:
+        logging.disable(
+            logging.WARNING
+        )  # torchao names each of its compiled parts that it cannot load
+        try:
+            for name in wanted:
                 import_module(name)
+        finally:
+            logging.disable(before)
 
 
 @contextmanager

@@ -207,7 +207,7 @@ def test_figures_alone_load_no_tables_and_no_pictures(vram):
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stderr == "[]\n"
+    assert done.stderr.splitlines()[-1] == "[]"  # torchao, where it is installed, has its own lines
 
 
 def test_version_is_the_packages(vram):
