@@ -21,6 +21,7 @@ KEYS = [
     "pipeline_class",
     "mode",
     "dtype",
+    "quantization",
     "call",
     "call_defaults",
     "sequence",
