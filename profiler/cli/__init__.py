@@ -6,9 +6,12 @@ runs, so `vram --help` and a slip in an option answer at once.
 
 from __future__ import annotations
 
+import logging
+
 
 def main() -> None:
     """Run the command with the arguments of this process."""
     from profiler.cli.app import app
 
+    logging.disable(logging.WARNING)  # what torch, diffusers and torchao tell of themselves is no answer
     app(prog_name="vram")

@@ -18,9 +18,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 # huggingface_hub reads its settings when it is imported: each test is a process of its own.
 LOAD = """
-import sys, time
+import logging, sys, time
+logging.disable(logging.WARNING)  # what libraries say of themselves when they are imported
 from profiler.errors import InputError
 from profiler.pipelines.loading import load_pipeline
+logging.disable(logging.NOTSET)
 started = time.monotonic()
 try:
     print(type(load_pipeline(sys.argv[1])).__name__)
