@@ -13,5 +13,7 @@ def main() -> None:
     """Run the command with the arguments of this process."""
     from profiler.cli.app import app
 
-    logging.disable(logging.WARNING)  # what torch, diffusers and torchao tell of themselves is no answer
+    logging.disable(
+        logging.WARNING
+    )  # what torch, diffusers and torchao tell of themselves is no answer
     app(prog_name="vram")

@@ -5,7 +5,8 @@ finishes with torch. Those functions are loaded into a module of their own here,
 virtual tensors: what they allocate, and when they free it, is what they would on the card, choices by architecture
 included. What the kernels themselves take is nothing but cuBLASLt's workspace, which this leaves out.
 
-Operators that a library registers for every device in terms of torch's (`CompositeExplicitAutograd`) are taken apart.
+Operators that one of these libraries registers for every device in terms of torch's (`CompositeExplicitAutograd`) are
+taken apart. Those of anyone else are not run: they may start a kernel with addresses that are none.
 
 Source: bitsandbytes 0.50, `_ops.py` and `backends/cuda/ops.py`.
 """
@@ -22,6 +23,7 @@ from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from profiler.patching import Patches
 from profiler.virtual.tensor import VirtualTensor
@@ -35,7 +37,7 @@ _ASSUMED = {
         "no column of the activations above the threshold; each would take 2 bytes a token and 5 a feature more"
     )
 }
-_OWN = frozenset({"aten", "prims", "prim", "profiler"})
+_LIBRARIES = frozenset({"bitsandbytes", "quanto", "torchao"})
 
 
 class LibraryKernels:
@@ -47,17 +49,15 @@ class LibraryKernels:
 
     def find(self, func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
         """Return what serves a library's operator on the card, or None where learning it is enough."""
-        if func.namespace in _OWN or not _on_card(args):
+        if func.namespace not in _LIBRARIES or not _on_card(args):
             return None
         name = func.name().removesuffix(".default")
         written = self._implementations(func.namespace).get(name)
         if written is not None:
             return self._running(written, launches=True)
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE.name):
+        everywhere = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE.name)
+        if everywhere:
             return self._running(partial(func._op_dk, _COMPOSITE))
-        self._gpu.values.assume(
-            func.name(), "to take no memory of its own beside its inputs and outputs"
-        )
         return None
 
     def _running(
@@ -75,8 +75,8 @@ class LibraryKernels:
 
     def _implementations(self, library: str) -> dict[str, Callable[..., Any]]:
         if library not in self._cuda:
-            loaded = library == "bitsandbytes"
-            self._cuda[library] = bitsandbytes_cuda() if loaded else {}
+            load = {"bitsandbytes": bitsandbytes_cuda, "quanto": quanto_cuda}.get(library, dict)
+            self._cuda[library] = load()
         return self._cuda[library]
 
 
@@ -110,6 +110,25 @@ def bitsandbytes_cuda() -> dict[str, Callable[..., Any]]:
     module._cuda_device_of = lambda tensor: nullcontext()  # type: ignore[attr-defined]
     module._get_raw_stream = _no_stream  # type: ignore[attr-defined]
     return found
+
+
+def quanto_cuda() -> dict[str, Callable[..., Any]]:
+    """Return the operators of quanto's CUDA extension that say nowhere in Python what they return.
+
+    Source: optimum-quanto 0.2.7, marlin/fp8_marlin.cu and marlin/gptq_marlin_repack.cu of its CUDA extension.
+    """
+    return {"quanto::gemm_f16f8_marlin": _fp8_product, "quanto::pack_fp8_marlin": _repacked}
+
+
+def _fp8_product(
+    a: Tensor, weight: Tensor, scales: Tensor, workspace: Tensor, bits: int, m: int, n: int, k: int
+) -> Tensor:
+    return a.new_empty((m, n))
+
+
+def _repacked(weight: Tensor, perm: Tensor, size_k: int, size_n: int, bits: int) -> Tensor:
+    tile, per_word = 16, 32 // bits
+    return weight.new_empty((size_k // tile, size_n * tile // per_word))
 
 
 def _executed(name: str, path: Path) -> ModuleType:

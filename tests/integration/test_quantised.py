@@ -398,10 +398,11 @@ def real_int4():
 def test_every_kind_builds_and_runs(kind):
     needs(kind)
     config = {**TRANSFORMER, "num_layers": 0, "num_single_layers": 0}
-    with VirtualGPU(CARD):
+    with VirtualGPU("h200") as gpu:
         module = build_quantised(diffusers.FluxTransformer2DModel, config, BF16, kind)
         layer = module.to("cuda").context_embedder
         assert layer(torch.empty(8, 256, dtype=BF16, device="cuda")).shape == (8, 256)
+        assert "operator" not in {asked for asked, _ in gpu.values.assumed}
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):
