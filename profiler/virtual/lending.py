@@ -17,12 +17,11 @@ from torch import nn
 from profiler.diffusers_private import MODULE_HOOKS, MODULE_STATE, PIPELINE_HOOKS
 from profiler.virtual.quantised import beside_weights, memory_of, weights_in
 from profiler.virtual.subclasses import is_wrapper, view_as
-from profiler.virtual.tensor import CPU, CUDA
+from profiler.virtual.tensor import CPU, CUDA, VirtualTensor
 
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
     from profiler.virtual.storage import Storage
-    from profiler.virtual.tensor import VirtualTensor
 
 _T = TypeVar("_T")
 
@@ -94,13 +93,15 @@ def _keep_library_parameters(originals: list[nn.Module], memo: dict[int, Any]) -
         parameter
         for module in _all_of(originals)
         for parameter in module.parameters(recurse=False)
-        if type(parameter) is not nn.Parameter
+        if type(parameter) not in {nn.Parameter, VirtualTensor}
     ]
     for parameter in filter(is_wrapper, parameters):
         memo[id(parameter)] = _twin_of_wrapper(parameter, memo)
     for parameter in parameters:
         if not is_wrapper(parameter):
-            vars(memo[id(parameter)]).update(copy.deepcopy(vars(parameter), memo))
+            twin = vars(memo[id(parameter)])
+            own = {name: value for name, value in vars(parameter).items() if name not in twin}
+            twin.update(copy.deepcopy(own, memo))
 
 
 def _all_of(modules: list[nn.Module]) -> Iterator[nn.Module]:
@@ -114,7 +115,7 @@ def _twin_of_tensor(
     """Return the twin of a plain tensor or parameter; a library's parameter without its attributes."""
     if isinstance(tensor, nn.Parameter):
         twin: Any = gpu.like(tensor, CPU)
-        if type(tensor) is not nn.Parameter:
+        if type(tensor) not in {nn.Parameter, VirtualTensor}:
             twin = view_as(type(tensor), twin)
         twin._is_param = True
         twin.requires_grad_(tensor.requires_grad)

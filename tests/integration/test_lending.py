@@ -145,3 +145,12 @@ def test_the_pipelines_inside_a_combined_one_are_lent_with_the_same_twins(pipe):
         assert twin.inner is not outer.inner
         twin.to("cuda")()
     assert outer.inner.encoder.first.weight.device.type == "cpu"
+
+
+def test_a_module_that_is_virtual_already_is_lent_as_one_in_host_memory():
+    with VirtualGPU("rtx-3060") as gpu:
+        model = torch.nn.Linear(256, 256, device="cuda")
+        twin = gpu.lend(model)
+        assert (twin.weight.device.type, model.weight.device.type) == ("cpu", "cuda")
+        twin.to("cuda")
+        assert torch.cuda.memory_allocated() == 2 * (4 * 256 * 256 + 4 * 256)
