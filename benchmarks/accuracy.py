@@ -103,7 +103,7 @@ def predict(row: dict[str, str], folder: Path, old: Path | None) -> tuple[float,
     if card is None:
         raise CannotRunError(f"no card called {row['gpu']!r}")
     if row["quantization"] != "none":
-        raise CannotRunError(f"quantization {row['quantization']} is not modelled yet")
+        raise CannotRunError("which components are quantised, the row does not say")
     with VirtualGPU(card):
         pipe = load_pipeline(_model(row["config_dir"], folder), dtype=DTYPES[row["dtype"]])
         if "fused QKV" in row["mode"]:
