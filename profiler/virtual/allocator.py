@@ -8,6 +8,9 @@ that it follows there. Private pools, which CUDA graphs use, are left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from profiler.virtual.allocator_blocks import Block, Pool
 from profiler.virtual.allocator_segments import SMALL_REQUEST_BYTES, Segments, pools_for
 from profiler.virtual.allocator_settings import BLOCK_BYTES, UNLIMITED, Settings
@@ -46,6 +49,9 @@ class Allocator:
         retries: how often everything cached was released to try again.
         failures: how often that was in vain.
         flushes: how often it was released, for whatever reason.
+        busy: whether it is in the middle of a request.
+        waits: the freed blocks that streams still work with.
+        best_fit_only: whether the free blocks alone decide which one a request gets, and by best fit.
     """
 
     def __init__(
@@ -57,12 +63,18 @@ class Allocator:
         self.pools = self._small, self._large = pools_for(self.settings, self.all)
         self.oversize = Stat()
         self.retries = self.failures = self.flushes = 0
-        self._waits = Waits(clock or Clock())
+        self.waits = Waits(clock or Clock())
         self._late: list[Block] = []
-        self._busy = False
+        self.busy = False
+        tallies = (self.all, *(pool.tally for pool in self.pools))
+        self._stats = [
+            self.oversize,
+            self.segments.oversize,
+            *(stat for tally in tallies for stat in tally.stats().values()),
+        ]
         self._max_split_bytes = self.settings.max_split_bytes
         self._rounds_up = any(self.settings.divisions)
-        self._best_fit_only = (
+        self.best_fit_only = (
             self._max_split_bytes == UNLIMITED
             and not self.settings.expandable_segments
             and not self.settings.garbage_collection_threshold
@@ -108,14 +120,12 @@ class Allocator:
         Raises:
             BlockTooLargeError: if the driver has no segment for it, also after releasing what is only cached.
         """
-        self._busy = True
+        self.busy = True
         try:
-            if self._waits.queues:
-                for waited in self._waits.over():
+            if self.waits.queues:
+                for waited in self.waits.over():
                     self._free_block(waited)
-            size = (nbytes + 511) & -512 or BLOCK_BYTES
-            if self._rounds_up:
-                size = self.settings.round(nbytes)
+            size = self.rounded(nbytes)
             pool = self._small if size <= SMALL_REQUEST_BYTES else self._large
             block = self._cached(pool, size, stream) or self._reserved(pool, size, stream, nbytes)
             self._cut(pool, block, size)
@@ -124,30 +134,40 @@ class Allocator:
             if block.size >= self._max_split_bytes:
                 self.oversize.change(1)
         finally:
-            self._busy = False
+            self.busy = False
             if self._late:
                 self._catch_up()
         return block
+
+    def rounded(self, nbytes: int) -> int:
+        """Return the size of the block that serves `nbytes`. Source: `round_size`."""
+        if self._rounds_up:
+            return self.settings.round(nbytes)
+        return (nbytes + 511) & -512 or BLOCK_BYTES
+
+    def pool_for(self, size: int) -> int:
+        """Return the index of the pool that serves a rounded size. Source: `get_pool`."""
+        return 0 if size <= SMALL_REQUEST_BYTES else 1
 
     def free(self, block: Block) -> None:
         """Take back a block; it is reused at once, or when the streams that `record_stream` named are done.
 
         Source: `free` and `insert_events`.
         """
-        if self._busy:
+        if self.busy:
             # Python's garbage collector may free in the middle of anything.
             self._late.append(block)
             return
-        self._busy = True
+        self.busy = True
         give(block.pool.tallies, block.size)
         if block.size >= self._max_split_bytes:
             self.oversize.change(-1)
         if block.uses:
-            self._waits.add(block, block.uses)
+            self.waits.add(block, block.uses)
             block.uses = None
         else:
             self._free_block(block)
-        self._busy = False
+        self.busy = False
         if self._late:
             self._catch_up()
 
@@ -168,14 +188,14 @@ class Allocator:
 
         Source: `emptyCache`.
         """
-        self._busy = True
+        self.busy = True
         self._release_cached()
-        self._busy = False
+        self.busy = False
         self._catch_up()
 
     def reset_peak(self) -> None:
         """Begin new peaks from what is held now."""
-        for stat in self._stats():
+        for stat in self.stats():
             stat.reset_peak()
 
     def reset_accumulated(self) -> None:
@@ -183,24 +203,20 @@ class Allocator:
 
         Source: `resetAccumulatedStats`.
         """
-        for stat in self._stats():
+        for stat in self.stats():
             stat.reset_accumulated()
         self.retries = self.failures = self.flushes = 0
         self.segments.allocations = self.segments.frees = 0
 
-    def _stats(self) -> list[Stat]:
-        tallies = (self.all, *(pool.tally for pool in self.pools))
-        return [
-            self.oversize,
-            self.segments.oversize,
-            *(stat for tally in tallies for stat in tally.stats().values()),
-        ]
+    def stats(self) -> list[Stat]:
+        """Return every figure, always in the same order."""
+        return self._stats
 
     # -- finding a block
 
     def _cached(self, pool: Pool, size: int, stream: int) -> Block | None:
         """Return a free block that serves, or None. Source: `get_free_block`."""
-        if self._best_fit_only:
+        if self.best_fit_only:
             return pool.take(size, stream)
         if self.segments.collects_garbage:
             pool.searches += 1
@@ -272,10 +288,20 @@ class Allocator:
     def _release_cached(self) -> None:
         """Wait for every stream that holds a block up, and release. Source: `release_cached_blocks`."""
         self.flushes += 1
-        for block in self._waits.finish():
+        for block in self.waits.finish():
             self._free_block(block)
         self.segments.release_free(self._large)
         self.segments.release_free(self._small)
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Let blocks that are freed inside wait until the end. No request may be made inside."""
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
+            self._catch_up()
 
     def _catch_up(self) -> None:
         while self._late:

@@ -215,6 +215,27 @@ class Pool:
         """Its statistics."""
         return self.tallies[0]
 
+    # -- doing again what was done before (`allocator_net.py`)
+
+    def free_list(self, stream: int) -> tuple[list[int], list[Block]]:
+        """Return the free blocks of `stream`, sorted, and their keys. Both are the pool's own."""
+        return self._lists.setdefault(stream, ([], []))
+
+    def carve(self, stream: int, address: int, size: int) -> Block:
+        """Remove and return the block of `size` at `address`, which lies in a free one of `stream`."""
+        block = next(
+            block
+            for block in self._lists[stream][1]
+            if block.address <= address and address + size <= block.address + block.size
+        )
+        self.remove(block)
+        if block.address < address:
+            before, block = block, block.cut(address - block.address)
+            self.add(before)
+        if block.size > size:
+            self.add(block.cut(size))
+        return block
+
     # -- address space without memory, in expandable segments
 
     def unmapped(self, stream: int) -> list[Block]:
@@ -234,6 +255,16 @@ class Pool:
         else:
             self._unmapped[block.stream].remove(block)
             block.free = False
+
+
+def least_key(size: int) -> int:
+    """Return the key from which on free blocks hold `size`."""
+    return size << _ADDRESS_BITS
+
+
+def key_of(block: Block) -> int:
+    """Return what free blocks are sorted by."""
+    return block.size << _ADDRESS_BITS | block.address
 
 
 class AddressSpace:

@@ -13,6 +13,7 @@ stream holds up a later one of another stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 H2D, D2H = 0, 1
@@ -80,6 +81,19 @@ class Clock:
         self.host += seconds
         self._ideal_host += seconds
 
+    def launch_all(self, overhead_seconds: float, work_seconds: Iterable[float]) -> None:
+        """Launch one after the other; to the last bit as `launch` does it."""
+        current = self.current
+        host, ready = self.host, self._streams[current]
+        ideal_host, ideal_ready = self._ideal_host, self._ideal_streams[current]
+        for seconds in work_seconds:
+            host += overhead_seconds
+            ready = (ready if ready > host else host) + seconds
+            ideal_host += overhead_seconds
+            ideal_ready = (ideal_ready if ideal_ready > ideal_host else ideal_host) + seconds
+        self.host, self._streams[current] = host, ready
+        self._ideal_host, self._ideal_streams[current] = ideal_host, ideal_ready
+
     def at(self, stream: int) -> float:
         """Return when the work on `stream` ends."""
         return max(self._streams[stream], self.host)
@@ -87,6 +101,10 @@ class Clock:
     def mark(self, stream: int) -> Mark:
         """Return the point at which the work that is on `stream` now ends."""
         return Mark(self.at(stream), max(self._ideal_streams[stream], self._ideal_host))
+
+    def passed(self, until: Mark) -> bool:
+        """Tell whether the host has got to `until`."""
+        return self.host >= until.seconds
 
     def wait(self, stream: int, until: Mark) -> None:
         """Let `stream` begin no further work before `until`."""

@@ -133,6 +133,7 @@ class Dispatcher:
     def __init__(self, gpu: VirtualGPU) -> None:
         self.gpu = gpu
         self.cache: dict[Any, Entry] = {}
+        self._anywhere: dict[Any, Entry] = {}  # the same by keys that leave offsets out
         self.operators = 0
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -151,9 +152,34 @@ class Dispatcher:
             special = self.gpu.operators.special(func, args)
             if special is not None:
                 return special(func, args, kwargs)
-            with self.gpu.suspended():
-                entry = self.cache[key] = self.gpu.operators.learn(func, args, kwargs, tensors)
+            entry = self.cache[key] = self._missed(key, func, args, kwargs, tensors)
         return self.run(entry, func, args, kwargs, tensors)
+
+    def _missed(
+        self, key: Any, func: Any, args: Any, kwargs: Any, tensors: list[VirtualTensor]
+    ) -> Entry:
+        """Return a new key's entry: learned, or that of the same tensors elsewhere in their storages.
+
+        A scheduler takes another element of its tables in every step. Where in its storage an argument begins decides
+        only where views of it do.
+        """
+        anywhere = self._without_offsets(key)
+        entry = self._anywhere.get(anywhere)
+        if entry is None:
+            with self.gpu.suspended():
+                entry = self.gpu.operators.learn(func, args, kwargs, tensors)
+            if not any(isinstance(out, Out) and out.source >= 0 for out in entry.outs):
+                self._anywhere[anywhere] = entry
+        return entry
+
+    def _without_offsets(self, key: tuple[Any, ...]) -> tuple[Any, ...]:
+        found: list[Any] = []
+        for part in key:
+            if type(part) is tuple:
+                found.append(self._without_offsets(part))
+            else:
+                found.append(self.gpu.tag_at_start(part) if type(part) is int else part)
+        return tuple(found)
 
     def run(
         self,
@@ -216,5 +242,4 @@ class Dispatcher:
             host = tensors[-1] if entry.copy.source == "cpu" else result
             gpu.copy(entry.copy, host.storage_record)
         if entry.valued or entry.writes:
-            with gpu.suspended():
-                gpu.values.follow(entry, func, args, kwargs, tensors, result)
+            gpu.values.follow(entry, func, args, kwargs, tensors, result)

@@ -23,6 +23,7 @@ from profiler.virtual.copies import LinkCopy
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
 from profiler.virtual.lending import lend
 from profiler.virtual.operators import Operators
+from profiler.virtual.replay import Replay
 from profiler.virtual.storage import HostMemory, Storage
 from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
 from profiler.virtual.values import Values
@@ -46,12 +47,15 @@ class VirtualGPU:
     Args:
         model: a card's name (`vram list gpus`) or a `Card`.
         capacity: what the driver would report as total memory instead of the card's own: "8GiB" or bytes.
+        replay: whether a model's forward that did the same thing twice is done again without running it. It changes
+            no figure.
 
     Attributes:
         card: the card's facts.
         capacity_bytes: its total memory.
         h2d_bytes, d2h_bytes: what crossed the link so far.
         copy_observers: called with (from, to, bytes) after each copy.
+        replay: leaves out forwards; None where that is switched off.
 
     Raises:
         InputError: for an unknown card, a capacity that leaves nothing beside the CUDA context, or settings in
@@ -64,7 +68,11 @@ class VirtualGPU:
     """
 
     def __init__(
-        self, model: str | Card = "rtx-4090", *, capacity: str | int | None = None
+        self,
+        model: str | Card = "rtx-4090",
+        *,
+        capacity: str | int | None = None,
+        replay: bool = True,
     ) -> None:
         chosen = as_measured(card(model) if isinstance(model, str) else model)
         self.card = chosen if capacity is None else chosen.with_capacity(capacity)
@@ -76,6 +84,7 @@ class VirtualGPU:
         self.values = Values()
         self.operators = Operators(self)
         self.dispatch = Dispatcher(self)
+        self.replay = Replay(self) if replay else None
         self.launch_seconds = LAUNCH_SECONDS
         self.h2d_bytes = 0
         self.d2h_bytes = 0
@@ -86,6 +95,7 @@ class VirtualGPU:
             0  # the highest point if every workspace took what it can take at most
         )
         self._tags: dict[Any, int] = {}
+        self._metadata: list[Any] = []  # of each tag, in their order
         self._blas_streams: dict[int, Block] = {}
         self.default_stream: Any = None
         self.current_stream: Any = None
@@ -107,6 +117,8 @@ class VirtualGPU:
             stack.enter_context(disk.installed(self))
             stack.enter_context(torch.no_grad())
             stack.enter_context(self.mode())
+            if self.replay is not None:
+                stack.enter_context(self.replay.installed())
             self._stack = stack.pop_all()
         return self
 
@@ -204,6 +216,11 @@ class VirtualGPU:
             self._blas_streams[stream] = block
 
     @property
+    def has_blas_workspace(self) -> bool:
+        """Whether the current stream's cuBLAS workspace is there."""
+        return self.clock.current in self._blas_streams
+
+    @property
     def workspace_bytes(self) -> int:
         """What the cuBLAS workspaces hold."""
         return sum(block.size for block in self._blas_streams.values())
@@ -246,17 +263,20 @@ class VirtualGPU:
             copy: what crosses the link.
             end_on_host: the storage that it comes from or goes to; None for a pinned one of the operator's own.
         """
-        to_card = copy.source == "cpu"
         pinned = end_on_host is None or end_on_host.pinned
-        waits = not (pinned and copy.non_blocking)
+        if end_on_host is not None and pinned and copy.non_blocking:
+            self.host.record(end_on_host, self.clock.current)
+        self.cross(copy, pinned=pinned)
+
+    def cross(self, copy: LinkCopy, *, pinned: bool) -> None:
+        """Do the same for a copy whose end on the host nobody has to keep."""
+        to_card = copy.source == "cpu"
         self.clock.copy(
             H2D if to_card else D2H,
             self.launch_seconds,
             copy.nbytes / self._link_rate(to_card, pinned),
-            blocks=waits,
+            blocks=not (pinned and copy.non_blocking),
         )
-        if end_on_host is not None and not waits:
-            self.host.record(end_on_host, self.clock.current)
         if copy.host_scratch_bytes:
             self.host.touch(copy.host_scratch_bytes)
         if to_card:
@@ -285,7 +305,18 @@ class VirtualGPU:
     ) -> int:
         """Return the interned number of this metadata."""
         key = (shape, stride, dtype, offset, device)
-        return self._tags.setdefault(key, _FIRST_TAG - len(self._tags))
+        tag = self._tags.get(key)
+        if tag is None:
+            tag = self._tags[key] = _FIRST_TAG - len(self._tags)
+            self._metadata.append(key)
+        return tag
+
+    def tag_at_start(self, number: int) -> int:
+        """Return the tag of the same metadata at offset 0, for a tag; any other number as it is."""
+        if number > _FIRST_TAG:
+            return number
+        shape, stride, dtype, _, device = self._metadata[_FIRST_TAG - number]
+        return self.tag(shape, stride, dtype, 0, device)
 
     def like(
         self, tensor: torch.Tensor, device: torch.device, storage: Storage | None = None

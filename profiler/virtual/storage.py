@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from profiler.virtual.pinned import PinnedBlock
 
 _FIRST_ADDRESS = 1 << 44
+_CUDA = torch.device("cuda", 0)
 _addresses = count(_FIRST_ADDRESS, 1 << 41)
 
 
@@ -62,6 +63,13 @@ class Storage:
             self.pinned_block = gpu.host.pin(nbytes)
         elif device.type == "cpu":
             gpu.host.take(nbytes)
+
+    @classmethod
+    def over(cls, gpu: VirtualGPU, block: Block) -> Storage:
+        """Return a storage on the card over a block that was allocated for it."""
+        storage = cls(gpu, _CUDA, 0)
+        storage.block, storage.nbytes = block, block.requested
+        return storage
 
     @property
     def address(self) -> int:

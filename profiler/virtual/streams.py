@@ -100,7 +100,7 @@ def event_class(gpu: VirtualGPU) -> type:
             clock.reach(self.mark)
 
         def query(self) -> bool:
-            return clock.host >= self.mark.seconds
+            return clock.passed(self.mark)
 
         def elapsed_time(self, end_event: Any) -> float:
             """Return milliseconds from this event to `end_event`."""

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_map
 
 from profiler.virtual.dispatch import NEW, Out
-from profiler.virtual.tensor import META, VirtualTensor, aten, canonical
+from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 
 if TYPE_CHECKING:
     from profiler.virtual.dispatch import Entry
@@ -72,16 +71,17 @@ class Values:
         tensor.storage_record.real = storage
 
     def realised(self, tree: Any) -> Any:
-        """Return `tree` with known tensors as real ones and CUDA devices as the CPU."""
-
-        def realise(leaf: Any) -> Any:
-            if isinstance(leaf, VirtualTensor):
-                real = leaf.storage_record.real
-                assert real is not None, "a value was asked for that is not known"
-                return _look_into(real, leaf)
-            return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
-
-        return tree_map(realise, tree)
+        """Return `tree`, of tuples, lists and dicts, with known tensors as real ones and CUDA devices as the CPU."""
+        kind = type(tree)
+        if isinstance(tree, VirtualTensor):
+            real = tree.storage_record.real
+            assert real is not None, "a value was asked for that is not known"
+            return _look_into(real, tree)
+        if kind is tuple or kind is list:
+            return kind(map(self.realised, tree))
+        if kind is dict:
+            return {name: self.realised(value) for name, value in tree.items()}
+        return CPU if kind is torch.device else tree
 
     def follow(
         self,
@@ -101,16 +101,22 @@ class Values:
             for index in entry.writes:
                 tensors[index].storage_record.real = None
             return
-        if entry.writes:
-            self._write(func, args, kwargs, [tensors[index] for index in entry.writes])
-        elif entry.valued:
-            real = func(*self.realised(tuple(args)), **_on_cpu(self.realised(dict(kwargs))))
-            outs = result if isinstance(result, list) else [result]
-            for out, tensor, value in zip(
-                entry.outs, outs, real if isinstance(result, list) else [real], strict=True
-            ):
-                if isinstance(out, Out) and out.source == NEW:
-                    self.keep(tensor, value)
+        with _disable_current_modes():
+            if entry.writes:
+                self._write(func, args, kwargs, [tensors[index] for index in entry.writes])
+            elif entry.valued:
+                self._compute(entry, func, args, kwargs, result)
+
+    def _compute(
+        self, entry: Entry, func: Any, args: Any, kwargs: dict[str, Any], result: Any
+    ) -> None:
+        real = func(*self.realised(tuple(args)), **_on_cpu(self.realised(dict(kwargs))))
+        outs = result if isinstance(result, list) else [result]
+        for out, tensor, value in zip(
+            entry.outs, outs, real if isinstance(result, list) else [real], strict=True
+        ):
+            if isinstance(out, Out) and out.source == NEW:
+                self.keep(tensor, value)
 
     def _write(
         self, func: Any, args: Any, kwargs: dict[str, Any], targets: list[VirtualTensor]
