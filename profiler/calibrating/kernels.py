@@ -25,6 +25,7 @@ _BACKENDS = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}  # torch.nn.atte
 _ATTENTION = {
     aten._scaled_dot_product_flash_attention.default: (None, 4),
     aten._scaled_dot_product_efficient_attention.default: (3, 6),
+    aten._scaled_dot_product_cudnn_attention.default: (3, 6),
 }
 
 

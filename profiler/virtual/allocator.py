@@ -2,8 +2,8 @@
 
 It has never heard of tensors: it knows streams by number, and a clock that says when each of them is done.
 
-Source: `DeviceCachingAllocator` in PyTorch's c10/cuda/CUDACachingAllocator.cpp; each function names the one
-that it follows there. Private pools, which CUDA graphs use, are left out.
+Source: `DeviceCachingAllocator` in PyTorch's c10/cuda/CUDACachingAllocator.cpp, compared at commit 001074d2, of 2025;
+each function names the one that it follows there. Private pools, which CUDA graphs use, are left out.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 The backends' outputs, log-sum-exps and layouts are those of their own meta functions. Letters in shapes: B batch,
 H heads, S queries, T keys, D head size.
 
-Source: `select_sdp_backend`, `use_flash_attention`, `use_mem_efficient_attention` in PyTorch's
-aten/src/ATen/native/transformers/cuda/sdp_utils.cpp and `scaled_dot_product_attention`, `pad_bias`, `pad_last_dim`,
-`convert_boolean_attn_mask` in aten/src/ATen/native/transformers/attention.cpp.
+Source: `select_sdp_backend`, `can_use_cudnn_attention`, `can_use_flash_attention`, `can_use_mem_efficient_attention` in
+PyTorch's aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, read at commit 001f694a; what that has changed since
+torch 2.13.0 (the sizes that cuDNN serves, grouped queries) as the machine code of 2.13.0's CUDA 13 build has it, with
+cuDNN 9.20. `scaled_dot_product_attention`, `convert_boolean_attn_mask`, `preprocess_mask` and `pad_last_dim` in
+aten/src/ATen/native/transformers/attention.cpp: the order of their calls, likewise.
 """
 
 from __future__ import annotations
@@ -23,32 +25,110 @@ HEAD_ALIGNMENT = 8  # elements; flash pads the head size to it
 MASK_ALIGNMENT = 8  # elements; the memory-efficient kernel pads the mask's last dimension to it
 
 _HALF = (torch.float16, torch.bfloat16)
+_CUDNN = 3  # in `at::SDPBackend`, as the others below
+_BACKENDS = {0: "math", 1: "flash", 2: "efficient", _CUDNN: "cudnn"}
+_PLAIN_ORDER = [1, 2, 0, 3, 4]  # nobody has set another
+_DETERMINISTIC = 2  # the debug mode in which PyTorch refuses what is not deterministic
+_CUDNN_FIRST = (9, 10)  # major compute capabilities: `check_prefer_cudnn_attention`
 
 
 def backend(
     card: Card, query: Any, key: Any, value: Any, mask: Any, *, is_causal: bool, enable_gqa: bool
 ) -> str:
-    """Return "flash", "efficient" or "math" for tensors `[B, H, S, D]`, `[B, H, T, D]`, `[B, H, T, D]`."""
-    modern = card.compute_capability >= (8, 0)
-    head_size = query.shape[-1]
-    if any(tensor.dim() != 4 or 0 in tensor.shape for tensor in (query, key, value)):
-        return "math"
-    square = query.shape[-2] == key.shape[-2] or not is_causal
-    same_head = head_size == value.shape[-1]
-    if (
-        modern
-        and mask is None
+    """Return "cudnn", "flash", "efficient" or "math" for tensors `[B, H, S, D]`, `[B, H, T, D]`, `[B, H, T, D]`.
+
+    `torch.nn.attention.sdpa_kernel` and the switches of `torch.backends.cuda` are honoured.
+
+    Raises:
+        RuntimeError: if they leave no backend that can run, in PyTorch's words.
+    """
+    runs = {
+        "cudnn": _cudnn_serves(card, query, key, value),
+        "flash": mask is None and _flash_serves(card, query, key, value, is_causal),
+        "efficient": _efficient_serves(card, query, key, value),
+        "math": True,
+    }
+    if not _is_dense(query, key, value, mask):
+        runs = {"math": True}
+    elif not query.shape[1] == key.shape[1] == value.shape[1]:
+        grouped = enable_gqa and _is_grouped(query, key, value)
+        runs = {**runs, "efficient": False} if grouped else {"math": True}
+    for name in _order(card):
+        if runs.get(name):
+            return name
+    raise RuntimeError("No available kernel. Aborting execution.")
+
+
+def _order(card: Card) -> list[str]:
+    """Return the backends that are switched on, the preferred first. Source: `priority_order`."""
+    order = torch._C._get_sdp_priority_order()
+    if order == _PLAIN_ORDER and card.compute_capability[0] in _CUDNN_FIRST:
+        order = [_CUDNN, *(number for number in order if number != _CUDNN)]
+    switches = torch.backends.cuda
+    enabled = {
+        "cudnn": switches.cudnn_sdp_enabled(),
+        "flash": switches.flash_sdp_enabled(),
+        "efficient": switches.mem_efficient_sdp_enabled(),
+        "math": switches.math_sdp_enabled(),
+    }
+    names = [_BACKENDS[number] for number in order if number in _BACKENDS]
+    return [name for name in names if enabled[name]]
+
+
+def _is_dense(query: Any, key: Any, value: Any, mask: Any) -> bool:
+    """Tell whether the fused kernels take these shapes: four dimensions, nothing empty, the last one without gaps."""
+    tensors = (query, key, value)
+    return (
+        all(tensor.dim() == 4 and 0 not in tensor.shape for tensor in tensors)
+        and query.shape[0] == key.shape[0] == value.shape[0]
+        and query.shape[-1] == key.shape[-1]
+        and all(tensor.stride(-1) == 1 for tensor in (*tensors, *([] if mask is None else [mask])))
+    )
+
+
+def _is_grouped(query: Any, key: Any, value: Any) -> bool:
+    """Tell whether each key's head serves several heads of queries. Source: `check_grouped_query_attention`."""
+    heads, key_heads = query.shape[1], key.shape[1]
+    return bool(key_heads == value.shape[1] and heads % key_heads == 0)
+
+
+def _cudnn_serves(card: Card, query: Any, key: Any, value: Any) -> bool:
+    """Source: `check_cudnn_tensor_shapes`, `check_cudnn_deterministic`."""
+    sizes = query.shape[-1], value.shape[-1]
+    most = 256 if card.compute_capability == (9, 0) else 128
+    if card.compute_capability[0] == 10 and sizes == (192, 128):
+        most = 192
+    return (
+        card.compute_capability >= (8, 0)
         and query.dtype in _HALF
-        and head_size <= FLASH_MOST_HEAD_SIZE
-        and square
-        and same_head
-    ):
-        return "flash"
-    if enable_gqa or (query.dtype == torch.bfloat16 and not modern) or query.dtype == torch.float64:
-        return "math"
+        and max(sizes) <= most
+        and all(size % 8 == 0 for size in sizes)
+        and key.shape[-2] != 1
+        and torch.get_deterministic_debug_mode() < _DETERMINISTIC
+    )
+
+
+def _flash_serves(card: Card, query: Any, key: Any, value: Any, is_causal: bool) -> bool:
+    return (
+        card.compute_capability >= (8, 0)
+        and query.dtype in _HALF
+        and query.shape[-1] == value.shape[-1] <= FLASH_MOST_HEAD_SIZE
+        and (query.shape[-2] == key.shape[-2] or not is_causal)
+    )
+
+
+def _efficient_serves(card: Card, query: Any, key: Any, value: Any) -> bool:
+    """Source: `minimum_gemm_alignment` and `check_data_ptr_alignment_mem_efficient` besides."""
+    modern = card.compute_capability >= (8, 0)
+    served = (*_HALF, torch.float32) if modern else (torch.float16, torch.float32)
     alignment = 8 if query.dtype in _HALF else 4 if modern else 1
     return (
-        "efficient" if head_size % alignment == 0 and value.shape[-1] % alignment == 0 else "math"
+        query.dtype in served
+        and query.shape[-1] % alignment == 0
+        and value.shape[-1] % alignment == 0
+        and not (
+            modern and any(tensor.storage_offset() % alignment for tensor in (query, key, value))
+        )
     )
 
 
@@ -66,9 +146,14 @@ def attend(
     """Return attention's output `[B, H, S, D]`, computed by the operators that CUDA would run."""
     chosen = backend(card, query, key, value, mask, is_causal=is_causal, enable_gqa=enable_gqa)
     if mask is not None and mask.dtype == torch.bool:
-        mask = torch.where(mask, 0.0, -math.inf).to(query.dtype)
+        hidden = torch.full((), -math.inf, dtype=query.dtype, device=query.device)
+        mask = aten.where.ScalarSelf(mask, 0.0, hidden)
     if chosen == "flash":
         return _flash(query, key, value, is_causal, scale)
+    if chosen == "cudnn":
+        return aten._scaled_dot_product_cudnn_attention.default(
+            query, key, value, mask, False, 0.0, is_causal, False, scale=scale
+        )[0]
     if chosen == "efficient":
         if mask is not None:
             mask = _aligned(mask).expand(*query.shape[:3], key.shape[-2])
@@ -78,6 +163,14 @@ def attend(
     return aten._scaled_dot_product_attention_math.default(
         query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
     )[0]
+
+
+def without_statistics(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what cuDNN's attention makes where no gradient is wanted: torch's meta function makes a log-sum-exp yet.
+
+    Source: `run_cudnn_SDP_fprop` in aten/src/ATen/native/cudnn/MHA.cpp, by the machine code.
+    """
+    return (result[0], result[1].new_empty(0), *result[2:])
 
 
 def _flash(query: Any, key: Any, value: Any, is_causal: bool, scale: float | None) -> Any:
@@ -95,8 +188,9 @@ def _flash(query: Any, key: Any, value: Any, is_causal: bool, scale: float | Non
 
 
 def _aligned(mask: Any) -> Any:
-    """Return a mask whose rows begin at aligned addresses; a padded copy where they would not."""
-    missing = -mask.shape[-1] % MASK_ALIGNMENT
-    if not missing:
+    """Return a mask whose rows begin at aligned addresses; a padded copy where they do not."""
+    if all(stride % MASK_ALIGNMENT == 0 for stride in mask.stride()[:-1]):
         return mask
-    return torch.nn.functional.pad(mask, (0, missing))[..., : mask.shape[-1]]
+    length = mask.shape[-1]
+    missing = MASK_ALIGNMENT - length % MASK_ALIGNMENT
+    return torch.nn.functional.pad(mask, (0, missing))[..., :length]

@@ -27,7 +27,7 @@ from profiler.virtual.replay import Replay
 from profiler.virtual.storage import HostMemory, Storage
 from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
 from profiler.virtual.values import Values
-from profiler.virtual.workspaces import NOTHING, Workspace
+from profiler.virtual.workspaces import NOTHING, Workspace, matrix_product
 
 LAUNCH_SECONDS = 5e-6  # host time to launch one kernel; an estimate, until measured on a card
 
@@ -211,9 +211,9 @@ class VirtualGPU:
         """Take the current stream's cuBLAS workspace, once; it stays."""
         stream = self.clock.current
         if stream not in self._blas_streams:
-            block = self.allocate(self.card.cublas_workspace_bytes)
-            assert block is not None, self.card.name
-            self._blas_streams[stream] = block
+            block = self.allocate(matrix_product(self.card))
+            if block is not None:  # CUBLAS_WORKSPACE_CONFIG=:0:0 does without
+                self._blas_streams[stream] = block
 
     @property
     def has_blas_workspace(self) -> bool:

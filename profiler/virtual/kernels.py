@@ -1,8 +1,9 @@
 """What a kernel needs besides its inputs and outputs: its own memory, the cuBLAS workspace, and time.
 
-- Convolutions: `workspaces.py`.
-- cuBLAS takes one workspace a handle and stream with the first matrix product, and keeps it.
-  Source: `getChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp.
+- Convolutions and group normalisation: `workspaces.py`.
+- cuBLAS takes one workspace a handle and stream with the first matrix product, keeps it, and shares it with cuBLASLt.
+  Source: `setWorkspaceForHandle` and `getCUDABlasLtWorkspace` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp,
+  read in copies from before and after torch 2.13.0; sizes and sharing as its CUDA 13 build's machine code has them.
 - What `vram calibrate` measured of an operator on this card comes before any rule (`profiler/calibration.py`).
 - Time is the roofline's: the larger of operations / rate and bytes / bandwidth, with stated achieved fractions.
 """
@@ -34,6 +35,8 @@ _BLAS = {
     aten.addmv.default,
     aten.dot.default,
     aten._scaled_mm.default,
+    aten._int_mm.default,
+    aten._addmm_activation.default,
 }
 _CONVOLUTIONS = {
     aten.convolution.default,
@@ -104,6 +107,8 @@ class Kernel:
             return Workspace(self._measured_bytes)
         if self._func in _CONVOLUTIONS:
             return workspaces.convolution(self._card, self._args, self._result)
+        if self._func is aten.native_group_norm.default:
+            return workspaces.group_norm(self._args)
         share = (rule_of(self._func) or DEFAULT).share_at_most
         return Workspace(0, most=int(self._moved_bytes * share)) if share else workspaces.NOTHING
 

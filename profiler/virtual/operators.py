@@ -13,6 +13,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from profiler import calibration
+from profiler.virtual.attention import without_statistics
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
 from profiler.virtual.kernels import Kernel
@@ -138,6 +139,8 @@ class Operators:
         Source: without a kernel for `meta`, an operator from C++ raises NotImplementedError, and one from Python
         (torch/_library/custom_ops.py) RuntimeError.
         """
+        if func is aten._scaled_dot_product_cudnn_attention.default and not args[4]:
+            return without_statistics(func(*args, **kwargs))
         try:
             return func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as error:

@@ -22,12 +22,17 @@ Everything else is bounded and not measured, and says so.
 from __future__ import annotations
 
 import math
+import os
+import re
 from typing import Any, Self
 
 import torch
 
 from profiler.hardware import Card
+from profiler.units import KIB
+from profiler.virtual.allocator_settings import round_block
 
+BLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 MEASURED_CAPABILITIES = frozenset({(8, 0), (8, 9), (9, 0)})
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -74,6 +79,27 @@ def convolution(card: Card, args: tuple[Any, ...], output: torch.Tensor) -> Work
         flat = image.dim() == 4
         return Workspace(given) if measured and flat else Workspace(given, least=0, most=whole)
     return NOTHING
+
+
+def group_norm(args: tuple[Any, ...]) -> Workspace:
+    """Return what `aten.native_group_norm` with `args` takes: a scale and a shift `[N, C]` in single precision.
+
+    Source: `GroupNormKernelImplInternal` in PyTorch's aten/src/ATen/native/cuda/group_norm_kernel.cu, from knowledge.
+    """
+    weight, bias, batch, channels, elements = args[1:6]
+    if elements == 1 or (weight is None and bias is None):
+        return NOTHING
+    return Workspace(2 * round_block(batch * channels * 4))
+
+
+def matrix_product(card: Card) -> int:
+    """Return the bytes of cuBLAS's workspace: as `CUBLAS_WORKSPACE_CONFIG` says, else by the card's generation.
+
+    Source: `parseChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp.
+    """
+    pairs = re.findall(r":([0-9]+):([0-9]+)", os.environ.get(BLAS_VARIABLE, ""))
+    chosen = sum(int(size) * int(count) for size, count in pairs) * KIB
+    return chosen if pairs else card.cublas_workspace_bytes
 
 
 def _has_kernel_of_pytorch(image: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:

@@ -49,7 +49,7 @@ def test_every_convolution_of_the_pipeline_is_found_with_its_layout(tiny):
     kinds = {operation.func._overloadpacket for operation in found.values()}
     assert torch.ops.aten.convolution in kinds
     assert torch.ops.aten.addmm in kinds
-    assert torch.ops.aten._scaled_dot_product_flash_attention in kinds
+    assert torch.ops.aten._scaled_dot_product_cudnn_attention in kinds  # on Hopper
     convolutions = {
         (operation.args[0].shape[1], operation.args[1].shape[0])
         for operation in found.values()

@@ -1,4 +1,4 @@
-"""The workspace of convolutions, worked out by hand: what is copied to channels-last, in MiB."""
+"""Workspaces worked out by hand: of convolutions, what is copied to channels-last, in MiB."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 
 from profiler.hardware import card
 from profiler.units import MIB
-from profiler.virtual.workspaces import Workspace, convolution
+from profiler.virtual import VirtualGPU
+from profiler.virtual.workspaces import Workspace, convolution, group_norm
 
 HALF, SINGLE = torch.float16, torch.float32
 
@@ -65,3 +66,37 @@ def test_a_workspace_is_its_bytes_and_keeps_its_bounds():
     sure, unsure = Workspace(5), Workspace(5, least=2, most=9)
     assert (sure, sure.least, sure.most) == (5, 5, 5)
     assert (unsure + 1, unsure.least, unsure.most) == (6, 2, 9)
+
+
+def test_group_normalisation_takes_a_scale_and_a_shift_of_each_channel():
+    def taken(batch, channels, elements, weight="weight"):
+        return group_norm(("input", weight, weight, batch, channels, elements, 32, 1e-6))
+
+    assert taken(2, 320, 4096) == 2 * 2560  # 2 x 320 numbers of 4 bytes, in whole blocks of 512
+    assert taken(1, 32, 4096) == 2 * 512
+    assert taken(2, 320, 1) == taken(2, 320, 4096, weight=None) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (None, (8_519_680, 33_554_432)),  # 8320 KiB, and 32 MiB from Hopper on
+        (":4096:8", (33_554_432, 33_554_432)),
+        (":4096:2:16:8", (8_519_680, 8_519_680)),
+        (":16:8", (131_072, 131_072)),  # what diffusers' `enable_full_determinism` sets
+        ("nonsense", (8_519_680, 33_554_432)),
+    ],
+)
+def test_the_workspace_of_matrix_products_is_what_the_environment_says(
+    monkeypatch, setting, expected
+):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", setting)
+    for name, nbytes in zip(("rtx-4090", "h100"), expected, strict=True):
+        with VirtualGPU(name) as gpu, torch.no_grad():
+            square = torch.empty(16, 16, device="cuda")
+            before = gpu.allocator.allocated_bytes
+            product = square @ square
+            assert gpu.allocator.allocated_bytes - before == nbytes + 1024, name
+            del product
