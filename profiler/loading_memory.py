@@ -1,7 +1,8 @@
 """How much of the host's memory loading weights takes, before anything runs.
 
 The idea: safetensors maps its file into memory, and a tensor that needs no cast stays a view of that mapping, so the
-file itself is what the weights take. A cast makes a copy beside the mapping, which goes once no tensor looks into it.
+file itself is what the weights take. A cast, or quantising, makes a copy beside the mapping, which goes once no tensor
+looks into it; what is sent to the card leaves nothing.
 
 Source: in diffusers 0.42.1 `_load_shard_file` and `load_model_dict_into_meta` of models/model_loading_utils.py, which
 load one file after the other; in transformers 5.23.0 `_load_pretrained_model` of modeling_utils.py, which maps all
@@ -22,12 +23,12 @@ class WeightFile(NamedTuple):
 
     Attributes:
         mapped_bytes: what its tensors take in it.
-        cast_bytes: what those that are cast on loading take in their new dtype.
-        stays: whether a tensor is left that is not cast, so that the mapping stays.
+        copied_bytes: what those that are cast or quantised on loading take of the host afterwards.
+        stays: whether a tensor is left as it was stored, so that the mapping stays.
     """
 
     mapped_bytes: int
-    cast_bytes: int = 0
+    copied_bytes: int = 0
     stays: bool = True
 
 
@@ -54,7 +55,7 @@ def loading_of(files: Iterable[WeightFile], *, at_once: bool) -> Loading:
     mapped = kept = copied = peak = 0
     for file in files:
         mapped += file.mapped_bytes
-        copied += file.cast_bytes
+        copied += file.copied_bytes
         peak = max(peak, copied + (mapped if at_once else kept + file.mapped_bytes))
         kept += file.mapped_bytes if file.stays else 0
     return Loading(peak, kept + copied)

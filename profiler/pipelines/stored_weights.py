@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
 from profiler.errors import InputError
 from profiler.loading_memory import Loading, WeightFile, loading_of, one_after_the_other
+from profiler.virtual.quantised import elements_of
+from profiler.virtual.subclasses import inner_tensors, is_wrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _DTYPES = {
     "F64": torch.float64,
@@ -52,13 +57,72 @@ def pipeline_loading(folder: str, modules: dict[str, nn.Module]) -> Loading:
 
 
 def _component_loading(folder: Path, module: nn.Module) -> Loading:
-    dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
-    files = [_weight_file(_tensors_in(file), dtypes) for file in _weight_files(folder)]
-    if not files:
-        tensors = {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        files = [WeightFile(size)]
+    loaded = {name: _loaded(tensor) for name, tensor in _tensors_of(module)}
+    files = [_weight_file(_tensors_in(file), loaded) for file in _weight_files(folder)]
+    files = files or [_file_of_what_is_there(module)]
     return loading_of(files, at_once=not type(module).__module__.startswith("diffusers"))
+
+
+def _tensors_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield parameters and buffers by name, tied ones under each name; quantised layers add more to `state_dict`."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+class _Loaded(NamedTuple):
+    """What a tensor is once it is loaded: its dtype, what it takes of the host, and whether a file can hold it so."""
+
+    dtype: torch.dtype
+    host_bytes: int
+    plain: bool
+
+
+def _loaded(tensor: torch.Tensor) -> _Loaded:
+    return _Loaded(tensor.dtype, _host_bytes(tensor), not is_wrapper(tensor) and _on_host(tensor))
+
+
+def _on_host(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "cuda"
+
+
+def _host_bytes(tensor: torch.Tensor) -> int:
+    return sum(
+        part.numel() * part.element_size() for part in inner_tensors(tensor) if _on_host(part)
+    )
+
+
+def _file_of_what_is_there(module: nn.Module) -> WeightFile:
+    """Return a file that stores a component as it is, quantised weights in the dtype of the others.
+
+    diffusers copies what it reads from a GGUF file, which holds weights as they are: `load_gguf_checkpoint`.
+    """
+    parameters = list(module.parameters())
+    stored = {id(tensor): tensor for tensor in (*parameters, *_buffers_in_files(module))}
+    host_bytes = sum(map(_host_bytes, stored.values()))
+    if any(hasattr(parameter, "quant_shape") for parameter in parameters):
+        return WeightFile(host_bytes, host_bytes, stays=False)
+    quantised = {id(one): one for one in parameters if _is_quantised(one)}
+    plain = [one for key, one in stored.items() if key not in quantised]
+    dtypes = [one.dtype for one in plain if one.is_floating_point()]
+    usual = max(set(dtypes), key=dtypes.count, default=torch.bfloat16)
+    return WeightFile(
+        mapped_bytes=sum(one.numel() * one.element_size() for one in plain)
+        + sum(elements_of(one) for one in quantised.values()) * usual.itemsize,
+        copied_bytes=sum(map(_host_bytes, quantised.values())),
+        stays=any(map(_on_host, plain)),
+    )
+
+
+def _is_quantised(parameter: torch.Tensor) -> bool:
+    return is_wrapper(parameter) or not parameter.is_floating_point()
+
+
+def _buffers_in_files(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the buffers that `state_dict` would hold."""
+    for part in module.modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None and name not in part._non_persistent_buffers_set:
+                yield buffer
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -91,16 +155,21 @@ def _tensors_in(file: Path) -> list[_Tensor]:
         raise InputError(f"{str(file)!r} is no safetensors file, or cut short") from error
 
 
-def _weight_file(tensors: list[_Tensor], dtypes: dict[str, torch.dtype]) -> WeightFile:
+def _weight_file(tensors: list[_Tensor], loaded: dict[str, _Loaded]) -> WeightFile:
     """Return what loading does with a file; a tensor that goes by another name gets the dtype of most."""
-    usual = max(set(dtypes.values()), key=list(dtypes.values()).count, default=torch.float32)
-    mapped = cast = 0
+    dtypes = [tensor.dtype for tensor in loaded.values() if tensor.plain]
+    usual = max(set(dtypes), key=dtypes.count, default=torch.float32)
+    mapped = copied = 0
     stays = False
     for tensor in tensors:
-        stored, wanted = _DTYPES.get(tensor.dtype), dtypes.get(tensor.name, usual)
+        stored, becomes = _DTYPES.get(tensor.dtype), loaded.get(tensor.name)
         mapped += tensor.nbytes
+        if becomes is not None and not becomes.plain:
+            copied += becomes.host_bytes
+            continue
+        wanted = usual if becomes is None else becomes.dtype
         if stored is None or stored == wanted:
             stays = True
         else:
-            cast += tensor.nbytes // stored.itemsize * wanted.itemsize
-    return WeightFile(mapped, cast, stays)
+            copied += tensor.nbytes // stored.itemsize * wanted.itemsize
+    return WeightFile(mapped, copied, stays)

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from safetensors.torch import save_file
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import T5Config, T5EncoderModel
 
 from profiler.errors import InputError
 from profiler.pipelines.stored_weights import pipeline_loading
 from profiler.units import MIB
+from profiler.virtual import VirtualGPU
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="reads resident sets from Linux's /proc"
@@ -25,6 +28,8 @@ MEASURE = """
 import json, os, sys
 import torch, accelerate
 from diffusers import FluxTransformer2DModel
+from safetensors.torch import save_file
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import T5EncoderModel
 
 def resident(key):
@@ -105,6 +110,41 @@ def test_without_files_the_weights_are_taken_to_be_stored_as_they_are_loaded(tmp
     module = torch.nn.Linear(16, 16, bias=False).half()
     loading = pipeline_loading(str(tmp_path), {"part": module})
     assert loading == (16 * 16 * 2, 16 * 16 * 2)
+
+
+@pytest.fixture
+def stored_weight(tmp_path):
+    """A folder with 64 x 64 numbers in single precision, the weight of `part`."""
+    (tmp_path / "part").mkdir()
+    save_file({"weight": torch.zeros(64, 64)}, tmp_path / "part" / "model.safetensors")
+    return str(tmp_path)
+
+
+def quantised_layer():
+    """A stand-in for torchao's: its weight is made of two tensors, each as large as the weight that it seems to be."""
+    layer = torch.nn.Linear(64, 64).half()
+    parts = [torch.zeros(64, 64, dtype=torch.float16) for _ in range(2)]
+    layer.weight = torch.nn.Parameter(TwoTensor(*parts), requires_grad=False)
+    return layer
+
+
+def test_a_quantised_weight_is_copied_and_frees_its_file(stored_weight):
+    loading = pipeline_loading(stored_weight, {"part": quantised_layer()})
+    assert loading == (64 * 64 * 4 + 2 * 64 * 64 * 2, 2 * 64 * 64 * 2)
+
+
+def test_without_files_quantised_weights_are_taken_to_be_stored_as_the_others(tmp_path):
+    loading = pipeline_loading(str(tmp_path), {"part": quantised_layer()})
+    # 64 x 64 + 64 numbers of 2 bytes in the file, whose bias stays a view of it, and two copies of the weight.
+    everything = (64 * 64 + 64) * 2 + 2 * 64 * 64 * 2
+    assert loading == (everything, everything)
+
+
+def test_what_goes_to_the_card_leaves_nothing_on_the_host(stored_weight):
+    with VirtualGPU("rtx-4090"):
+        layer = torch.nn.Linear(64, 64).half().to("cuda")
+        loading = pipeline_loading(stored_weight, {"part": layer})
+    assert loading == (64 * 64 * 4, 0)
 
 
 def stored(header):
