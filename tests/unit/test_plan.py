@@ -231,7 +231,7 @@ def every_scheme(names):
                         yield Scheme(sequence, frozenset(excluded), sticky=True)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(workloads(most=3), st.integers(0, 20_000))
 def test_the_plan_is_that_of_trying_everything(workload, limit):
     """Every scheme is replayed event by event; the search never sees an event."""
