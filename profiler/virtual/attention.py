@@ -165,6 +165,42 @@ def attend(
     )[0]
 
 
+def attend_on_host(
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Return attention's output `[..., S, D]` by the operators that a CPU runs; dropout is none, as in inference.
+
+    C++ would make the masks on `meta`, where it believes the tensors to be.
+
+    Source: `use_flash_attention_cpp` in aten/src/ATen/native/transformers/sdp_utils_cpp.cpp, from knowledge.
+    """
+    if mask is not None and mask.dtype == torch.bool:
+        mask = _additive(mask, query.dtype)
+    four = all(tensor.dim() == 4 and 0 not in tensor.shape for tensor in (query, key, value))
+    if four and not enable_gqa and query.shape[-1] == value.shape[-1]:
+        return aten._scaled_dot_product_flash_attention_for_cpu.default(
+            query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
+        )[0]
+    if is_causal:
+        square = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
+        mask = _additive(square.tril(), query.dtype)
+    return aten._scaled_dot_product_attention_math.default(
+        query, key, value, mask, 0.0, False, scale=scale, enable_gqa=enable_gqa
+    )[0]
+
+
+def _additive(mask: Any, dtype: torch.dtype) -> Any:
+    """Return 0 where a boolean mask is true, -inf elsewhere."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -math.inf)
+
+
 def without_statistics(result: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return what cuDNN's attention makes where no gradient is wanted: torch's meta function makes a log-sum-exp yet.
 

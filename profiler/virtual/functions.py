@@ -181,7 +181,7 @@ def _attention(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., A
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
-        if not query.is_cuda:
+        if not isinstance(query, VirtualTensor):
             return original(
                 query,
                 key,
@@ -192,6 +192,16 @@ def _attention(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., A
                 scale=scale,
                 enable_gqa=enable_gqa,
             )  # type: ignore[no-any-return]
+        if not query.is_cuda:
+            return attention.attend_on_host(
+                query,
+                key,
+                value,
+                attn_mask,
+                is_causal=is_causal,
+                scale=scale,
+                enable_gqa=enable_gqa,
+            )
         return attention.attend(
             gpu.card,
             query,

@@ -186,15 +186,7 @@ class Operators:
             return canonical(explicit)
         if func is aten.copy_.default:
             return tensors[0].device
-        devices = {tensor.device for tensor in tensors}
-        if len(devices) > 1:
-            spread = {tensor.device for tensor in tensors if tensor.dim()}
-            if len(spread) > 1 and func not in _MIXES_DEVICES:
-                found = sorted(str(device) for device in spread)
-                raise RuntimeError(
-                    "Expected all tensors to be on the same device, but found at least two devices, "
-                    f"{found[1]} and {found[0]}! (when checking argument for {func})"
-                )
+        devices = _devices_of(func, tensors)
         for kind in ("cuda", "meta", "cpu"):
             for device in devices:
                 if device.type == kind:
@@ -311,6 +303,26 @@ class Operators:
     def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self.gpu.mode():
             return func.decompose(*args, **kwargs)
+
+
+def _devices_of(func: Any, tensors: list[VirtualTensor]) -> set[torch.device]:
+    """Return the devices that may decide where the result is.
+
+    Raises:
+        RuntimeError: if tensors that are no scalars are on different devices, in torch's words.
+    """
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) == 1:
+        return devices
+    spread = {tensor.device for tensor in tensors if tensor.dim()}
+    if len(spread) > 1 and func not in _MIXES_DEVICES:
+        found = sorted(str(device) for device in spread)
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"{found[1]} and {found[0]}! (when checking argument for {func})"
+        )
+    # C++ makes the scalars of `torch.where(mask, 0.0, 1.0)` on `meta`.
+    return devices if META in spread else devices - {META}
 
 
 def _is_composite(func: Any) -> bool:

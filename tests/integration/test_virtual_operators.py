@@ -16,6 +16,15 @@ def gpu():
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_choice_of_two_numbers_is_where_the_mask_is(gpu, device):
+    mask = torch.tensor([True, False], device=device)
+
+    chosen = torch.where(mask, 1.0, 2.0)
+
+    assert (chosen.device.type, chosen.tolist()) == (device, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_legacy_tensor_is_made_of_the_values_of_virtual_ones(gpu, device):
     numbers = torch.arange(1, 4, device=device)
 
@@ -42,3 +51,49 @@ def test_continuous_timesteps_are_those_that_real_tensors_give():
         found = virtual.timesteps.tolist()
 
     assert found == pytest.approx(real.timesteps.tolist())
+
+
+def attention_options(masked):
+    seen = torch.ones(4, 4, dtype=torch.bool).tril(1)
+    return {
+        "no": {},
+        "causal": {"is_causal": True},
+        "boolean": {"attn_mask": seen},
+        "added": {"attn_mask": torch.zeros(4, 4).masked_fill(~seen, -1.0)},
+    }[masked]
+
+
+def attended(numbers, masked):
+    # Looked up for each call, since a virtual GPU serves it.
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return attend(numbers, numbers, numbers, **attention_options(masked))
+
+
+@pytest.mark.parametrize("masked", ["no", "causal", "boolean", "added"])
+def test_attention_on_the_host_gives_the_values_of_real_tensors(masked):
+    numbers = torch.arange(64.0).reshape(2, 4, 8).sin()
+    real = attended(numbers, masked)
+    with VirtualGPU("rtx-4090"):
+        found = attended(numbers + 0, masked)
+        values = found.flatten().tolist()
+
+    assert (found.device.type, found.shape) == ("cpu", real.shape)
+    assert values == pytest.approx(real.flatten().tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("masked", ["no", "causal", "boolean", "added"])
+def test_attention_on_the_host_holds_no_scores_of_pictures(masked):
+    tokens = 4096
+    with VirtualGPU("rtx-4090") as gpu:
+        numbers = torch.zeros(1, 2, tokens, 8)
+        masks = {
+            name: mask.repeat(tokens // 4, tokens // 4) if name == "attn_mask" else mask
+            for name, mask in attention_options(masked).items()
+        }
+        before_bytes = gpu.host.total_bytes
+        gpu.host.take_peak()
+        found = torch.nn.functional.scaled_dot_product_attention(*[numbers] * 3, **masks)
+        added_bytes = gpu.host.take_peak() - before_bytes
+
+    assert (found.device.type, found.shape) == ("cpu", numbers.shape)
+    assert added_bytes < 4 * 2 * tokens**2  # a score for each head and pair of tokens
