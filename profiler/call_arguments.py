@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import InputError
-from profiler.pipelines.sensible_call import default_side
+from profiler.pipelines.sensible_call import blank_pictures, default_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +28,13 @@ _NAMES = {
     "batch": ("num_images_per_prompt", "num_videos_per_prompt"),
     "steps": ("num_inference_steps",),
 }
+_SIDES = frozenset({"height", "width"})
 
 
 def call_arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
     """Return the keyword arguments of `pipe`'s call for `scenario`; what is not set is left out.
+
+    Of a pipeline that takes no size and works on pictures, the pictures get the size.
 
     Args:
         pipe: the pipeline to call.
@@ -42,16 +45,22 @@ def call_arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
     """
     accepted = list(inspect.signature(type(pipe).__call__).parameters)[1:]
     arguments: dict[str, Any] = {}
+    picture_size: dict[str, int] = {}
     for option, names in _NAMES.items():
         value = getattr(scenario, option)
         if value is None:
             continue
-        name = next((one for one in names if one in accepted), None)
-        if name is None:
-            raise InputError(f"{type(pipe).__name__} takes no {option}: drop --{option}")
         if value < 1:
             raise InputError(f"--{option} {value} is not positive")
-        arguments[name] = value
+        name = next((one for one in names if one in accepted), None)
+        if name is not None:
+            arguments[name] = value
+        elif option in _SIDES and blank_pictures(pipe, {}):
+            picture_size[option] = value  # the output is as large as the picture
+        else:
+            raise InputError(f"{type(pipe).__name__} takes no {option}: drop --{option}")
+    if picture_size:
+        arguments.update(blank_pictures(pipe, picture_size))
     for name in scenario.extra:
         _check_accepted(pipe, name, accepted)
     arguments.update(_missing_side(pipe, arguments))
@@ -63,8 +72,7 @@ def _missing_side(pipe: Any, arguments: dict[str, Any]) -> dict[str, int]:
 
     Stable Diffusion's pipeline (diffusers 0.42) silently ignores one without the other.
     """
-    sides = {"height", "width"}
-    missing = sides - set(arguments)
+    missing = set(_SIDES) - set(arguments)
     if len(missing) != 1:
         return {}
     name = missing.pop()

@@ -14,6 +14,7 @@ class Scenario:
     """What to run. `None` leaves a choice to the pipeline's own default."""
 
     model: str  # catalogue name, diffusers folder or hub id
+    pipeline_class: str = ""  # another diffusers pipeline over its components; "" for its own
     gpu: str | None = None  # a card's key; the default card if only a capacity is given
     capacity: str | int | None = None  # in place of the card's own
     dtype: str | None = None  # the catalogue's own, else float32, if not given

@@ -128,7 +128,12 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     from profiler import applying
     from profiler.pipelines.sensible_call import repeatable_call
 
-    scenario = Scenario(model=plan.model, dtype=plan.dtype or None, quantization=plan.quantization)
+    scenario = Scenario(
+        model=plan.model,
+        pipeline_class=plan.pipeline_class,
+        dtype=plan.dtype or None,
+        quantization=plan.quantization,
+    )
     with _stage(scenario, card(plan.gpu).with_capacity(plan.budget_bytes), report) as pipe:
         applying.apply(plan, pipe)
         _tell(report, f"running {plan.model} under the plan")
@@ -162,7 +167,10 @@ def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]
     with VirtualGPU(on), quiet():
         _tell(report, f"building {scenario.model}")
         pipe = load_pipeline(
-            scenario.model, dtype=scenario.dtype, quantization=scenario.quantization
+            scenario.model,
+            dtype=scenario.dtype,
+            quantization=scenario.quantization,
+            pipeline_class=scenario.pipeline_class,
         )
         pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
         yield pipe

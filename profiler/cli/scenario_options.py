@@ -64,6 +64,14 @@ def scenario_of(
         str,
         typer.Argument(help="Catalogue name (`vram list models`), diffusers folder, or hub id."),
     ],
+    pipeline: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS",
+            help="Another diffusers pipeline over its components: StableDiffusionXLImg2ImgPipeline.",
+            rich_help_panel=_CALL,
+        ),
+    ] = "",
     gpu: Annotated[
         str | None,
         typer.Option(help="Card to stand in for: `vram list gpus`.", rich_help_panel=_CARD),
@@ -138,6 +146,7 @@ def scenario_of(
     """Return the scenario that the options describe."""
     return Scenario(
         model=model,
+        pipeline_class=pipeline,
         gpu=gpu,
         capacity=None if capacity is None else parse_bytes(capacity),
         dtype=dtype,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +43,7 @@ def load_pipeline(
     dtype: str | torch.dtype | None = None,
     weights: str = "none",
     quantization: Mapping[str, Any] | None = None,
+    pipeline_class: str = "",
 ) -> DiffusionPipeline:
     """Build a pipeline from configuration alone: real shapes and dtypes, and no weights.
 
@@ -58,15 +60,43 @@ def load_pipeline(
             of diffusers or transformers. A component whose own configuration says that it is
             quantised needs no mention. Quantised components need an active virtual GPU, and the
             library that quantises.
+        pipeline_class: A diffusers pipeline over the same components, such as
+            "StableDiffusionXLImg2ImgPipeline"; "" takes the model's own.
 
     Raises:
         InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built,
-            random weights are asked for inside a virtual GPU, which has none, or a component
-            cannot be quantised so.
+            lacks a component that `pipeline_class` needs, random weights are asked for inside a
+            virtual GPU, which has none, or a component cannot be quantised so.
     """
     chosen = find_dtype(dtype) if dtype is not None else None
     random_weights = _asks_for_random(weights)
     entry = describe(model)
+    if pipeline_class and pipeline_class != entry.pipeline_class:
+        entry = replace(entry, pipeline_class=pipeline_class)
+        _check_complete(entry)
+    return build_pipeline(
+        entry, dtype=chosen, random_weights=random_weights, quantization=quantization
+    )
+
+
+def build_pipeline(
+    entry: Entry,
+    *,
+    dtype: torch.dtype | None = None,
+    random_weights: bool = False,
+    quantization: Mapping[str, Any] | None = None,
+) -> DiffusionPipeline:
+    """Build the pipeline that `entry` describes, as `load_pipeline` does.
+
+    Args:
+        entry: What it is made of.
+        dtype: As for `load_pipeline`.
+        random_weights: Whether its weights are real tensors.
+        quantization: As for `load_pipeline`.
+
+    Raises:
+        InputError: A class is not known, or a component cannot be built or quantised so.
+    """
     quantised = _quantisation(entry, quantization or {})
     with quiet():
         cls = _pipeline_class(entry)
@@ -75,7 +105,7 @@ def load_pipeline(
                 part,
                 slot,
                 entry,
-                _Weights(chosen or _own_dtype(entry, slot), random_weights, quantised.get(slot)),
+                _Weights(dtype or _own_dtype(entry, slot), random_weights, quantised.get(slot)),
             )
             for slot, part in entry.components.items()
             if part is not None
@@ -136,6 +166,21 @@ def _pipeline_class(entry: Entry) -> type[DiffusionPipeline]:
         f"{entry.name!r} asks for the pipeline class {entry.pipeline_class!r}, "
         f"which diffusers {diffusers.__version__} does not have{hint}"
     )
+
+
+def _check_complete(entry: Entry) -> None:
+    """Raise InputError if the pipeline class cannot do without a component that the entry lacks."""
+    cls = _pipeline_class(entry)
+    missing = [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty
+        and name not in {*entry.components, *entry.arguments, *cls._optional_components}
+    ]
+    if missing:
+        raise InputError(
+            f"{entry.name!r} has no {', '.join(missing)}, which {entry.pipeline_class} needs"
+        )
 
 
 def _quantisation(entry: Entry, asked: Mapping[str, Any]) -> dict[str, Any]:

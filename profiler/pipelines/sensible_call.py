@@ -1,12 +1,13 @@
 """A call that a pipeline can run, where its user gave none or only a part of one.
 
 What is chosen decides no memory beyond what the pipeline's own defaults decide: a short prompt, blank
-pictures of the output's size, and a strength at which a picture is worked on at all.
+pictures of the output's size, one for each IP-Adapter, and a strength at which a picture is worked on at all.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ PROMPT = "a photograph of an astronaut riding a horse"
 # Where nothing tells: what Stable Diffusion's pipelines assume.
 _SIDE = 512
 _PICTURES = {"image": "image", "mask_image": "mask", "control_image": "image"}
+_RECORDED = re.compile(r"Image\((\d+), (\d+)\)")
 # Words in the names of diffusers' pipeline classes (0.42) that work on a picture of the user's, though most of
 # their signatures have None for it.
 _WORK_ON_PICTURES = (
@@ -30,6 +32,7 @@ _WORK_ON_PICTURES = (
     "Image2Video",
     "Img2Img",
     "Inpaint",
+    "Kontext",
     "Pix2Pix",
     "Upscale",
 )
@@ -50,6 +53,7 @@ def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
     for name, kind in required_arguments(pipe).items():
         if name not in given:
             chosen[name] = _argument(pipe, name, kind, given)
+    chosen.update(_adapter_pictures(pipe, given))
     if _would_run_no_step(parameters, given):
         chosen["strength"] = 1.0
     return {**chosen, **given}, tuple(chosen)
@@ -66,17 +70,39 @@ def required_arguments(pipe: Any) -> dict[str, str]:
     if entry is not None and entry.pipeline_class == class_name:
         return dict(entry.required_call)
     works_on_pictures = any(word in class_name for word in _WORK_ON_PICTURES)
+    texts = {} if entry is None else _texts(entry.required_call)
     return {
-        name: _PICTURES[name]
+        name: texts.get(name) or _PICTURES[name]
         for name, parameter in _parameters(pipe).items()
-        if name in _PICTURES and (works_on_pictures or parameter.default is parameter.empty)
+        if name in texts
+        or (name in _PICTURES and (works_on_pictures or parameter.default is parameter.empty))
+    }
+
+
+def _texts(required: Mapping[str, str]) -> dict[str, str]:
+    return {name: kind for name, kind in required.items() if kind == "text"}
+
+
+def blank_pictures(pipe: Any, size: Mapping[str, int]) -> dict[str, Any]:
+    """Return the pictures that `pipe` cannot be called without, of this "width" and "height" or the pipe's own."""
+    return {
+        name: _argument(pipe, name, kind, size)
+        for name, kind in required_arguments(pipe).items()
+        if kind != "text"
     }
 
 
 def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded call without what the record only describes: pictures, which are made anew."""
-    pictures = {name for name, kind in required_arguments(pipe).items() if kind != "text"}
-    return {name: value for name, value in recorded.items() if name not in pictures}
+    """Return a recorded call with new pictures, of the same size, for those that the record only describes."""
+    masks = {name for name, kind in required_arguments(pipe).items() if kind == "mask"}
+    return {name: _repeated(value, name in masks) for name, value in recorded.items()}
+
+
+def _repeated(value: Any, mask: bool) -> Any:
+    if isinstance(value, list):
+        return [_repeated(item, mask) for item in value]
+    size = _RECORDED.fullmatch(value) if isinstance(value, str) else None
+    return _picture(int(size[1]), int(size[2]), mask=mask) if size else value
 
 
 def default_side(pipe: Any, name: str) -> int | None:
@@ -113,14 +139,30 @@ def _argument(pipe: Any, name: str, kind: str, given: Mapping[str, Any]) -> Any:
 
 def _blank(pipe: Any, kind: str, given: Mapping[str, Any]) -> Image:
     """Return a picture of the output's size: black, or a mask that lets all of it be painted over."""
-    from PIL import Image
-
     width, height = (
         given.get(name) or default_side(pipe, name) or _SIDE for name in ("width", "height")
     )
-    if kind == "mask":
-        return Image.new("L", (width, height), 255)
-    return Image.new("RGB", (width, height))
+    return _picture(width, height, mask=kind == "mask")
+
+
+def _picture(width: int, height: int, *, mask: bool = False) -> Image:
+    from PIL import Image
+
+    return Image.new("L", (width, height), 255) if mask else Image.new("RGB", (width, height))
+
+
+def _adapter_pictures(pipe: Any, given: Mapping[str, Any]) -> dict[str, list[Image]]:
+    """Return a picture for each IP-Adapter that is loaded; its image encoder makes any size its own.
+
+    Source: `load_ip_adapter` of diffusers (0.42) leaves the adapters' projections on the denoiser, as
+    `encoder_hid_proj`.
+    """
+    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    projection = getattr(denoiser, "encoder_hid_proj", None)
+    adapters = getattr(projection, "image_projection_layers", ())
+    if not len(adapters) or {"ip_adapter_image", "ip_adapter_image_embeds"} & set(given):
+        return {}
+    return {"ip_adapter_image": [_picture(_SIDE, _SIDE) for _ in adapters]}
 
 
 def _would_run_no_step(

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_map
 
 from profiler.errors import InputError
 from profiler.hardware import Card
@@ -19,6 +20,7 @@ from profiler.tracing.parts import components_of
 from profiler.tracing.tracer import trace
 from profiler.virtual import VirtualGPU
 from profiler.virtual.functions import active_gpu
+from profiler.virtual.tensor import CUDA
 
 DEFAULT_CARD = "rtx-4090"
 
@@ -42,7 +44,8 @@ def profile_pipeline(
         mode: how to place it: a name of `profiler.modes.MODES`, or a `Mode` with its options.
         gpu: the virtual card to run on.
         label: `Profile` fields that only the caller knows, as `model`.
-        **call: arguments of the pipeline's call; sensible ones, blank pictures among them, are taken for those
+        **call: arguments of the pipeline's call, tensors for a twin (prompt embeddings) taken to be on the card;
+            sensible ones, blank pictures among them, are taken for those
             that it cannot do without, and named in the profile's `call_defaults`.
 
     Returns:
@@ -71,7 +74,18 @@ def profile_pipeline(
     modules = components_of(pipe)
     wanted = chosen or repeated_mode(hooks.mode_of(pipe, modules))
     with VirtualGPU(gpu or DEFAULT_CARD) as virtual:
-        return _run(virtual.lend(pipe), wanted, call, label)
+        return _run(virtual.lend(pipe), wanted, _on_card(virtual, call), label)
+
+
+def _on_card(gpu: VirtualGPU, call: dict[str, Any]) -> dict[str, Any]:
+    """Return a call with its tensors on the virtual card, where a user with a card would have them."""
+
+    def place(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return gpu.place(leaf.detach().cpu(), CUDA)
+
+    return {name: tree_map(place, value) for name, value in call.items()}
 
 
 def repeated_mode(name: str) -> Mode:
@@ -132,16 +146,15 @@ def _plain(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         default = parameters[name].default if name in parameters else None
         if default is not None and default is not inspect.Parameter.empty:
             plain[name] = default
-    for name, value in arguments.items():
-        plain[name] = (
-            value
-            if isinstance(value, str | int | float | bool | None | list)
-            else _described(value)
-        )
+    plain.update({name: _described(value) for name, value in arguments.items()})
     return plain
 
 
-def _described(value: Any) -> str:
+def _described(value: Any) -> Any:
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, list):
+        return [_described(item) for item in value]
     shape = getattr(value, "shape", None) or getattr(value, "size", None)
     return (
         f"{type(value).__name__}{tuple(shape)}"

@@ -109,6 +109,13 @@ def _all_of(modules: list[nn.Module]) -> Iterator[nn.Module]:
         yield from module.modules()
 
 
+def _known(gpu: VirtualGPU, tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return the value of a buffer, or None where it is not on the host or not known."""
+    if isinstance(tensor, VirtualTensor):
+        return gpu.values.known(tensor)
+    return tensor if tensor.device.type == "cpu" else None
+
+
 def _twin_of_tensor(
     gpu: VirtualGPU, tensor: torch.Tensor, memories: dict[int, Storage]
 ) -> VirtualTensor:
@@ -121,8 +128,9 @@ def _twin_of_tensor(
         twin.requires_grad_(tensor.requires_grad)
     else:
         twin = gpu.like(tensor, CPU, memories.get(memory_of(tensor)))
-        if tensor.device.type == "cpu":
-            gpu.values.keep(twin, tensor.detach().clone())
+        known = _known(gpu, tensor)
+        if known is not None:
+            gpu.values.keep(twin, known.detach().clone())
     assert twin.device != CUDA
     return twin  # type: ignore[no-any-return]
 

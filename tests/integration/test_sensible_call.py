@@ -152,11 +152,40 @@ def test_refiner_says_that_its_strength_was_chosen():
     assert (profile.call["strength"], profile.call["image"]) == (1.0, "Image(1024, 1024)")
 
 
-def test_recorded_call_is_repeated_without_the_pictures_that_it_only_describes():
+def test_recorded_call_is_repeated_with_new_pictures_of_the_recorded_sizes():
     pipe = load_pipeline("sdxl-inpaint")
-    recorded = {"prompt": "a cat", "image": "Image(1024, 1024)", "mask_image": "Image(8, 8)"}
+    recorded = {
+        "prompt": "a cat",
+        "image": "Image(1024, 768)",
+        "mask_image": "Image(8, 16)",
+        "ip_adapter_image": ["Image(224, 224)"],
+    }
 
-    assert repeatable_call(pipe, recorded) == {"prompt": "a cat"}
+    repeated = repeatable_call(pipe, recorded)
+
+    (adapter_picture,) = repeated.pop("ip_adapter_image")
+    assert (adapter_picture.mode, adapter_picture.size) == ("RGB", (224, 224))
+    assert described(repeated) == {
+        "prompt": "a cat",
+        "image": ("RGB", (1024, 768)),
+        "mask_image": ("L", (8, 16)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ({"height": 256, "width": 384}, (384, 256)),
+        ({"height": 256}, (512, 256)),
+        ({"width": 384}, (384, 512)),
+    ],
+)
+def test_pictures_get_the_size_of_a_pipeline_that_takes_none(given, size):
+    pipe = load_pipeline("sd15", pipeline_class="StableDiffusionImg2ImgPipeline")
+
+    arguments = call_arguments(pipe, Scenario(model="sd15", **given))
+
+    assert described(arguments) == {"image": ("RGB", size)}
 
 
 def test_plan_of_a_pipeline_with_pictures_is_verified_with_blank_ones():
@@ -165,6 +194,23 @@ def test_plan_of_a_pipeline_with_pictures_is_verified_with_blank_ones():
     verification = verify_plan(plan)
 
     assert plan.call["image"] == "Image(512, 512)"
+    assert (verification.held, verification.differences) == (True, ())
+
+
+def test_plan_of_another_pipeline_over_a_models_components_is_verified_at_its_size():
+    scenario = Scenario(
+        model="sd15",
+        pipeline_class="StableDiffusionImg2ImgPipeline",
+        height=256,
+        width=256,
+        steps=2,
+    )
+
+    plan = plan_model(scenario, 5 * GIB)
+    verification = verify_plan(plan)
+
+    assert plan.pipeline_class == "StableDiffusionImg2ImgPipeline"
+    assert plan.call["image"] == "Image(256, 256)"
     assert (verification.held, verification.differences) == (True, ())
 
 
