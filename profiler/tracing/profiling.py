@@ -16,6 +16,7 @@ from profiler.pipelines.quiet import quiet
 from profiler.pipelines.sensible_call import sensible_call
 from profiler.profile import Profile
 from profiler.tracing import hooks
+from profiler.tracing.bounds import widened
 from profiler.tracing.parts import components_of
 from profiler.tracing.tracer import trace
 from profiler.virtual import VirtualGPU
@@ -120,7 +121,12 @@ def _run(
         if active_gpu() is None:
             raise
         return tracing.profile
-    return tracing.profile
+    virtual = active_gpu()
+    if virtual is None:
+        return tracing.profile
+    with quiet(), ExitStack() as stack:
+        _without_bar(pipe, stack)
+        return widened(tracing.profile, virtual, pipe, lambda: pipe(**arguments))
 
 
 def _without_bar(pipe: Any, stack: ExitStack) -> None:

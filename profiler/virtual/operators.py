@@ -59,7 +59,8 @@ class Operators:
             aten.record_stream.default: lambda func, args, kwargs: None,
             aten.scalar_tensor.default: self._scalar,
             aten.repeat_interleave.Tensor: self._computed,
-            aten.bincount.default: self._computed,
+            aten.topk.default: self._topk,
+            aten.bincount.default: self._bincount,
             aten._unique2.default: self._computed,
             aten.unique_consecutive.default: self._computed,
             aten.unique_dim.default: self._computed,
@@ -288,6 +289,27 @@ class Operators:
                     torch.arange(source.numel()), *self.gpu.values.realised(args[1:]), **kwargs
                 )
             return tree_map(lambda leaf: self.gpu.place(leaf, source.device), result)
+
+    def _topk(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Remember of indices whose values are unknown what they choose from, and how many."""
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, VirtualTensor)]
+        with self.gpu.suspended():
+            entry = self.learn(func, args, kwargs, tensors)
+        values, indices = self.gpu.dispatch.run(entry, func, args, kwargs, tensors)
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", -1)
+        if args[0].dim() and indices.storage_record.real is None:
+            indices.storage_record.routing = (args[0].shape[dim], indices.shape[dim])
+        return values, indices
+
+    def _bincount(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Count how often each index stands there: where it says the experts of tokens, by assumption."""
+        routing = args[0].storage_record.routing
+        if routing is None or self.gpu.values.known(args[0]) is not None:
+            return self._computed(func, args, kwargs)
+        counts = self.gpu.values.routed(args[0].numel(), *routing)
+        with self.gpu.suspended():
+            # `torch.tensor` is served by the GPU itself, and would give a virtual one.
+            return self.gpu.place(torch.LongTensor(counts), args[0].device)
 
     def _inplace_view(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
         """Change a tensor's own metadata (`unsqueeze_`, `t_`, `resize_`, ...)."""

@@ -32,6 +32,7 @@ class Storage:
         real: its bytes, while they are small and known; else None.
         block: where it is on the card; None elsewhere and for an empty one.
         pinned_block: where it is in pinned memory; None elsewhere and for an empty one.
+        routing: where it holds which experts each token goes to: (experts, experts a token).
     """
 
     __slots__ = (
@@ -44,6 +45,7 @@ class Storage:
         "pinned",
         "pinned_block",
         "real",
+        "routing",
     )
 
     def __init__(
@@ -54,6 +56,7 @@ class Storage:
         self.nbytes = nbytes
         self.pinned = pinned
         self.real: torch.UntypedStorage | None = None
+        self.routing: tuple[int, int] | None = None
         self._address = 0
         self.block: Block | None = None
         self.pinned_block: PinnedBlock | None = None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from profiler.virtual.dispatch import Entry
 
 MOST_ELEMENTS = 1 << 16
+ROUTING = "routing"
 
 # Write every element of what they are given, so that it is known again.
 _OVERWRITES = {aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.copy_.default}
@@ -30,14 +31,34 @@ class Values:
 
     Attributes:
         assumed: how often each assumption was made, by (what was asked for, what was taken).
+        crowded: whether tokens are taken to go all to the same experts, in place of evenly to all.
     """
 
     def __init__(self) -> None:
         self.assumed: Counter[tuple[str, str]] = Counter()
+        self.crowded = False
 
     def assume(self, asked: str, taken: str) -> None:
         """Count an assumption."""
         self.assumed[asked, taken] += 1
+
+    def routed(self, choices: int, experts: int, chosen: int) -> list[int]:
+        """Return how many tokens each expert gets, with the assumption counted.
+
+        The two bounds of what an expert's work takes: as few tokens for the fullest expert as can be, or all of them
+        (a token chooses no expert twice, so as many experts are full as a token chooses).
+
+        Args:
+            choices: tokens times `chosen`.
+            experts: how many there are.
+            chosen: how many a token goes to.
+        """
+        if self.crowded:
+            self.assume(ROUTING, "all tokens go to the same experts")
+            return [choices // chosen if index < chosen else 0 for index in range(experts)]
+        self.assume(ROUTING, "tokens go evenly to all experts")
+        share, rest = divmod(choices, experts)
+        return [share + (index < rest) for index in range(experts)]
 
     def known(self, tensor: VirtualTensor) -> torch.Tensor | None:
         """Return the value of `tensor` as a real tensor that shares the storage's bytes, or None."""

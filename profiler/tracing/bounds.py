@@ -1,0 +1,67 @@
+"""The other bound of an assumption that decides memory: the call once more, and the error band wide enough for both.
+
+A mixture of experts routes tokens by values that are not known. The profile takes them to go evenly to all experts,
+which is the least that the fullest expert can get; here the call runs again with all tokens at the same experts, which
+is the most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from profiler.profile import Assumption, Profile
+from profiler.tracing.tracer import trace
+from profiler.units import format_bytes
+from profiler.virtual import VirtualGPU
+from profiler.virtual.values import ROUTING
+
+
+def widened(profile: Profile, gpu: VirtualGPU, pipe: Any, call: Callable[[], Any]) -> Profile:
+    """Return `profile` with the band that both bounds of its assumptions need; itself where they need none.
+
+    Args:
+        profile: of `call` on `pipe`, on `gpu`.
+        gpu: what it ran on; its assumptions are afterwards those of the profile.
+        pipe: placed as for the profile.
+        call: what was profiled.
+    """
+    assumed = gpu.values.assumed
+    if not profile.complete or not any(asked == ROUTING for asked, _ in assumed):
+        return profile
+    before = assumed.copy()
+    gpu.values.crowded = True
+    tracing = trace(pipe)
+    try:
+        with tracing:
+            call()
+    except torch.cuda.OutOfMemoryError:
+        pass  # the profile of the bound says so
+    finally:
+        gpu.values.crowded = False
+        gpu.values.assumed = before
+    return _with_bound(profile, tracing.profile)
+
+
+def _with_bound(profile: Profile, bound: Profile) -> Profile:
+    low_bytes = profile.totals.peak_allocated_bytes
+    high_bytes = bound.totals.peak_allocated_bytes
+    told = f"with all tokens at the same experts the peak is {format_bytes(high_bytes)}"
+    if not bound.complete:
+        high_bytes = profile.gpu.capacity_bytes - profile.gpu.context_bytes
+        told = "with all tokens at the same experts it does not fit"
+    return replace(
+        profile,
+        error_band=profile.error_band + max(0.0, high_bytes / low_bytes - 1),
+        assumptions=tuple(
+            replace(each, effect=told) if _is_routing(each) else each
+            for each in profile.assumptions
+        ),
+    )
+
+
+def _is_routing(assumption: Assumption) -> bool:
+    return assumption.what.startswith(f"{ROUTING}:")
