@@ -1,0 +1,202 @@
+"""Every catalogue model under every mode of diffusers, and what stock diffusers 0.42.1 cannot run of it.
+
+The models are shallow (`shallow_models.py`) and their videos short: neither hides a way to fail, and `make zoo` runs
+them whole. One virtual GPU serves all modes of a model, so that each operator is learned once.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from typing import NamedTuple
+
+from shallow_models import shallow_pipeline
+from zoo import MODES
+
+from profiler.errors import InputError
+from profiler.hardware import card
+from profiler.profile import Profile
+from profiler.tracing import profile_pipeline
+from profiler.units import TIB
+from profiler.virtual import VirtualGPU
+
+VIDEOS = {  # model: frames
+    "allegro": 8,
+    "cogvideox-2b": 9,
+    "cogvideox-5b": 9,
+    "hunyuanvideo": 5,
+    "ltx-video": 9,
+    "mochi-1": 7,
+    "stable-video-diffusion": 2,
+    "wan2.1-i2v-14b": 5,
+    "wan2.1-t2v-1.3b": 5,
+    "wan2.1-t2v-14b": 5,
+    "wan2.2-t2v-a14b": 5,
+}
+
+# Two by two of the smallest tiles.
+SIZE = {"height": 320, "width": 320}
+# These round the size to one of their own, and read hidden states of their text encoder by number.
+CALLS = {
+    "flux2-dev": {"text_encoder_out_layers": (0, 1, 2)},
+    "flux2-klein-4b": {"text_encoder_out_layers": (0, 1, 2)},
+    "hunyuandit": {"use_resolution_binning": False},
+    "pixart-alpha-xl": {"use_resolution_binning": False},
+    "pixart-sigma-xl": {"use_resolution_binning": False},
+    "sana-1600m": {"use_resolution_binning": False},
+}
+
+# Their schedulers divide by zero, or give no second result, for a single step.
+TWO_STEPS = ("ltx-video", "mochi-1", "pixart-alpha-xl")
+
+# What stock diffusers cannot run on the virtual card; by its code, not on a real one either:
+# - with a stream, group offload keeps pinned half-precision copies, while the pipeline casts this VAE to single
+#   precision;
+STALE_PINS = "RuntimeError in vae: Input type (float) and bias type (c10::Half) should be the same"
+# - block-level group offload hooks the `forward` of a VAE without `_group_offload_block_modules`, which decode never
+#   calls;
+NO_BLOCKS = "RuntimeError in vae: Expected all tensors to be on the same device, but found at least"
+# - sequential offload hooks the projections of an attention pool, whose `forward` takes their weights past them;
+POOL = "RuntimeError in transformer: Expected all tensors to be on the same device, but found at least two devices"
+# - a class says so itself.
+NO_GROUPS = "HunyuanDiTPipeline cannot be placed in mode group-{}: HunyuanDiT2DModel does not support group offloading"
+NO_TILES = "StableVideoDiffusionPipeline cannot be placed in mode model: Tiling doesn't seem to be implemented for"
+
+FAILS = {
+    **{
+        (model, mode): STALE_PINS
+        for model in (
+            "auraflow",
+            "kolors",
+            "sdxl-base",
+            "sdxl-controlnet",
+            "sdxl-refiner",
+            "sdxl-turbo",
+        )
+        for mode in ("group-block-stream", "group-leaf-stream")
+    },
+    **{
+        (model, mode): NO_BLOCKS
+        for model in (
+            "allegro",
+            "cogvideox-2b",
+            "cogvideox-5b",
+            "flux2-dev",
+            "flux2-klein-4b",
+            "hunyuanvideo",
+            "ltx-video",
+            "mochi-1",
+            "qwen-image",
+            "sana-1600m",
+            "stable-video-diffusion",
+        )
+        for mode in ("group-block", "group-block-stream")
+    },
+    ("hunyuandit", "sequential"): POOL,
+    ("hunyuandit", "group-block"): NO_GROUPS.format("block"),
+    ("hunyuandit", "group-block-stream"): NO_GROUPS.format("block"),
+    ("hunyuandit", "group-leaf"): NO_GROUPS.format("leaf"),
+    ("hunyuandit", "group-leaf-stream"): NO_GROUPS.format("leaf"),
+    ("stable-video-diffusion", "group-leaf-stream"): STALE_PINS,
+    ("stable-video-diffusion", "tiling"): NO_TILES,
+}
+
+# Its transformer's rotary frequencies stay in a cache of diffusers' that no pipe ever leaves: 2 x 4096 positions of 64
+# complex numbers on the card and on the host, and on the card those of the picture's 20 x 20 tokens. (card, host)
+KEPT = {"qwen-image": (8 * 64 * (2 * 4096 + 400), 8 * 64 * 2 * 4096)}
+
+
+class Run(NamedTuple):
+    """One run as the tracer has it, and as the virtual GPU has it."""
+
+    profile: Profile | None  # None where the mode was refused
+    refused: str
+    h2d_bytes: int
+    d2h_bytes: int
+    peak_bytes: int
+    left_bytes: int  # on the card, when the pipe was gone
+    host_bytes: int  # of the host's memory besides what the model takes that the twin is made from
+
+    @property
+    def outcome(self) -> str:
+        """What went wrong; "" where nothing did."""
+        return self.profile.error if self.profile else self.refused
+
+
+@functools.cache
+def runs(model) -> dict[str, Run]:
+    """Return the runs of a model by mode."""
+    with VirtualGPU(card("h200").with_capacity(TIB)) as gpu:
+        pipe = shallow_pipeline(model)
+        gc.collect()
+        gc.freeze()  # what is there already need not be looked at again after each run
+        try:
+            return {name: _run(gpu, pipe, model, mode) for name, mode in MODES.items()}
+        finally:
+            gc.unfreeze()
+
+
+def _run(gpu, pipe, model, mode) -> Run:
+    counted = gpu.h2d_bytes, gpu.d2h_bytes, _host_bytes(gpu)
+    held_bytes = _card_bytes(gpu)
+    gpu.allocator.reset_peak()
+    call = {**SIZE, **CALLS.get(model, {})}
+    if model in VIDEOS:
+        call["num_frames"] = VIDEOS[model]
+    # The second step of group offload differs from the first.
+    steps = 2 if mode.name.startswith("group") or model in TWO_STEPS else 1
+    profile, refused = None, ""
+    try:
+        profile = profile_pipeline(gpu.lend(pipe), mode=mode, num_inference_steps=steps, **call)
+    except InputError as error:
+        refused = str(error)
+    peak_bytes = gpu.allocator.peak_bytes
+    gc.collect()
+    return Run(
+        profile,
+        refused,
+        gpu.h2d_bytes - counted[0],
+        gpu.d2h_bytes - counted[1],
+        peak_bytes,
+        _card_bytes(gpu) - held_bytes,
+        _host_bytes(gpu) - counted[2],
+    )
+
+
+def _card_bytes(gpu) -> int:
+    """Return what tensors on the card ask for; cuBLAS's workspaces, one a stream, stay."""
+    gpu.empty_cache()  # and so those that a stream was not done with
+    workspace_bytes = gpu.card.cublas_workspace_bytes
+    streams = gpu.workspace_bytes // workspace_bytes
+    return gpu.allocator.all.requested_bytes.current - streams * workspace_bytes
+
+
+def _host_bytes(gpu) -> int:
+    """Return what the host's memory holds, without the pinned blocks that PyTorch keeps for later."""
+    gpu.host.pinned.empty_cache()
+    return gpu.host.total_bytes
+
+
+def check(model, mode) -> None:
+    """Assert that a run ended as it must, counted what crossed the link, and left nothing behind."""
+    run = runs(model)[mode]
+    expected = FAILS.get((model, mode), "")
+    assert run.outcome.startswith(expected), run.outcome
+    assert bool(run.outcome) == bool(expected), run.outcome
+    assert (run.left_bytes, run.host_bytes) == KEPT.get(model, (0, 0))
+    if run.profile is None:
+        return
+    totals = run.profile.totals
+    assert (totals.h2d_bytes, totals.d2h_bytes) == (run.h2d_bytes, run.d2h_bytes)
+    assert totals.peak_allocated_bytes == run.peak_bytes
+    assert sum(item.bytes for item in run.profile.bill) == run.peak_bytes
+    _check_residency(run.profile)
+
+
+def _check_residency(profile) -> None:
+    """Assert that no component ever has more on the card than it has, and everything resident stays there."""
+    # Casting to single precision doubles a VAE; accelerate rounds each tensor up.
+    whole = {part.name: 2 * part.allocated_bytes for part in profile.components}
+    for event in profile.events:
+        assert 0 <= event.resident_bytes <= whole.get(event.component, event.resident_bytes), event
+    assert not (profile.mode == "resident" and any(e.kind == "offload" for e in profile.events))
