@@ -221,7 +221,9 @@ class Outcome:
     replayed: int = dataclasses.field(compare=False)
 
 
-def outcome(family, *, mode="resident", replay=True, steps=7, prepare=None, **gpu_options):
+def outcome(
+    family, *, mode="resident", options=None, replay=True, steps=7, prepare=None, **gpu_options
+):
     """Run a family's pipeline twice in one GPU, first under the tracer, and return what can be read off afterwards.
 
     `prepare` is called with the pipeline, and returns more arguments of the call.
@@ -232,7 +234,9 @@ def outcome(family, *, mode="resident", replay=True, steps=7, prepare=None, **gp
             if hasattr(pipe, name):
                 getattr(pipe, name).to(torch.float16)
         call |= (prepare or (lambda _: {}))(pipe)
-        profile = profile_pipeline(pipe, mode=Mode(name=mode), num_inference_steps=steps, **call)
+        profile = profile_pipeline(
+            pipe, mode=Mode(name=mode, **(options or {})), num_inference_steps=steps, **call
+        )
         if profile.complete:
             pipe(num_inference_steps=3, **call)
         return Outcome(

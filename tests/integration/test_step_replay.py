@@ -6,6 +6,8 @@ import gc
 
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
+from peft import LoraConfig
 from replay_worlds import FAMILIES, flux, outcome, sd15
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -48,6 +50,39 @@ def test_hooks_inside_a_model_keep_running(family, mode):
 
     assert ours.profile["complete"], ours.profile["error"]
     assert ours.replayed == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("group-leaf", {"stream": True}), ("resident", {"layerwise_casting": True})],
+)
+def test_streams_and_casts_inside_a_model_change_nothing(mode, options):
+    ours, _ = both("flux", mode=mode, options=options)
+
+    assert ours.profile["complete"], ours.profile["error"]
+    assert ours.replayed == 0
+
+
+def test_a_cache_of_steps_is_not_replayed():
+    """FirstBlockCache decides by values whether it computes the other blocks, and keeps what they made."""
+
+    def cache(pipe):
+        pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.2))
+        return {}
+
+    ours, _ = both("flux", prepare=cache)
+
+    assert ours.profile["complete"], ours.profile["error"]
+    assert ours.replayed == 0
+
+
+def test_an_adapter_that_comes_between_steps_is_seen():
+    adapter = LoraConfig(r=4, target_modules=["to_q", "to_k"])
+    ours, _ = both("flux", prepare=_at_step(4, lambda pipe: pipe.transformer.add_adapter(adapter)))
+
+    assert ours.profile["complete"], ours.profile["error"]
+    assert ours.replayed > 0
 
 
 @pytest.mark.parametrize(
