@@ -230,6 +230,7 @@ def switches() -> tuple[Any, ...] | None:
         torch.backends.cuda.mem_efficient_sdp_enabled(),
         torch.backends.cuda.math_sdp_enabled(),
         torch.backends.cuda.cudnn_sdp_enabled(),
+        tuple(torch._C._get_sdp_priority_order()),
         _AttentionBackendRegistry._active_backend,
     )
 

@@ -9,10 +9,12 @@ import torch
 from diffusers import FirstBlockCacheConfig
 from peft import LoraConfig
 from replay_worlds import FAMILIES, flux, outcome, sd15
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from profiler.modes import Mode, enable_mode
 from profiler.virtual import VirtualGPU
+from profiler.virtual.replay_state import switches
 
 STEPS = 7
 
@@ -177,6 +179,15 @@ def _sliced():
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_the_model_between_steps_is_seen(change):
     both("sd15", prepare=_at_step(4, CHANGES[change]))
+
+
+def test_another_order_of_attention_backends_is_another_call():
+    before = switches()
+    with sdpa_kernel([SDPBackend.MATH, SDPBackend.FLASH_ATTENTION], set_priority=True):
+        inside = switches()
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH], set_priority=True):
+            assert switches() != inside
+    assert switches() == before
 
 
 def test_a_hook_that_comes_between_steps_is_called():
