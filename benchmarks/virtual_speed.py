@@ -4,7 +4,7 @@ Usage: python benchmarks/virtual_speed.py [--json]
 
 Seconds are medians of several forwards, the two modes in turn in one process; cold is the first forward of a process
 that has run nothing else. Accounting (storages, capacity, workspaces, copies, values, clock) is on. The ratio is what
-counts: virtual / FakeTensorMode, at most 0.25 warm and 0.35 cold.
+counts: virtual / FakeTensorMode, at most 0.20 warm and 0.35 cold.
 """
 
 from __future__ import annotations
