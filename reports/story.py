@@ -79,7 +79,7 @@ def figures(profile: Profile) -> list[Figure]:
     totals, band = profile.totals, verdicts.verdict(profile).band_bytes
     calls = {event.call for event in profile.events if event.call >= 0}
     span = f"in {len(calls)} calls" if len(calls) > 1 else "per call" if calls else "in all"
-    uncertainty = f"± {format_bytes(band)}" if band else "as measured"
+    uncertainty = f"at most {format_bytes(band)} more" if band else "as measured"
     shown = [
         Figure("Peak allocated", format_bytes(totals.peak_allocated_bytes), uncertainty),
         Figure("On the card", format_bytes(totals.device_bytes), "what nvidia-smi shows"),
