@@ -122,7 +122,7 @@ def _line(row: Row) -> str:
 
 
 def _reason(error: str) -> str:
-    return error.partition(" (")[0].partition(". ")[0].replace("|", "/")
+    return error.partition(" (when ")[0].partition(". ")[0].replace("|", "/")
 
 
 def versions() -> dict[str, str]:
