@@ -52,6 +52,10 @@ class Card:
     )
     h2d_bytes_per_second: float  # from pageable memory; an estimate
     d2h_bytes_per_second: float  # to pageable memory; an estimate
+    launch_seconds: float  # the host's, for one kernel; an estimate
+    achieved: dict[
+        str, float
+    ]  # of the rates, by class of operator, and of the bandwidth; estimates
     aliases: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
@@ -183,6 +187,8 @@ def _card(key: str, own: dict[str, Any], facts: dict[str, Any]) -> Card:
         pinned_bytes_per_second=link["pinned_gb_per_second"] * 1e9,
         h2d_bytes_per_second=link["pageable_h2d_gb_per_second"] * 1e9,
         d2h_bytes_per_second=link["pageable_d2h_gb_per_second"] * 1e9,
+        launch_seconds=facts["launch_seconds"],
+        achieved=facts["achieved"],
         aliases=tuple(own.get("aliases", ())),
         sources=(own["rates_source"], own["memory_source"], generation["source"], link["source"]),
     )

@@ -29,8 +29,6 @@ from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
 from profiler.virtual.values import Values
 from profiler.virtual.workspaces import NOTHING, Workspace, matrix_product
 
-LAUNCH_SECONDS = 5e-6  # host time to launch one kernel; an estimate, until measured on a card
-
 _FIRST_TAG = -(
     1 << 50
 )  # so far below any integer that an operator takes, that a key cannot be misread
@@ -85,7 +83,7 @@ class VirtualGPU:
         self.operators = Operators(self)
         self.dispatch = Dispatcher(self)
         self.replay = Replay(self) if replay else None
-        self.launch_seconds = LAUNCH_SECONDS
+        self.launch_seconds = self.card.launch_seconds
         self.h2d_bytes = 0
         self.d2h_bytes = 0
         self.copy_observers: list[Callable[[str, str, int], None]] = []

@@ -43,9 +43,6 @@ _CONVOLUTIONS = {
     aten._convolution.default,
     aten.cudnn_convolution.default,
 }
-# Fractions of the datasheet's rates that large kernels reach. Estimates, until measured on a card.
-ACHIEVED_COMPUTE = 0.6
-ACHIEVED_BANDWIDTH = 0.75
 
 
 class Kernel:
@@ -101,6 +98,13 @@ class Kernel:
             signature(self._func, self._args) if counted and calibration.knows(self._card) else ""
         )
 
+    @property
+    def _class(self) -> str:
+        """Which of the card's achieved fractions applies to its operations."""
+        if self._func in _CONVOLUTIONS:
+            return "convolution"
+        return "attention" if "attention" in self._func.name() else "matrix_product"
+
     def workspace(self) -> Workspace:
         """Return the memory it takes while it runs, with bounds."""
         if self._measured_bytes is not None:
@@ -117,15 +121,15 @@ class Kernel:
         measured = calibration.kernel_cost(self._card, self._signature) if self._signature else None
         if measured is not None:
             return measured.seconds
-        tensors, moved = self._tensors, self._moved_bytes
-        seconds = moved / (self._card.memory_bytes_per_second * ACHIEVED_BANDWIDTH)
+        tensors, moved, achieved = self._tensors, self._moved_bytes, self._card.achieved
+        seconds = moved / (self._card.memory_bytes_per_second * achieved["memory"])
         count = flop_registry.get(self._func._overloadpacket)
         if count is None:
             return seconds
         operations = count(*self._args, out_val=self._result)
         rates = self._card.flops_per_second
         rate = rates.get(_dtype_name(tensors[0].dtype), rates["float32"])
-        return max(seconds, operations / (rate * ACHIEVED_COMPUTE))
+        return max(seconds, operations / (rate * achieved[self._class]))
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
