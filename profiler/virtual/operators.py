@@ -1,7 +1,6 @@
-"""What operators do: learned once on meta tensors, or written here where data decides the shape.
+"""What operators do: learned once on meta tensors, unless data decides (`valued_operators.py`).
 
-A meta tensor exists only while an operator is being learned. Operators whose result depends on values are never cached;
-where the value is unknown, the one that bounds memory from above is assumed, and counted.
+A meta tensor exists only while an operator is being learned.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from profiler.virtual.kernels import Kernel
 from profiler.virtual.library_kernels import LibraryKernels
 from profiler.virtual.operator_rules import name_of, rule_of
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
+from profiler.virtual.valued_operators import ValuedOperators
 from profiler.virtual.values import MOST_ELEMENTS
 from profiler.virtual.workspaces import Workspace
 
@@ -47,24 +47,7 @@ class Operators:
     def __init__(self, gpu: VirtualGPU) -> None:
         self.gpu = gpu
         self._libraries = LibraryKernels(gpu)
-        self._specials: dict[Any, Callable[..., Any]] = {
-            aten._local_scalar_dense.default: self._item,
-            aten.equal.default: self._equal,
-            aten.lift_fresh.default: self._lift,
-            aten.lift.default: self._lift,
-            aten.nonzero.default: self._nonzero,
-            aten.masked_select.default: self._masked_select,
-            aten.is_pinned.default: lambda func, args, kwargs: args[0].is_pinned(),
-            aten._pin_memory.default: lambda func, args, kwargs: self.gpu.pin(args[0]),
-            aten.record_stream.default: lambda func, args, kwargs: None,
-            aten.scalar_tensor.default: self._scalar,
-            aten.repeat_interleave.Tensor: self._computed,
-            aten.topk.default: self._topk,
-            aten.bincount.default: self._bincount,
-            aten._unique2.default: self._computed,
-            aten.unique_consecutive.default: self._computed,
-            aten.unique_dim.default: self._computed,
-        }
+        self._valued = ValuedOperators(gpu)
 
     def lifted(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Return the arguments with every real tensor turned into a virtual one, each once."""
@@ -81,10 +64,9 @@ class Operators:
 
     def special(self, func: Any, args: Any) -> Callable[..., Any] | None:
         """Return what serves an operator that cannot be cached, or None."""
-        if func in self._specials:
-            return self._specials[func]
-        if func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
-            return self._index_mask
+        valued = self._valued.find(func, args)
+        if valued is not None:
+            return valued
         if func._schema.name.endswith("_") and torch.Tag.inplace_view in func.tags:
             return self._inplace_view
         if func not in _FUSED and _is_composite(func):
@@ -216,100 +198,7 @@ class Operators:
             return None
         return link_copy(devices, metas[id(source)], result, non_blocking=non_blocking)
 
-    # -- operators whose result depends on values
-
-    def _item(self, func: Any, args: Any, kwargs: Any) -> Any:
-        tensor = args[0]
-        if tensor.is_cuda:
-            self.gpu.copy(LinkCopy("cuda", "cpu", tensor.element_size()), None)
-        with self.gpu.suspended():
-            return self.gpu.values.read(tensor, "item").item()
-
-    def _equal(self, func: Any, args: Any, kwargs: Any) -> bool:
-        one, other = (self.gpu.values.known(tensor) for tensor in args)
-        if one is not None and other is not None:
-            with self.gpu.suspended():
-                return torch.equal(one, other)
-        self.gpu.values.assume("equal", "taken to be equal")
-        return True
-
-    def _lift(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
-        tensor = args[0]
-        if isinstance(tensor, VirtualTensor):
-            return tensor
-        return self.gpu.lift(tensor)
-
-    def _scalar(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
-        """Make the scalar of `x[0] = 3`: C++ makes it on the device that it believes `x` to be on, `meta`."""
-        with self.gpu.suspended():
-            real = torch.scalar_tensor(args[0], dtype=kwargs.get("dtype"))
-        return self.gpu.place(real, canonical(kwargs.get("device") or CPU))
-
-    def _nonzero(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
-        mask = args[0]
-        known = self.gpu.values.known(mask)
-        if known is not None:
-            with self.gpu.suspended():
-                return self.gpu.place(known.nonzero(), mask.device)
-        self.gpu.values.assume("nonzero", "every element taken to be nonzero")
-        return self.gpu.empty((mask.numel(), mask.dim()), torch.int64, mask.device)
-
-    def _masked_select(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
-        source, mask = torch.broadcast_tensors(*args)
-        return self._index_mask(aten.index.Tensor, (source, [mask]), {})
-
-    def _index_mask(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
-        """Index by positions, as CUDA does: a mask becomes the index tensors of its nonzero elements."""
-        source, indices = args
-        positions: list[Any] = []
-        for index in indices:
-            if _is_mask(index):
-                found = self._nonzero(aten.nonzero.default, (index,), {})
-                positions += [found.select(1, dim) for dim in range(index.dim())]
-            else:
-                positions.append(index)
-        return self.gpu.dispatch(func, (source, positions), {})  # type: ignore[no-any-return]
-
-    def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Serve an operator whose output's size depends on values: computed, or as large as its input."""
-        reals = [
-            self.gpu.values.known(tensor)
-            for tensor in tree_leaves(args)
-            if isinstance(tensor, VirtualTensor)
-        ]
-        source = args[0]
-        with self.gpu.suspended():
-            if all(real is not None for real in reals):
-                result = func(*self.gpu.values.realised(args), **self.gpu.values.realised(kwargs))
-            else:
-                self.gpu.values.assume(
-                    func.__name__, "its output taken to be as large as its input"
-                )
-                result = func(
-                    torch.arange(source.numel()), *self.gpu.values.realised(args[1:]), **kwargs
-                )
-            return tree_map(lambda leaf: self.gpu.place(leaf, source.device), result)
-
-    def _topk(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Remember of indices whose values are unknown what they choose from, and how many."""
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, VirtualTensor)]
-        with self.gpu.suspended():
-            entry = self.learn(func, args, kwargs, tensors)
-        values, indices = self.gpu.dispatch.run(entry, func, args, kwargs, tensors)
-        dim = args[2] if len(args) > 2 else kwargs.get("dim", -1)
-        if args[0].dim() and indices.storage_record.real is None:
-            indices.storage_record.routing = (args[0].shape[dim], indices.shape[dim])
-        return values, indices
-
-    def _bincount(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Count how often each index stands there: where it says the experts of tokens, by assumption."""
-        routing = args[0].storage_record.routing
-        if routing is None or self.gpu.values.known(args[0]) is not None:
-            return self._computed(func, args, kwargs)
-        counts = self.gpu.values.routed(args[0].numel(), *routing)
-        with self.gpu.suspended():
-            # `torch.tensor` is served by the GPU itself, and would give a virtual one.
-            return self.gpu.place(torch.LongTensor(counts), args[0].device)
+    # -- what runs otherwise
 
     def _inplace_view(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
         """Change a tensor's own metadata (`unsqueeze_`, `t_`, `resize_`, ...)."""
@@ -446,7 +335,3 @@ def _like_the_first(func: Any, args: tuple[Any, ...]) -> Any:
     first = next(leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor))
     made = [torch.empty_like(first) for _ in func._schema.returns]
     return made[0] if len(made) == 1 else made or None
-
-
-def _is_mask(index: Any) -> bool:
-    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)
