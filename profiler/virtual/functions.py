@@ -181,36 +181,13 @@ def _attention(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., A
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> torch.Tensor:
+        given = (query, key, value, attn_mask)
+        options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
         if not isinstance(query, VirtualTensor):
-            return original(
-                query,
-                key,
-                value,
-                attn_mask,
-                dropout_p,
-                is_causal,
-                scale=scale,
-                enable_gqa=enable_gqa,
-            )  # type: ignore[no-any-return]
+            return original(*given, dropout_p, is_causal, **options)  # type: ignore[no-any-return]
+        options["is_causal"] = is_causal
         if not query.is_cuda:
-            return attention.attend_on_host(
-                query,
-                key,
-                value,
-                attn_mask,
-                is_causal=is_causal,
-                scale=scale,
-                enable_gqa=enable_gqa,
-            )
-        return attention.attend(
-            gpu.card,
-            query,
-            key,
-            value,
-            attn_mask,
-            is_causal=is_causal,
-            scale=scale,
-            enable_gqa=enable_gqa,
-        )
+            return attention.attend_on_host(*given, **options)
+        return attention.attend(gpu.card, *given, **options)
 
     return scaled_dot_product_attention
