@@ -21,6 +21,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from profiler.diffusers_private import MODULE_STATE
 from profiler.virtual.tensor import VirtualTensor
 
 # Code of these may be left out; of other people's it is not known what it does besides.
@@ -55,20 +56,7 @@ _OF_NO_ACCOUNT = {
     "_load_state_dict_post_hooks",
 }
 # Attributes by which hooks, or a caller, stand around the forward itself; only the outermost module may have them.
-_AROUND = {
-    "_apply",
-    "forward",
-    "_old_forward",
-    "_hf_hook",
-    "_diffusers_hook",
-    "to",
-    "cuda",
-    "npu",
-    "xpu",
-    "mlu",
-    "sdaa",
-    "musa",
-}
+_AROUND = {"_apply", "_diffusers_hook", *MODULE_STATE}
 _PLAIN = (
     int,
     float,
