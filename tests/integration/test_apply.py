@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
-pytest.importorskip("diffusers")
-
 import torch
 from diffusers import DiffusionPipeline
 from tiny_pipelines import Act, Script, TinyPipeline, build, pipeline_class

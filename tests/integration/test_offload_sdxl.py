@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("diffusers")
-
 from profiler import load_pipeline
 from profiler.applying import apply, verify
 from profiler.planning import plan_offload

@@ -7,12 +7,8 @@ between events.
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-
-pytest.importorskip("diffusers")
-
 from offload_worlds import schemes
 from tiny_pipelines import build, scripts, set_up
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.importorskip("diffusers")
-
 import torch
 from tiny_pipelines import Act, Script, build
 
