@@ -1,34 +1,103 @@
-"""Where each component of a pipeline lives under model offload.
+"""Where each component of a pipeline lives: the vocabulary of plans.
 
-A `Scheme` is what a user can tell `enable_model_cpu_offload`: the sequence, the exclusion set, and whether an
-excluded component stays on the card between calls (`sticky`; stock diffusers sends it to the CPU and back).
+A `Scheme` is one way to place a whole pipeline. Each component is in one of these places:
 
-Each component has one of three placements: `offload` (a link of the sequence), `outside` (hooked, but neither
-evicts nor is evicted before the end of the call), `resident` (excluded). A component named in the sequence is never
-excluded.
+- `offload`: a link of the sequence. Its hook brings it to the card and evicts its predecessor.
+- `outside`: hooked, but neither evicts nor is evicted before the end of the call.
+- `resident`: it stays on the card. Stock diffusers sends it to the CPU and back at the end of each call, a `sticky`
+  scheme does not.
+- `group-block`, `group-leaf`, `sequential`: split, by diffusers' group offload or accelerate's sequential offload.
+
+The first three may hold back some blocks (`Streamed`): those travel by themselves, each while the one before it
+computes, and what lives in that place is the rest. What is offloaded goes back by one of three ways (`swaps`): `copy`,
+as accelerate does; `drop`, which keeps the host's copy and frees the card's; `pinned`, which keeps it page-locked.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 OFFLOAD, OUTSIDE, RESIDENT = "offload", "outside", "resident"
+GROUP_BLOCK, GROUP_LEAF, SEQUENTIAL = "group-block", "group-leaf", "sequential"
+COPY, DROP, PINNED = "copy", "drop", "pinned"
+SWAPS = (COPY, DROP, PINNED)
+MODIFIERS = ("vae-tiling", "vae-slicing", "fp8")
+"""What lowers the peak besides a placement: the VAE's own ways, and denoisers stored as float8_e4m3fn."""
+
+
+class Grouped(NamedTuple):
+    """A component under `apply_group_offloading`."""
+
+    blocks: int = 0  # blocks per group at block level; 0 for leaf level
+    stream: bool = False
+    record_stream: bool = False
+    low_cpu_mem: bool = False
+    disk: bool = False
+
+    @property
+    def place(self) -> str:
+        """The name of this placement."""
+        return GROUP_BLOCK if self.blocks else GROUP_LEAF
+
+
+class Sequential(NamedTuple):
+    """A component under accelerate's `cpu_offload`, as `enable_sequential_cpu_offload` calls it."""
+
+    place: str = SEQUENTIAL
+
+
+class Streamed(NamedTuple):
+    """A component of whose blocks only some live where the component lives; the others travel one by one."""
+
+    resident_blocks: int
+
+
+Split = Grouped | Sequential
+Inside = Split | Streamed
+_KINDS: dict[str, type[Inside]] = {
+    "grouped": Grouped,
+    "sequential": Sequential,
+    "streamed": Streamed,
+}
+
+
+def inside_record(inside: Inside) -> dict[str, Any]:
+    """Return plain data for JSON, which `inside_of` reads."""
+    kind = next(name for name, kind in _KINDS.items() if isinstance(inside, kind))
+    return {"kind": kind, **inside._asdict()}
+
+
+def inside_of(record: Mapping[str, Any]) -> Inside:
+    """Return what `inside_record` wrote.
+
+    Raises:
+        KeyError, TypeError: if it is something else.
+    """
+    fields = {name: value for name, value in record.items() if name != "kind"}
+    return _KINDS[record["kind"]](**fields)
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """One way to set up model offload."""
+    """One way to place a pipeline."""
 
     sequence: tuple[str, ...] = ()
     excluded: frozenset[str] = frozenset()
     sticky: bool = False
+    inside: Mapping[str, Inside] = field(
+        default_factory=dict
+    )  # components that are split or streamed
+    swaps: Mapping[str, str] = field(default_factory=dict)  # of components that do not `copy`
 
     def placement(self, name: str) -> str:
         """Return where the component called `name` lives."""
+        split = self.split(name)
+        if split is not None:
+            return split.place
         if name in self.sequence:
             return OFFLOAD
         return RESIDENT if name in self.excluded else OUTSIDE
@@ -36,6 +105,20 @@ class Scheme:
     def placements(self, names: Iterable[str]) -> dict[str, str]:
         """Return the placement of each component."""
         return {name: self.placement(name) for name in names}
+
+    def split(self, name: str) -> Split | None:
+        """Return how the component is split; None if it is not."""
+        inside = self.inside.get(name)
+        return None if isinstance(inside, Streamed) else inside
+
+    def streamed(self, name: str) -> Streamed | None:
+        """Return how many of the component's blocks stay; None if all do."""
+        inside = self.inside.get(name)
+        return inside if isinstance(inside, Streamed) else None
+
+    def swap(self, name: str) -> str:
+        """Return how the component leaves the card: `copy`, `drop` or `pinned`."""
+        return self.swaps.get(name, COPY)
 
     def predecessors(self) -> dict[str, str]:
         """Return for each component of the sequence but the first the one that its hook evicts."""
@@ -46,7 +129,7 @@ class Scheme:
         return dict(zip(self.sequence[:-1], self.sequence[1:], strict=True))
 
     def hooked(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return the components that carry a hook, in the order in which diffusers places the hooks."""
+        """Return the components that carry a model-offload hook, in the order in which diffusers places the hooks."""
         outside = (name for name in names if self.placement(name) == OUTSIDE)
         return (*self.sequence, *outside)
 
@@ -54,7 +137,12 @@ class Scheme:
 def known_part(scheme: Scheme, names: Sequence[str]) -> Scheme:
     """Return what diffusers makes of `scheme` on a pipeline with components of these names."""
     return scheme_for(
-        names, sequence=scheme.sequence, excluded=scheme.excluded, sticky=scheme.sticky
+        names,
+        sequence=scheme.sequence,
+        excluded=scheme.excluded,
+        sticky=scheme.sticky,
+        inside=scheme.inside,
+        swaps=scheme.swaps,
     )
 
 
@@ -64,8 +152,27 @@ def scheme_for(
     sequence: Iterable[str] = (),
     excluded: Iterable[str] = (),
     sticky: bool = False,
+    inside: Mapping[str, Inside] | None = None,
+    swaps: Mapping[str, str] | None = None,
 ) -> Scheme:
     """Return the scheme that diffusers would set up: it ignores unknown names and exclusions of sequenced ones."""
     known = tuple(dict.fromkeys(name for name in sequence if name in names))
     kept = frozenset(name for name in excluded if name in names and name not in known)
-    return Scheme(known, kept, sticky)
+    return Scheme(
+        known,
+        kept,
+        sticky,
+        {name: how for name, how in (inside or {}).items() if name in names},
+        {name: how for name, how in (swaps or {}).items() if name in names and how != COPY},
+    )
+
+
+def streamed_blocks(count: int, resident: int) -> tuple[int, ...]:
+    """Return which of `count` blocks travel if `resident` stay: spread evenly, so that each upload has equal time.
+
+    Args:
+        count: Blocks of the component.
+        resident: How many stay, 0 to `count`.
+    """
+    streamed = count - resident
+    return tuple((2 * index + 1) * count // (2 * streamed) for index in range(streamed))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from profiler.atomic import write_text
 from profiler.errors import InputError
-from profiler.planning.placements import Scheme
+from profiler.planning.placements import Scheme, inside_of
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Alternative:
     excluded: tuple[str, ...]
     sticky: bool
     predicted: Predicted
+    inside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    swaps: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,11 @@ class Plan:
     gpu: str = ""
     dtype: str = ""
     quantization: dict[str, str] = field(default_factory=dict)
+    # Since version 0.4. Components that are split or streamed, as `placements.inside_record` writes them; how
+    # components leave the card where it is not by a copy; what the denoisers and the VAE were told besides.
+    inside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    swaps: dict[str, str] = field(default_factory=dict)
+    modifiers: tuple[str, ...] = ()  # of MODIFIERS
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -130,8 +137,11 @@ class Plan:
 
     @property
     def scheme(self) -> Scheme:
-        """Return the sequence, the exclusions and their stickiness as one record."""
-        return Scheme(self.sequence, frozenset(self.excluded), self.sticky)
+        """Return where everything lives, as one record."""
+        inside = {name: inside_of(record) for name, record in self.inside.items()}
+        return Scheme(
+            self.sequence, frozenset(self.excluded), self.sticky, inside, dict(self.swaps)
+        )
 
     def apply(self, pipe: Any, *, gpu_id: int | None = None, device: Any = None) -> Any:
         """Put the plan into effect on `pipe`; see `profiler.applying.apply`."""
@@ -228,6 +238,7 @@ def _plan(record: dict[str, Any]) -> Plan:
             "sequence": tuple(record["sequence"]),
             "excluded": tuple(record["excluded"]),
             "immovable": tuple(record["immovable"]),
+            "modifiers": tuple(record.get("modifiers", ())),
             "predicted": _record(Predicted, record["predicted"]),
             "stock": _alternative(record["stock"]),
             "margin": _record(Margin, record["margin"]),
@@ -247,6 +258,8 @@ def _alternative(record: dict[str, Any]) -> Alternative:
         sequence=tuple(record["sequence"]),
         excluded=tuple(record["excluded"]),
         sticky=bool(record["sticky"]),
+        inside=record.get("inside", {}),
+        swaps=record.get("swaps", {}),
         predicted=_record(Predicted, record["predicted"]),
     )
 
