@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from profiler.planning.cost import STAYS, TRAVELS, UNEVICTED, choice
 from profiler.planning.placements import Scheme
 from profiler.planning.search import Option, Problem
+from profiler.planning.sequence_rule import EXCLUDED, LAST, OUTSIDE, SequenceRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from profiler.planning.cost import Ride, Rides
     from profiler.planning.workload import Workload
-
-LAST, OUTSIDE, EXCLUDED = "(last)", "(outside)", "(excluded)"
 
 
 @dataclass(frozen=True)
@@ -97,17 +96,19 @@ class _Builder:
 
     def problem(self, excluded: str) -> Problem:
         """Return the problem in which something is hooked and excluded components ride as `excluded`."""
+        rule = SequenceRule(self._names, some_excluded=excluded == STAYS)
         return Problem(
             decisions=tuple(self._options(name, excluded) for name in self._names),
             base=self._base,
-            allowed=lambda keys: self._allowed(keys, sticky=excluded == STAYS),
+            step=rule.step,
+            start=rule.start,
             penalty=1 if excluded == STAYS else 0,
         )
 
     def resident(self) -> Problem:
         """Return the problem whose one choice is to exclude everything."""
         rows = tuple((self._option(name, EXCLUDED, STAYS),) for name in self._names)
-        return Problem(decisions=rows, base=self._base, allowed=lambda _: True)
+        return Problem(decisions=rows, base=self._base)
 
     def _options(self, name: str, excluded: str) -> tuple[Option, ...]:
         options = [self._option(name, EXCLUDED, excluded)]
@@ -130,28 +131,6 @@ class _Builder:
     def _option(self, name: str, key: str, ride_key: str) -> Option:
         ride = self._rides.table[name, ride_key]
         return Option(key, self._cost_of(ride), ride.load, int(key != self._stock[name]))
-
-    def _allowed(self, keys: tuple[str, ...], *, sticky: bool) -> bool:
-        """Whether the choices made so far can end in one sequence."""
-        chosen = dict(zip(self._names, keys, strict=False))
-        key = keys[-1]
-        if keys.count(key) > 1 and key not in (OUTSIDE, EXCLUDED):
-            return False  # a component has one predecessor, a sequence one end
-        if key in (OUTSIDE, EXCLUDED) and self._names[len(keys) - 1] in keys:
-            return False  # it was chosen as a successor
-        if chosen.get(key) in (OUTSIDE, EXCLUDED) or self._closes_circle(chosen, len(keys) - 1):
-            return False
-        if len(keys) < len(self._names):
-            return True
-        excluded = keys.count(EXCLUDED)
-        return excluded < len(keys) and (excluded > 0 or not sticky)
-
-    def _closes_circle(self, chosen: dict[str, str], index: int) -> bool:
-        start = name = self._names[index]
-        while (name := chosen.get(name, "")) in self._names:
-            if name == start:
-                return True
-        return False
 
 
 def _stock_key(stock: Scheme, names: tuple[str, ...], name: str) -> str:

@@ -7,11 +7,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.planning.search import Found, Option, Problem, search
-
-
-def anything(keys):
-    return True
+from profiler.planning.search import Found, Option, Problem, front, search
 
 
 def two_decisions(**changes):
@@ -20,14 +16,14 @@ def two_decisions(**changes):
         (Option("a", 0, (4, 0)), Option("b", 3, (1, 1))),
         (Option("c", 0, (5, 1)), Option("d", 4, (2, 1))),
     )
-    return Problem(**({"decisions": decisions, "base": (0, 0), "allowed": anything} | changes))
+    return Problem(**({"decisions": decisions, "base": (0, 0)} | changes))
 
 
 def test_without_a_limit_the_cheapest_choice_wins():
     outcome = search([two_decisions()])
     assert outcome.found == (
-        Found(problem=0, keys=("a", "c"), cost=0, peak=9, penalty=0),
-        Found(problem=0, keys=("b", "c"), cost=3, peak=6, penalty=0),
+        Found(problem=0, keys=("a", "c"), labels=(None, None), cost=0, peak=9, penalty=0),
+        Found(problem=0, keys=("b", "c"), labels=(None, None), cost=3, peak=6, penalty=0),
     )
     assert outcome.gap == 0
 
@@ -43,7 +39,7 @@ def test_the_limit_excludes_heavy_choices():
 
 def test_nothing_is_found_below_the_smallest_peak():
     outcome = search([two_decisions()], limit=2)
-    assert (outcome.found, outcome.bound) == ((), None)
+    assert (outcome.found, outcome.bound, outcome.complete) == ((), None, True)
 
 
 def test_peak_first_finds_the_lightest_choice():
@@ -53,7 +49,7 @@ def test_peak_first_finds_the_lightest_choice():
 
 def test_equal_costs_are_decided_by_peak_then_by_penalty():
     rows = ((Option("x", 1, (3,)), Option("y", 1, (2,), 5), Option("z", 1, (2,), 4)),)
-    problem = Problem(decisions=rows, base=(0,), allowed=anything)
+    problem = Problem(decisions=rows, base=(0,))
     assert [found.keys for found in search([problem], wanted=3).found] == [("z",), ("y",), ("x",)]
 
 
@@ -63,45 +59,155 @@ def test_the_best_of_several_problems_is_found_and_named():
     assert [found.problem for found in search([dearer, lighter], wanted=2).found] == [1, 0]
 
 
+def test_uses_are_limited_each():
+    rows = ((Option("x", 0, (0,), uses=(9, 1)), Option("y", 5, (0,), uses=(2, 2))),) * 2
+    problem = Problem(decisions=rows, base=(0,), base_uses=(1,))
+    # (x, x) uses 19, (x, y) and (y, x) 12, (y, y) 5 of the first; 2, 3, 4 of the second.
+    outcomes = [search([problem], use_limits=limits) for limits in ((18,), (18, 2), (None, 2))]
+    assert [[one.cost for one in outcome.found] for outcome in outcomes] == [[5, 5], [], [0]]
+    assert outcomes[0].found[0].uses == (12,)
+
+
+def test_labels_come_back():
+    rows = ((Option("x", 1, (0,), label="dear"), Option("x", 0, (1,), label=("cheap", 1))),)
+    found = search([Problem(decisions=rows, base=(0,))]).found
+    assert [one.labels for one in found] == [(("cheap", 1),), ("dear",)]
+
+
+def test_runner_up_is_no_dominated_variant_of_the_best():
+    rows = (
+        (Option("x", 0, (1,)), Option("x", 1, (1,), label="worse"), Option("y", 2, (1,))),
+        (Option("z", 0, (0,)),),
+    )
+    found = search([Problem(decisions=rows, base=(0,))], wanted=3).found
+    assert [one.keys for one in found] == [("x", "z"), ("y", "z")]
+
+
+def test_without_time_nothing_is_claimed():
+    for peak_first, best in ((False, 0), (True, 3)):
+        outcome = search([two_decisions()], peak_first=peak_first, time_limit_seconds=0)
+        assert not outcome.complete
+        assert outcome.bound <= best
+    assert not front([two_decisions()], time_limit_seconds=0).complete
+
+
+KEYS = "abc"
+
 OPTIONS = st.lists(
-    st.tuples(st.integers(0, 6), st.tuples(*[st.integers(0, 5)] * 3), st.integers(0, 2)),
+    st.builds(
+        Option,
+        key=st.sampled_from(KEYS),
+        cost=st.integers(0, 6),
+        load=st.tuples(*[st.integers(0, 5)] * 3),
+        penalty=st.integers(0, 2),
+        uses=st.tuples(*[st.integers(0, 3)] * 2),
+        label=st.none(),
+    ),
     min_size=1,
-    max_size=4,
-)
+    max_size=5,
+).map(lambda row: tuple(one._replace(label=index) for index, one in enumerate(row)))
 
 
-@settings(max_examples=50)
-@given(st.lists(OPTIONS, min_size=1, max_size=4), st.integers(0, 15), st.booleans(), st.data())
-def test_the_answer_is_that_of_trying_everything(rows, limit, peak_first, data):
-    decisions = tuple(
-        tuple(Option(str(key), *option) for key, option in enumerate(row)) for row in rows
+@st.composite
+def problems(draw, most=4):
+    """Any problem whose rule is a set of forbidden neighbours, told by the last key alone or by all of them."""
+    forbidden = draw(st.sets(st.tuples(*[st.sampled_from(KEYS)] * 2), max_size=4))
+    merged = draw(st.booleans())
+
+    def step(state, key):
+        if state and (state[-1], key) in forbidden:
+            return None
+        return (key,) if merged else (*state, key)
+
+    return Problem(
+        decisions=tuple(draw(st.lists(OPTIONS, min_size=1, max_size=most))),
+        base=draw(st.tuples(*[st.integers(-1, 3)] * 3)),
+        base_uses=draw(st.tuples(*[st.integers(0, 1)] * 2)),
+        penalty=draw(st.integers(0, 1)),
+        step=step,
     )
-    forbidden = data.draw(st.sets(st.tuples(*[st.integers(0, 3).map(str)] * 2), max_size=4))
-    problem = Problem(
-        decisions=decisions, base=(1, 2, 0), allowed=lambda keys: keys[:2] not in forbidden
+
+
+WORLDS = st.lists(problems(), min_size=1, max_size=2)
+LIMITS = st.none() | st.integers(0, 15)
+USE_LIMITS = st.tuples(*[st.none() | st.integers(0, 8)] * 2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(WORLDS, LIMITS, USE_LIMITS, st.booleans(), st.integers(1, 4))
+def test_the_answer_is_that_of_trying_everything(world, limit, use_limits, peak_first, wanted):
+    outcome = search(
+        world, limit=limit, use_limits=use_limits, wanted=wanted, peak_first=peak_first
     )
-    ranks = sorted(
-        rank(choice, peak_first)
-        for choice in product(*decisions)
-        if tuple(option.key for option in choice)[:2] not in forbidden
-        and rank(choice, peak_first)[not peak_first] <= limit
+    ranks = sorted(rank(one, peak_first) for one in every_choice(world, limit, use_limits))
+    assert [rank(one, peak_first) for one in outcome.found] == ranks[:wanted]
+    assert (outcome.complete, outcome.gap) == (True, 0)
+    assert outcome.bound == (ranks[0][0] if ranks else None)
+    assert len({(one.problem, one.labels) for one in outcome.found}) == len(outcome.found)
+    for one in outcome.found:
+        assert one in every_choice(world, limit, use_limits)
+
+
+@settings(max_examples=100, deadline=None)
+@given(WORLDS, LIMITS, USE_LIMITS, st.integers(2, 5))
+def test_the_front_is_that_of_trying_everything(world, limit, use_limits, most):
+    best = {}
+    for one in sorted(every_choice(world, limit, use_limits), key=lambda one: rank(one, True)):
+        if not best or one.cost < min(best.values()):
+            best[one.peak] = one.cost
+    found = front(world, limit=limit, use_limits=use_limits, most=most)
+    points = [(one.peak, one.cost) for one in found.points]
+    assert set(points) <= set(best.items())
+    assert points == sorted(points)
+    assert points[:1] + points[-1:] == (list(best.items())[:1] + list(best.items())[-1:])
+    assert len(points) == min(len(best), most)
+    assert len(best) <= most if found.whole else len(best) >= most
+    assert found.complete
+
+
+def every_choice(world, limit, use_limits):
+    """Return every choice without dominated options that keeps the limits."""
+    found = []
+    for index, problem in enumerate(world):
+        rows = [[one for one in row if not beaten(one, row)] for row in problem.decisions]
+        for choice in product(*rows):
+            state = problem.start
+            for option in choice:
+                state = None if state is None else problem.step(state, option.key)
+            one = totals(index, problem, choice)
+            kept = limit is None or one.peak <= limit
+            pairs = zip(one.uses, use_limits, strict=True)
+            if state is not None and kept and all(m is None or u <= m for u, m in pairs):
+                found.append(one)
+    return found
+
+
+def beaten(option, row):
+    """Whether an option of the same key is no worse in anything; of equals all but the first are."""
+    mine = (option.cost, option.penalty, *option.uses, *option.load)
+    for other in row:
+        theirs = (other.cost, other.penalty, *other.uses, *other.load)
+        no_worse = all(map(int.__le__, theirs, mine))
+        earlier = other.label < option.label
+        if other.key == option.key and no_worse and (theirs != mine or earlier):
+            return True
+    return False
+
+
+def totals(index, problem, choice):
+    loads = zip(problem.base, *(option.load for option in choice), strict=True)
+    uses = zip(problem.base_uses, *(option.uses for option in choice), strict=True)
+    return Found(
+        problem=index,
+        keys=tuple(option.key for option in choice),
+        labels=tuple(option.label for option in choice),
+        cost=sum(option.cost for option in choice),
+        peak=max(map(sum, loads)),
+        penalty=problem.penalty + sum(option.penalty for option in choice),
+        uses=tuple(map(sum, uses)),
     )
-    outcome = search([problem], limit=limit, wanted=3, peak_first=peak_first)
-    assert [rank_of(found, peak_first) for found in outcome.found] == ranks[:3]
-    assert outcome.gap == 0
 
 
-def rank(choice, peak_first):
-    peak = max(
-        base + sum(option.load[moment] for option in choice)
-        for moment, base in enumerate((1, 2, 0))
-    )
-    cost = sum(option.cost for option in choice)
-    penalty = sum(option.penalty for option in choice)
-    return (peak, cost, penalty) if peak_first else (cost, peak, penalty)
-
-
-def rank_of(found, peak_first):
-    if peak_first:
-        return (found.peak, found.cost, found.penalty)
-    return (found.cost, found.peak, found.penalty)
+def rank(found, peak_first):
+    pair = (found.peak, found.cost) if peak_first else (found.cost, found.peak)
+    return (*pair, found.penalty)

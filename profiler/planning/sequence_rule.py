@@ -1,0 +1,84 @@
+"""Which keys go together: the components that choose a successor must form one sequence.
+
+An automaton over the components in the order in which they decide. Its state keeps only what later decisions can be
+refused for, so that different beginnings with the same future are the same state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+LAST, OUTSIDE, EXCLUDED = "(last)", "(outside)", "(excluded)"
+
+_NONE = -1
+
+
+class SequenceState(NamedTuple):
+    """What matters of the decisions made; components are numbers, in the order of their decisions."""
+
+    decided: int  # how many
+    free: int  # bits: may still be chosen as a successor; bit `count` stands for the sequence's end
+    starts: tuple[int, ...]  # of each undecided component: where the links that end at it begin
+    hooked: bool  # whether some component is not excluded
+    excluded: bool  # whether some component is; stays False where that does not matter
+
+
+class SequenceRule:
+    """The rule for components `names`, in the order of their decisions.
+
+    Args:
+        names: The components.
+        some_excluded: Whether at least one must be excluded.
+    """
+
+    def __init__(self, names: tuple[str, ...], *, some_excluded: bool) -> None:
+        self._count = len(names)
+        self._targets = {name: index for index, name in enumerate(names)} | {LAST: len(names)}
+        self._some_excluded = some_excluded
+
+    @property
+    def start(self) -> SequenceState:
+        """The state before the first decision."""
+        every = (1 << (self._count + 1)) - 1
+        return SequenceState(0, every, (_NONE,) * self._count, hooked=False, excluded=False)
+
+    def step(self, state: SequenceState, key: str) -> SequenceState | None:
+        """Return the state after the next component chose `key`; None if that cannot become one sequence."""
+        left_out = key in (OUTSIDE, EXCLUDED)
+        after = _left_out(state, key) if left_out else self._linked(state, self._targets[key])
+        if after is None:
+            return None
+        if not self._some_excluded:
+            after = after._replace(excluded=False)
+        if after.decided == self._count:
+            allowed = after.hooked and (after.excluded or not self._some_excluded)
+            return after if allowed else None
+        return after
+
+    def _linked(self, state: SequenceState, target: int) -> SequenceState | None:
+        own = state.decided
+        begin = state.starts[0] if state.starts[0] != _NONE else own
+        if not state.free >> target & 1 or target == begin:
+            return (
+                None  # it has a predecessor, is in no sequence, or the links would close a circle
+            )
+        starts = list(state.starts[1:])
+        if own < target < self._count:
+            starts[target - own - 1] = begin
+        elif target in starts:
+            starts[starts.index(target)] = begin
+        free = state.free & ~(1 << target)
+        return SequenceState(own + 1, free, tuple(starts), hooked=True, excluded=state.excluded)
+
+
+def _left_out(state: SequenceState, key: str) -> SequenceState | None:
+    bit = 1 << state.decided
+    if not state.free & bit:
+        return None  # it was chosen as a successor
+    return SequenceState(
+        state.decided + 1,
+        state.free & ~bit,
+        state.starts[1:],
+        hooked=state.hooked or key == OUTSIDE,
+        excluded=state.excluded or key == EXCLUDED,
+    )
