@@ -6,8 +6,9 @@ Read from diffusers 0.42.1 (`pipelines/pipeline_utils.py`, `hooks/group_offloadi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import accelerate.hooks
 import torch
 from accelerate.hooks import (
     AlignDevicesHook,
@@ -18,11 +19,14 @@ from accelerate.hooks import (
 )
 from diffusers import DiffusionPipeline
 from diffusers.hooks.group_offloading import _is_group_offload_enabled
+from diffusers.hooks.layerwise_casting import _LAYERWISE_CASTING_HOOK
 from diffusers.utils.import_utils import is_bitsandbytes_version, is_transformers_version
 from diffusers.utils.torch_utils import empty_device_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
 
 SEQUENCE = "model_cpu_offload_seq"
 EXCLUDED = "_exclude_from_cpu_offload"
@@ -56,6 +60,11 @@ MODULE_STATE = (
 """What accelerate leaves on a hooked module."""
 
 
+def compiler_disable(method: _F) -> _F:
+    """Keep torch.compile out of a hook's method, as accelerate does with its own: without importing it before."""
+    return accelerate.hooks._compiler_disable(method)  # type: ignore[no-any-return]
+
+
 def modules_of(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
     """Return the components that are modules, by name, in the order of `pipe.components`."""
     parts = pipe.components.items()
@@ -76,6 +85,12 @@ def enables_by_itself(pipe: DiffusionPipeline) -> bool:
 def is_group_offloaded(module: torch.nn.Module) -> bool:
     """Whether diffusers' group offload is active on the module."""
     return bool(_is_group_offload_enabled(module))
+
+
+def is_layerwise_cast(part: torch.nn.Module) -> bool:
+    """Whether layerwise casting is active on this part of a model itself."""
+    registry = vars(part).get("_diffusers_hook")
+    return registry is not None and registry.get_hook(_LAYERWISE_CASTING_HOOK) is not None
 
 
 def is_device_mapped(pipe: DiffusionPipeline) -> bool:

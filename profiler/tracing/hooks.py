@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import accelerate.hooks
@@ -31,8 +31,9 @@ ENTRIES = ("encode", "decode", "_encode", "generate", "get_text_features", "get_
 INNER_ENTRIES = ("text_model.final_layer_norm", "vision_model.post_layernorm", "text_projection")
 
 _FRAMES_TO_LOOK_AT = 16
-# accelerate's functions that move weights; its `new_forward` only stands around what the model itself does.
+# Methods of accelerate's hooks that move weights; its `new_forward` only stands around what the model itself does.
 _ACCELERATE_MOVERS = ("pre_forward", "post_forward", "init_hook", "offload")
+_ACCELERATE_HOOKS = (accelerate.hooks.ModelHook, accelerate.hooks.UserCpuOffloadHook)
 _ASKERS = {
     "maybe_free_model_hooks": "pipeline.maybe_free_model_hooks",
     "enable_model_cpu_offload": "pipeline.enable_model_cpu_offload",
@@ -55,7 +56,7 @@ def who_asked() -> str:
             found = _ASKERS[code.co_name]
             if found == "pipeline.maybe_free_model_hooks":
                 break
-        elif found == "module.to" and _is_accelerate_mover(code):
+        elif found == "module.to" and _is_accelerate_mover(frame):
             found = "accelerate.CpuOffload"
         elif (
             found == "module.to"
@@ -66,8 +67,10 @@ def who_asked() -> str:
     return found
 
 
-def _is_accelerate_mover(code: CodeType) -> bool:
-    return code.co_name in _ACCELERATE_MOVERS and code.co_filename.endswith("accelerate/hooks.py")
+def _is_accelerate_mover(frame: FrameType) -> bool:
+    return frame.f_code.co_name in _ACCELERATE_MOVERS and isinstance(
+        frame.f_locals.get("self"), _ACCELERATE_HOOKS
+    )
 
 
 def sequence_of(pipe: Any) -> tuple[str, ...]:

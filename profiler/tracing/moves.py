@@ -73,6 +73,7 @@ class Moves:
                     return original(fn, recurse)
                 finally:  # out of memory half-way, a part of it is on the card
                     _classify(span, before, module)
+                    _leave_out_dropped(span, fn)
                     span.resident_bytes = resident_bytes(tensors_of(module))
 
         return _apply
@@ -205,6 +206,15 @@ def _classify(span: Span, before: dict[Slot, tuple[str, torch.dtype]], module: n
         span.dtype = main_dtype(cast)
     else:
         span.dropped = True
+
+
+def _leave_out_dropped(span: Span, fn: Any) -> None:
+    """Count only what was copied, where `fn` gave tensors host copies that were there (`profiler.applying`)."""
+    dropped_bytes = getattr(fn, "dropped_bytes", 0)
+    if span.kind == "offload" and dropped_bytes:
+        span.bytes -= dropped_bytes
+        if not span.bytes:
+            span.to_device = DROPPED
 
 
 def _places(tensors: Iterable[torch.Tensor]) -> list[bool]:
