@@ -34,13 +34,19 @@ ALL_HOOKS = "_all_hooks"
 OFFLOAD_DEVICE = "_offload_device"
 END_OF_CALL = "maybe_free_model_hooks"
 
+REGISTRY = "_diffusers_hook"
+"""Where diffusers keeps a module's hooks."""
+
+STREAMED = "streamed_block"
+"""What the hooks of travelling blocks are called there."""
+
 PIPELINE_STATE = (SEQUENCE, EXCLUDED, ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
 """What enabling model offload, and a plan, leave on a pipeline."""
 
 PIPELINE_HOOKS = (ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
 """The part of it that holds on to the pipeline's own modules."""
 
-MODULE_HOOKS = ("_hf_hook", "_diffusers_hook", "hf_device_map")
+MODULE_HOOKS = ("_hf_hook", REGISTRY, "hf_device_map")
 """Where a module holds on to hooks, and through them to other modules."""
 
 MODULE_STATE = (
@@ -89,7 +95,7 @@ def is_group_offloaded(module: torch.nn.Module) -> bool:
 
 def is_layerwise_cast(part: torch.nn.Module) -> bool:
     """Whether layerwise casting is active on this part of a model itself."""
-    registry = vars(part).get("_diffusers_hook")
+    registry = vars(part).get(REGISTRY)
     return registry is not None and registry.get_hook(_LAYERWISE_CASTING_HOOK) is not None
 
 

@@ -43,15 +43,15 @@ class HostCopies:
         self._pack = pack
         self._kept: dict[Slot, _Kept] = {}
 
-    def bring(self, module: nn.Module, device: torch.device) -> None:
-        """Copy `module` to `device`, and remember what it was copied from."""
-        host = {slot: one.data for slot, one in slots_of(module) if one.device == _CPU}
+    def bring(self, module: nn.Module, device: torch.device, *, keep: bool = True) -> None:
+        """Copy `module` to `device`, and remember what it was copied from, unless told not to `keep` that."""
+        host = {slot: one.data for slot, one in slots_of(module) if keep and one.device == _CPU}
         try:
             module._apply(_Sender(device, self._stays(module), pinned=self._pack is not None))
         finally:  # out of memory half-way, a part of it is on the card
             for slot, tensor in slots_of(module):
                 if slot in host and tensor.device != _CPU:
-                    self._kept[slot] = _Kept(host[slot], _memory(tensor), _version(tensor))
+                    self._kept[slot] = _Kept(host[slot], _memory(tensor), version_of(tensor))
 
     def send_home(self, module: nn.Module) -> None:
         """Give `module` its host tensors back; what was changed on the card is copied."""
@@ -119,7 +119,7 @@ class _Home:
 
 
 def _is_unchanged(tensor: torch.Tensor, kept: _Kept, *, recast: bool) -> bool:
-    if _version(tensor) != kept.version:
+    if version_of(tensor) != kept.version:
         return False
     if recast:
         # Layerwise casting casts up and back at every forward, which brings back the same bits in other memory.
@@ -139,5 +139,6 @@ def _is_memory(memory: Any, tensor: torch.Tensor) -> bool:
     return bool(memory.cdata == tensor.untyped_storage()._cdata)
 
 
-def _version(tensor: torch.Tensor) -> int:
+def version_of(tensor: torch.Tensor) -> int:
+    """Return how often PyTorch saw `tensor` written to in place; it does not count for inference tensors."""
     return 0 if tensor.is_inference() else tensor._version

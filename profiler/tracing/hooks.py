@@ -85,7 +85,7 @@ def excluded_of(pipe: Any) -> tuple[str, ...]:
 
 
 def mode_of(pipe: Any, modules: dict[str, nn.Module]) -> str:
-    """Return how a pipeline is placed: resident, model, sequential, group-block, group-leaf or mixed."""
+    """Return how a pipeline is placed: resident, model, sequential, group-block, group-leaf, streamed or mixed."""
     modes = {"model"} if private.offload_hooks(pipe) else set()
     for module in modules.values():
         modes |= set(_modes_inside(module))
@@ -98,8 +98,13 @@ def _modes_inside(module: nn.Module) -> Iterator[str]:
     if private.is_sequentially_offloaded(module):
         yield "sequential"
     for part in module.modules():
-        registry = vars(part).get("_diffusers_hook")
-        hook = registry.get_hook("group_offloading") if registry is not None else None
+        registry = vars(part).get(private.REGISTRY)
+        if registry is None:
+            continue
+        if registry.get_hook(private.STREAMED) is not None:
+            yield "streamed"
+            return
+        hook = registry.get_hook("group_offloading")
         if hook is not None:
             yield "group-block" if hook.config.offload_type == "block_level" else "group-leaf"
             return
@@ -153,8 +158,11 @@ def group_drops(group: Any) -> bool:
 
 
 def group_copies_anyway(group: Any) -> bool:
-    """Tell whether onloading sends tensors that are on the device already: with a stream, from their host copies."""
-    return group.stream is not None
+    """Tell whether onloading sends tensors that are on the device already: with a stream, from their host copies.
+
+    The groups of `profiler.applying` send each tensor once.
+    """
+    return group.stream is not None and not hasattr(group, "keeps_host_copy")
 
 
 def group_module(group: Any) -> nn.Module | None:

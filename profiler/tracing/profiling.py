@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from profiler.errors import InputError
 from profiler.hardware import Card
-from profiler.modes import Mode, enable_mode
+from profiler.modes import MODES, Mode, enable_mode
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.sensible_call import sensible_call
 from profiler.profile import Profile
@@ -93,10 +93,12 @@ def repeated_mode(name: str) -> Mode:
     """Return the mode of this name, for a twin.
 
     Raises:
-        InputError: for "mixed", which no single call of diffusers makes.
+        InputError: for one that no single call of diffusers makes.
     """
     if name == "mixed":
         raise InputError("this pipe mixes several offload modes: say with mode= which one to size")
+    if name not in MODES:
+        raise InputError(f"this pipe is {name} by a plan: say with mode= which mode to size")
     return Mode(name=name)
 
 
