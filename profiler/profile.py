@@ -75,6 +75,42 @@ class Event(NamedTuple):
     # default stream; below 0 where the run catches up. 0 in a measured profile: torch does not tell.
     transfer_seconds: float = 0.0
     exposed_transfer_seconds: float = 0.0
+    # Since version 0.4: what the components' parts did in its lead, an index into `Profile.insides`; -1 for nothing.
+    inside: int = -1
+
+
+class Visit(NamedTuple):
+    """One part of a component is entered or left. Bytes and nanoseconds count from where the interval began."""
+
+    component: int  # index into `Profile.components`
+    part: int  # index into `Component.parts`
+    entering: int  # 1, or 0 where it is left
+    peak_bytes: int  # highest allocated since the last visit
+    allocated_bytes: int  # at this moment
+    host_nanoseconds: (
+        int  # what the host did so far, and the default stream, if copies took no time
+    )
+    stream_nanoseconds: int
+
+
+class Inside(NamedTuple):
+    """What the components' parts did between two events; equal ones are kept once."""
+
+    visits: tuple[Visit, ...]
+    peak_bytes: int  # highest allocated since the last visit, to the end of the interval
+    host_nanoseconds: int  # of the whole interval
+    stream_nanoseconds: int
+
+
+class Part(NamedTuple):
+    """One module of a component, itself the first, in the order of `named_modules`; tensors by index."""
+
+    path: str
+    parameters: tuple[int, ...]  # its own, without its children's
+    buffers: tuple[int, ...]
+    loose_buffers: tuple[int, ...]  # those of the buffers that are not persistent
+    is_list: bool  # an `nn.ModuleList` or `nn.Sequential`: block-level group offload makes groups of its children
+    is_leaf: bool  # a layer of which leaf-level group offload makes a group
 
 
 class TensorSize(NamedTuple):
@@ -88,7 +124,7 @@ class TensorSize(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One repeated layer of a component (an entry of an `nn.ModuleList`)."""
+    """One repeated layer of a component: an entry of an `nn.ModuleList` that is in no other one."""
 
     name: str
     bytes: int
@@ -110,6 +146,10 @@ class Component:
         0  # index into `tensors` of `next(module.parameters())`, which decides residency
     )
     quantization: str = ""  # "bitsandbytes-8bit", ...; "" for none
+    # Since version 0.4. What group offload goes by; no parts where the component is quantised.
+    parts: tuple[Part, ...] = ()
+    block_modules: tuple[str, ...] = ()  # `_group_offload_block_modules`
+    groups: bool = True  # whether its class takes group offload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +244,7 @@ class Profile:
     error_band_below: float = 0.0  # what it may be too high by
     complete: bool = True
     error: str = ""  # why it is not complete
+    insides: tuple[Inside, ...] = ()  # that events refer to
 
     # What follows are doors only: files live in `record_file`, tables in `record_frames`, the JSON summary in
     # `record_summary`, notebooks in `record_display`. Each is imported on first use, and pandas and pyarrow with it.

@@ -2,12 +2,15 @@
 
 pandas, DuckDB and polars open it directly and see the events. Fields added later with a default keep the schema
 version: an older file takes the default, an unknown field is left out. A change of meaning raises `SCHEMA_VERSION`.
+What only the planner reads, and is long, is compressed in the header.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
@@ -21,9 +24,12 @@ from profiler.profile import (
     Component,
     Event,
     Gpu,
+    Inside,
+    Part,
     Profile,
     TensorSize,
     Totals,
+    Visit,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _HEADER_KEY = b"vram_profiler"
+_APART = ("parts", "insides")  # long, and of use to a planner only: compressed
 _T = TypeVar("_T")
 
 
@@ -79,7 +86,7 @@ def load(path: str | os.PathLike[str]) -> Profile:
     header = _header(table.schema.metadata or {}, path)
     try:
         return _profile(header, table)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise InputError(f"{path} is a damaged profile: {error}; record it again") from error
 
 
@@ -101,7 +108,7 @@ def _header_text(profile: Profile) -> str:
     }
     header = {
         "schema_version": SCHEMA_VERSION,
-        **{name: _plain(value) for name, value in fields.items()},
+        **{name: _packed_or_plain(name, value) for name, value in fields.items()},
     }
     try:
         return json.dumps(header, separators=(",", ":"), ensure_ascii=True)
@@ -111,11 +118,23 @@ def _header_text(profile: Profile) -> str:
         ) from error
 
 
+def _packed_or_plain(name: str, value: Any) -> Any:
+    plain = _plain(value)
+    if name not in _APART:
+        return plain
+    return b64encode(zlib.compress(json.dumps(plain, separators=(",", ":")).encode())).decode()
+
+
+def _unpacked(text: str) -> Any:
+    return json.loads(zlib.decompress(b64decode(text)))
+
+
 def _plain(value: Any) -> Any:
     """Return records as dictionaries; a named tuple (`TensorSize`, one for each weight) stays a row."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+            field.name: _packed_or_plain(field.name, getattr(value, field.name))
+            for field in dataclasses.fields(value)
         }
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
@@ -151,6 +170,7 @@ def _profile(header: dict[str, Any], table: pa.Table) -> Profile:
         "bill": tuple(_record(BillItem, fields) for fields in header["bill"]),
         "assumptions": tuple(_record(Assumption, fields) for fields in header["assumptions"]),
         "events": _events(table),
+        "insides": tuple(map(_inside, _unpacked(header["insides"]) if "insides" in header else ())),
     }
     for name in ("call_defaults", "sequence", "excluded", "denoisers"):
         plain[name] = tuple(header[name])
@@ -160,7 +180,21 @@ def _profile(header: dict[str, Any], table: pa.Table) -> Profile:
 def _component(fields: dict[str, Any]) -> Component:
     tensors = tuple(TensorSize(*row) for row in fields["tensors"])
     blocks = tuple(_record(Block, block) for block in fields["blocks"])
-    return _record(Component, {**fields, "tensors": tensors, "blocks": blocks})
+    plain = {**fields, "tensors": tensors, "blocks": blocks}
+    if "parts" in fields:
+        plain["parts"] = tuple(_part(row) for row in _unpacked(fields["parts"]))
+        plain["block_modules"] = tuple(fields["block_modules"])
+    return _record(Component, plain)
+
+
+def _part(row: list[Any]) -> Part:
+    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
+    return Part(*values)
+
+
+def _inside(row: list[Any]) -> Inside:
+    visits, *figures = row
+    return Inside(tuple(Visit(*visit) for visit in visits), *figures)
 
 
 def _record(kind: type[_T], fields: dict[str, Any]) -> _T:

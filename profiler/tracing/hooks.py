@@ -14,6 +14,7 @@ from typing import Any
 
 import accelerate.hooks
 from accelerate.hooks import AlignDevicesHook
+from diffusers.hooks._common import _GO_LC_SUPPORTED_PYTORCH_LAYERS
 from diffusers.hooks.group_offloading import ModuleGroup
 from torch import nn
 
@@ -23,6 +24,7 @@ from profiler.virtual.subclasses import inner_tensors
 
 ALIGN = AlignDevicesHook
 GROUP = ModuleGroup
+GROUPED_LAYERS = _GO_LC_SUPPORTED_PYTORCH_LAYERS
 SENDER = accelerate.hooks  # whose `send_to_device` hooks call for inputs
 
 # Entry points besides `forward`, where a component has them.

@@ -16,7 +16,9 @@ from profiler import nvml
 from profiler.patching import Patches
 from profiler.profile import Assumption, Gpu
 from profiler.tracing.host import HostNow, LinkSince, host_gauge, link_gauge
+from profiler.virtual.allocator import Allocator
 from profiler.virtual.functions import active_gpu
+from profiler.virtual.replay import Listener
 from profiler.virtual.workspaces import NOTHING, Workspace
 
 CopyObserver = Callable[[str, str, int], None]
@@ -79,7 +81,11 @@ class Gauge:
         workspace = self._workspace_at(peak)
         self._least_highest = max(self._least_highest, peak - workspace + workspace.least)
         self._highest_reserved = max(self._highest_reserved, torch.cuda.max_memory_reserved())
-        torch.cuda.reset_peak_memory_stats()
+        if self._virtual is None:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            # Past what a recording of a forward puts in the way: a reader does nothing to the card.
+            Allocator.reset_peak(self._virtual.allocator)
         return peak
 
     def settle(self) -> None:
@@ -90,6 +96,8 @@ class Gauge:
             allocator = self._virtual.allocator
             allocator.peak_bytes = max(allocated, self._highest)
             allocator.peak_reserved_bytes = max(reserved, self._highest_reserved)
+            if self._highest >= allocated:
+                self._virtual.workspace_peak = (self._highest, self._workspace_at_highest)
 
     @property
     def peak_allocated_bytes(self) -> int:
@@ -105,6 +113,16 @@ class Gauge:
         """Return seconds from the start: the default stream's on a virtual card, the host's on a real one."""
         clock = time.perf_counter() if self._virtual is None else self._virtual.clock.at(0)
         return clock - self._began
+
+    def ideally(self) -> tuple[float, float]:
+        """Return how far the host and the default stream would be with copies that take no time; 0 if not known."""
+        return (0.0, 0.0) if self._virtual is None else self._virtual.clock.ideally()
+
+    def watch_replay(self, listener: Listener | None) -> None:
+        """Tell `listener` of forwards that are left out; None ends that."""
+        replay = None if self._virtual is None else self._virtual.replay
+        if replay is not None:
+            replay.listener = listener
 
     def stream(self) -> int:
         """Return the number of the current stream, 0 for the default one."""

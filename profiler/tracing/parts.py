@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from profiler.profile import Block, Component, TensorSize
+from profiler.profile import Block, Component, Part, TensorSize
+from profiler.tracing.hooks import GROUPED_LAYERS
 from profiler.virtual.allocator_settings import round_block
 from profiler.virtual.quantised import (
     Slot,
@@ -100,6 +101,7 @@ def describe(name: str, module: nn.Module) -> Component:
     tensors = list(tensors_of(module))
     first = next((inner_tensors(one)[0] for one in module.parameters()), None)
     first_tensor = next((i for i, tensor in enumerate(tensors) if tensor is first), 0)
+    quantization = _quantization(module)
     return Component(
         name=name,
         class_name=type(module).__name__,
@@ -110,7 +112,10 @@ def describe(name: str, module: nn.Module) -> Component:
         tensors=tuple(_size(tensor) for tensor in tensors),
         blocks=tuple(_blocks(module)),
         first_tensor=first_tensor,
-        quantization=_quantization(module),
+        quantization=quantization,
+        parts=() if quantization else tuple(_parts(module, tensors)),
+        block_modules=tuple(getattr(module, "_group_offload_block_modules", None) or ()),
+        groups=bool(getattr(module, "_supports_group_offloading", True)),
     )
 
 
@@ -120,14 +125,37 @@ def _size(tensor: torch.Tensor) -> TensorSize:
     )
 
 
-def _blocks(module: nn.Module) -> Iterator[Block]:
+def _blocks(module: nn.Module, prefix: str = "") -> Iterator[Block]:
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
             for index, block in enumerate(child):
                 yield Block(
-                    name=f"{name}.{index}",
+                    name=f"{prefix}{name}.{index}",
                     bytes=sum(nbytes(tensor) for tensor in tensors_of(block)),
                 )
+        else:
+            yield from _blocks(child, f"{prefix}{name}.")
+
+
+def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Part]:
+    """Yield the modules of a component; none where its weights are wrapped, as quantised ones are."""
+    index = {id(tensor): number for number, tensor in enumerate(tensors)}
+    if any(id(tensor) not in index for tensor in (*module.parameters(), *module.buffers())):
+        return
+
+    def numbers(held: dict[str, Any]) -> tuple[int, ...]:
+        return tuple(index[id(tensor)] for tensor in held.values() if tensor is not None)
+
+    for path, part in module.named_modules():
+        loose = part._non_persistent_buffers_set
+        yield Part(
+            path,
+            numbers(part._parameters),
+            numbers(part._buffers),
+            numbers({name: one for name, one in part._buffers.items() if name in loose}),
+            isinstance(part, nn.ModuleList | nn.Sequential),
+            isinstance(part, GROUPED_LAYERS),
+        )
 
 
 def _quantization(module: nn.Module) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from profiler.profile import BillItem, Event
+from profiler.tracing.insides import Insides
 from profiler.tracing.memory import Gauge
 from profiler.tracing.phases import Phases
 
@@ -42,13 +43,14 @@ class Recorder:
         sending: whether a hook is sending inputs, inside a span of weights.
     """
 
-    def __init__(self, gauge: Gauge, phases: Phases) -> None:
+    def __init__(self, gauge: Gauge, phases: Phases, insides: Insides) -> None:
         self.events: list[Event] = []
         self.resident: dict[str, int] = {}
         self.active: list[str] = []
         self.sending = False
         self._gauge = gauge
         self._phases = phases
+        self._insides = insides
         self._pending_peak = 0
         self._in_span = False
         self._worst = (-1, {}, "")  # type: tuple[int, dict[str, int], str]
@@ -70,10 +72,12 @@ class Recorder:
         if self._in_span:
             yield span
             return
-        gauge = self._gauge
-        lead_peak = max(self._pending_peak, gauge.take_peak())
+        gauge, insides = self._gauge, self._insides
+        tail_peak = insides.read_peak()
+        lead_peak = max(self._pending_peak, insides.take_peak_of_visits(), tail_peak)
         self._pending_peak = 0
         self._note(lead_peak)
+        inside = insides.ended()
         before, start = gauge.allocated(), gauge.now()
         phase, step, call = self._phases.name, self._phases.step, self._phases.call
         self._in_span = span.kind in ("onload", "offload", "cast", "move", "empty_cache")
@@ -84,11 +88,14 @@ class Recorder:
             peak = gauge.take_peak()
             if span.dropped:
                 self._pending_peak = max(lead_peak, peak)
+                insides.pending_peak_bytes = max(insides.pending_peak_bytes, peak)
             else:
                 if span.resident_bytes >= 0:
                     self.resident[span.component] = span.resident_bytes
                 self._note(peak)
                 host, link = gauge.take_host(), gauge.take_link()
+                allocated = gauge.allocated()
+                insides.begin(allocated)
                 self.events.append(
                     Event(
                         ordinal=len(self.events),
@@ -108,7 +115,7 @@ class Recorder:
                         lead_peak_bytes=lead_peak,
                         before_bytes=before,
                         peak_bytes=peak,
-                        after_bytes=gauge.allocated(),
+                        after_bytes=allocated,
                         reserved_bytes=gauge.reserved(),
                         resident_bytes=self.resident.get(span.component, 0),
                         start_seconds=start,
@@ -118,6 +125,7 @@ class Recorder:
                         host_peak_bytes=host.peak_bytes,
                         transfer_seconds=link.busy_seconds,
                         exposed_transfer_seconds=link.exposed_seconds,
+                        inside=inside,
                     )
                 )
 

@@ -20,6 +20,7 @@ from profiler.pipelines import stand_ins
 from profiler.profile import Assumption, Component, Event, Profile, Totals
 from profiler.tracing import hooks
 from profiler.tracing.entries import Entries
+from profiler.tracing.insides import Insides
 from profiler.tracing.memory import Gauge
 from profiler.tracing.moves import Moves
 from profiler.tracing.parts import components_of, describe, is_denoiser
@@ -80,13 +81,16 @@ class Trace:
         self._components = tuple(describe(name, module) for name, module in self._modules.items())
         self._gauge = Gauge()
         self._phases = Phases(denoisers)
-        self._recorder = Recorder(self._gauge, self._phases)
+        self._insides = Insides(self._gauge, self._modules)
+        self._recorder = Recorder(self._gauge, self._phases, self._insides)
         self._entries = Entries(self._recorder, self._phases, self._modules)
         self._other = {"h2d": 0, "d2h": 0}
         try:
             Moves(self._recorder, self._modules).watch(self._patches)
             self._entries.watch(self._patches, self._target)
             self._watch_device()
+            if self._gauge.predicted:
+                self._insides.watch(self._patches, self._components, self._recorder.active)
             self._gauge.watch_copies(self._copied)
         except BaseException:
             self._detach()
@@ -105,6 +109,7 @@ class Trace:
         self._profile = self._finished(error)
 
     def _detach(self) -> None:
+        self._insides.unwatch()
         self._entries.unwatch()
         self._patches.restore()
 
@@ -162,6 +167,7 @@ class Trace:
             assumptions=(*gauge.assumptions(), *self._stand_ins()),
             error_band=gauge.error_band(),
             error_band_below=gauge.error_band_below(),
+            insides=tuple(self._insides.known),
             complete=error is None,
             error="" if error is None else _explained(error, recorder),
             **{"dtype": _pipeline_dtype(self._components), **self._label},

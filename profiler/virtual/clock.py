@@ -102,6 +102,10 @@ class Clock:
         """Return the point at which the work that is on `stream` now ends."""
         return Mark(self.at(stream), max(self._ideal_streams[stream], self._ideal_host))
 
+    def ideally(self) -> tuple[float, float]:
+        """Return where the host and the default stream would be with copies that take no time."""
+        return self._ideal_host, max(self._ideal_streams[0], self._ideal_host)
+
     def passed(self, until: Mark) -> bool:
         """Tell whether the host has got to `until`."""
         return self.host >= until.seconds

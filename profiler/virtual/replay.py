@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -71,6 +71,19 @@ class Call:
         self.attempts = 0
 
 
+class Listener(Protocol):
+    """Whoever has to know of forwards that did not run. What it reads of the card, the log does not see."""
+
+    def begins(self, call: Call) -> None:
+        """A forward begins, or is about to be left out."""
+
+    def ran(self, call: Call) -> None:
+        """It ran."""
+
+    def replayed(self, call: Call) -> None:
+        """It was left out: what its run asked for has been asked again."""
+
+
 class Known:
     """What is known of one module: its state, and its calls in that state."""
 
@@ -84,10 +97,12 @@ class Replay:
 
     Attributes:
         replayed: how many forwards were left out.
+        listener: told of each forward that is written down, and of each that is left out.
     """
 
     def __init__(self, gpu: VirtualGPU) -> None:
         self.replayed = 0
+        self.listener: Listener | None = None
         self._gpu = gpu
         self._known: WeakKeyDictionary[nn.Module, Known] = WeakKeyDictionary()
         self._recorder: Recorder | None = None
@@ -126,10 +141,20 @@ class Replay:
         call = self._call(module, args, kwargs)
         if call is None or call.attempts >= MOST_ATTEMPTS:
             return forward(*args, **kwargs)
+        listener = self.listener
+        if listener is not None:
+            listener.begins(call)
         if call.player is not None and call.result is not None:
             self.replayed += 1
-            return self._build(call.result, call.player.play(self._gpu))
-        return self._recorded_run(call, module, partial(forward, *args, **kwargs))
+            built = self._build(call.result, call.player.play(self._gpu))
+            if listener is not None:
+                listener.replayed(call)
+            return built
+        try:
+            return self._recorded_run(call, module, partial(forward, *args, **kwargs))
+        finally:
+            if listener is not None:
+                listener.ran(call)
 
     def _call(self, module: nn.Module, args: Any, kwargs: Any) -> Call | None:
         """Return what is known of this call in the module's present state; None where that cannot be known."""
