@@ -18,14 +18,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from profiler.planning.hook_machines import OFFLOAD, ONLOAD, machine_for
 from profiler.planning.placements import known_part
 from profiler.planning.weights import weights_of
 from profiler.planning.workload import FREE, HOOK_ASKER
 from profiler.profile import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from profiler.planning.hook_machines import Act
     from profiler.planning.placements import Scheme
-    from profiler.planning.workload import Op, Workload
+    from profiler.planning.workload import Op, Stretch, Workload
+
+DROPPED = "meta"
+"""Where an offload goes that moves nothing: the host has a copy."""
 
 ENABLE_ASKER = "pipeline.enable_model_cpu_offload"
 FREE_ASKER = "pipeline.maybe_free_model_hooks"
@@ -65,8 +72,9 @@ NOT_REPLAYED: dict[str, Any] = {
     "host_peak_bytes": 0,
     "transfer_seconds": 0.0,
     "exposed_transfer_seconds": 0.0,
+    "inside": -1,
 }
-"""What a replay says nothing of: the cache, the clock, the host's memory."""
+"""What a replay says nothing of: the cache, the clock, the host's memory, what parts do."""
 
 
 def simulate(workload: Workload, scheme: Scheme, *, calls: int | None = None) -> list[Event]:
@@ -99,7 +107,14 @@ class _Machine:
         self._scheme = scheme = known_part(scheme, workload.names)
         self._device = workload.device
         self._names = tuple(name for name in workload.names if name not in workload.fixed)
+        self._components = workload.components
         self._weights = weights_of(workload.components)
+        self._machines = {
+            part.name: machine_for(part, split)
+            for part in workload.components
+            if (split := scheme.split(part.name)) is not None
+        }
+        self._split_bytes = dict.fromkeys(self._machines, 0)  # on the card
         self._states = {name: _State() for name in workload.names}
         self._hooked = [name for name in scheme.hooked(self._names) if name in self._names]
         self._predecessors = scheme.predecessors()
@@ -114,14 +129,21 @@ class _Machine:
                 self._states[name].on_card = True
                 self._weight_bytes += self._resident_bytes(name)
         self._high_bytes = self._weight_bytes
-        self._empty_cache(_SET_UP, ENABLE_ASKER)
-        self._bring_excluded(_SET_UP, ENABLE_ASKER)
+        if len(self._machines) < len(self._names):
+            self._empty_cache(_SET_UP, ENABLE_ASKER)
+            self._bring_excluded(_SET_UP, ENABLE_ASKER)
+        for name, machine in self._machines.items():
+            self._act(_SET_UP, name, machine.set_up())
 
     def run(self, op: Op) -> None:
         """Do one operation of the workload, and whatever the hooks add to it."""
-        self._high_bytes = max(self._high_bytes, self._weight_bytes + op.lead_floating_bytes)
+        for stretch in op.lead:
+            self._pass(stretch, op.event)
         self._floating_bytes = op.before_floating_bytes
         event = op.event
+        machine, part = self._machines.get(event.component), self._part_entered(event)
+        if op.kind == "exit" and machine is not None and part is not None:
+            self._act(event, event.component, machine.leave(part))
         if op.kind == FREE:
             self._free(event)
         elif op.kind == "cast":
@@ -135,6 +157,60 @@ class _Machine:
         self._floating_bytes = op.after_floating_bytes
         if op.fires and event.component in self._hooked:
             self._fire(event)
+        if op.kind == "enter" and machine is not None and part is not None:
+            self._act(event, event.component, machine.enter(part))
+
+    def _part_entered(self, event: Event) -> int | None:
+        """Return the part of a split component that an entry is the forward of; None where it is of none."""
+        if event.component not in self._machines or event.kind not in ("enter", "exit"):
+            return None
+        path = "" if event.entry == "forward" else event.entry
+        parts = next(one.parts for one in self._components if one.name == event.component)
+        return next((index for index, part in enumerate(parts) if part.path == path), None)
+
+    def _pass(self, stretch: Stretch, at: Event) -> None:
+        """Go through what lies between two events, with what hooks inside components add to it."""
+        inside = stretch.inside
+        if inside is None or not self._machines:
+            peak_bytes = self._weight_bytes + stretch.peak_floating_bytes
+            self._high_bytes = max(self._high_bytes, peak_bytes)
+            return
+        base_bytes = stretch.base_floating_bytes
+        for visit in inside.visits:
+            peak_bytes = self._weight_bytes + base_bytes + visit.peak_bytes
+            self._high_bytes = max(self._high_bytes, peak_bytes)
+            name = self._components[visit.component].name
+            machine = self._machines.get(name)
+            if machine is not None:
+                self._floating_bytes = base_bytes + visit.allocated_bytes
+                react = machine.enter if visit.entering else machine.leave
+                self._act(at, name, react(visit.part))
+        peak_bytes = self._weight_bytes + base_bytes + inside.peak_bytes
+        self._high_bytes = max(self._high_bytes, peak_bytes)
+
+    def _act(self, at: Event, name: str, acts: Iterable[Act]) -> None:
+        """Log what a split component's hooks do."""
+        for act in acts:
+            if act.kind not in (ONLOAD, OFFLOAD) or not (act.tensors or act.reported_bytes):
+                continue
+            ways = ("cpu", self._device)
+            if act.kind == OFFLOAD:
+                ways = (self._device, DROPPED if act.dropped else "cpu")
+            self._split_bytes[name] += act.change_bytes
+            self._append(
+                _moment(at)._replace(
+                    kind=act.kind,
+                    component=name,
+                    group=act.group,
+                    bytes=act.reported_bytes,
+                    dtype=self._weights[name].dtype_of(act.tensors),
+                    from_device=ways[0],
+                    to_device=ways[1],
+                    asked_by=act.asked_by,
+                ),
+                weight_change=act.change_bytes,
+                transient=act.transient_bytes,
+            )
 
     def _fire(self, at: Event) -> None:
         predecessor = self._predecessors.get(at.component)
@@ -230,6 +306,8 @@ class _Machine:
         self._high_bytes = after
 
     def _resident_bytes(self, name: str) -> int:
+        if name in self._split_bytes:
+            return self._split_bytes[name]
         state = self._states[name]
         return self._weights[name].size(state.cast).allocated_bytes if state.on_card else 0
 

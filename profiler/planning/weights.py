@@ -62,10 +62,18 @@ class Weights:
             if tensor.floating and self._dtype(tensor, cast) != to
         )
 
+    def dtype_of(self, tensors: Iterable[int]) -> str:
+        """Return the dtype of most of the bytes of these tensors, by index; "" where there are none."""
+        per_dtype: Counter[str] = Counter()
+        for index in tensors:
+            tensor = self._component.tensors[index]
+            per_dtype[self._dtype(tensor, None)] += tensor.numel * tensor.itemsize
+        return per_dtype.most_common(1)[0][0] if per_dtype else ""
+
     def on_device_bytes(self, device: str) -> int:
         """Return the allocated bytes of the tensors that were on `device` at the end of set-up."""
         return sum(
-            _rounded(tensor.numel * tensor.itemsize)
+            allocated_block_bytes(tensor.numel * tensor.itemsize)
             for tensor in self._component.tensors
             if tensor.device == device
         )
@@ -76,7 +84,7 @@ class Weights:
         for tensor in self._component.tensors:
             count = tensor.numel * self._itemsize(tensor, cast)
             per_dtype[self._dtype(tensor, cast)] += count
-            allocated += _rounded(count)
+            allocated += allocated_block_bytes(count)
         dtype = max(per_dtype, key=lambda name: per_dtype[name], default="")
         return WeightSize(sum(per_dtype.values()), allocated, dtype)
 
@@ -84,8 +92,8 @@ class Weights:
         extra, highest = 0, 0
         for tensor in self._component.tensors:
             if tensor.floating and self._dtype(tensor, cast) != to:
-                old = _rounded(tensor.numel * self._itemsize(tensor, cast))
-                new = _rounded(tensor.numel * self._itemsize(tensor, to))
+                old = allocated_block_bytes(tensor.numel * self._itemsize(tensor, cast))
+                new = allocated_block_bytes(tensor.numel * self._itemsize(tensor, to))
                 highest = max(highest, extra + new)
                 extra += new - old
         return highest
@@ -107,5 +115,6 @@ def weights_of(components: Iterable[Component]) -> dict[str, Weights]:
     return {component.name: Weights(component) for component in components}
 
 
-def _rounded(count: int) -> int:
+def allocated_block_bytes(count: int) -> int:
+    """Return what a tensor of `count` bytes takes on the card."""
     return -(-count // BLOCK_BYTES) * BLOCK_BYTES

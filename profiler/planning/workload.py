@@ -19,7 +19,7 @@ from profiler.planning.weights import Weights, weights_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from profiler.profile import Component, Event, Profile
+    from profiler.profile import Component, Event, Inside, Profile
 
 FREE = "free"
 """Kind of the operation that stands for `maybe_free_model_hooks`."""
@@ -33,16 +33,36 @@ _FIRING_ENTRIES = frozenset(
 _MODES = frozenset({"resident", "model"})
 
 
+class Stretch(NamedTuple):
+    """What lies between two recorded events."""
+
+    peak_floating_bytes: int
+    base_floating_bytes: int  # where it begins
+    inside: Inside | None = None  # which parts were entered and left in it
+
+    def raised(self, by_bytes: int) -> Stretch:
+        """Return the same with more floating bytes."""
+        return self._replace(
+            peak_floating_bytes=self.peak_floating_bytes + by_bytes,
+            base_floating_bytes=self.base_floating_bytes + by_bytes,
+        )
+
+
 class Op(NamedTuple):
     """One operation of the tape; `event` is as recorded, but for `FREE`, where only its place in the run counts."""
 
     kind: str  # a kind of events, or FREE
     event: Event
     fires: bool  # whether accelerate's hook acts here: an entry by `forward` or by a method that diffusers wrapped
-    lead_floating_bytes: int  # highest since the previous operation
+    lead: tuple[Stretch, ...]  # since the previous operation
     before_floating_bytes: int
     peak_floating_bytes: int
     after_floating_bytes: int
+
+    @property
+    def lead_floating_bytes(self) -> int:
+        """The highest since the previous operation."""
+        return max(stretch.peak_floating_bytes for stretch in self.lead)
 
 
 @dataclass(frozen=True)
@@ -79,7 +99,7 @@ class Workload:
             repeated.append(
                 op._replace(
                     event=event,
-                    lead_floating_bytes=op.lead_floating_bytes + before,
+                    lead=tuple(stretch.raised(before) for stretch in op.lead),
                     before_floating_bytes=op.before_floating_bytes + before,
                     peak_floating_bytes=op.peak_floating_bytes + after,
                     after_floating_bytes=op.after_floating_bytes + after,
@@ -152,27 +172,31 @@ class _Residents:
 def _read_ops(profile: Profile) -> Iterator[Op]:
     """Yield the operations of all calls, with the hooks' own events merged into the lead of what follows."""
     residents = _Residents(weights_of(profile.components), _card(profile))
-    lead, free_seen = 0, False
+    lead: list[Stretch] = []
+    base, free_seen = 0, False
     for event in profile.events:
         before = residents.total()
         residents.update(event)
         after = residents.total()
         if event.call < 0:
             continue
-        lead = max(lead, event.lead_peak_bytes - before, event.before_bytes - before)
-        floating = event.before_bytes - before
+        peak = max(base, event.lead_peak_bytes - before, event.before_bytes - before)
+        lead.append(
+            Stretch(peak, base, profile.insides[event.inside] if event.inside >= 0 else None)
+        )
+        floating, base = event.before_bytes - before, event.after_bytes - after
         if _is_hook_event(event):
             if event.asked_by in FREE_ASKERS and not free_seen:
                 free_seen = True
-                yield Op(FREE, event, False, lead, floating, floating, event.after_bytes - after)
-                lead = event.after_bytes - after
+                yield Op(FREE, event, False, tuple(lead), floating, floating, base)
+                lead = []
             continue
         free_seen = False
-        yield _op(event, lead, before, after)
-        lead = event.after_bytes - after
+        yield _op(event, tuple(lead), before, after)
+        lead = []
 
 
-def _op(event: Event, lead: int, before: int, after: int) -> Op:
+def _op(event: Event, lead: tuple[Stretch, ...], before: int, after: int) -> Op:
     floating_before, floating_after = event.before_bytes - before, event.after_bytes - after
     peak = max(floating_before, floating_after)
     if event.kind == "copy":
@@ -193,9 +217,9 @@ def _with_free(ops: list[Op]) -> Iterable[Op]:
         return ops
     end = next(index for index, op in enumerate(ops) if op.kind == "end")
     floating = ops[end].before_floating_bytes
-    free = Op(FREE, ops[end].event, False, floating, floating, floating, floating)
-    lead = ops[end].lead_floating_bytes
-    return [*ops[:end], free._replace(lead_floating_bytes=lead), *ops[end:]]
+    free = Op(FREE, ops[end].event, False, ops[end].lead, floating, floating, floating)
+    ended = ops[end]._replace(lead=(Stretch(floating, floating),))
+    return [*ops[:end], free, ended, *ops[end + 1 :]]
 
 
 def _card(profile: Profile) -> str:

@@ -1,0 +1,93 @@
+"""The replay of hooks inside components against diffusers' and accelerate's real ones, event for event.
+
+A tiny real pipeline is traced once under model offload. What the replay then says of group offload and sequential
+offload must be what the tracer sees when these are really set up.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from replay_worlds import FAMILIES
+
+from profiler.modes import Mode, enable_mode
+from profiler.planning.placements import Grouped, Scheme, Sequential
+from profiler.planning.replay import NOT_REPLAYED, simulate
+from profiler.planning.workload import workload_of
+from profiler.tracing import trace
+from profiler.virtual import VirtualGPU
+
+SPLITS = {
+    "sequential": (Mode(name="sequential"), Sequential()),
+    "leaf": (Mode(name="group-leaf"), Grouped()),
+    "leaf, stream": (Mode(name="group-leaf", stream=True), Grouped(stream=True)),
+    "leaf, recorded stream": (
+        Mode(name="group-leaf", stream=True, record_stream=True),
+        Grouped(stream=True, record_stream=True),
+    ),
+    "blocks": (Mode(name="group-block"), Grouped(1)),
+    "pairs of blocks": (Mode(name="group-block", blocks=2), Grouped(2)),
+    "blocks, stream": (Mode(name="group-block", stream=True), Grouped(1, stream=True)),
+}
+
+
+def traced(family, mode):
+    """Return the profile of two calls of a tiny pipeline in a mode, set-up included."""
+    with VirtualGPU("rtx-4090"):
+        pipe, call = FAMILIES[family]()
+        for name in ("unet", "transformer", "controlnet", "vae"):
+            if hasattr(pipe, name):
+                getattr(pipe, name).to(torch.float16)
+        with trace(pipe) as t:
+            enable_mode(pipe, mode)
+            for _ in range(2):
+                pipe(num_inference_steps=3, **call)
+    return t.profile
+
+
+@cache
+def workload(family):
+    """Return the workload as model offload shows it."""
+    return workload_of(traced(family, Mode(name="model")))
+
+
+def in_calls(events):
+    """Return what the replay promises of the events in calls; before them, the caller's own tensors are unknown."""
+    return [event._replace(ordinal=0, **NOT_REPLAYED) for event in events if event.call >= 0]
+
+
+def set_up(events):
+    return [
+        (event.kind, event.component, event.group, event.bytes)
+        for event in events
+        if event.call < 0
+    ]
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("family", ["sd15", "controlnet", "flux", "wan", "qwen_image"])
+def test_a_split_pipeline_is_replayed_event_for_event(family, split):
+    mode, inside = SPLITS[split]
+    real = traced(family, mode).events
+    names = workload(family).names
+    ours = simulate(workload(family), Scheme(inside=dict.fromkeys(names, inside)))
+    assert in_calls(ours) == in_calls(real)
+    assert set_up(ours) == set_up(real)
+
+
+def test_a_run_whose_steps_were_replayed_tells_the_same_of_its_parts():
+    def parts(*, replay):
+        with VirtualGPU("rtx-4090", replay=replay):
+            pipe, call = FAMILIES["flux"]()
+            with trace(pipe) as t:
+                pipe.enable_model_cpu_offload()
+                pipe(num_inference_steps=6, **call)
+        return [
+            (event.ordinal, [visit[:5] for visit in t.profile.insides[event.inside].visits])
+            for event in t.profile.events
+            if event.inside >= 0
+        ]
+
+    assert parts(replay=True) == parts(replay=False)
