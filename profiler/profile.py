@@ -124,7 +124,7 @@ class TensorSize(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One repeated layer of a component: an entry of an `nn.ModuleList` that is in no other one."""
+    """One repeated layer of a component: an entry of an outermost `nn.ModuleList`."""
 
     name: str
     bytes: int

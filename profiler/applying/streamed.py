@@ -15,11 +15,12 @@ from torch import nn
 
 from profiler import diffusers_private as private
 from profiler.applying.block_group import BlockGroup, Place
-from profiler.applying.blocks import blocks_of, own_slots
+from profiler.applying.blocks import own_slots
 from profiler.applying.drop import DropOffload
 from profiler.applying.pack import Pack, Slot, slots_of
 from profiler.applying.travel import BlockHook, Travel, hang, take_down
 from profiler.planning.placements import streamed_blocks
+from profiler.tracing.parts import blocks_of
 
 
 class StreamedOffload(CpuOffload):

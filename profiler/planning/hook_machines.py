@@ -7,16 +7,15 @@ and `ModuleGroup` in diffusers 0.42.1, hooks/group_offloading.py; `AlignDevicesH
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.planning.module_groups import ROOT, structure_of
-from profiler.planning.placements import Grouped, Sequential
 from profiler.planning.weights import allocated_block_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from profiler.planning.placements import Split
+    from profiler.planning.placements import Grouped
     from profiler.profile import Component
 
 ONLOAD, OFFLOAD = "onload", "offload"
@@ -46,35 +45,11 @@ class Act(NamedTuple):
     dropped: bool = False  # nothing went to the host: it has a copy
 
 
-class Machine(Protocol):
-    """The hooks of one component."""
-
-    def set_up(self) -> Iterable[Act]:
-        """Return what placing the hooks does, on a component that is on the CPU."""
-
-    def enter(self, part: int) -> Iterable[Act]:
-        """A part is entered."""
-
-    def leave(self, part: int) -> Iterable[Act]:
-        """A part is left."""
-
-    def here(self, tensors: Iterable[int]) -> bool:
-        """Whether the card has all of them."""
-
-
-def machine_for(component: Component, split: Split) -> Machine:
-    """Return the machine that follows `component`."""
-    if isinstance(split, Grouped):
-        return GroupMachine(component, split)
-    assert isinstance(split, Sequential), split
-    return SequentialMachine(component)
-
-
 GROUP_ASKER = "diffusers.ModuleGroup"
 ALIGN_ASKER = "accelerate.AlignDevicesHook"
 
 
-class _Sizes:
+class Sizes:
     """The bytes of a component's tensors, asked for by index."""
 
     def __init__(self, component: Component) -> None:
@@ -82,9 +57,11 @@ class _Sizes:
         self.allocated = [allocated_block_bytes(size) for size in self.moved]
 
     def copies(self, tensors: Iterable[int]) -> tuple[int, ...]:
+        """Return the bytes of each copy."""
         return tuple(self.moved[index] for index in tensors if self.moved[index])
 
     def total(self, tensors: Iterable[int]) -> int:
+        """Return what they take on the card."""
         return sum(self.allocated[index] for index in tensors)
 
 
@@ -95,7 +72,7 @@ class GroupMachine:
         self._how = grouped
         structure = structure_of(component, grouped)
         self._groups, self._hooks = structure.groups, structure.hooks
-        self._sizes = _Sizes(component)
+        self._sizes = Sizes(component)
         self._on_card: set[int] = set()
         # `Module.to` replaces a module's buffers, the group's list keeps the old ones: both travel from then on.
         self._stale: dict[int, bool] = {}
@@ -226,7 +203,7 @@ class SequentialMachine:
 
     def __init__(self, component: Component) -> None:
         self._parts = component.parts
-        self._sizes = _Sizes(component)
+        self._sizes = Sizes(component)
         # As `enable_sequential_cpu_offload` decides: buffers travel if the component itself has parameters.
         self._buffers_travel = bool(component.parts[ROOT].parameters)
         self._resident: set[int] = set()

@@ -18,8 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from profiler.planning.hook_machines import OFFLOAD, ONLOAD, machine_for
+from profiler.planning.hook_machines import OFFLOAD, ONLOAD
+from profiler.planning.machines import drops_its_copy, machine_for, whole_part
+from profiler.planning.module_groups import ROOT
 from profiler.planning.placements import known_part
+from profiler.planning.stream_machine import StreamMachine
 from profiler.planning.weights import weights_of
 from profiler.planning.workload import FREE, HOOK_ASKER
 from profiler.profile import Event
@@ -97,6 +100,7 @@ def simulate(workload: Workload, scheme: Scheme, *, calls: int | None = None) ->
 class _State:
     on_card: bool = False
     cast: str | None = None
+    cast_on_card: bool = False  # since it came: the host's copy is another
 
 
 class _Machine:
@@ -108,13 +112,14 @@ class _Machine:
         self._device = workload.device
         self._names = tuple(name for name in workload.names if name not in workload.fixed)
         self._components = workload.components
-        self._weights = weights_of(workload.components)
+        self._weights = weights_of(whole_part(one, scheme) for one in workload.components)
+        self._of_all = weights_of(workload.components)
         self._machines = {
-            part.name: machine_for(part, split)
+            part.name: machine_for(part, inside)
             for part in workload.components
-            if (split := scheme.split(part.name)) is not None
+            if (inside := scheme.inside.get(part.name)) is not None
         }
-        self._split_bytes = dict.fromkeys(self._machines, 0)  # on the card
+        self._inside_bytes = dict.fromkeys(self._machines, 0)  # what they have on the card
         self._states = {name: _State() for name in workload.names}
         self._hooked = [name for name in scheme.hooked(self._names) if name in self._names]
         self._predecessors = scheme.predecessors()
@@ -129,7 +134,7 @@ class _Machine:
                 self._states[name].on_card = True
                 self._weight_bytes += self._resident_bytes(name)
         self._high_bytes = self._weight_bytes
-        if len(self._machines) < len(self._names):
+        if any(self._scheme.split(name) is None for name in self._names):
             self._empty_cache(_SET_UP, ENABLE_ASKER)
             self._bring_excluded(_SET_UP, ENABLE_ASKER)
         for name, machine in self._machines.items():
@@ -161,9 +166,12 @@ class _Machine:
             self._act(event, event.component, machine.enter(part))
 
     def _part_entered(self, event: Event) -> int | None:
-        """Return the part of a split component that an entry is the forward of; None where it is of none."""
+        """Return the part of a component that an entry is the forward of; None where it is of none, or no hooks."""
         if event.component not in self._machines or event.kind not in ("enter", "exit"):
             return None
+        streamed = self._scheme.streamed(event.component) is not None
+        if streamed and event.kind == "enter" and event.entry in ("encode", "decode"):
+            return ROOT  # diffusers calls the component's own hook before these
         path = "" if event.entry == "forward" else event.entry
         parts = next(one.parts for one in self._components if one.name == event.component)
         return next((index for index, part in enumerate(parts) if part.path == path), None)
@@ -196,14 +204,14 @@ class _Machine:
             ways = ("cpu", self._device)
             if act.kind == OFFLOAD:
                 ways = (self._device, DROPPED if act.dropped else "cpu")
-            self._split_bytes[name] += act.change_bytes
+            self._inside_bytes[name] += act.change_bytes
             self._append(
                 _moment(at)._replace(
                     kind=act.kind,
                     component=name,
                     group=act.group,
                     bytes=act.reported_bytes,
-                    dtype=self._weights[name].dtype_of(act.tensors),
+                    dtype=self._of_all[name].dtype_of(act.tensors),
                     from_device=ways[0],
                     to_device=ways[1],
                     asked_by=act.asked_by,
@@ -238,18 +246,25 @@ class _Machine:
                 self._move(at, name, on=True, asked_by=asked_by)
 
     def _move(self, at: Event, name: str, *, on: bool, asked_by: str) -> None:
+        if not on:
+            self._settle(at, name)
         state = self._states[name]
         size = self._weights[name].size(state.cast)
         if state.on_card == on or not size.moved_bytes:
             state.on_card = on
             return
         state.on_card = on
-        devices = ("cpu", self._device) if on else (self._device, "cpu")
+        drops = not on and drops_its_copy(self._scheme, name)
+        moved = size.moved_bytes
+        if drops:
+            moved = self._weights[name].floating_bytes(state.cast) if state.cast_on_card else 0
+        state.cast_on_card = False
+        devices = ("cpu", self._device) if on else (self._device, "cpu" if moved else DROPPED)
         self._append(
             _moment(at)._replace(
                 kind="onload" if on else "offload",
                 component=name,
-                bytes=size.moved_bytes,
+                bytes=moved,
                 dtype=size.dtype,
                 from_device=devices[0],
                 to_device=devices[1],
@@ -257,6 +272,12 @@ class _Machine:
             ),
             weight_change=size.allocated_bytes if on else -size.allocated_bytes,
         )
+
+    def _settle(self, at: Event, name: str) -> None:
+        """Free travelling blocks that were fetched and not called."""
+        machine = self._machines.get(name)
+        if isinstance(machine, StreamMachine):
+            self._act(at, name, machine.settle())
 
     def _cast(self, at: Event) -> None:
         state, weights = self._states[at.component], self._weights[at.component]
@@ -266,6 +287,7 @@ class _Machine:
         old, new = weights.size(state.cast), weights.size(at.dtype)
         extra = weights.cast_extra_bytes(state.cast, at.dtype) if state.on_card else 0
         state.cast = at.dtype
+        state.cast_on_card |= state.on_card
         device = self._device if state.on_card else "cpu"
         self._append(
             at._replace(bytes=changed, from_device=device, to_device=device),
@@ -306,10 +328,11 @@ class _Machine:
         self._high_bytes = after
 
     def _resident_bytes(self, name: str) -> int:
-        if name in self._split_bytes:
-            return self._split_bytes[name]
+        inside_bytes = self._inside_bytes.get(name, 0)
         state = self._states[name]
-        return self._weights[name].size(state.cast).allocated_bytes if state.on_card else 0
+        if not state.on_card:
+            return inside_bytes
+        return inside_bytes + self._weights[name].size(state.cast).allocated_bytes
 
 
 def _moment(at: Event) -> Event:

@@ -70,6 +70,14 @@ class Weights:
             per_dtype[self._dtype(tensor, None)] += tensor.numel * tensor.itemsize
         return per_dtype.most_common(1)[0][0] if per_dtype else ""
 
+    def floating_bytes(self, cast: str | None) -> int:
+        """Return the bytes of what a cast changes, once cast to `cast`."""
+        return sum(
+            tensor.numel * self._itemsize(tensor, cast)
+            for tensor in self._component.tensors
+            if tensor.floating
+        )
+
     def on_device_bytes(self, device: str) -> int:
         """Return the allocated bytes of the tensors that were on `device` at the end of set-up."""
         return sum(

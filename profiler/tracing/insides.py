@@ -64,10 +64,12 @@ class Insides:
         ):
             submodules = dict(module.named_modules())
             lists = {part.path for part in component.parts if part.is_list}
+            blocks = {block.name for block in component.blocks}
             for index, part in enumerate(component.parts):
                 within, _, name = part.path.rpartition(".")
                 entered = part.path in ENTERED
-                block = within in lists or name in component.block_modules
+                listed = within in lists or part.path in blocks
+                block = listed or name in component.block_modules
                 if entered or block or part.is_leaf or part.parameters or part.buffers:
                     place = (number, index, component.name if entered else "")
                     self._places.setdefault(id(submodules[part.path]), place)

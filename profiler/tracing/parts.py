@@ -110,7 +110,10 @@ def describe(name: str, module: nn.Module) -> Component:
         bytes=sum(nbytes(tensor) for tensor in tensors),
         allocated_bytes=sum(round_block(nbytes(tensor)) for tensor in tensors),
         tensors=tuple(_size(tensor) for tensor in tensors),
-        blocks=tuple(_blocks(module)),
+        blocks=tuple(
+            Block(name=path, bytes=sum(map(nbytes, tensors_of(block))))
+            for path, block in blocks_of(module).items()
+        ),
         first_tensor=first_tensor,
         quantization=quantization,
         parts=() if quantization else tuple(_parts(module, tensors)),
@@ -125,16 +128,29 @@ def _size(tensor: torch.Tensor) -> TensorSize:
     )
 
 
-def _blocks(module: nn.Module, prefix: str = "") -> Iterator[Block]:
+def blocks_of(module: nn.Module) -> dict[str, nn.Module]:
+    """Return what the outermost `nn.ModuleList`s hold, by path, in the order of the modules, each once.
+
+    A list or dict in a list is no block, since nobody calls it: what it holds is.
+    """
+    by_path: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    for path, block in _listed(module, "", listed=False):
+        if id(block) not in seen:
+            seen.add(id(block))
+            by_path[path] = block
+    return by_path
+
+
+def _listed(module: nn.Module, prefix: str, *, listed: bool) -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_children():
-        if isinstance(child, nn.ModuleList):
-            for index, block in enumerate(child):
-                yield Block(
-                    name=f"{prefix}{name}.{index}",
-                    bytes=sum(nbytes(tensor) for tensor in tensors_of(block)),
-                )
+        holds_blocks = isinstance(child, nn.ModuleList) or (
+            listed and isinstance(child, nn.ModuleDict)
+        )
+        if listed and not holds_blocks:
+            yield prefix + name, child
         else:
-            yield from _blocks(child, f"{prefix}{name}.")
+            yield from _listed(child, f"{prefix}{name}.", listed=holds_blocks)
 
 
 def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Part]:
