@@ -8,6 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import profiler
+
+if not hasattr(profiler, "__path__"):
+    raise ImportError(
+        f"{profiler.__file__} is imported in place of the package profiler: rename it, and see vram doctor"
+    )
+
 if TYPE_CHECKING:
     from reports.html import render_html, write_html
     from reports.png import render_png, write_png

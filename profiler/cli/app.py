@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from profiler import __version__
-from profiler.cli import calibrate, demo, listing, plan, profile, report, verify
+from profiler.cli import calibrate, demo, doctor, listing, plan, profile, report, verify
 from profiler.errors import ProfilerError
 
 _EPILOG = (
@@ -91,3 +91,4 @@ app.command("plan")(plan.plan)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("calibrate")(calibrate.calibrate)
+app.command("doctor")(doctor.doctor)
