@@ -130,9 +130,14 @@ def offload_hooks(pipe: DiffusionPipeline) -> list[UserCpuOffloadHook]:
     return list(getattr(pipe, ALL_HOOKS, ()))
 
 
+def model_hooks_on(module: torch.nn.Module) -> list[CpuOffload]:
+    """Return the model-offload hooks that the module carries, whoever set them up."""
+    return [hook for hook in _hooks_on(module) if isinstance(hook, CpuOffload)]
+
+
 def chain_on(module: torch.nn.Module) -> tuple[torch.nn.Module | None, ...]:
     """Return for each model-offload hook on the module the module that it evicts."""
-    hooks = [hook for hook in _hooks_on(module) if isinstance(hook, CpuOffload)]
+    hooks = model_hooks_on(module)
     return tuple(hook.prev_module_hook.model if hook.prev_module_hook else None for hook in hooks)
 
 

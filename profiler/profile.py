@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from profiler.findings import Finding
     from profiler.record_frames import Frames
 
 SCHEMA_VERSION = 1
@@ -178,12 +179,53 @@ class BillItem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Where an incomplete run ended and, out of memory, why. None where torch did not say.
+
+    A measured run's sizes are those of torch's message, which rounds them to a hundredth of a unit.
+    """
+
+    component: str  # that worked or moved; "" for none
+    doing: str  # "forward", "decode", ...; "onload", "cast"; "" between components
+    phase: str
+    step: int
+    ordinal: int  # of the event in which it ended
+    out_of_memory: bool = False
+    requested_bytes: int | None = None  # of the segment that torch asked the driver for
+    free_bytes: int | None = None  # on the card, as the driver says
+    allocated_bytes: int | None = None
+    unallocated_bytes: int | None = None  # reserved by torch, and not allocated
+    largest_free_block_bytes: int | None = None  # of those
+    holders: tuple[BillItem, ...] = ()  # who held `allocated_bytes`
+    remedy: str = ""  # what would have fitted, in a sentence
+    remedy_code: str = ""  # its line of code
+
+
+@dataclass(frozen=True, kw_only=True)
 class Assumption:
     """Something the prediction had to assume, and what it would change."""
 
     what: str
     count: int = 1
     effect: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Something about the pipeline itself that no event shows, as it was when it was looked at.
+
+    Kinds: `mode` (detail: how the pipe was placed, at the first call and wherever it changed); `foreign_hook` (the
+    component carries an offload hook that another pipeline set up); `no_hook` (the pipeline's own hook of the component
+    was taken off); `unlisted_hook` (it is hooked, and the pipeline has no list of hooks to offload by at the end of a
+    call); `shared_exclusions` (a class's list of exclusions is not what its source says; detail: the class);
+    `shared_file` (group offload keeps weights of the component in a file that another one writes, too; detail: the
+    other one); `layerwise_casting` (its layers store their weights in the dtype `detail`).
+    """
+
+    what: str
+    component: str = ""  # "" where it is the pipeline's
+    call: int = -1  # the first call that began so; -1 where it was seen at the end of the trace
+    detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +287,8 @@ class Profile:
     complete: bool = True
     error: str = ""  # why it is not complete
     insides: tuple[Inside, ...] = ()  # that events refer to
+    failure: Failure | None = None  # since version 0.4, as the next
+    conditions: tuple[Condition, ...] = ()
 
     # What follows are doors only: files live in `record_file`, tables in `record_frames`, the JSON summary in
     # `record_summary`, notebooks in `record_display`. Each is imported on first use, and pandas and pyarrow with it.
@@ -267,6 +311,13 @@ class Profile:
         from profiler import record_summary
 
         return record_summary.summary(self)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what this run did that is worth acting on, gravest first; see docs/findings.md."""
+        from profiler import findings
+
+        return findings.findings(self)
 
     @property
     def frames(self) -> Frames:

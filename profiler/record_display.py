@@ -98,4 +98,5 @@ def _advice(profile: Profile) -> str:
         if len(found) > 1
         else ""
     )
-    return f"<div>{escape(first.title)}{more}<br><code>{escape(first.fix)}</code></div>"
+    why = "<br>" if profile.complete else f'<div style="{_SOFT}">{escape(first.detail)}</div>'
+    return f"<div>{escape(first.title)}{more}{why}<code>{escape(first.fix)}</code></div>"

@@ -22,7 +22,9 @@ from profiler.profile import (
     BillItem,
     Block,
     Component,
+    Condition,
     Event,
+    Failure,
     Gpu,
     Inside,
     Part,
@@ -169,6 +171,8 @@ def _profile(header: dict[str, Any], table: pa.Table) -> Profile:
         "components": tuple(_component(fields) for fields in header["components"]),
         "bill": tuple(_record(BillItem, fields) for fields in header["bill"]),
         "assumptions": tuple(_record(Assumption, fields) for fields in header["assumptions"]),
+        "conditions": tuple(_record(Condition, fields) for fields in header.get("conditions", ())),
+        "failure": _failure(header.get("failure")),
         "events": _events(table),
         "insides": tuple(map(_inside, _unpacked(header["insides"]) if "insides" in header else ())),
     }
@@ -195,6 +199,13 @@ def _part(row: list[Any]) -> Part:
 def _inside(row: list[Any]) -> Inside:
     visits, *figures = row
     return Inside(tuple(Visit(*visit) for visit in visits), *figures)
+
+
+def _failure(fields: dict[str, Any] | None) -> Failure | None:
+    if fields is None:
+        return None
+    holders = tuple(_record(BillItem, item) for item in fields["holders"])
+    return _record(Failure, {**fields, "holders": holders})
 
 
 def _record(kind: type[_T], fields: dict[str, Any]) -> _T:

@@ -161,7 +161,8 @@ def _findings(profile: Profile) -> list[RenderableType]:
     for finding in findings(profile):
         text = Text(f"{finding.severity}: ", style=SEVERITY_STYLES[finding.severity])
         text.append(f"{finding.title}\n", style="bold default")
-        text.append(f"{finding.detail}\n", style="default")
+        text.append(f"{finding.detail}", style="default")
+        text.append(f" ({finding.evidence})\n" if finding.evidence else "\n", style="dim")
         text.append(f"{finding.fix}\n", style="cyan")
         parts.append(text)
     return parts

@@ -29,6 +29,7 @@ def profile(
     Example: vram profile sdxl-base --gpu rtx-4060 --mode model --html report.html
     """
     from profiler.atomic import check_writable
+    from profiler.remedy import with_remedy
     from profiler.sizing import profile_model
     from profiler.verdict import FITS, TIGHT, verdict
 
@@ -36,6 +37,7 @@ def profile(
         check_writable(path)
     with printing.progress() as report:
         found = profile_model(scenario, report=report)
+        found = with_remedy(found, scenario, report=report)
         printing.write(found, output=output, html=html, png=png)
     if as_json:
         printing.answer_json(found.summary())

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from profiler import record_moments as moments
 from profiler import verdict as verdicts
-from profiler.findings.finding import PROBLEM, WASTE, Finding
+from profiler.findings.failures import less_memory
+from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
 from profiler.units import format_bytes, format_fraction
 
 if TYPE_CHECKING:
@@ -16,15 +17,11 @@ if TYPE_CHECKING:
 
 
 def room(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where the run does not fit its card for sure."""
+    """Yield a finding where a run that got to its end does not fit its card for sure."""
     verdict = verdicts.verdict(profile)
     capacity = format_bytes(profile.gpu.capacity_bytes)
     short = -verdict.spare_bytes
-    if verdicts.ran_out_of_memory(profile):
-        yield _at_peak(
-            profile, "out_of_memory", f"Out of memory on a card of {capacity}", profile.error
-        )
-    elif profile.complete and verdict.answer == verdicts.DOES_NOT_FIT:
+    if profile.complete and verdict.answer == verdicts.DOES_NOT_FIT:
         title = f"Does not fit {capacity}: {format_bytes(short)} too much"
         yield _at_peak(profile, "does_not_fit", title, _arithmetic(profile), short)
     elif profile.complete and verdict.answer == verdicts.TIGHT:
@@ -34,16 +31,14 @@ def room(profile: Profile) -> Iterator[Finding]:
         yield _at_peak(profile, "tight", title, _arithmetic(profile), short)
 
 
-def _at_peak(
-    profile: Profile, kind: str, title: str, detail: str, at_stake_bytes: int = 0
-) -> Finding:
+def _at_peak(profile: Profile, kind: str, title: str, detail: str, at_stake_bytes: int) -> Finding:
     moment = moments.peak_moment(profile)
     return Finding(
         kind=kind,
         severity=PROBLEM,
         title=title,
         detail=detail,
-        fix=_less_memory(profile, moment),
+        fix=less_memory(profile, moment.doing, moment.component) if moment else "",
         bytes=at_stake_bytes,
         components=(moment.component,) if moment and moment.component else (),
         events=(moment.ordinal,) if moment else (),
@@ -61,23 +56,63 @@ def _arithmetic(profile: Profile) -> str:
     return f"{' + '.join(parts)} = {format_bytes(verdict.needed_bytes)}."
 
 
-def _less_memory(profile: Profile, moment: moments.Moment | None) -> str:
-    """Return the next thing to try, by what the run did already and where it was fullest."""
-    if profile.mode == "resident":
-        return "pipe.enable_model_cpu_offload()"
-    if moment and moment.doing == "decode" and moment.component:
-        return f"pipe.{moment.component}.enable_tiling()"
-    if profile.mode == "model":
-        return 'pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level")'
-    if profile.mode == "group-block":
-        return 'pipe.enable_group_offload(..., offload_type="leaf_level")'
-    return "a smaller height, width or batch: this mode already holds the fewest weights"
+def fragmentation(profile: Profile) -> Iterator[Finding]:
+    """Yield a finding where only the pieces between allocated blocks keep a run from fitting."""
+    verdict = verdicts.verdict(profile)
+    unused = profile.totals.peak_reserved_bytes - profile.totals.peak_allocated_bytes
+    if not profile.complete or verdict.spare_bytes >= 0 or verdict.spare_bytes + unused < 0:
+        return
+    yield Finding(
+        kind="reserved_beyond_allocated",
+        severity=WASTE,
+        title=f"{format_bytes(unused)} were reserved and never allocated at once: without them it would fit",
+        detail="What PyTorch reserves depends on the order in which blocks of different sizes came and went. "
+        "Expandable segments leave fewer pieces.",
+        fix="PYTORCH_ALLOC_CONF=expandable_segments:True  # in the environment, before torch starts",
+        bytes=unused,
+    )
+
+
+def spilled(profile: Profile) -> Iterator[Finding]:
+    """Yield a finding where torch reserved more than the card has: the driver lent it the system's memory."""
+    excess = profile.totals.peak_reserved_bytes - profile.gpu.capacity_bytes
+    if profile.source != "measured" or excess <= 0:
+        return
+    yield Finding(
+        kind="spilled_to_ram",
+        severity=PROBLEM,
+        title=f"{format_bytes(excess)} more were reserved than the card has: the rest was system memory",
+        detail="On Windows the driver lends system memory in place of failing, at the speed of the PCIe link. It "
+        'is the setting "CUDA - Sysmem Fallback Policy" of the NVIDIA control panel.',
+        fix="torch.cuda.set_per_process_memory_fraction(0.95)  # fails in place of spilling",
+        bytes=excess,
+    )
+
+
+def loading(profile: Profile) -> Iterator[Finding]:
+    """Yield a finding where loading the weights takes more of the host's memory than the run does, by half."""
+    loading = profile.totals.loading_host_peak_bytes or 0
+    running = profile.totals.host_peak_bytes
+    if not profile.complete or 2 * loading <= 3 * running:
+        return
+    yield Finding(
+        kind="loading_needs_more",
+        severity=HINT,
+        title=f"Loading takes {format_bytes(loading)} of RAM, running {format_bytes(running)}",
+        detail="Weights that are cast while they are loaded are there twice, and transformers maps all files of a "
+        "component at once.",
+        fix="load and place one component after the other, and save the pipeline in the dtype that you load",
+        bytes=loading - running,
+    )
 
 
 def pinned(profile: Profile) -> Iterator[Finding]:
     """Yield a finding where pinned host memory is far more than the weights in it (a quarter or more)."""
-    pinned = profile.totals.host_pinned_bytes
     weights = sum(part.bytes for part in profile.components)
+    rounded = sum(
+        _power_of_two(t.numel * t.itemsize) for p in profile.components for t in p.tensors
+    )
+    pinned = min(profile.totals.host_pinned_bytes, rounded)
     if pinned <= weights * 5 // 4:
         return
     yield Finding(
@@ -89,3 +124,8 @@ def pinned(profile: Profile) -> Iterator[Finding]:
         fix="low_cpu_mem_usage=True pins one group at a time; use_stream=False pins nothing",
         bytes=pinned - weights,
     )
+
+
+def _power_of_two(nbytes: int) -> int:
+    """Return `nbytes` as pinned memory is rounded: `CachingHostAllocatorImpl` in ATen/core/CachingHostAllocator.h."""
+    return 1 << max(nbytes - 1, 0).bit_length()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from profiler.units import format_bytes, format_seconds
 
-    from profiler.profile import Event, Profile
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from profiler.profile import Condition, Event, Profile
 
 PROBLEM = "problem"
 WASTE = "waste"
@@ -28,14 +30,17 @@ class Finding:
     bytes: int  # how much memory or traffic is at stake
     components: tuple[str, ...] = ()
     events: tuple[int, ...] = ()  # ordinals of the events that prove it, at most EVIDENCE of them
+    seconds: float = 0.0  # how long the traffic was waited for, or what the fix saves; 0 where none
+    more_bytes: int = 0  # by how much the fix raises the peak, at most
 
     @property
     def evidence(self) -> str:
-        """Return the events as text: `events 12, 40 and 41`."""
+        """Return cost and events as text: `1.20 GiB, 0.30 s; events 12, 40 and 41`."""
+        cost = [format_bytes(self.bytes)] if self.bytes else []
+        cost += [format_seconds(self.seconds)] if self.seconds else []
         numbers = [str(ordinal) for ordinal in self.events]
-        if not numbers:
-            return ""
-        return f"event{'s' if len(numbers) > 1 else ''} {listed(numbers)}"
+        named = f"event{'s' if len(numbers) > 1 else ''} {listed(numbers)}" if numbers else ""
+        return "; ".join(part for part in (", ".join(cost), named) if part)
 
 
 def ordinals(events: Sequence[Event]) -> tuple[int, ...]:
@@ -48,6 +53,25 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def waited_seconds(profile: Profile, events: Iterable[Event]) -> float:
+    """Return how long the run waited for the copies of `events`.
+
+    Predicted, that is their exposed transfer time. Measured, it is how long the moves took: torch tells no more.
+    """
+    known = profile.totals.exposed_transfer_seconds is not None
+    return max(
+        sum(event.exposed_transfer_seconds if known else event.seconds for event in events), 0.0
+    )
+
+
+def conditions(profile: Profile, what: str) -> tuple[Condition, ...]:
+    """Return the conditions of a kind that the tracer saw."""
+    return tuple(one for one in profile.conditions if one.what == what)
+
+
 def plan_line(profile: Profile) -> str:
-    """Return the line that finds the best plan for the card, and applies it."""
-    return f"profiler.plan_offload(profile, {profile.gpu.capacity_bytes}).apply(pipe)"
+    """Return the line that finds the best plan for the card, and applies it; from a run that split no component."""
+    known = "profile"
+    if profile.mode not in ("resident", "model"):
+        known = f'profiler.profile_pipeline(pipe, gpu="{profile.gpu.name}", mode="model")'
+    return f"profiler.plan_offload({known}, {profile.gpu.capacity_bytes}).apply(pipe)"

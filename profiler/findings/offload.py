@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from profiler import record_reading as reading
-from profiler.findings.finding import EVIDENCE, WASTE, Finding, listed, ordinals, plan_line
+from profiler.findings.finding import (
+    EVIDENCE,
+    WASTE,
+    Finding,
+    conditions,
+    listed,
+    ordinals,
+    plan_line,
+    waited_seconds,
+)
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Profile
+    from profiler.profile import Event, Profile
 
 
 def ignored_exclusions(profile: Profile) -> Iterator[Finding]:
     """Yield a finding for components that are excluded and in the sequence: the exclusion does nothing."""
     ignored = tuple(name for name in profile.excluded if name in profile.sequence)
-    if not ignored:
-        return
     moved = [
         event for event in profile.events if event.component in ignored and reading.direction(event)
     ]
+    if not moved:
+        return
     rest = "->".join(name for name in profile.sequence if name not in ignored)
     yield Finding(
         kind="exclusion_ignored",
@@ -31,6 +40,7 @@ def ignored_exclusions(profile: Profile) -> Iterator[Finding]:
         detail="diffusers ignores _exclude_from_cpu_offload for a component that model_cpu_offload_seq names.",
         fix=f'pipe.model_cpu_offload_seq = "{rest}"  # before enable_model_cpu_offload()',
         bytes=sum(event.bytes for event in moved),
+        seconds=waited_seconds(profile, moved),
         components=ignored,
         events=ordinals(moved),
     )
@@ -61,46 +71,137 @@ def excluded_travel(profile: Profile) -> Iterator[Finding]:
         "and what is excluded comes back. A plan with sticky exclusion leaves it where it is.",
         fix=plan_line(profile),
         bytes=total,
+        seconds=waited_seconds(profile, moved),
         components=names,
         events=ordinals(moved),
     )
 
 
+def quantised_stays(profile: Profile) -> Iterator[Finding]:
+    """Yield a finding where a quantised component was sent to the CPU and left bytes on the card."""
+    left = left_behind(profile)
+    if not left:
+        return
+    kinds = {part.quantization for part in profile.components if part.name in left}
+    yield Finding(
+        kind="quantised_stays",
+        severity=WASTE,
+        title=f"{listed(tuple(left))} left {format_bytes(sum(e.resident_bytes for e in left.values()))} on the card "
+        "when sent to the CPU",
+        detail=f"{listed(sorted(kinds))} keeps a copy of the weights on the card that .to() does not move.",
+        fix="load it in 4 bit, or with another library: those weights move as a whole",
+        bytes=sum(event.resident_bytes for event in left.values()),
+        components=tuple(left),
+        events=ordinals(tuple(left.values())),
+    )
+
+
+def left_behind(profile: Profile) -> dict[str, Event]:
+    """Return the first offload of each quantised component that left bytes on the card, although it was whole."""
+    quantised = {part.name for part in profile.components if part.quantization}
+    found: dict[str, Event] = {}
+    for event in profile.events:
+        whole = event.kind == "offload" and not event.group and event.to_device == "cpu"
+        if whole and event.component in quantised and event.resident_bytes:
+            found.setdefault(event.component, event)
+    return found
+
+
+class Idle(NamedTuple):
+    """A component that had bytes on the card while another one had been used."""
+
+    component: str
+    ordinal: int  # of the other one's exit
+    bytes: int
+    user: str  # the other one
+
+
 def idle_resident(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding for hooked components that stayed on the card while another one was used."""
+    """Yield a finding for hooked components that stayed on the card while another one was used.
+
+    Those whose hook is told of by another finding (a foreign hook, a move by hand) are left to that.
+    """
+    explained = {one.component for one in conditions(profile, "foreign_hook")}
+    if any(one.user in explained for one in idle(profile)):
+        return
+    told = {*brought_by_hand(profile), *left_behind(profile)}
+    idles = [one for one in idle(profile) if one.component not in told]
+    outside = [one for one in idles if one.component not in profile.sequence]
+    inside = [one for one in idles if one.component in profile.sequence]
+    if inside:
+        why = "Each hook evicts only its predecessor in the sequence"
+        yield _idle(profile, inside, "idle_resident", why)
+    if outside:
+        names = listed([one.component for one in outside])
+        verb = "stands" if len(outside) == 1 else "stand"
+        why = f"{names} {verb} outside the sequence, so that no hook evicts it before the end of the call"
+        yield _idle(profile, outside, "outside_sequence", why)
+
+
+def _idle(profile: Profile, idles: list[Idle], kind: str, why: str) -> Finding:
+    names = tuple(one.component for one in idles)
+    return Finding(
+        kind=kind,
+        severity=WASTE,
+        title=f"{listed(names)} stayed on the card while another component was used",
+        detail=f"{why}. Used: {used_order(profile)}. Sequence: {' -> '.join(profile.sequence)}.",
+        fix=plan_line(profile),
+        bytes=sum(one.bytes for one in idles),
+        components=names,
+        events=tuple(one.ordinal for one in idles)[:EVIDENCE],
+    )
+
+
+def idle(profile: Profile) -> tuple[Idle, ...]:
+    """Return the first time at which each hooked component was idle on the card.
+
+    Components that take turns within the denoise loop belong there: to move them each step would cost more.
+    """
     hooked = [part.name for part in profile.components if part.name not in profile.excluded]
-    idle: dict[str, tuple[int, int]] = {}
+    looped = {
+        (event.call, event.component)
+        for event in profile.events
+        if event.kind == "enter" and event.phase == "denoise"
+    }
+    found: dict[str, Idle] = {}
+    entered: list[str] = []
     resident = reading.initial_resident_bytes(profile)
     for event in profile.events:
         if event.component in resident:
             resident[event.component] = event.resident_bytes
+        if event.kind == "enter":
+            entered.append(event.component)
         if event.kind != "exit":
             continue
         for name in hooked:
-            if name != event.component and resident[name]:
-                idle.setdefault(name, (event.ordinal, resident[name]))
-    if not idle:
-        return
-    names = tuple(idle)
-    held = sum(count for _, count in idle.values())
-    yield Finding(
-        kind="idle_resident",
-        severity=WASTE,
-        title=f"{listed(names)} stayed on the card while another component was used",
-        detail=_why_idle(profile, names),
-        fix=plan_line(profile),
-        bytes=held,
-        components=names,
-        events=tuple(ordinal for ordinal, _ in idle.values())[:EVIDENCE],
-    )
+            turns = event.phase == "denoise" and (event.call, name) in looped
+            if name not in entered and resident[name] and not turns:
+                found.setdefault(name, Idle(name, event.ordinal, resident[name], event.component))
+        if event.component in entered:
+            entered.remove(event.component)
+    return tuple(found.values())
 
 
-def _why_idle(profile: Profile, names: tuple[str, ...]) -> str:
+def brought_by_hand(profile: Profile) -> dict[str, int]:
+    """Return the components that `pipe.to` brought to the card after offload was enabled, with the event."""
+    found: dict[str, int] = {}
+    for event in profile.events:
+        if event.asked_by == "pipeline.to" and event.kind == "onload":
+            found[event.component] = event.ordinal
+        elif event.kind == "offload" and event.asked_by in ENABLERS and event.call < 0:
+            found.pop(event.component, None)
+    return found
+
+
+ENABLERS = (
+    "pipeline.enable_model_cpu_offload",
+    "pipeline.enable_sequential_cpu_offload",
+    "pipeline.enable_group_offload",
+)
+
+
+def used_order(profile: Profile) -> str:
+    """Return the components in the order in which they were entered, the first few."""
     used = [event.component for event in profile.events if event.kind == "enter"]
     order = used[:1] + [later for earlier, later in pairwise(used) if earlier != later]
-    shown = " -> ".join(order[:EVIDENCE]) + (" ..." if len(order) > EVIDENCE else "")
-    outside = tuple(name for name in names if name not in profile.sequence)
-    reason = "Each hook evicts only its predecessor in the sequence"
-    if outside:
-        reason += f", and {listed(outside)} stands outside it"
-    return f"{reason}. Used: {shown}. Sequence: {' -> '.join(profile.sequence)}."
+    return " -> ".join(order[:EVIDENCE]) + (" ..." if len(order) > EVIDENCE else "")

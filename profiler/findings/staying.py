@@ -1,20 +1,36 @@
-"""Findings about what could stay on the card: all of it, one component, or each component while it is used.
+"""Findings about what could stay on the card: all of it, one component, each component while it is used, some blocks.
 
 Each is an upper bound from the record: what was missing on the card at an event is added to the peak of that event.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
 
 from profiler import record_reading as reading
-from profiler.findings.finding import HINT, Finding, ordinals, plan_line
-from profiler.units import format_bytes
+from profiler.findings.finding import HINT, Finding, ordinals, plan_line, waited_seconds
+from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from profiler.profile import Event, Profile
+
+_KEEPS = {
+    "sequential": 'pipe._exclude_from_cpu_offload = ["{name}"]  # before enable_sequential_cpu_offload()',
+    "group-block": 'pipe.enable_group_offload(..., exclude_modules=["{name}"])',
+    "group-leaf": 'pipe.enable_group_offload(..., exclude_modules=["{name}"])',
+}
+"""How diffusers keeps one component on the card, by mode. Under model offload it does not."""
+
+
+class Stay(NamedTuple):
+    """Components that could stay, and what that changes."""
+
+    peak_bytes: int  # of the allocations, at most
+    moved: Sequence[Event]  # uploads that would not happen, all or some of them
+    seconds: float  # that the run would be shorter
 
 
 def could_stay(profile: Profile) -> Iterator[Finding]:
@@ -24,27 +40,38 @@ def could_stay(profile: Profile) -> Iterator[Finding]:
         part.name for part in profile.components if any(e.component == part.name for e in moved)
     )
     usable = usable_bytes(profile)
-    everything = peak_with(profile, [part.name for part in profile.components])
     if not names:
         return
+    everything = peak_with(profile, [part.name for part in profile.components])
     if everything <= usable:
         yield _everything(profile, moved, everything)
-    elif profile.mode == "model":
-        yield from _one_component(profile, moved, names)
-    elif (peak := peak_while_used(profile)) <= usable:
-        yield from _whole_components(profile, moved, peak)
+        return
+    alone = _one_component(profile, moved, names)
+    whole = [] if profile.mode == "model" else list(_whole_components(profile, moved))
+    found = max([*alone, *whole], key=lambda finding: finding.bytes, default=None)
+    if found:
+        yield found
+    elif profile.mode != "model":
+        yield from _some_blocks(profile, moved)
 
 
 def _uploads(event: Event) -> bool:
-    return event.kind == "onload" and bool(event.component) and reading.direction(event) == "h2d"
+    return (
+        event.call >= 0
+        and event.kind == "onload"
+        and bool(event.component)
+        and reading.direction(event) == "h2d"
+    )
 
 
 def _everything(profile: Profile, moved: Sequence[Event], peak_bytes: int) -> Finding:
     total = sum(event.bytes for event in moved)
+    inside = [event for event in profile.events if event.call >= 0]
+    known = profile.totals.exposed_transfer_seconds is not None
+    waits = inside if known else [event for event in inside if reading.direction(event)]
+    stay = Stay(peak_bytes, moved, waited_seconds(profile, waits))
     title = f"Everything fits: keep it on the card and save {format_bytes(total)} of uploads"
-    return _hint(
-        profile, "everything_fits", title, moved, peak_bytes=peak_bytes, fix='pipe.to("cuda")'
-    )
+    return _hint(profile, "everything_fits", title, stay, 'pipe.to("cuda")')
 
 
 def _one_component(
@@ -58,41 +85,75 @@ def _one_component(
     }
     if traffic:
         name = max(traffic, key=lambda name: sum(event.bytes for event in traffic[name]))
-        total = sum(event.bytes for event in traffic[name])
-        title = f"{name} fits: keep it on the card and save {format_bytes(total)} of uploads"
-        line = plan_line(profile)
-        yield _hint(
-            profile, "keep_resident", title, traffic[name], peak_bytes=peaks[name], fix=line
-        )
+        saved = traffic[name]
+        copies = [e for e in profile.events if e.component == name and reading.direction(e)]
+        seconds = waited_seconds(profile, [event for event in copies if event.call >= 0])
+        stay = Stay(peaks[name], saved, seconds)
+        total = sum(event.bytes for event in saved)
+        title = f"{name} fits: keep it ({_change(profile, stay)}) and save {format_bytes(total)} of uploads"
+        line = _KEEPS.get(profile.mode, plan_line(profile)).format(name=name)
+        yield _hint(profile, "keep_resident", title, stay, line)
 
 
-def _whole_components(
-    profile: Profile, moved: Sequence[Event], peak_bytes: int
-) -> Iterator[Finding]:
+def _change(profile: Profile, stay: Stay) -> str:
+    """Return what keeping it costs and saves: `+0.80 GiB, -2.1 s`."""
+    more = f"+{format_bytes(_more_bytes(profile, stay))}"
+    return f"{more}, -{format_seconds(stay.seconds)}" if stay.seconds else more
+
+
+def _more_bytes(profile: Profile, stay: Stay) -> int:
+    return max(stay.peak_bytes - profile.totals.peak_allocated_bytes, 0)
+
+
+def _whole_components(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
     """Yield that model offload would fit, where that saves a tenth of the uploads or more."""
+    peak = peak_while_used(profile)
     calls = len({event.call for event in moved})
     whole = calls * sum(part.bytes for part in profile.components)
     total = sum(event.bytes for event in moved)
-    if whole <= 0.9 * total:
-        saved = format_bytes(total - whole)
-        title = f"Whole components fit, one at a time: model offload saves {saved} of uploads"
+    if peak <= usable_bytes(profile) and whole <= 0.9 * total:
+        saved = total - whole
+        stay = Stay(peak, moved, waited_seconds(profile, moved) * saved / total)
+        title = f"Whole components fit, one at a time: model offload saves {format_bytes(saved)} of uploads"
         line = "pipe.enable_model_cpu_offload()"
-        yield _hint(profile, "model_offload_fits", title, moved, peak_bytes=peak_bytes, fix=line)
+        hint = _hint(profile, "model_offload_fits", title, stay, line)
+        yield dataclasses.replace(hint, bytes=saved)
 
 
-def _hint(
-    profile: Profile, kind: str, title: str, moved: Sequence[Event], *, peak_bytes: int, fix: str
-) -> Finding:
+def _some_blocks(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
+    """Yield how many blocks of the component with the most uploads fit into what the card has left."""
+    peak = profile.totals.peak_allocated_bytes
+    unused = usable_bytes(profile) - peak
+    parts = {part.name: part for part in profile.components}
+    traffic = {name: sum(e.bytes for e in moved if e.component == name) for name in parts}
+    part = parts[max(traffic, key=lambda name: traffic[name])]
+    largest = max((block.bytes for block in part.blocks), default=0)
+    count = min(unused // largest, len(part.blocks)) if largest else 0
+    if count < 1:
+        return
+    own = [event for event in moved if event.component == part.name]
+    share = sum(sorted(block.bytes for block in part.blocks)[:count]) / part.bytes
+    stay = Stay(peak + count * largest, own, waited_seconds(profile, own) * share)
+    title = (
+        f"{format_bytes(unused)} of the card are never used: {count} of {len(part.blocks)} blocks of {part.name} "
+        f"could stay ({_change(profile, stay)})"
+    )
+    yield _hint(profile, "unused_vram", title, stay, plan_line(profile))
+
+
+def _hint(profile: Profile, kind: str, title: str, stay: Stay, fix: str) -> Finding:
     return Finding(
         kind=kind,
         severity=HINT,
         title=title,
-        detail=f"The peak would be {format_bytes(peak_bytes)} allocated at most; the card leaves "
+        detail=f"The peak would be {format_bytes(stay.peak_bytes)} allocated at most; the card leaves "
         f"{format_bytes(usable_bytes(profile))} after context, slack and error band.",
         fix=fix,
-        bytes=sum(event.bytes for event in moved),
-        components=tuple(dict.fromkeys(event.component for event in moved)),
-        events=ordinals(moved),
+        bytes=sum(event.bytes for event in stay.moved),
+        seconds=stay.seconds,
+        more_bytes=_more_bytes(profile, stay),
+        components=tuple(dict.fromkeys(event.component for event in stay.moved)),
+        events=ordinals(stay.moved),
     )
 
 

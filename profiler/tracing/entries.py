@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,13 +25,23 @@ class Entries:
         recorder: where events go.
         phases: told of calls, entries and steps.
         modules: components by name.
+        beginning: told the number of each call before it begins.
     """
 
-    def __init__(self, recorder: Recorder, phases: Phases, modules: dict[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        phases: Phases,
+        modules: dict[str, nn.Module],
+        *,
+        beginning: Callable[[int], None],
+    ) -> None:
         self._recorder = recorder
         self._phases = phases
         self._modules = modules
+        self._beginning = beginning
         self._handles: list[Any] = []
+        self._earlier = sys.exception()  # which is being handled around the trace
 
     def watch(self, patches: Patches, target: Any) -> None:
         """Stand at every entry point of the components, and of the pipeline or module itself."""
@@ -127,12 +138,19 @@ class Entries:
 
     def _begin(self) -> None:
         self._phases.begin_call()
+        self._beginning(self._phases.call)
         self._recorder.instant(Span("begin"))
         self._phases.started()
 
     def _end(self) -> None:
+        self._note_failure(*_running(self._recorder.active))
         self._recorder.instant(Span("end"))
         self._phases.end_call()
+
+    def _note_failure(self, component: str, doing: str) -> None:
+        error = sys.exception()
+        if error is not None and error is not self._earlier:
+            self._recorder.note_failure(error, component=component, doing=doing)
 
     def _enter(self, name: str, entry: str) -> None:
         self._phases.enter(name, entry)
@@ -141,7 +159,13 @@ class Entries:
 
     def _exit(self, name: str, entry: str) -> None:
         self._recorder.instant(Span("exit", name, entry=entry))
+        self._note_failure(name, entry)
         self._recorder.active.remove(name)
+
+
+def _running(active: list[str]) -> tuple[str, str]:
+    """Return the component that was not left, and what it did: an interrupt passes torch's module hooks by."""
+    return (active[-1], "forward") if active else ("", "")
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -90,23 +90,43 @@ def mode_of(pipe: Any, modules: dict[str, nn.Module]) -> str:
     """Return how a pipeline is placed: resident, model, sequential, group-block, group-leaf, streamed or mixed."""
     modes = {"model"} if private.offload_hooks(pipe) else set()
     for module in modules.values():
+        if private.model_hooks_on(module):  # of a pipeline that shares the component
+            modes.add("model")
         modes |= set(_modes_inside(module))
     if len(modes) > 1:
         return "mixed"
     return modes.pop() if modes else "resident"
 
 
+def group_files(module: nn.Module) -> Iterator[str]:
+    """Yield the files to which group offload writes weights of a component."""
+    for part in module.modules():
+        hook = _registered(part, "group_offloading")
+        path = getattr(hook.group, "safetensors_file_path", "") if hook is not None else ""
+        if path:
+            yield path
+
+
+def storage_dtype(module: nn.Module) -> str:
+    """Return the dtype in which layerwise casting stores a component's layers, "" where it is not active."""
+    found = (_registered(part, "layerwise_casting") for part in module.modules())
+    hook = next((hook for hook in found if hook is not None), None)
+    return "" if hook is None else str(hook.storage_dtype).removeprefix("torch.")
+
+
+def _registered(part: nn.Module, name: str) -> Any:
+    registry = vars(part).get(private.REGISTRY)
+    return None if registry is None else registry.get_hook(name)
+
+
 def _modes_inside(module: nn.Module) -> Iterator[str]:
     if private.is_sequentially_offloaded(module):
         yield "sequential"
     for part in module.modules():
-        registry = vars(part).get(private.REGISTRY)
-        if registry is None:
-            continue
-        if registry.get_hook(private.STREAMED) is not None:
+        if _registered(part, private.STREAMED) is not None:
             yield "streamed"
             return
-        hook = registry.get_hook("group_offloading")
+        hook = _registered(part, "group_offloading")
         if hook is not None:
             yield "group-block" if hook.config.offload_type == "block_level" else "group-leaf"
             return

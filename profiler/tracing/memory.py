@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from profiler import nvml
+from profiler.out_of_memory import Shortage, parse
 from profiler.patching import Patches
 from profiler.profile import Assumption, Gpu
 from profiler.tracing.host import HostNow, LinkSince, host_gauge, link_gauge
@@ -140,6 +141,21 @@ class Gauge:
             if self._virtual is None
             else self._virtual.workspace_bytes + self._workspace_at_highest
         )
+
+    def kept_workspace_bytes(self) -> int:
+        """Return what kernels' own memory takes all the time, as far as it is known."""
+        return 0 if self._virtual is None else self._virtual.workspace_bytes
+
+    def shortage(self, error: BaseException) -> Shortage | None:
+        """Return what torch says of the memory that `error` found missing; None for an error of another kind."""
+        exact = getattr(error, "shortage", None)
+        return exact if isinstance(exact, Shortage) else parse(str(error))
+
+    def largest_free_block_bytes(self) -> int:
+        """Return the largest block that is reserved and free."""
+        segments = torch.cuda.memory_snapshot()
+        blocks = (block for segment in segments for block in segment["blocks"])
+        return max((block["size"] for block in blocks if block["state"] == "inactive"), default=0)
 
     def error_band(self) -> float:
         """Return by how much the peak may be too low, as a fraction of it; 0 for a measurement."""

@@ -68,7 +68,10 @@ class Moves:
             if self._recorder.in_span:
                 return original(fn, recurse)
             before = _looked_up(module)
-            with self._recorder.span(Span("move", name, asked_by=hooks.who_asked())) as span:
+            there = all(device == "cuda" for device, _ in before.values())
+            attempted = "cast" if there else "onload"
+            move = Span("move", name, asked_by=hooks.who_asked(), attempted=attempted)
+            with self._recorder.span(move) as span:
                 try:
                     return original(fn, recurse)
                 finally:  # out of memory half-way, a part of it is on the card

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from profiler.profile import BillItem, Event
+from profiler.profile import BillItem, Event, Failure
 from profiler.tracing.insides import Insides
 from profiler.tracing.memory import Gauge
 from profiler.tracing.phases import Phases
@@ -31,6 +31,7 @@ class Span:
     asked_by: str = ""
     resident_bytes: int = -1  # -1: as before
     dropped: bool = False  # nothing happened after all
+    attempted: str = "onload"  # what a move was to be, if it fails before anything moved
 
 
 class Recorder:
@@ -54,7 +55,7 @@ class Recorder:
         self._pending_peak = 0
         self._in_span = False
         self._worst = (-1, {}, "")  # type: tuple[int, dict[str, int], str]
-        self._bill: tuple[BillItem, ...] = ()
+        self._failing: tuple[BaseException, Failure] | None = None
 
     @property
     def in_span(self) -> bool:
@@ -72,6 +73,16 @@ class Recorder:
         if self._in_span:
             yield span
             return
+        try:
+            with self._event(span):
+                yield span
+        except BaseException as error:
+            doing = span.attempted if span.kind == "move" else span.kind
+            self.note_failure(error, component=span.component, doing=doing)
+            raise
+
+    @contextmanager
+    def _event(self, span: Span) -> Iterator[None]:
         gauge, insides = self._gauge, self._insides
         tail_peak = insides.read_peak()
         lead_peak = max(self._pending_peak, insides.take_peak_of_visits(), tail_peak)
@@ -82,7 +93,7 @@ class Recorder:
         phase, step, call = self._phases.name, self._phases.step, self._phases.call
         self._in_span = span.kind in ("onload", "offload", "cast", "move", "empty_cache")
         try:
-            yield span
+            yield
         finally:
             self._in_span = False
             peak = gauge.take_peak()
@@ -129,24 +140,61 @@ class Recorder:
                     )
                 )
 
+    def note_failure(self, error: BaseException, *, component: str, doing: str) -> None:
+        """Keep what was on the card when `error` was first seen."""
+        if self._failing is not None and self._failing[0] is error:
+            return
+        gauge = self._gauge
+        shortage = gauge.shortage(error)
+        allocated_bytes = shortage.allocated_bytes if shortage else None
+        held = gauge.allocated() if allocated_bytes is None else allocated_bytes
+        works = component if doing not in ("onload", "offload", "cast") else ""
+        workspace = gauge.kept_workspace_bytes()
+        failure = Failure(
+            component=component,
+            doing=doing,
+            phase=self._phases.name,
+            step=self._phases.step,
+            ordinal=max(len(self.events) - 1, 0),
+            out_of_memory=shortage is not None,
+        )
+        if shortage is not None:
+            failure = replace(
+                failure,
+                **shortage._asdict(),
+                largest_free_block_bytes=gauge.largest_free_block_bytes(),
+                holders=_items(held, self.resident, works, workspace),
+            )
+        self._failing = (error, failure)
+
+    def failure(self, error: BaseException | None) -> Failure | None:
+        """Return where `error` ended the run, and let go of it."""
+        failing, self._failing = self._failing, None
+        return failing[1] if failing is not None and failing[0] is error else None
+
     def bill(self) -> tuple[BillItem, ...]:
         """Return who held which bytes at the worst moment; the items add up to the peak."""
         peak, resident, active = self._worst
-        items = [
-            BillItem(holder=name, what="weights", bytes=size)
-            for name, size in resident.items()
-            if size
-        ]
-        items.sort(key=lambda item: -item.bytes)
-        rest = peak - sum(item.bytes for item in items)
-        workspace = min(self._gauge.peak_workspace_bytes(), max(rest, 0))
-        if workspace:
-            items.append(BillItem(holder=active, what="workspace", bytes=workspace))
-        if rest - workspace:
-            what = "activations" if active and rest > 0 else "unattributed"
-            items.append(BillItem(holder=active, what=what, bytes=rest - workspace))
-        return tuple(items)
+        return _items(peak, resident, active, self._gauge.peak_workspace_bytes())
 
     def _note(self, peak: int) -> None:
         if peak > self._worst[0]:
             self._worst = (peak, dict(self.resident), self.active[-1] if self.active else "")
+
+
+def _items(
+    allocated: int, resident: dict[str, int], active: str, workspace: int
+) -> tuple[BillItem, ...]:
+    """Return who holds `allocated` bytes; the items add up to it."""
+    items = [
+        BillItem(holder=name, what="weights", bytes=size) for name, size in resident.items() if size
+    ]
+    items.sort(key=lambda item: -item.bytes)
+    rest = allocated - sum(item.bytes for item in items)
+    workspace = min(workspace, max(rest, 0))
+    if workspace:
+        items.append(BillItem(holder=active, what="workspace", bytes=workspace))
+    if rest - workspace:
+        what = "activations" if active and rest > 0 else "unattributed"
+        items.append(BillItem(holder=active, what=what, bytes=rest - workspace))
+    return tuple(items)

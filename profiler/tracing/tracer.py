@@ -17,8 +17,9 @@ from torch import nn
 from profiler.errors import InputError, ProfilerError
 from profiler.patching import Patches
 from profiler.pipelines import stand_ins
-from profiler.profile import Assumption, Component, Event, Profile, Totals
+from profiler.profile import Assumption, Component, Event, Failure, Profile, Totals
 from profiler.tracing import hooks
+from profiler.tracing.conditions import Conditions
 from profiler.tracing.entries import Entries
 from profiler.tracing.insides import Insides
 from profiler.tracing.memory import Gauge
@@ -83,7 +84,10 @@ class Trace:
         self._phases = Phases(denoisers)
         self._insides = Insides(self._gauge, self._modules)
         self._recorder = Recorder(self._gauge, self._phases, self._insides)
-        self._entries = Entries(self._recorder, self._phases, self._modules)
+        self._conditions = Conditions(self._target, self._modules)
+        self._entries = Entries(
+            self._recorder, self._phases, self._modules, beginning=self._conditions.look
+        )
         self._other = {"h2d": 0, "d2h": 0}
         try:
             Moves(self._recorder, self._modules).watch(self._patches)
@@ -150,6 +154,9 @@ class Trace:
 
     def _finished(self, error: BaseException | None) -> Profile:
         gauge, recorder = self._gauge, self._recorder
+        if error is not None:
+            recorder.note_failure(error, component="", doing="")
+        failure = recorder.failure(error)
         pipe = None if isinstance(self._target, nn.Module) else self._target
         return Profile(
             source="predicted" if gauge.predicted else "measured",
@@ -169,7 +176,9 @@ class Trace:
             error_band_below=gauge.error_band_below(),
             insides=tuple(self._insides.known),
             complete=error is None,
-            error="" if error is None else _explained(error, recorder),
+            error="" if error is None else _explained(error, failure),
+            failure=failure,
+            conditions=self._conditions.found(),
             **{"dtype": _pipeline_dtype(self._components), **self._label},
         )
 
@@ -224,11 +233,8 @@ def _pipeline_dtype(components: tuple[Component, ...]) -> str:
     return largest.dtype if largest is not None else ""
 
 
-def _explained(error: BaseException, recorder: Recorder) -> str:
-    running = next(
-        (event.component for event in reversed(recorder.events) if event.kind != "end"), ""
-    )
-    where = f" in {running}" if running else ""
+def _explained(error: BaseException, failure: Failure | None) -> str:
+    where = f" in {failure.component}" if failure is not None and failure.component else ""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}{where}: {text[0] if text else 'interrupted'}"
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from profiler.calibration import as_measured
 from profiler.errors import InputError
 from profiler.hardware import Card, card
+from profiler.out_of_memory import Shortage
 from profiler.virtual import allocator_report, cuda_api, disk, functions, subclasses
 from profiler.virtual.allocator import Allocator, BlockTooLargeError
 from profiler.virtual.allocator_blocks import Block
@@ -185,7 +186,7 @@ class VirtualGPU:
         try:
             return self.allocator.allocate(nbytes, self.clock.current)
         except BlockTooLargeError as error:
-            raise torch.cuda.OutOfMemoryError(self._no_memory(error.segment_bytes)) from None
+            raise self._no_memory(error.segment_bytes) from None
 
     def use_workspace(self, workspace: Workspace, *, soft: bool) -> None:
         """Take and give back a kernel's own memory; a soft one is done without where it does not fit."""
@@ -198,7 +199,7 @@ class VirtualGPU:
             allocator.touch(workspace, self.clock.current)
         except BlockTooLargeError as error:
             if not soft:
-                raise torch.cuda.OutOfMemoryError(self._no_memory(error.segment_bytes)) from None
+                raise self._no_memory(error.segment_bytes) from None
             self.values.assume(
                 "workspace", "a convolution does without the workspace that does not fit"
             )
@@ -232,13 +233,24 @@ class VirtualGPU:
         """Release what is reserved and not allocated."""
         self.allocator.empty_cache()
 
-    def _no_memory(self, segment_bytes: int) -> str:
-        return allocator_report.out_of_memory(
-            self.allocator,
-            segment_bytes,
-            capacity_bytes=self.capacity_bytes,
-            context_bytes=self.card.context_bytes,
+    def _no_memory(self, segment_bytes: int) -> torch.cuda.OutOfMemoryError:
+        """Return torch's error, which carries the figures that its message rounds as `shortage`."""
+        allocator = self.allocator
+        error = torch.cuda.OutOfMemoryError(
+            allocator_report.out_of_memory(
+                allocator,
+                segment_bytes,
+                capacity_bytes=self.capacity_bytes,
+                context_bytes=self.card.context_bytes,
+            )
         )
+        error.shortage = Shortage(  # type: ignore[attr-defined]
+            requested_bytes=segment_bytes,
+            free_bytes=max(self.capacity_bytes - self.device_bytes, 0),
+            allocated_bytes=allocator.allocated_bytes,
+            unallocated_bytes=allocator.reserved_bytes - allocator.allocated_bytes,
+        )
+        return error
 
     # -- streams
 

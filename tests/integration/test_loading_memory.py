@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from safetensors.torch import save_file
+from tiny_folder import write_tiny_pipeline
 from torch.testing._internal.two_tensor import TwoTensor
 from transformers import T5Config, T5EncoderModel
 
 from profiler.errors import InputError
 from profiler.pipelines.stored_weights import pipeline_loading
+from profiler.scenario import Scenario
+from profiler.sizing import profile_model
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 
@@ -177,3 +180,17 @@ def test_an_index_that_is_none_says_so(tmp_path, index):
     (tmp_path / "part" / "model.safetensors.index.json").write_text(index)
     with pytest.raises(InputError, match="cannot be read"):
         pipeline_loading(str(tmp_path), {"part": torch.nn.Linear(2, 2)})
+
+
+def test_loading_in_another_dtype_takes_more_than_running(tmp_path):
+    """The UNet's file holds float32: its mapping, four bytes a weight, is there beside the half-precision copy."""
+    write_tiny_pipeline(tmp_path)
+    config = UNet2DConditionModel.load_config(tmp_path / "unet")
+    UNet2DConditionModel.from_config(config).save_pretrained(tmp_path / "unet")
+    scenario = Scenario(model=str(tmp_path), dtype="float16", steps=1, height=64, width=64)
+    profile = profile_model(scenario)
+    (found,) = [one for one in profile.findings if one.kind == "loading_needs_more"]
+    loading, running = profile.totals.loading_host_peak_bytes, profile.totals.host_peak_bytes
+    assert found.bytes == loading - running > 0
+    (unet,) = [part for part in profile.components if part.name == "unet"]
+    assert loading == sum(part.bytes for part in profile.components) + 4 * unet.parameters

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 from profile_worlds import CARD, SDXL, Story, component, sdxl_model_offload
 
+import profiler.findings
 from profiler.findings import Finding, findings
 from profiler.findings.staying import peak_while_used, peak_with
-from profiler.profile import Profile
+from profiler.profile import Block, Condition, Profile
 from profiler.units import GIB, MIB
 
 SMALL = dataclasses.replace(CARD, name="Small", capacity_bytes=5 * GIB)
@@ -80,31 +83,77 @@ def test_the_component_that_travels_most_and_fits_could_stay() -> None:
     assert found.fix == f"profiler.plan_offload(profile, {8 * GIB}).apply(pipe)"
 
 
-def test_streaming_is_told_when_whole_components_would_fit() -> None:
-    """Two layers of 10 MiB come and go in each of 3 steps: 60 MiB of uploads, where one upload of all is 35 MiB."""
-    story = Story((component("net", 20 * MIB), component("other", 15 * MIB)))
+def streamed(story: Story, name: str, activations: int) -> None:
+    """Two halves of a component of 20 MiB come and go, with activations beside each."""
+    story.enter(name)
+    for _ in range(2):
+        story.resident[name] = 10 * MIB
+        where = {"from_device": "cpu", "to_device": "cuda:0", "bytes": 10 * MIB}
+        story.add("onload", name, after=10 * MIB, seconds=0.25, **where)
+        story.lead_peak_bytes = 10 * MIB + activations
+        story.resident[name] = 0
+        where = {"from_device": "cuda:0", "to_device": "meta", "bytes": 10 * MIB}
+        story.add("offload", name, after=0, **where)
+    story.compute(name, 0)
+
+
+def two_streamed() -> Profile:
+    """Three runs of `net`, which needs 5 MiB besides, and one of `other`, which needs 12."""
+    blocks = tuple(Block(name=f"blocks.{i}", bytes=5 * MIB) for i in range(4))
+    net = dataclasses.replace(component("net", 20 * MIB), blocks=blocks)
+    story = Story((net, component("other", 20 * MIB)))
     story.begin()
     story.phase = "denoise"
     for story.step in range(3):
-        story.enter("net")
-        for _ in range(2):
-            story.resident["net"] = 10 * MIB
-            where = {"from_device": "cpu", "to_device": "cuda:0", "bytes": 10 * MIB}
-            story.add("onload", "net", after=10 * MIB, **where)
-            story.lead_peak_bytes = 15 * MIB
-            story.resident["net"] = 0
-            where = {"from_device": "cuda:0", "to_device": "meta", "bytes": 10 * MIB}
-            story.add("offload", "net", after=0, **where)
-        story.compute("net", 0)
-    profile = story.profile(mode="sequential")
-    # 532 MiB less 300 of context and 200 of slack leave 32: 15 + 10 absent MiB fit, and 15 more do not
-    card = dataclasses.replace(CARD, capacity_bytes=532 * MIB)
+        streamed(story, "net", 5 * MIB)
+    streamed(story, "other", 12 * MIB)
+    return story.profile(mode="sequential")
 
-    (found,) = findings(dataclasses.replace(profile, gpu=card))
 
-    assert peak_while_used(profile) == 25 * MIB
-    assert found.title.endswith("model offload saves 25.0 MiB of uploads")
+def on_card_of(profile: Profile, usable: int) -> Profile:
+    """Return the profile on a card that leaves `usable` bytes after 300 MiB of context and 200 of slack."""
+    card = dataclasses.replace(CARD, capacity_bytes=500 * MIB + usable)
+    return dataclasses.replace(profile, gpu=card)
+
+
+def test_streaming_is_told_when_whole_components_would_fit() -> None:
+    """While it is used `other` needs 20 + 12 MiB; beside `net`, or beside it, one that always stays needs more.
+
+    Of 80 MiB of uploads in 2 seconds model offload makes 40.
+    """
+    (found,) = findings(on_card_of(two_streamed(), 34 * MIB))
+
+    assert peak_while_used(two_streamed()) == 32 * MIB
+    assert peak_with(two_streamed(), ["net"]) == 42 * MIB
+    assert peak_with(two_streamed(), ["other"]) == 35 * MIB
+    assert found.title.endswith("model offload saves 40.0 MiB of uploads")
+    assert (found.bytes, found.seconds) == (40 * MIB, 1.0)
     assert found.fix == "pipe.enable_model_cpu_offload()"
+
+
+def test_a_component_that_fits_is_told_with_what_it_costs_and_saves() -> None:
+    """The peak rises from 22 MiB to the 42 of `net` beside the half of `other` and its 12; six uploads took 1.5 s."""
+    (found,) = findings(on_card_of(two_streamed(), 43 * MIB))
+
+    assert found.title == "net fits: keep it (+20.0 MiB, -1.5 s) and save 60.0 MiB of uploads"
+    assert (found.bytes, found.seconds, found.more_bytes) == (60 * MIB, 1.5, 20 * MIB)
+    assert found.fix.startswith('pipe._exclude_from_cpu_offload = ["net"]')
+
+
+def test_a_card_that_is_never_full_is_told_with_the_blocks_that_it_could_keep() -> None:
+    """Of 31 MiB 22 are used: one block of 5 MiB fits beside, and a quarter of the 1.5 s of uploads is saved."""
+    (found,) = findings(on_card_of(two_streamed(), 31 * MIB))
+
+    assert found.kind == "unused_vram"
+    assert found.title == (
+        "9.0 MiB of the card are never used: 1 of 4 blocks of net could stay (+5.0 MiB, -375 ms)"
+    )
+    assert (found.seconds, found.more_bytes) == (0.375, 5 * MIB)
+    assert found.fix.startswith("profiler.plan_offload(profiler.profile_pipeline(pipe, gpu=")
+
+
+def test_no_room_for_a_block_is_no_finding() -> None:
+    assert kinds(on_card_of(two_streamed(), 26 * MIB)) == []
 
 
 def excluded(name: str, sequence: tuple[str, ...]) -> Profile:
@@ -126,7 +175,8 @@ def excluded(name: str, sequence: tuple[str, ...]) -> Profile:
 def test_excluded_components_that_travel_are_found_with_their_bytes() -> None:
     found = only(excluded("b", ("a",)), "excluded_travel")
     assert (found.components, found.bytes) == (("b",), 4 * 20 * MIB)
-    assert found.evidence == "events 6, 8, 16 and 18"
+    # twice 20 MiB up at 6 GB/s and down at 5: 15.4 ms
+    assert found.evidence == "80.0 MiB, 15 ms; events 6, 8, 16 and 18"
 
 
 def test_an_exclusion_inside_the_sequence_is_ignored_and_said_so() -> None:
@@ -170,3 +220,33 @@ def test_problems_come_before_hints() -> None:
 
 def test_a_resident_run_that_fits_has_nothing_to_say() -> None:
     assert kinds(dataclasses.replace(sdxl_model_offload(steps=1), mode="resident")) == []
+
+
+def test_a_measured_run_that_reserved_more_than_the_card_has_spilled() -> None:
+    """Windows lends the system's memory: 5173 MiB reserved on a card of 4000."""
+    card = dataclasses.replace(CARD, capacity_bytes=4000 * MIB, virtual=False)
+    story = dataclasses.replace(sdxl_model_offload(steps=1), source="measured", gpu=card)
+    found = only(story, "spilled_to_ram")
+    assert (found.severity, found.bytes) == ("problem", 1173 * MIB)
+    assert "spilled_to_ram" not in kinds(dataclasses.replace(story, source="predicted"))
+
+
+def test_conditions_alone_are_no_findings() -> None:
+    """Foreign hooks that let nothing stay cost nothing."""
+    states = tuple(
+        Condition(what=what, component="unet", call=0)
+        for what in ("foreign_hook", "unlisted_hook", "no_hook")
+    )
+    profile = dataclasses.replace(sdxl_model_offload(steps=1), mode="model", conditions=states)
+    assert kinds(profile) == kinds(sdxl_model_offload(steps=1))
+
+
+def test_every_finding_is_in_the_documents() -> None:
+    """A kind stands in the code as `kind="..."`, or is handed to a function that makes the finding."""
+    shape = r'kind="([a-z_]+)"|(?:_at_peak|_idle|_hint)\([^")]*"([a-z_]+)"'
+    folder = Path(profiler.findings.__file__).parent
+    written = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    kinds = {name for pair in re.findall(shape, written) for name in pair if name}
+    assert {"unused_vram", "idle_resident", "tight", "left_on_card"} <= kinds
+    page = (Path(__file__).parents[2] / "docs" / "findings.md").read_text(encoding="utf-8")
+    assert kinds == kinds & set(re.findall(r"`([a-z_]+)`", page))

@@ -1,0 +1,115 @@
+"""What no event shows: whose hooks the components carry, what a class was told, which files weights share.
+
+Looked at when a call begins and when the trace ends; the pipeline is only read.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from profiler import diffusers_private as private
+from profiler.profile import Condition
+from profiler.tracing import hooks
+
+
+class Conditions:
+    """Collects the conditions of one trace.
+
+    Args:
+        target: the pipeline, or the module that is traced alone.
+        modules: components by name.
+    """
+
+    def __init__(self, target: Any, modules: dict[str, nn.Module]) -> None:
+        self._pipe = None if isinstance(target, nn.Module) else target
+        self._modules = modules
+        self._seen: dict[tuple[str, str, str], Condition] = {}
+        self._mode = ""
+
+    def look(self, call: int) -> None:
+        """Take in how things are as call number `call` begins."""
+        if self._pipe is None:
+            return
+        mode = hooks.mode_of(self._pipe, self._modules)
+        if mode != self._mode:
+            self._mode = mode
+            self._seen["mode", mode, str(call)] = Condition(what="mode", call=call, detail=mode)
+        for what, name in self._hook_states():
+            self._seen.setdefault((what, name, ""), Condition(what=what, component=name, call=call))
+
+    def found(self) -> tuple[Condition, ...]:
+        """Return what was seen, with what only the end of the trace is looked at for."""
+        return (*self._seen.values(), *self._exclusions(), *self._files(), *self._castings())
+
+    def _hook_states(self) -> Iterator[tuple[str, str]]:
+        inner = private.inner_pipelines(self._pipe)
+        listed = [hook for one in (self._pipe, *inner) for hook in private.offload_hooks(one)]
+        own = {id(hook.hook) for hook in listed}
+        ours = {id(hook.model) for hook in listed}
+        for name, module in self._modules.items():
+            carried = {id(hook) for hook in private.model_hooks_on(module)}
+            if carried and not listed:
+                yield "unlisted_hook", name
+            elif carried - own:
+                yield "foreign_hook", name
+            elif id(module) in ours and not carried:
+                yield "no_hook", name
+
+    def _exclusions(self) -> Iterator[Condition]:
+        if self._pipe is None or private.EXCLUDED in vars(self._pipe):
+            return
+        owner = next(
+            (one for one in type(self._pipe).__mro__ if private.EXCLUDED in vars(one)), None
+        )
+        if owner is None:
+            return
+        written = _written_exclusions(owner)
+        added = (
+            []
+            if written is None
+            else [n for n in vars(owner)[private.EXCLUDED] if n not in written]
+        )
+        for name in dict.fromkeys(added):
+            yield Condition(what="shared_exclusions", component=name, detail=owner.__name__)
+
+    def _files(self) -> Iterator[Condition]:
+        writers: dict[str, str] = {}
+        shared: dict[tuple[str, str], None] = {}
+        for name, module in self._modules.items():
+            for path in hooks.group_files(module):
+                other = writers.setdefault(path, name)
+                if other != name:
+                    shared[name, other] = None
+        for name, other in shared:
+            yield Condition(what="shared_file", component=name, detail=other)
+
+    def _castings(self) -> Iterator[Condition]:
+        for name, module in self._modules.items():
+            dtype = hooks.storage_dtype(module)
+            if dtype:
+                yield Condition(what="layerwise_casting", component=name, detail=dtype)
+
+
+@lru_cache(maxsize=64)
+def _written_exclusions(owner: type) -> list[str] | None:
+    """Return the list of exclusions that the source of a class assigns, None where it cannot be read."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    for line in body:
+        names = line.targets if isinstance(line, ast.Assign) else []
+        if any(isinstance(name, ast.Name) and name.id == private.EXCLUDED for name in names):
+            try:
+                return list(ast.literal_eval(line.value))  # type: ignore[attr-defined]
+            except ValueError:
+                return None
+    return None

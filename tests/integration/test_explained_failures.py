@@ -1,0 +1,235 @@
+"""Runs that do not fit, on a virtual card: each says who held what, what was asked for, and what was left.
+
+The figures are checked against each other and against the card's: allocated + unallocated + free + context = capacity.
+"""
+
+import dataclasses
+from contextlib import suppress
+
+import pytest
+import replay_worlds
+import torch
+from tiny_pipelines import Act, Script, build
+
+from profiler import hardware
+from profiler.findings.failures import explained
+from profiler.modes import Mode
+from profiler.pipelines.quiet import quiet
+from profiler.profile import BillItem, Profile
+from profiler.remedy import with_remedy
+from profiler.scenario import Scenario
+from profiler.sizing import profile_model
+from profiler.tracing import profile_pipeline, trace
+from profiler.units import GIB, MIB
+from profiler.virtual import VirtualGPU
+
+CONTEXT = 400 * MIB
+
+
+def card(room):
+    whole = dataclasses.replace(hardware.card("rtx-4090"), context_bytes=CONTEXT, slack_bytes=0)
+    return VirtualGPU(whole.with_capacity(CONTEXT + room))
+
+
+def failed(pipe, before=lambda: None):
+    def run():
+        with quiet(), tracing:
+            before()
+            pipe()
+
+    tracing = trace(pipe)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run()
+    return tracing.profile
+
+
+def run(script, room, mode="model"):
+    """Return the profile of a script that does not fit."""
+    with card(room), quiet():
+        return profile_pipeline(build(script), mode=mode)
+
+
+def check(profile):
+    """Check the sums of a failure, and return it with its finding."""
+    failure = profile.failure
+    assert not profile.complete
+    assert failure.out_of_memory
+    reserved = failure.allocated_bytes + failure.unallocated_bytes
+    gpu = profile.gpu
+    assert reserved + failure.free_bytes + gpu.context_bytes == gpu.capacity_bytes
+    assert failure.requested_bytes > failure.free_bytes
+    assert sum(item.bytes for item in failure.holders) == failure.allocated_bytes
+    assert failure.largest_free_block_bytes <= failure.unallocated_bytes
+    (found,) = [one for one in profile.findings if one.kind == "out_of_memory"]
+    assert found.bytes == failure.requested_bytes - failure.free_bytes
+    assert explained(failure) in found.detail
+    assert found.events == (failure.ordinal,)
+    return failure, found
+
+
+def weights(failure):
+    return {item.holder: item.bytes for item in failure.holders if item.what == "weights"}
+
+
+def half_of(megabytes):
+    """Return the elements of a half tensor of so many MiB."""
+    return megabytes * MIB // 2
+
+
+def test_at_onload_the_weights_that_came_so_far_are_there():
+    """`b` has two tensors of 40 MiB; 20 MiB of `a`'s result stay beside the first of them."""
+    script = Script(
+        {"a": (half_of(10),), "b": (half_of(40), half_of(40))},
+        (Act("run", "a", kept=20 * MIB), Act("run", "b")),
+    )
+    profile = run(script, 95 * MIB)
+    failure, found = check(profile)
+    assert (failure.component, failure.doing, failure.phase) == ("b", "onload", "encode")
+    assert profile.events[failure.ordinal].kind == "onload"
+    assert failure.requested_bytes == 40 * MIB
+    assert weights(failure) == {"b": 40 * MIB}
+    assert failure.holders[-1] == BillItem(holder="", what="unattributed", bytes=20 * MIB)
+    assert found.title.endswith("while moving b to the card")
+    assert "40.0 MiB were asked for" in found.detail
+    assert "b weights 40.0 MiB, unattributed 20.0 MiB" in found.detail
+
+
+def test_in_a_forward_the_activations_are_told_from_the_weights():
+    script = Script(
+        {"a": (half_of(30),)}, (Act("run", "a", kept=24 * MIB), Act("run", "a", scratch=64 * MIB))
+    )
+    failure, found = check(run(script, 100 * MIB))
+    assert (failure.component, failure.doing) == ("a", "forward")
+    assert failure.requested_bytes == 64 * MIB
+    assert [(item.holder, item.what, item.bytes) for item in failure.holders] == [
+        ("a", "weights", 30 * MIB + 512),  # three positions of eight bytes take a block
+        ("a", "activations", 24 * MIB),
+    ]
+    assert "in a.forward" in found.title
+
+
+def test_while_placing_nothing_ran():
+    script = Script({"a": (half_of(60),), "b": (half_of(60),)}, (Act("run", "a"),))
+    profile = run(script, 100 * MIB, mode="resident")
+    failure, found = check(profile)
+    assert (failure.component, failure.doing, failure.phase) == ("b", "onload", "place")
+    assert weights(failure) == {"a": 60 * MIB + 512}
+    assert found.fix == "pipe.enable_model_cpu_offload()"
+
+
+def test_in_a_cast_both_copies_are_on_the_card():
+    script = Script({"a": (half_of(40),)}, (Act("run", "a"), Act("cast", "a", dtype="float32")))
+    failure, _ = check(run(script, 100 * MIB, mode="resident"))
+    assert (failure.component, failure.doing) == ("a", "cast")
+
+
+def test_in_the_decode_of_a_real_pipeline_the_fix_is_tiling():
+    """Qwen-Image's tiny pipeline peaks at 10 MiB in the transformer and at 74 in the decoder."""
+    with card(60 * MIB), quiet():
+        pipe, call = replay_worlds.qwen_image()
+        pipe.transformer.half()
+        pipe.vae.half()
+        call |= {"height": 256, "width": 256, "output_type": "pil", "num_inference_steps": 1}
+        profile = profile_pipeline(pipe, mode="model", **call)
+    failure, found = check(profile)
+    assert (failure.component, failure.doing, failure.phase) == ("vae", "decode", "decode")
+    assert {item.what for item in failure.holders} >= {"weights", "activations"}
+    assert found.fix == "pipe.vae.enable_tiling()"
+
+
+def test_what_is_in_pieces_is_told_from_what_is_missing():
+    """Two blocks of 8 MiB share a segment of 20; with one of each pair freed, 60 of 100 MiB are free, 12 in a piece."""
+    script = Script({"a": (1000,)}, (Act("run", "a", kept=8 * MIB),) * 10)
+    with card(125 * MIB), quiet():
+        pipe = build(script)
+        play = pipe._play
+
+        def in_pieces(acts, kept):
+            play(acts, kept)
+            del kept[1::2]
+            pipe.a(40 * MIB, 0)
+
+        pipe._play = in_pieces
+        profile = failed(pipe, before=lambda: pipe.to("cuda"))
+    failure, found = check(profile)
+    assert failure.unallocated_bytes >= failure.requested_bytes == 40 * MIB
+    assert failure.largest_free_block_bytes == 12 * MIB
+    assert "in one piece" in found.detail.lower()
+    assert found.fix.startswith("PYTORCH_ALLOC_CONF=expandable_segments:True")
+
+
+def test_a_failure_that_was_caught_is_not_the_one_that_ended_the_run():
+    script = Script({"a": (half_of(10),)}, (Act("run", "a"),))
+    with card(100 * MIB), quiet():
+        pipe = build(script)
+
+        def in_vain(*_):
+            with suppress(torch.cuda.OutOfMemoryError):
+                pipe.a(GIB, 0)
+            raise ValueError("another")
+
+        pipe._play = in_vain
+        pipe.to("cuda")
+        tracing = trace(pipe)
+        with pytest.raises(ValueError, match="another"), tracing:
+            pipe()
+    failure = tracing.profile.failure
+    assert (failure.component, failure.out_of_memory) == ("", False)
+    assert [one.kind for one in tracing.profile.findings] == ["incomplete"]
+
+
+def test_a_real_card_s_error_is_read_from_its_text(monkeypatch):
+    """An exception without exact figures, as a real card raises it: to a hundredth of the unit, they are the same."""
+    script = Script({"a": (half_of(30),)}, (Act("run", "a", scratch=640 * MIB),))
+    with card(100 * MIB), quiet():
+        exact = profile_pipeline(build(script), mode="model")
+    original = VirtualGPU._no_memory
+
+    def worded(gpu, segment_bytes):
+        return torch.cuda.OutOfMemoryError(str(original(gpu, segment_bytes)))
+
+    monkeypatch.setattr(VirtualGPU, "_no_memory", worded)
+    with card(100 * MIB), quiet():
+        read = profile_pipeline(build(script), mode="model")
+    for name in ("requested_bytes", "free_bytes", "allocated_bytes", "unallocated_bytes"):
+        one, other = getattr(exact.failure, name), getattr(read.failure, name)
+        assert abs(one - other) <= MIB // 100, name
+    assert weights(read.failure) == weights(exact.failure)
+    assert sum(item.bytes for item in read.failure.holders) == read.failure.allocated_bytes
+
+
+def test_a_failure_comes_through_the_file_and_is_shown_everywhere(tmp_path):
+    import reports
+
+    profile = run(Script({"a": (half_of(200),)}, (Act("run", "a"),)), 100 * MIB)
+    profile.save(tmp_path / "a.parquet")
+    again = Profile.load(tmp_path / "a.parquet")
+    assert (again.failure, again.findings) == (profile.failure, profile.findings)
+    reports.write_html(tmp_path / "a.html", [profile])
+    asked = "200.0 MiB were asked for with"
+    assert asked in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert asked in profile._repr_html_()
+    assert any(asked in finding["detail"] for finding in profile.summary()["findings"])
+
+
+SMALL = Scenario(model="sd15", gpu="rtx-4090", height=256, width=256, steps=1)
+
+
+def test_what_would_have_fitted_is_told_with_its_line_and_does_fit():
+    scenario = dataclasses.replace(
+        SMALL, capacity=f"{CONTEXT + 2200 * MIB}B", mode=Mode(name="resident")
+    )
+    profile = with_remedy(profile_model(scenario), scenario)
+    failure, found = check(profile)
+    assert failure.remedy.startswith("A plan would have fitted")
+    assert failure.remedy in found.detail
+    assert found.fix == failure.remedy_code != ""
+
+
+def test_where_nothing_fits_it_is_said_by_how_much():
+    scenario = dataclasses.replace(SMALL, capacity=f"{CONTEXT + 700 * MIB}B")
+    profile = with_remedy(profile_model(scenario), scenario)
+    failure, found = check(profile)
+    assert failure.remedy.startswith("No plan fits")
+    assert failure.remedy_code == ""
+    assert found.fix
