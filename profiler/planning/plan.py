@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from profiler.atomic import write_text
 from profiler.errors import InputError
 from profiler.planning.placements import Scheme, inside_of
+from profiler.planning.uses import Use
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -63,6 +64,13 @@ class Margin:
     def left_bytes(self) -> int:
         """Return what the budget leaves over."""
         return self.budget_bytes - self.device_bytes
+
+    @property
+    def allocatable_bytes(self) -> int:
+        """Return the highest peak for which the budget would do, with the same slack and the band in proportion."""
+        room = self.budget_bytes - self.context_bytes - self.slack_bytes
+        peak = self.peak_allocated_bytes
+        return room * peak // (peak + self.error_band_bytes) if peak else room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +131,7 @@ class Plan:
     inside: dict[str, dict[str, Any]] = field(default_factory=dict)
     swaps: dict[str, str] = field(default_factory=dict)
     modifiers: tuple[str, ...] = ()  # of MODIFIERS
+    uses: tuple[Use, ...] = ()  # of one call, in order: what `as_offload_strategy` goes by
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -147,6 +156,15 @@ class Plan:
         """Put the plan into effect on `pipe`; see `profiler.applying.apply`."""
         # The layer above, so it is loaded by name: plans can be read without torch.
         return import_module("profiler.applying").apply(self, pipe, gpu_id=gpu_id, device=device)
+
+    def as_offload_strategy(self) -> Any:
+        """Return a strategy for `ComponentsManager.set_offload_strategy`; see `profiler.applying.offload_strategy`.
+
+        Raises:
+            InputError: if the plan was written before plans kept the order of uses.
+            FindingError: if the budget does not hold a component as a whole.
+        """
+        return import_module("profiler.applying.offload_strategy").offload_strategy(self)
 
     def to_code(self) -> str:
         """Return plain diffusers lines that put the plan into effect on a variable `pipe`."""
@@ -239,6 +257,7 @@ def _plan(record: dict[str, Any]) -> Plan:
             "excluded": tuple(record["excluded"]),
             "immovable": tuple(record["immovable"]),
             "modifiers": tuple(record.get("modifiers", ())),
+            "uses": tuple(_use(use) for use in record.get("uses", ())),
             "predicted": _record(Predicted, record["predicted"]),
             "stock": _alternative(record["stock"]),
             "margin": _record(Margin, record["margin"]),
@@ -251,6 +270,10 @@ def _plan(record: dict[str, Any]) -> Plan:
             ),
         }
     )
+
+
+def _use(record: dict[str, Any]) -> Use:
+    return _record(Use, {**record, "within": tuple(record["within"])})
 
 
 def _alternative(record: dict[str, Any]) -> Alternative:

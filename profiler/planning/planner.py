@@ -22,6 +22,7 @@ from profiler.planning.placements import Scheme, scheme_for
 from profiler.planning.plan import Alternative, Margin, Plan, Predicted, Proof, Smallest
 from profiler.planning.replay import simulate
 from profiler.planning.search import Outcome, search
+from profiler.planning.uses import uses_of
 from profiler.planning.workload import Workload, workload_of
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ class _Desk:
             runner_up=self.alternative(others[0]) if others else None,
             front=self.front(smallest),
             moves=self.moves(best),
+            uses=uses_of(self.workload),
             model=profile.model,
             call=dict(profile.call),
             gpu=profile.gpu.name,
