@@ -21,7 +21,7 @@ from profiler.planning.cost import Rides, evaluate, tabulate
 from profiler.planning.placements import Scheme, scheme_for
 from profiler.planning.plan import Alternative, Margin, Plan, Predicted, Proof, Smallest
 from profiler.planning.replay import simulate
-from profiler.planning.search import Outcome, search
+from profiler.planning.search import Outcome, Solver
 from profiler.planning.uses import uses_of
 from profiler.planning.workload import Workload, workload_of
 
@@ -61,7 +61,7 @@ def plan_offload(
     if objective not in OBJECTIVES:
         raise InputError(f"no objective is called {objective!r}: choose bytes or seconds")
     desk = _Desk(profile, objective, sticky)
-    outcome = search(desk.choices.problems, limit=desk.peak_limit(budget_bytes))
+    outcome = desk.solver.search(limit=desk.peak_limit(budget_bytes))
     smallest = desk.smallest()
     if not outcome.found:
         missing = smallest.budget_bytes - budget_bytes
@@ -101,6 +101,10 @@ class _Desk:
     @cached_property
     def choices(self) -> Choices:
         return choices_of(self.workload, self.rides, self.stock, self.cost, sticky=self.sticky)
+
+    @cached_property
+    def solver(self) -> Solver:
+        return Solver(self.choices.problems)
 
     @cached_property
     def clock(self) -> CopyClock:
@@ -168,7 +172,7 @@ class _Desk:
 
     def smallest(self) -> Smallest:
         """Return the plan with the lowest peak, and what decides that peak."""
-        outcome = search(self.choices.problems, wanted=1, peak_first=True)
+        outcome = self.solver.search(wanted=1, peak_first=True)
         (scheme,) = self.schemes(outcome)
         loads = self.rides.loads(scheme)
         worst = max(range(len(loads)), key=lambda index: loads[index])
@@ -184,22 +188,15 @@ class _Desk:
             plan=self.alternative(scheme),
         )
 
-    def front(self, smallest: Smallest) -> tuple[Alternative, ...]:
-        """Return the plans that no other beats in both peak and copying, smallest peak first.
+    def front(self) -> tuple[Alternative, ...]:
+        """Return plans that no other beats in both peak and copying, smallest peak first.
 
-        Of more than `_FRONT_POINTS`, those of lower peaks are left out, but for the very smallest.
+        Of more than `_FRONT_POINTS` those that divide the range of peaks best are shown.
         """
-        points: list[Alternative] = []
-        limit: int | None = None
-        while len(points) < _FRONT_POINTS:
-            outcome = search(self.choices.problems, limit=limit, wanted=1)
-            if not outcome.found:
-                break
-            points.append(self.alternative(self.schemes(outcome)[0]))
-            limit = outcome.found[0].peak - 1
-        else:
-            points[-1] = smallest.plan
-        return tuple(reversed(points))
+        points = self.solver.front(most=_FRONT_POINTS).points
+        return tuple(
+            self.alternative(self.choices.scheme(found.problem, found.keys)) for found in points
+        )
 
     def moves(self, scheme: Scheme) -> tuple[tuple[str, str, int], ...]:
         """Return the weight moves of one call, once calls repeat."""
@@ -237,7 +234,7 @@ class _Desk:
             ),
             smallest=smallest,
             runner_up=self.alternative(others[0]) if others else None,
-            front=self.front(smallest),
+            front=self.front(),
             moves=self.moves(best),
             uses=uses_of(self.workload),
             model=profile.model,

@@ -65,7 +65,7 @@ def test_uses_are_limited_each():
     # (x, x) uses 19, (x, y) and (y, x) 12, (y, y) 5 of the first; 2, 3, 4 of the second.
     outcomes = [search([problem], use_limits=limits) for limits in ((18,), (18, 2), (None, 2))]
     assert [[one.cost for one in outcome.found] for outcome in outcomes] == [[5, 5], [], [0]]
-    assert outcomes[0].found[0].uses == (12,)
+    assert outcomes[0].found[0].uses == (12, 3)
 
 
 def test_labels_come_back():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from profiler.planning.searching.records import Found, Front
 
@@ -11,14 +11,22 @@ if TYPE_CHECKING:
     from profiler.planning.searching.records import Outcome
 
 
-_Range = tuple[int, int, int]  # how wide, negative; lowest and highest peak
-
-
 class Best(Protocol):
-    """Searches for the one best choice under a limit."""
+    """Searches for the one best choice under a limit of its peak and one of its cost."""
 
-    def __call__(self, limit: int | None, *, peak_first: bool = False) -> Outcome:
+    def __call__(
+        self, limit: int | None, cost_limit: int | None = None, *, peak_first: bool = False
+    ) -> Outcome:
         """Return the outcome of one search."""
+
+
+class _Range(NamedTuple):
+    """Peaks at which more points may be; sorts the widest range first."""
+
+    width: int  # negative
+    lowest: int
+    highest: int
+    cost_limit: int  # below that of the point with the next lower peak
 
 
 class _LateError(Exception):
@@ -34,8 +42,7 @@ def walk(best: Best, limit: int | None, most: int) -> Front:
     try:
         ranges = walker.ends(limit)
         while ranges and len(walker.points) < most:
-            _, lowest, highest = heapq.heappop(ranges)
-            for left in walker.halve(lowest, highest):
+            for left in walker.halve(heapq.heappop(ranges)):
                 heapq.heappush(ranges, left)
     except _LateError:
         return Front(points=walker.front(), whole=False, complete=False)
@@ -45,42 +52,42 @@ def walk(best: Best, limit: int | None, most: int) -> Front:
 class _Walker:
     def __init__(self, best: Best) -> None:
         self._best = best
-        self.points: dict[int, Found] = {}  # by peak
+        self.points: list[Found] = []
 
     def front(self) -> tuple[Found, ...]:
         """Return the points found, lowest peak first."""
-        return tuple(self.points[peak] for peak in sorted(self.points))
+        return tuple(sorted(self.points, key=lambda found: found.peak))
 
     def ends(self, limit: int | None) -> list[_Range]:
         """Find the two ends; return what is between them."""
-        if not self._look(limit, peak_first=True):
+        low = self._look(limit, None, peak_first=True)
+        if low is None:
             return []
-        (low,) = self.points
-        return _range(low + 1, self._peak(limit) - 1)
+        high = self._look(limit, low.cost - 1)
+        return [] if high is None else _range(low.peak + 1, high.peak - 1, low.cost - 1)
 
-    def halve(self, lowest: int, highest: int) -> list[_Range]:
+    def halve(self, around: _Range) -> list[_Range]:
         """Find one more point of a range, if there is one; return what is left of it."""
+        _, lowest, highest, cost_limit = around
         middle = (lowest + highest) // 2
-        peak = self._peak(middle)
-        if peak >= lowest:
-            return [*_range(lowest, peak - 1), *_range(middle + 1, highest)]
+        found = self._look(middle, cost_limit)
+        if found is not None:
+            above = _range(middle + 1, highest, found.cost - 1)
+            return [*_range(lowest, found.peak - 1, cost_limit), *above]
         if middle == highest:
             return []
-        return _range(middle + 1, self._peak(highest) - 1)
+        found = self._look(highest, cost_limit)
+        return [] if found is None else _range(middle + 1, found.peak - 1, cost_limit)
 
-    def _peak(self, limit: int | None) -> int:
-        """Return the peak of the point under `limit`; there is one."""
-        (found,) = self._look(limit)
-        return found.peak
-
-    def _look(self, limit: int | None, *, peak_first: bool = False) -> tuple[Found, ...]:
-        outcome = self._best(limit, peak_first=peak_first)
+    def _look(
+        self, limit: int | None, cost_limit: int | None, *, peak_first: bool = False
+    ) -> Found | None:
+        outcome = self._best(limit, cost_limit, peak_first=peak_first)
         if not outcome.complete:
             raise _LateError
-        self.points.update((found.peak, found) for found in outcome.found)
-        return outcome.found
+        self.points += outcome.found
+        return outcome.found[0] if outcome.found else None
 
 
-def _range(lowest: int, highest: int) -> list[_Range]:
-    """Return the peaks at which more points may be, the widest range first; nothing where there are none."""
-    return [(lowest - highest, lowest, highest)] if lowest <= highest else []
+def _range(lowest: int, highest: int, cost_limit: int) -> list[_Range]:
+    return [_Range(lowest - highest, lowest, highest, cost_limit)] if lowest <= highest else []

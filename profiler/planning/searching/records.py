@@ -37,7 +37,7 @@ def anything_goes(state: Hashable, key: str) -> Hashable:  # noqa: ARG001
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Decisions in the order in which they are made; the ones with most at stake are best made last.
+    """Decisions in the order in which they are made; the ones with most at stake are best made first.
 
     The rule is an automaton: from `start`, `step` gives the state after one more key, or None where the keys so far
     cannot become an allowed choice. States are compared: the fewer there are, the faster the search.

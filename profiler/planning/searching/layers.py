@@ -1,0 +1,242 @@
+"""The search itself: decision after decision, over many partial choices at once.
+
+Partial choices of one depth are rows of arrays (*labels*). A label goes on to every option that the rule allows and
+with which each column, and each surrogate of several columns, can still stay within its cap: what the open decisions
+take at the least is known by the state of the rule. A label is left out where another of the same state is no worse
+in any column that can still matter. Labels of the best bounds are followed to the end first, so that a complete choice
+is known early; each better one lowers the cap of the goal for all others.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from profiler.planning.searching.dominance import undominated_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from profiler.planning.searching.sheet import Sheet
+    from profiler.planning.searching.tables import Tables
+
+    Whole = NDArray[np.int64]
+
+_FIRST, _CHUNK = 64, 4096
+"""Labels that are followed together: those of the best bounds first."""
+_AT_ONCE = 1_000_000
+"""Pairs of label and option looked at in one go."""
+
+
+class LateError(Exception):
+    """The time is up."""
+
+
+@dataclass
+class Clock:
+    """When to stop, and how much was done."""
+
+    ends: float | None
+    nodes: int = 0
+
+    def check(self) -> None:
+        """Raise LateError where the time is up."""
+        if self.ends is not None and time.monotonic() >= self.ends:
+            raise LateError
+
+
+@dataclass(frozen=True)
+class Region:
+    """Choices of one problem: all, or those whose options are among `allowed`."""
+
+    problem: int
+    tables: Tables
+    allowed: tuple[NDArray[np.bool_] | None, ...]  # of each decision: its rows; None for all
+    decided: int = 0  # for how many decisions one row is left
+
+
+class Labels(NamedTuple):
+    """Partial choices."""
+
+    states: NDArray[np.intp]
+    sums: Whole  # [label, column]
+    rows: NDArray[np.int32]  # [label, decision]
+    bounds: Whole  # of the goal
+
+    def take(self, indices: NDArray[np.intp] | slice) -> Labels:
+        """Return some of them."""
+        return Labels(
+            self.states[indices], self.sums[indices], self.rows[indices], self.bounds[indices]
+        )
+
+
+class Best(NamedTuple):
+    """A complete choice and what it reaches of the goal."""
+
+    value: int
+    region: Region
+    rows: tuple[int, ...]
+
+
+class Descent:
+    """One search of one region.
+
+    Attributes:
+        best: The best choice found; None where none keeps the caps.
+        pending: A bound of what the time did not suffice for; None where it did.
+
+    Args:
+        region: Where to search.
+        sheet: The figures of the region's problem.
+        cap: What the goal may reach.
+        clock: When to stop.
+    """
+
+    def __init__(self, region: Region, sheet: Sheet, cap: int, clock: Clock) -> None:
+        self.best: Best | None = None
+        self.pending: int | None = None
+        self._region, self._sheet, self._clock = region, sheet, clock
+        self._last = len(sheet.figures) - 1
+        self._lower(min(cap, sheet.cap))
+
+    def run(self, *, beam: int | None = None) -> None:
+        """Search; with `beam`, follow only so many of the best labels at each depth, which proves nothing.
+
+        Raises:
+            LateError: when the time is up.
+        """
+        root = self._root()
+        if not len(root.states):
+            return
+        if self._last < 0:
+            self._finish(root)
+            return
+        try:
+            self._follow(0, root, beam)
+        except LateError:
+            self._leave(root)
+            raise
+
+    def _root(self) -> Labels:
+        """Return the empty choice, if it can keep the caps."""
+        sheet = self._sheet
+        fits = self._cap >= sheet.floor and (sheet.base + sheet.rests[0][0] <= self._room).all()
+        root = Labels(
+            np.zeros(1, dtype=np.intp),
+            sheet.base[None],
+            np.zeros((1, len(sheet.figures)), dtype=np.int32),
+            np.full(1, sheet.floor),
+        )
+        return root.take(slice(0, int(fits)))
+
+    def frontier(self, most: int) -> tuple[int, Labels]:
+        """Return the first depth with at least `most` labels, or the last but one, and all its labels."""
+        depth, labels = 0, self._root()
+        while depth < self._last and 0 < len(labels.states) < most:
+            labels = _concatenated(list(self._expanded(depth, labels)))
+            depth += 1
+        return depth, labels
+
+    def _lower(self, cap: int) -> None:
+        """Accept only what reaches `cap`."""
+        self._cap, self._room = cap, self._sheet.room(cap)
+
+    def _follow(self, depth: int, labels: Labels, beam: int | None) -> None:
+        pieces = []
+        for piece in self._expanded(depth, labels):
+            if depth == self._last:
+                self._finish(piece)
+            else:
+                pieces.append(piece)
+        if not sum(len(piece.states) for piece in pieces):
+            return
+        children = self._thinned(depth + 1, _concatenated(pieces))
+        children = children.take(np.argsort(children.bounds, kind="stable"))
+        for chunk in _chunks(len(children.states), beam):
+            labels = children.take(chunk)
+            if labels.bounds[0] > self._cap:
+                return
+            try:
+                self._follow(depth + 1, labels, beam)
+            except LateError:
+                self._leave(children.take(slice(chunk.start, None)))
+                raise
+
+    def _leave(self, labels: Labels) -> None:
+        bound = int(labels.bounds.min())
+        self.pending = bound if self.pending is None else min(self.pending, bound)
+
+    def _finish(self, labels: Labels) -> None:
+        """Take note of the best of complete choices."""
+        if not len(labels.states):
+            return
+        index = int(labels.bounds.argmin())
+        value = int(labels.bounds[index])
+        if value <= self._cap:
+            self.best = Best(value, self._region, tuple(labels.rows[index].tolist()))
+            self._lower(value - 1)
+
+    def _expanded(self, depth: int, labels: Labels) -> Iterator[Labels]:
+        """Yield the children of `labels` that may still reach the caps."""
+        size = max(_AT_ONCE // len(self._sheet.figures[depth]), 1)
+        for start in range(0, len(labels.states), size):
+            self._clock.check()
+            some = labels.take(slice(start, start + size))
+            some = some.take(np.flatnonzero(some.bounds <= self._cap))
+            self._clock.nodes += len(some.states)
+            yield self._children(depth, some)
+
+    def _children(self, depth: int, labels: Labels) -> Labels:
+        sheet, tables = self._sheet, self._region.tables
+        decision, figures, rests = (
+            tables.decisions[depth],
+            sheet.figures[depth],
+            sheet.rests[depth + 1],
+        )
+        targets = tables.layers[depth].table[labels.states]
+        label, key = np.nonzero(targets >= 0)
+        target = targets[label, key]
+        spare = self._room - labels.sums[label] - rests[target]
+        fit = np.flatnonzero((sheet.least_of_keys[depth][key] <= spare).all(axis=1))
+        label, key, target, spare = label[fit], key[fit], target[fit], spare[fit]
+        counts = decision.counts[key]
+        pair = np.repeat(np.arange(len(key)), counts)
+        row = np.arange(len(pair)) + (decision.firsts[key] - np.cumsum(counts) + counts)[pair]
+        allowed = self._region.allowed[depth]
+        if allowed is not None:
+            kept = allowed[row]
+            pair, row = pair[kept], row[kept]
+        for column in range(figures.shape[1] - 1, -1, -1):  # surrogates first
+            kept = figures[row, column] <= spare[pair, column]
+            pair, row = pair[kept], row[kept]
+        parent, states = label[pair], target[pair]
+        sums = labels.sums[parent] + figures[row]
+        rows = labels.rows[parent]
+        rows[:, depth] = row
+        return Labels(states, sums, rows, sheet.bounds(sums + rests[states]))
+
+    def _thinned(self, depth: int, labels: Labels) -> Labels:
+        """Leave out labels where another of the same state is no worse in all that can still matter."""
+        sums = self._sheet.clamped(labels.sums, depth)
+        return labels.take(undominated_labels(labels.states, sums))
+
+
+def _chunks(count: int, beam: int | None) -> Iterator[slice]:
+    """Yield slices: a small one first, so that it soon comes to an end."""
+    if beam is not None:
+        yield slice(0, beam)
+        return
+    yield slice(0, _FIRST)
+    for start in range(_FIRST, count, _CHUNK):
+        yield slice(start, start + _CHUNK)
+
+
+def _concatenated(pieces: Sequence[Labels]) -> Labels:
+    if len(pieces) == 1:
+        return pieces[0]
+    return Labels(*(np.concatenate(columns) for columns in zip(*pieces, strict=True)))
