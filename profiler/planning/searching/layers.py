@@ -37,6 +37,10 @@ class LateError(Exception):
     """The time is up."""
 
 
+class _EnoughError(Exception):
+    """The nodes are used up."""
+
+
 @dataclass
 class Clock:
     """When to stop, and how much was done."""
@@ -102,25 +106,32 @@ class Descent:
         self.pending: int | None = None
         self._region, self._sheet, self._clock = region, sheet, clock
         self._last = len(sheet.figures) - 1
+        self._nodes_left: int | None = None
         self._lower(min(cap, sheet.cap))
 
-    def run(self, *, beam: int | None = None) -> None:
-        """Search; with `beam`, follow only so many of the best labels at each depth, which proves nothing.
+    def run(self, *, beam: int | None = None, nodes: int | None = None) -> bool:
+        """Search; return whether that is the end of it.
+
+        Args:
+            beam: Follow only so many labels at each depth: the quick way to a good choice.
+            nodes: Give up after so many labels.
 
         Raises:
             LateError: when the time is up.
         """
+        self._nodes_left = nodes
         root = self._root()
         if not len(root.states):
-            return
+            return True
         if self._last < 0:
             self._finish(root)
-            return
+            return True
         try:
             self._follow(0, root, beam)
-        except LateError:
-            self._leave(root)
-            raise
+        except _EnoughError:
+            self.pending = None
+            return False
+        return beam is None
 
     def _root(self) -> Labels:
         """Return the empty choice, if it can keep the caps."""
@@ -147,29 +158,52 @@ class Descent:
         self._cap, self._room = cap, self._sheet.room(cap)
 
     def _follow(self, depth: int, labels: Labels, beam: int | None) -> None:
-        pieces = []
-        for piece in self._expanded(depth, labels):
-            if depth == self._last:
-                self._finish(piece)
-            else:
-                pieces.append(piece)
-        if not sum(len(piece.states) for piece in pieces):
+        try:
+            pieces = self._pieces(depth, labels)
+        except LateError:
+            self._leave(labels)
+            raise
+        if not pieces:
             return
         children = self._thinned(depth + 1, _concatenated(pieces))
+        if beam is not None:
+            self._follow(depth + 1, self._promising(depth + 1, children, beam), beam)
+            return
         children = children.take(np.argsort(children.bounds, kind="stable"))
-        for chunk in _chunks(len(children.states), beam):
+        for chunk in _chunks(len(children.states)):
             labels = children.take(chunk)
             if labels.bounds[0] > self._cap:
                 return
             try:
-                self._follow(depth + 1, labels, beam)
+                self._follow(depth + 1, labels, None)
             except LateError:
-                self._leave(children.take(slice(chunk.start, None)))
+                self._leave(children.take(slice(chunk.stop, None)))
                 raise
 
+    def _pieces(self, depth: int, labels: Labels) -> list[Labels]:
+        """Return the children of `labels`; complete choices are taken note of instead."""
+        pieces = []
+        for piece in self._expanded(depth, labels):
+            if depth == self._last:
+                self._finish(piece)
+            elif len(piece.states):
+                pieces.append(piece)
+        return pieces
+
+    def _promising(self, depth: int, labels: Labels, count: int) -> Labels:
+        """Return `count` labels: half of them those of the lowest bounds, half those that leave most room."""
+        sheet = self._sheet
+        lowest = sheet.base + sheet.rests[0][0]
+        room = np.maximum(self._room - lowest, 1).astype(float)
+        least = labels.sums + sheet.rests[depth][labels.states]
+        tightness = ((least - lowest) / room).max(axis=1)
+        best = np.argsort(labels.bounds, kind="stable")[: count // 2]
+        roomy = np.argsort(tightness, kind="stable")[: count // 2]
+        return labels.take(np.unique(np.concatenate([best, roomy])))
+
     def _leave(self, labels: Labels) -> None:
-        bound = int(labels.bounds.min())
-        self.pending = bound if self.pending is None else min(self.pending, bound)
+        bounds = labels.bounds.tolist() + ([] if self.pending is None else [self.pending])
+        self.pending = min(bounds, default=None)
 
     def _finish(self, labels: Labels) -> None:
         """Take note of the best of complete choices."""
@@ -188,37 +222,50 @@ class Descent:
             self._clock.check()
             some = labels.take(slice(start, start + size))
             some = some.take(np.flatnonzero(some.bounds <= self._cap))
-            self._clock.nodes += len(some.states)
+            self._count(len(some.states))
             yield self._children(depth, some)
 
+    def _count(self, nodes: int) -> None:
+        self._clock.nodes += nodes
+        if self._nodes_left is not None:
+            self._nodes_left -= nodes
+            if self._nodes_left < 0:
+                raise _EnoughError
+
     def _children(self, depth: int, labels: Labels) -> Labels:
-        sheet, tables = self._sheet, self._region.tables
-        decision, figures, rests = (
-            tables.decisions[depth],
-            sheet.figures[depth],
-            sheet.rests[depth + 1],
-        )
-        targets = tables.layers[depth].table[labels.states]
-        label, key = np.nonzero(targets >= 0)
-        target = targets[label, key]
-        spare = self._room - labels.sums[label] - rests[target]
-        fit = np.flatnonzero((sheet.least_of_keys[depth][key] <= spare).all(axis=1))
-        label, key, target, spare = label[fit], key[fit], target[fit], spare[fit]
-        counts = decision.counts[key]
-        pair = np.repeat(np.arange(len(key)), counts)
-        row = np.arange(len(pair)) + (decision.firsts[key] - np.cumsum(counts) + counts)[pair]
-        allowed = self._region.allowed[depth]
-        if allowed is not None:
-            kept = allowed[row]
-            pair, row = pair[kept], row[kept]
-        for column in range(figures.shape[1] - 1, -1, -1):  # surrogates first
-            kept = figures[row, column] <= spare[pair, column]
-            pair, row = pair[kept], row[kept]
-        parent, states = label[pair], target[pair]
+        """Return the children of `labels` that may still reach the caps."""
+        sheet = self._sheet
+        figures, rests = sheet.figures[depth], sheet.rests[depth + 1]
+        targets = self._region.tables.layers[depth].table[labels.states]
+        found = [self._fits(depth, labels, key, targets[:, key]) for key in range(targets.shape[1])]
+        parent, row = (np.concatenate(column) for column in zip(*found, strict=True))
+        keys = np.repeat(np.arange(len(found)), [len(rows) for _, rows in found])
+        states = targets[parent, keys]
         sums = labels.sums[parent] + figures[row]
         rows = labels.rows[parent]
         rows[:, depth] = row
         return Labels(states, sums, rows, sheet.bounds(sums + rests[states]))
+
+    def _fits(
+        self, depth: int, labels: Labels, key: int, targets: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the pairs of label and row of one key with which no column must exceed its cap."""
+        sheet, decision = self._sheet, self._region.tables.decisions[depth]
+        label = np.flatnonzero(targets >= 0)
+        spare = self._room - labels.sums[label] - sheet.rests[depth + 1][targets[label]]
+        fit = np.flatnonzero((sheet.least_of_keys[depth][key] <= spare).all(axis=1))
+        label, spare = label[fit], spare[fit].T
+        first = decision.firsts[key]
+        options = slice(first, first + decision.counts[key])
+        figures = sheet.figures[depth][options].T
+        allowed = self._region.allowed[depth]
+        fits = np.ones((len(label), figures.shape[1]), dtype=bool)
+        if allowed is not None:
+            fits &= allowed[options]
+        for most, figure in zip(spare, figures, strict=True):
+            fits &= figure <= most[:, None]
+        pair, row = np.nonzero(fits)
+        return label[pair], row + first
 
     def _thinned(self, depth: int, labels: Labels) -> Labels:
         """Leave out labels where another of the same state is no worse in all that can still matter."""
@@ -226,11 +273,8 @@ class Descent:
         return labels.take(undominated_labels(labels.states, sums))
 
 
-def _chunks(count: int, beam: int | None) -> Iterator[slice]:
+def _chunks(count: int) -> Iterator[slice]:
     """Yield slices: a small one first, so that it soon comes to an end."""
-    if beam is not None:
-        yield slice(0, beam)
-        return
     yield slice(0, _FIRST)
     for start in range(_FIRST, count, _CHUNK):
         yield slice(start, start + _CHUNK)

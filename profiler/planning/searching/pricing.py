@@ -44,33 +44,39 @@ class Prices:
         self._first: dict[Goal, Floats] = {}
         self._tuned: dict[Goal, list[Floats]] = {}
 
-    def sheet(
-        self,
-        caps: Caps,
-        goals: Sequence[Goal],
-        target: int | None,
-        clock: Clock,
-    ) -> Sheet:
-        """Return a sheet for the last of `goals`, with good surrogates for all of them.
+    def sheet(self, caps: Caps, goals: Sequence[Goal]) -> Sheet:
+        """Return the sheet for the last of `goals`, with the surrogates that are known for all of them.
 
         Args:
             caps: What may be spent.
             goals: What is sought, after what was sought before and is capped now.
-            target: What the goal is known to reach; only what is lower is of interest.
-            clock: When to stop.
+        """
+        columns = caps.columns(self._tables)
+        if goals[0] not in self._first:
+            multipliers = Multipliers(self._tables, columns, goals[0])
+            self._first[goals[0]] = multipliers.ascend(None, None, _STEPS)
+        weights = [
+            each
+            for goal in goals
+            if goal in self._first
+            for each in (self._first[goal], *self._tuned.get(goal, ()))
+        ]
+        made = (surrogate(each, columns, self._tables) for each in weights)
+        return Sheet(self._tables, caps, goals[-1], [each for each in made if each is not None])
+
+    def tune(self, caps: Caps, goals: Sequence[Goal], target: int | None, clock: Clock) -> Sheet:
+        """Return a sheet with better surrogates for the last of `goals`, of which `target` is known to be reached.
 
         Raises:
             LateError: when the time is up.
         """
         goal, tables = goals[-1], self._tables
         clock.check()
-        sheet = self._known(caps, goals)
+        sheet = self.sheet(caps, goals)
         cap = sheet.cap if target is None else min(sheet.cap, target - 1)
-        frontier = self._frontier(sheet, cap, clock)
-        if frontier.count < _FEW:
-            return sheet
         multipliers = Multipliers(tables, sheet.columns, goal)
         self._first[goal] = multipliers.ascend(self._first.get(goal), target, _STEPS)
+        frontier = self._frontier(sheet, cap, clock)
         frontier.raised(0, surrogate(self._first[goal], sheet.columns, tables))
         failures = 0
         for _ in range(_TUNINGS):
@@ -85,19 +91,7 @@ class Prices:
                 failures = 0
             else:
                 failures += 1
-        return self._known(caps, goals)
-
-    def _known(self, caps: Caps, goals: Sequence[Goal]) -> Sheet:
-        """Return the sheet with the surrogates that are known for all of `goals`."""
-        columns = caps.columns(self._tables)
-        weights = [
-            each
-            for goal in goals
-            if goal in self._first
-            for each in (self._first[goal], *self._tuned.get(goal, ()))
-        ]
-        made = (surrogate(each, columns, self._tables) for each in weights)
-        return Sheet(self._tables, caps, goals[-1], [each for each in made if each is not None])
+        return self.sheet(caps, goals)
 
     def _frontier(self, sheet: Sheet, cap: int, clock: Clock) -> _Frontier:
         """Return the partial choices of the first depth with many of them."""
@@ -138,7 +132,7 @@ class _Frontier:
     def raised(self, index: int, weights: NDArray[np.int64] | None) -> bool:
         """Raise the bounds by a surrogate; return whether that of `index` rose."""
         share = 0 if weights is None else int(weights[self._sought].sum())
-        if weights is None or not share:
+        if weights is None or not share or not self.count:
             return False
         tables = self._tables
         rest = np.zeros(len(tables.least[-1]), dtype=np.int64)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _BEAM = 64
 """Partial choices of each depth that are followed to find a first good choice."""
+_NODES = 4000
+"""Partial choices after which better bounds are worth their time."""
 
 
 @dataclass
@@ -133,28 +135,35 @@ class _Part:
         }
         if not self._worthwhile():
             return
-        sheets = self._sheets(caps, goals)
+        sheets = {
+            problem: self._prices[problem].sheet(caps, goals)
+            for problem in {region.problem for region in self._regions}
+        }
+        self._raise_floors(sheets)
         if self._worthwhile():
-            first = self._order()[0]
-            self._descend(first, sheets, _BEAM)
-        if self._worthwhile() and len(goals) == 1 and not self._previous:
-            sheets = self._sheets(caps, goals)
+            self._descend(self._order()[0], sheets, beam=_BEAM)
         for index in self._order():
             if not self._worthwhile():
                 return
-            self._descend(index, sheets)
+            if not self._descend(index, sheets, nodes=_NODES):
+                self._settle(index, sheets, caps, goals)
             del self._open[index]
 
-    def _sheets(self, caps: Caps, goals: Sequence[Goal]) -> dict[int, Sheet]:
-        """Return the sheet of each problem, and raise the bounds to their floors."""
+    def _settle(
+        self, index: int, sheets: dict[int, Sheet], caps: Caps, goals: Sequence[Goal]
+    ) -> None:
+        """Search a region that is not done quickly, with better bounds."""
+        problem = self._regions[index].problem
         target = None if self.best is None else self.best.value
-        sheets: dict[int, Sheet] = {}
-        for index, region in enumerate(self._regions):
-            if region.problem not in sheets:
-                prices = self._prices[region.problem]
-                sheets[region.problem] = prices.sheet(caps, goals, target, self._clock)
-            self._open[index] = max(self._open[index], sheets[region.problem].floor)
-        return sheets
+        sheets[problem] = self._prices[problem].tune(caps, goals, target, self._clock)
+        self._raise_floors(sheets)
+        self._descend(index, sheets, beam=_BEAM)
+        self._descend(index, sheets)
+
+    def _raise_floors(self, sheets: dict[int, Sheet]) -> None:
+        for index in self._open:
+            floor = sheets[self._regions[index].problem].floor
+            self._open[index] = max(self._open[index], floor)
 
     def _order(self) -> list[int]:
         """Return the regions, the smallest first, of equals the one with the lowest bound."""
@@ -162,16 +171,23 @@ class _Part:
             self._open, key=lambda index: (-self._regions[index].decided, self._open[index])
         )
 
-    def _descend(self, index: int, sheets: dict[int, Sheet], beam: int | None = None) -> None:
-        """Search one region."""
+    def _descend(
+        self,
+        index: int,
+        sheets: dict[int, Sheet],
+        *,
+        beam: int | None = None,
+        nodes: int | None = None,
+    ) -> bool:
+        """Search one region; return whether that is the end of it."""
         region = self._regions[index]
         sheet = sheets[region.problem]
         cap = sheet.cap if self.best is None else self.best.value - 1
         descent = Descent(region, sheet, cap, self._clock)
         try:
-            descent.run(beam=beam)
+            return descent.run(beam=beam, nodes=nodes)
         except LateError:
-            if descent.pending is not None:
+            if descent.pending is not None and beam is None:
                 self._open[index] = max(self._open[index], descent.pending)
             raise
         finally:
