@@ -6,7 +6,7 @@ Read from diffusers 0.42.1 (`pipelines/pipeline_utils.py`, `hooks/group_offloadi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import accelerate.hooks
 import torch
@@ -18,13 +18,21 @@ from accelerate.hooks import (
     remove_hook_from_module,
 )
 from diffusers import DiffusionPipeline
-from diffusers.hooks.group_offloading import _is_group_offload_enabled
+from diffusers.hooks.group_offloading import (
+    _GROUP_OFFLOADING,
+    _LAYER_EXECUTION_TRACKER,
+    _LAZY_PREFETCH_GROUP_OFFLOADING,
+    ModuleGroup,
+    _is_group_offload_enabled,
+)
 from diffusers.hooks.layerwise_casting import _LAYERWISE_CASTING_HOOK
 from diffusers.utils.import_utils import is_bitsandbytes_version, is_transformers_version
-from diffusers.utils.torch_utils import empty_device_cache
+from diffusers.utils.torch_utils import empty_device_cache, get_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from diffusers.hooks.hooks import HookRegistry
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
@@ -99,9 +107,82 @@ def is_layerwise_cast(part: torch.nn.Module) -> bool:
     return registry is not None and registry.get_hook(_LAYERWISE_CASTING_HOOK) is not None
 
 
+def groups_of(module: torch.nn.Module) -> list[ModuleGroup]:
+    """Return the groups of diffusers' group offload in the module, each once."""
+    found = {}
+    for part in module.modules():
+        registry = vars(part).get(REGISTRY)
+        hook = registry.get_hook(_GROUP_OFFLOADING) if registry is not None else None
+        if hook is not None:
+            found[id(hook.group)] = hook.group
+    return list(found.values())
+
+
+def group_config(module: torch.nn.Module) -> Any:
+    """Return what group offload was asked for on the module; None where it is not active."""
+    for part in module.modules():
+        registry = vars(part).get(REGISTRY)
+        hook = registry.get_hook(_GROUP_OFFLOADING) if registry is not None else None
+        if hook is not None:
+            return hook.config
+    return None
+
+
+def remove_group_hooks(module: torch.nn.Module) -> None:
+    """Take diffusers' group offload off the module and its parts; the weights stay where they are."""
+    for part in module.modules():
+        registry = vars(part).get(REGISTRY)
+        if registry is not None:
+            for name in (
+                _LAZY_PREFETCH_GROUP_OFFLOADING,
+                _LAYER_EXECUTION_TRACKER,
+                _GROUP_OFFLOADING,
+            ):
+                registry.remove_hook(name, recurse=False)
+
+
+class Registry(NamedTuple):
+    """What hung in one of diffusers' registries, in its order."""
+
+    registry: HookRegistry
+    hooks: dict[str, Any]
+    order: list[str]
+    references: list[tuple[Any, Any, Any]]  # with the forward and the original forward of each
+
+    def restore(self) -> None:
+        """Hang up what hung there, and nothing else."""
+        self.registry.hooks = dict(self.hooks)
+        self.registry._hook_order = list(self.order)
+        self.registry._fn_refs = [reference for reference, _, _ in self.references]
+        for reference, forward, original in self.references:
+            reference.forward, reference.original_forward = forward, original
+
+
+def registry_of(part: torch.nn.Module) -> Registry | None:
+    """Return what hangs in the registry of one module; None where it has none."""
+    registry = vars(part).get(REGISTRY)
+    if registry is None:
+        return None
+    references = [(one, one.forward, one.original_forward) for one in registry._fn_refs]
+    return Registry(registry, dict(registry.hooks), list(registry._hook_order), references)
+
+
+def forget_child_registries(module: torch.nn.Module) -> None:
+    """Let the registries of a module, some of whose parts lost theirs, look for them again."""
+    for part in module.modules():
+        registry = vars(part).get(REGISTRY)
+        if registry is not None and "_child_registries_cache" in vars(registry):
+            registry._child_registries_cache = None
+
+
 def is_device_mapped(pipe: DiffusionPipeline) -> bool:
     """Whether a device map spreads the pipeline over devices."""
     return bool(pipe._is_pipeline_device_mapped())
+
+
+def supports_groups(module: torch.nn.Module) -> bool:
+    """Whether the module's class lets diffusers' group offload be applied to it."""
+    return bool(getattr(module, "_supports_group_offloading", True))
 
 
 def check_tensor_parallel(pipe: DiffusionPipeline) -> None:
@@ -123,6 +204,18 @@ def is_sequentially_offloaded(module: torch.nn.Module) -> bool:
         for part in module.modules()
         for hook in _hooks_on(part)
     )
+
+
+def offload_device(pipe: DiffusionPipeline, gpu_id: int | None, device: Any) -> torch.device:
+    """Return the device that `enable_model_cpu_offload` makes of its arguments."""
+    asked = torch.device(get_device() if device is None else device)
+    before: int = getattr(pipe, "_offload_gpu_id", 0)
+    return torch.device(asked.type, gpu_id or asked.index or before)
+
+
+def root_hook(module: torch.nn.Module) -> Any:
+    """Return accelerate's hook of the module itself; None where it has none."""
+    return vars(module).get("_hf_hook")
 
 
 def offload_hooks(pipe: DiffusionPipeline) -> list[UserCpuOffloadHook]:

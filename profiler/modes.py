@@ -65,7 +65,10 @@ def enable_mode(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
         InputError: if the pipeline cannot be placed so; the message is diffusers' own.
     """
     try:
-        _lower_peak(pipe, mode)
+        # Casting comes before offloading: group offload must take the float8 weights, not those before.
+        if mode.layerwise_casting:
+            cast_denoisers(pipe)
+        lower_vae_peak(pipe, tiling=mode.vae_tiling, slicing=mode.vae_slicing)
         _place(pipe, mode, device)
     except (ValueError, TypeError, LookupError, NotImplementedError) as error:
         name = type(pipe).__name__
@@ -74,13 +77,78 @@ def enable_mode(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
         ) from error
 
 
-def _lower_peak(pipe: Any, mode: Mode) -> None:
-    # Casting comes before offloading: group offload must take the float8 weights, not those before.
-    if mode.layerwise_casting:
-        _cast_denoisers(pipe)
-    for asked, method in ((mode.vae_tiling, "enable_tiling"), (mode.vae_slicing, "enable_slicing")):
+def cast_denoisers(pipe: Any) -> None:
+    """Store the denoisers' weights as float8_e4m3fn.
+
+    Raises:
+        InputError: if there is no denoiser that can.
+    """
+    import torch
+
+    found = [part for name in DENOISERS if (part := getattr(pipe, name, None)) is not None]
+    cast = [part for part in found if hasattr(part, "enable_layerwise_casting")]
+    if not cast:
+        raise InputError(
+            f"{type(pipe).__name__} has no denoiser that layerwise casting can store in float8"
+        )
+    for part in cast:
+        part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype)
+
+
+def lower_vae_peak(pipe: Any, *, tiling: bool, slicing: bool) -> None:
+    """Let the VAE work in tiles, or picture by picture.
+
+    Raises:
+        InputError: if there is no VAE that can.
+    """
+    for asked, method in ((tiling, "enable_tiling"), (slicing, "enable_slicing")):
         if asked:
             _vae_method(pipe, method)()
+
+
+def group_options(
+    device: Any,
+    *,
+    blocks: int | None,
+    stream: bool = False,
+    record_stream: bool = False,
+    low_cpu_mem: bool = False,
+) -> dict[str, Any]:
+    """Return the arguments of diffusers' group offload.
+
+    Args:
+        device: Where the groups compute.
+        blocks: Blocks per group at block level; None for leaf level.
+        stream: Copy on a second stream while computing.
+        record_stream: With `stream`: let the allocator watch instead of synchronizing.
+        low_cpu_mem: With `stream`: pin tensors while they are sent, not beforehand.
+    """
+    import torch
+
+    return {
+        "onload_device": torch.device(device),
+        "offload_device": torch.device("cpu"),
+        "offload_type": "leaf_level" if blocks is None else "block_level",
+        "num_blocks_per_group": blocks,
+        "use_stream": stream,
+        "record_stream": record_stream,
+        "low_cpu_mem_usage": low_cpu_mem,
+    }
+
+
+def group_component(part: Any, options: dict[str, Any], folder: Path | None = None) -> None:
+    """Offload one component in groups, as the pipeline's method does; on disk into a folder of its own.
+
+    diffusers 0.42 names the files by group alone, and takes a file that is there for its own: in one folder, which is
+    all that the pipeline's method can be given, components with groups of the same name get each other's weights.
+    """
+    from diffusers.hooks import apply_group_offloading
+
+    own = options if folder is None else {**options, "offload_to_disk_path": str(folder)}
+    if hasattr(part, "enable_group_offload"):
+        part.enable_group_offload(**own)
+    else:
+        apply_group_offloading(part, **own)
 
 
 def _place(pipe: Any, mode: Mode, device: str) -> None:
@@ -98,51 +166,18 @@ def _place(pipe: Any, mode: Mode, device: str) -> None:
 def _group(pipe: Any, mode: Mode, device: str) -> None:
     import torch
 
-    by_block = mode.name == "group-block"
-    options: dict[str, Any] = {
-        "onload_device": torch.device(device),
-        "offload_device": torch.device("cpu"),
-        "offload_type": "block_level" if by_block else "leaf_level",
-        "num_blocks_per_group": (mode.blocks or 1) if by_block else None,
-        "use_stream": mode.stream,
-        "record_stream": mode.record_stream,
-    }
-    if mode.disk:
-        _group_on_disk(pipe, Path(mode.disk), options)
-    else:
+    options = group_options(
+        device,
+        blocks=(mode.blocks or 1) if mode.name == "group-block" else None,
+        stream=mode.stream,
+        record_stream=mode.record_stream,
+    )
+    if not mode.disk:
         pipe.enable_group_offload(**options)
-
-
-def _group_on_disk(pipe: Any, folder: Path, options: dict[str, Any]) -> None:
-    """Offload each component into a folder of its own.
-
-    diffusers 0.42 names the files by group alone, and takes a file that is there for its own: in one folder, which is
-    all that the pipeline's method can be given, components with groups of the same name get each other's weights.
-    """
-    import torch
-    from diffusers.hooks import apply_group_offloading
-
+        return
     for name, part in pipe.components.items():
-        if not isinstance(part, torch.nn.Module):
-            continue
-        own = {**options, "offload_to_disk_path": str(folder / name)}
-        if hasattr(part, "enable_group_offload"):
-            part.enable_group_offload(**own)  # type: ignore[operator]
-        else:
-            apply_group_offloading(part, **own)
-
-
-def _cast_denoisers(pipe: Any) -> None:
-    import torch
-
-    found = [part for name in DENOISERS if (part := getattr(pipe, name, None)) is not None]
-    cast = [part for part in found if hasattr(part, "enable_layerwise_casting")]
-    if not cast:
-        raise InputError(
-            f"{type(pipe).__name__} has no denoiser that layerwise casting can store in float8"
-        )
-    for part in cast:
-        part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype)
+        if isinstance(part, torch.nn.Module):
+            group_component(part, options, Path(mode.disk) / name)
 
 
 def _vae_method(pipe: Any, method: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from profiler.call_arguments import call_arguments, refusals_as_input_errors
@@ -134,8 +135,9 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
         dtype=plan.dtype or None,
         quantization=plan.quantization,
     )
-    with _stage(scenario, card(plan.gpu).with_capacity(plan.budget_bytes), report) as pipe:
-        applying.apply(plan, pipe)
+    on = card(plan.gpu).with_capacity(plan.budget_bytes)
+    with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
+        applying.apply(plan, pipe, disk_folder=folder)
         _tell(report, f"running {plan.model} under the plan")
         call = replace(scenario, extra=repeatable_call(pipe, plan.call))
         return applying.verify(pipe, plan, **call_arguments(pipe, call))

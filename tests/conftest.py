@@ -20,6 +20,17 @@ def _libraries_are_left_as_they_were():
     assert not changed, f"left behind by this test: {changed}"
 
 
+@pytest.fixture
+def one_thread():
+    """What is tiny and real computes fastest on one thread, above all beside other tests."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the flag by which expected outputs change; the change is reviewed in the diff."""
     parser.addoption("--update-goldens", action="store_true", help="write what is printed now")

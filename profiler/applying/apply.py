@@ -1,27 +1,49 @@
-"""`apply`: a plan put into effect by the real `enable_model_cpu_offload`, as a transaction, with a way back.
+"""`apply`: a plan put into effect on a real pipeline, as a transaction, with a way back.
 
-Only attributes of the pipeline's instance are set: `_exclude_from_cpu_offload` is one list on a class that many
-pipelines share. Set-up copies what the plan keeps on the card; everything else moves when the pipeline is called.
+What diffusers can do is done by its own calls: model offload first, with the components hidden from it that it would
+refuse or move too far; then our own hooks in place of accelerate's; then what is split, each component by itself.
+
+Only attributes of instances are set: `_exclude_from_cpu_offload` is one list on a class that many pipelines share.
+Set-up copies what the plan keeps on the card; everything else moves when the pipeline is called.
 """
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from profiler import diffusers_private as private
 from profiler.applying.checks import check
-from profiler.applying.snapshot import Snapshot, snapshot
+from profiler.applying.snapshot import Snapshot, flags_of, snapshot
+from profiler.applying.split import all_or_nothing, options_of, split
 from profiler.applying.sticky import keep_excluded
+from profiler.applying.swaps import stream_blocks, swap
+from profiler.modes import DENOISERS, cast_denoisers, lower_vae_peak
+from profiler.planning.placements import RESIDENT, Grouped, Scheme, Sequential
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
     from types import TracebackType
 
+    import torch
     from diffusers import DiffusionPipeline
 
     from profiler.planning import Plan
 
+_STAYS_FP8 = "weights that were stored as float8 stay so: load the pipeline again to have them back"
 
-def apply(plan: Plan, pipe: Any, *, gpu_id: int | None = None, device: Any = None) -> Applied:
+
+def apply(
+    plan: Plan,
+    pipe: Any,
+    *,
+    gpu_id: int | None = None,
+    device: Any = None,
+    disk_folder: str | os.PathLike[str] | None = None,
+) -> Applied:
     """Put `plan` into effect on `pipe`, which is changed in place.
 
     Args:
@@ -29,6 +51,7 @@ def apply(plan: Plan, pipe: Any, *, gpu_id: int | None = None, device: Any = Non
         pipe: The pipeline, in any placement that `enable_model_cpu_offload` accepts.
         gpu_id: As that method takes it: the accelerator's index, the one set before or 0 where it is None.
         device: As that method takes it: the accelerator, without an index if `gpu_id` is given.
+        disk_folder: Where groups that the plan keeps on disk go, each component into a folder of its own in it.
 
     Returns:
         A handle whose `undo` restores the pipeline; also a context manager that does so at its end.
@@ -36,18 +59,51 @@ def apply(plan: Plan, pipe: Any, *, gpu_id: int | None = None, device: Any = Non
     Raises:
         InputError: if the plan cannot be put into effect; nothing has changed then.
     """
-    check(plan, pipe, gpu_id=gpu_id, device=device)
-    before = snapshot(pipe)
+    folder = None if disk_folder is None else Path(disk_folder)
+    check(plan, pipe, gpu_id=gpu_id, device=device, disk_folder=folder)
+    return put(plan, pipe, gpu_id=gpu_id, device=device, folder=folder)
+
+
+def put(
+    plan: Plan,
+    pipe: DiffusionPipeline,
+    *,
+    gpu_id: int | None = None,
+    device: Any = None,
+    folder: Path | None = None,
+) -> Applied:
+    """Do what `apply` does after its checks. Where it fails half-way, the pipeline is restored."""
     try:
-        targets = _prepare(plan, pipe)
-        pipe.enable_model_cpu_offload(gpu_id=gpu_id, device=device)
-        if plan.sticky:
-            for target in targets:
-                keep_excluded(target)
-    except BaseException:
+        _cast(plan, pipe)
+        before = snapshot(pipe)
+    except BaseException as error:
+        _tell_what_stays(plan, error)
+        raise
+    try:
+        _lower_vae(plan, pipe, before)
+        _place(plan, pipe, before, _Where(gpu_id, device, folder))
+    except BaseException as error:
         before.restore()
+        _tell_what_stays(plan, error)
         raise
     return Applied(plan, before)
+
+
+class _Where:
+    """The card, and the folder for what goes to disk."""
+
+    def __init__(self, gpu_id: int | None, device: Any, folder: Path | None) -> None:
+        self.gpu_id, self.device = gpu_id, device
+        self._folder = folder
+
+    def card(self, pipe: DiffusionPipeline) -> torch.device:
+        """Return the card as `enable_model_cpu_offload` names it."""
+        return private.offload_device(pipe, self.gpu_id, self.device)
+
+    def folder(self, name: str, how: Any) -> Path | None:
+        """Return the folder of a component, None if it does not go to disk."""
+        on_disk = isinstance(how, Grouped) and how.disk
+        return self._folder / name if on_disk and self._folder is not None else None
 
 
 class Applied:
@@ -58,10 +114,16 @@ class Applied:
         self._before: Snapshot | None = before
 
     def undo(self) -> None:
-        """Restore hooks, attributes and places as they were before `apply`. The second time does nothing."""
+        """Restore hooks, attributes and places as they were before `apply`. The second time does nothing.
+
+        What was hung on since goes as well. Weights that the plan stored as float8 stay so, since that lost bits: a
+        warning says so.
+        """
         if self._before is not None:
             before, self._before = self._before, None
             before.restore()
+            if "fp8" in self.plan.modifiers:
+                warnings.warn(_STAYS_FP8, stacklevel=2)
 
     def __enter__(self) -> Self:
         return self
@@ -83,6 +145,92 @@ def sequence_for(plan: Plan, pipe: DiffusionPipeline) -> list[str]:
     modules = private.modules_of(pipe)
     skipped = [name for name, module in modules.items() if private.is_left_alone(module)]
     return [*plan.sequence, *(name for name in skipped if name not in plan.sequence)]
+
+
+def _cast(plan: Plan, pipe: DiffusionPipeline) -> None:
+    """Store the denoisers as float8, if the plan says so and they are not yet."""
+    if "fp8" not in plan.modifiers:
+        return
+    denoisers = [pipe.components[name] for name in DENOISERS if pipe.components.get(name)]
+    if not any(private.is_layerwise_cast(part) for one in denoisers for part in one.modules()):
+        cast_denoisers(pipe)
+
+
+def _tell_what_stays(plan: Plan, error: BaseException) -> None:
+    if "fp8" in plan.modifiers:
+        error.add_note(_STAYS_FP8)
+
+
+def _lower_vae(plan: Plan, pipe: DiffusionPipeline, before: Snapshot) -> None:
+    tiling, slicing = ("vae-tiling" in plan.modifiers, "vae-slicing" in plan.modifiers)
+    if not (tiling or slicing):
+        return
+    flags = flags_of(pipe.vae)
+    try:
+        lower_vae_peak(pipe, tiling=tiling, slicing=slicing)
+    finally:
+        before.note_flags(pipe.vae, flags)
+
+
+def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where) -> None:
+    scheme = plan.scheme
+    alone = {
+        name: private.modules_of(pipe)[name]
+        for name, inside in scheme.inside.items()
+        if scheme.streamed(name) is None or scheme.placement(name) == RESIDENT
+    }
+    if alone:
+        # What comes after is done to modules without hooks, on the CPU, as the pipeline's own methods leave them.
+        pipe.remove_all_hooks()
+        for module in alone.values():
+            module.to("cpu")
+    before.keep_objects(
+        module for name, module in alone.items() if isinstance(scheme.inside[name], Sequential)
+    )
+    if _all_alike(scheme, pipe):
+        _place_alike(scheme, pipe, where, list(alone.values()))
+        return
+    with _hidden(pipe, alone):
+        targets = _prepare(plan, pipe)
+        pipe.enable_model_cpu_offload(gpu_id=where.gpu_id, device=where.device)
+        swap(pipe, {name: how for name, how in plan.swaps.items() if not scheme.streamed(name)})
+    card = where.card(pipe)
+    stream_blocks(pipe, scheme, card)
+    for name, module in alone.items():
+        how = scheme.split(name)
+        if how is not None:
+            split(module, how, card, where.folder(name, how))
+    if plan.sticky:
+        for target in targets:
+            keep_excluded(target)
+
+
+def _all_alike(scheme: Scheme, pipe: DiffusionPipeline) -> bool:
+    """Whether one call of the pipeline's does it: all components split in the same way, in memory."""
+    ways = {scheme.split(name) for name in private.modules_of(pipe)}
+    return len(ways) == 1 and None not in ways and not getattr(next(iter(ways)), "disk", False)
+
+
+def _place_alike(
+    scheme: Scheme, pipe: DiffusionPipeline, where: _Where, modules: list[torch.nn.Module]
+) -> None:
+    how = next(iter(scheme.inside.values()))
+    setattr(pipe, private.EXCLUDED, [])
+    with all_or_nothing(modules):
+        if isinstance(how, Grouped):
+            pipe.enable_group_offload(**options_of(how, where.card(pipe)))
+        else:
+            pipe.enable_sequential_cpu_offload(gpu_id=where.gpu_id, device=where.device)
+
+
+@contextmanager
+def _hidden(pipe: DiffusionPipeline, modules: dict[str, torch.nn.Module]) -> Iterator[None]:
+    """Let the pipeline have no such components; past its `__setattr__`, which would write that into its config."""
+    vars(pipe).update(dict.fromkeys(modules))
+    try:
+        yield
+    finally:
+        vars(pipe).update(modules)
 
 
 def _prepare(plan: Plan, pipe: DiffusionPipeline) -> tuple[DiffusionPipeline, ...]:

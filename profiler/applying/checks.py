@@ -8,17 +8,26 @@ import torch
 from diffusers import DiffusionPipeline
 
 from profiler import diffusers_private as private
+from profiler.applying.facts import facts_of
+from profiler.applying.streamed import is_ours
 from profiler.errors import InputError
+from profiler.planning.legality import violations
+from profiler.planning.placements import MODIFIERS, SWAPS, Grouped
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from profiler.planning import Plan
 
 
-def check(plan: Plan, pipe: Any, *, gpu_id: int | None, device: Any) -> None:
+def check(
+    plan: Plan, pipe: Any, *, gpu_id: int | None, device: Any, disk_folder: Path | None
+) -> None:
     """Raise before anything changes if `plan` cannot be put into effect on `pipe`.
 
     Raises:
-        InputError: if the pipeline is not the plan's, holds what model offload refuses, or there is no such device.
+        InputError: if the pipeline is not the plan's, holds what model offload refuses, cannot be placed so, or there
+            is no such device or folder.
     """
     if not isinstance(pipe, DiffusionPipeline):
         raise InputError(f"a plan is applied to a diffusers pipeline, not to {type(pipe).__name__}")
@@ -29,6 +38,10 @@ def check(plan: Plan, pipe: Any, *, gpu_id: int | None, device: Any) -> None:
         )
     _check_components(plan, pipe)
     _check_state(pipe)
+    if "fp8" in plan.modifiers:
+        _check_castable(pipe)
+    _check_placements(plan, pipe)
+    _check_folder(plan, disk_folder)
     _check_device(gpu_id, device)
 
 
@@ -50,7 +63,65 @@ def _check_components(plan: Plan, pipe: DiffusionPipeline) -> None:
             )
 
 
+def _check_placements(plan: Plan, pipe: DiffusionPipeline) -> None:
+    named = {*plan.inside, *plan.swaps}
+    strange = [
+        *sorted(named - set(plan.placements)),
+        *(how for how in plan.swaps.values() if how not in SWAPS),
+        *(one for one in plan.modifiers if one not in MODIFIERS),
+    ]
+    if strange:
+        raise InputError(
+            f"the plan speaks of {', '.join(strange)}, which this program does not know"
+        )
+    told = violations(
+        plan.scheme,
+        facts_of(pipe),
+        modifiers=plan.modifiers,
+        enables_by_itself=private.enables_by_itself(pipe),
+    )
+    if told:
+        raise InputError("the plan cannot be applied: " + "; ".join(map(str, told)))
+
+
+def _check_castable(pipe: DiffusionPipeline) -> None:
+    if any(map(private.is_sequentially_offloaded, private.modules_of(pipe).values())):
+        raise InputError(
+            "sequential offload is active, which keeps the weights elsewhere, where layerwise casting does not see "
+            "them: load the pipeline again without enable_sequential_cpu_offload"
+        )
+
+
+def _check_folder(plan: Plan, folder: Path | None) -> None:
+    on_disk = [
+        name
+        for name, inside in plan.scheme.inside.items()
+        if isinstance(inside, Grouped) and inside.disk
+    ]
+    if not on_disk:
+        return
+    if folder is None:
+        raise InputError(
+            f"the plan keeps {', '.join(on_disk)} on disk: say where with disk_folder="
+        )
+    for name in on_disk:
+        own = folder / name
+        if own.exists() and (not own.is_dir() or any(own.iterdir())):
+            raise InputError(
+                f"{own} is not empty, and diffusers would take files there for the weights: give an empty disk_folder"
+            )
+
+
 def _check_state(pipe: DiffusionPipeline) -> None:
+    ours = [
+        name
+        for name, module in private.modules_of(pipe).items()
+        if is_ours(private.root_hook(module))
+    ]
+    if ours:
+        raise InputError(
+            f"another plan is in effect on {', '.join(ours)}: undo() it first, or call pipe.remove_all_hooks()"
+        )
     grouped = [
         n for n, module in private.modules_of(pipe).items() if private.is_group_offloaded(module)
     ]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler import diffusers_private as private
 from profiler.applying.apply import sequence_for
+from profiler.applying.split import options_of
 from profiler.applying.sticky import keeps_excluded
+from profiler.applying.streamed import StreamedOffload
+from profiler.applying.swaps import HOOKS, RESTS
+from profiler.modes import DENOISERS
+from profiler.planning.placements import RESIDENT, Grouped, Sequential
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from profiler.planning import Plan
+    from profiler.planning.placements import Split, Streamed
 
 
 def drift_of(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:
@@ -22,32 +28,46 @@ def drift_of(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:
     if private.enables_by_itself(pipe):
         return ()  # its inner pipelines hold the hooks, each with a sequence of its own: the run alone tells
     modules = private.modules_of(pipe)
-    if any(map(private.is_sequentially_offloaded, modules.values())):
+    whole = {name: module for name, module in modules.items() if plan.scheme.split(name) is None}
+    if any(map(private.is_sequentially_offloaded, whole.values())):
         return ("sequential offload is active: something enabled it after the plan",)
-    if any(map(private.is_group_offloaded, modules.values())):
+    if any(map(private.is_group_offloaded, whole.values())):
         return ("group offload is active: something enabled it after the plan",)
-    return tuple(_lines(plan, pipe, modules))
+    return (*_lines(plan, pipe, modules), *_modifier_lines(plan, pipe))
 
 
 def _lines(
     plan: Plan, pipe: DiffusionPipeline, modules: dict[str, torch.nn.Module]
 ) -> Iterator[str]:
+    scheme = plan.scheme
     sequence = "->".join(sequence_for(plan, pipe))
-    if getattr(pipe, private.SEQUENCE) != sequence:
+    if scheme.hooked(modules) and getattr(pipe, private.SEQUENCE) != sequence:
         yield f"the sequence is {getattr(pipe, private.SEQUENCE)}, not {sequence}"
-    if plan.sticky and not keeps_excluded(pipe):
+    if plan.sticky and scheme.hooked(modules) and not keeps_excluded(pipe):
         yield "excluded components travel at the end of each call: sticky exclusion is off"
-    wanted = plan.scheme.predecessors()
     for name, module in modules.items():
         if private.is_left_alone(module):
             continue
         if name not in plan.placements:
             yield f"{name} is new"
-        elif plan.scheme.placement(name) == "resident":
-            yield from _resident_lines(name, module)
         else:
-            expected = modules.get(wanted.get(name, ""))
-            yield from _hook_lines(name, private.chain_on(module), expected)
+            yield from _component_lines(plan, name, modules)
+
+
+def _component_lines(plan: Plan, name: str, modules: dict[str, torch.nn.Module]) -> Iterator[str]:
+    scheme, module = plan.scheme, modules[name]
+    split, streamed = scheme.split(name), scheme.streamed(name)
+    resident = scheme.placement(name) == RESIDENT
+    if split is not None:
+        yield from _split_lines(name, module, split)
+    elif resident and streamed is not None:
+        yield from _streamed_lines(name, module, streamed, scheme.swap(name))
+    elif resident:
+        yield from _resident_lines(name, module)
+    else:
+        expected = modules.get(scheme.predecessors().get(name, ""))
+        told = list(_hook_lines(name, private.chain_on(module), expected))
+        yield from told or _kind_lines(name, module, streamed, scheme.swap(name))
 
 
 def _resident_lines(name: str, module: torch.nn.Module) -> Iterator[str]:
@@ -68,3 +88,64 @@ def _hook_lines(
         yield f"{name} carries {len(chain)} offload hooks: another pipeline shares it"
     elif chain[0] is not expected:
         yield f"{name}'s hook evicts another component than the plan's"
+
+
+def _kind_lines(
+    name: str, module: torch.nn.Module, streamed: Streamed | None, swap: str
+) -> Iterator[str]:
+    """Say whether the one hook of a component is not of the plan's kind."""
+    if streamed is not None:
+        yield from _streamed_lines(name, module, streamed, swap)
+    elif type(private.root_hook(module)) is not HOOKS[swap]:
+        yield f"{name} does not leave the card by {swap}, as the plan says"
+
+
+def _streamed_lines(
+    name: str, module: torch.nn.Module, streamed: Streamed, swap: str
+) -> Iterator[str]:
+    hook = private.root_hook(module)
+    if not isinstance(hook, StreamedOffload) or type(hook.rest) is not RESTS[swap]:
+        yield f"{name}'s blocks do not travel as the plan says"
+    elif hook.resident_blocks != streamed.resident_blocks:
+        yield f"{hook.resident_blocks} blocks of {name} stay, not {streamed.resident_blocks}"
+
+
+def _split_lines(name: str, module: torch.nn.Module, split: Split) -> Iterator[str]:
+    if isinstance(split, Sequential):
+        if not private.is_sequentially_offloaded(module):
+            yield f"{name} is not offloaded sequentially: the plan is not in effect"
+        return
+    config = private.group_config(module)
+    if config is None:
+        yield f"{name} is not offloaded in groups: the plan is not in effect"
+    elif not _is_as_asked(split, config):
+        yield f"{name} is offloaded in other groups than the plan's"
+
+
+def _is_as_asked(split: Grouped, config: Any) -> bool:
+    asked = options_of(split, config.onload_device)
+    found = {
+        "onload_device": config.onload_device,
+        "offload_device": config.offload_device,
+        "offload_type": config.offload_type.value,
+        "num_blocks_per_group": config.num_blocks_per_group,
+        "use_stream": config.stream is not None,
+        "record_stream": config.record_stream,
+        "low_cpu_mem_usage": config.low_cpu_mem_usage,
+    }
+    return found == asked and split.disk == (config.offload_to_disk_path is not None)
+
+
+def _modifier_lines(plan: Plan, pipe: DiffusionPipeline) -> Iterator[str]:
+    flags = {"vae-tiling": "use_tiling", "vae-slicing": "use_slicing"}
+    for modifier, flag in flags.items():
+        if modifier in plan.modifiers and not getattr(getattr(pipe, "vae", None), flag, False):
+            yield f"the VAE's {flag} is off, though the plan has it on"
+    if "fp8" not in plan.modifiers:
+        return
+    for name in DENOISERS:
+        module = pipe.components.get(name)
+        if hasattr(module, "enable_layerwise_casting") and not any(
+            map(private.is_layerwise_cast, module.modules())
+        ):
+            yield f"{name} is not stored as float8"

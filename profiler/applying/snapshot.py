@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from profiler import diffusers_private as private
+from profiler.applying.split import Held, hold, ungroup
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from diffusers import DiffusionPipeline
 
+_PLAIN = (bool, int, float, str, tuple, type(None))
+_MISSING = object()
 
-@dataclass(frozen=True)
+
+@dataclass
 class Snapshot:
-    """The offload state of a pipeline and of the pipelines inside it. Owns no tensors, only where they were."""
+    """The offload state of a pipeline and of the pipelines inside it. Owns no tensors, only where they were.
+
+    Attributes:
+        objects: Parameters and buffers of components that a plan offloads sequentially: accelerate makes new ones.
+            They look into the memory that accelerate keeps.
+        flags: The VAE's settings that a plan changed, as they were.
+    """
 
     pipe: DiffusionPipeline
     pipelines: tuple[tuple[DiffusionPipeline, dict[str, Any]], ...]
     modules: tuple[
         tuple[torch.nn.Module, dict[str, Any]], ...
     ]  # every part that carried accelerate's attributes
+    registries: tuple[tuple[torch.nn.Module, private.Registry | None], ...]  # of every part
     devices: dict[str, tuple[torch.device, ...]]  # of each component's tensors
     sequential: bool
+    objects: list[Held] = field(default_factory=list)
+    flags: list[tuple[torch.nn.Module, str, Any]] = field(default_factory=list)
 
     def restore(self) -> None:
         """Bring the pipeline back: hooks, attributes, and every component to where it was."""
         components = private.modules_of(self.pipe)
         for module in components.values():
             _strip(module)
+        self._restore_registries()
+        self._restore_objects()
+        for owner, name, value in self.flags:
+            if value is _MISSING:
+                vars(owner).pop(name, None)
+            else:
+                vars(owner)[name] = value
         if self.sequential:
             # accelerate keeps the weights in its hooks: only its own call brings that state back.
             self._restore_pipelines()
@@ -43,6 +62,36 @@ class Snapshot:
             vars(part).update(attributes)
         self._restore_pipelines()
 
+    def keep_objects(self, modules: Iterable[torch.nn.Module]) -> None:
+        """Remember the tensors of components that are on the CPU, whose memory accelerate is about to keep."""
+        self.objects += [held._replace(data=held.tensor) for held in hold(modules)]
+
+    def note_flags(self, owner: torch.nn.Module, before: dict[str, Any]) -> None:
+        """Remember what changed of the settings that `flags_of` returned."""
+        self.flags += [
+            (owner, name, before.get(name, _MISSING))
+            for name, value in flags_of(owner).items()
+            if name not in before or before[name] != value
+        ]
+
+    def _restore_registries(self) -> None:
+        for part, registry in self.registries:
+            if registry is not None:
+                registry.restore()
+            elif private.REGISTRY in vars(part):
+                del vars(part)[private.REGISTRY]
+        for module in private.modules_of(self.pipe).values():
+            private.forget_child_registries(module)
+
+    def _restore_objects(self) -> None:
+        """Put parameters back that accelerate replaced, where the new one looks into the same memory."""
+        for owner, name, tensor, _ in self.objects:
+            new: torch.Tensor | None = owner.get(name)
+            if new is None or (new.shape, new.dtype) != (tensor.shape, tensor.dtype):
+                continue
+            if new.data_ptr() == tensor.data_ptr():
+                owner[name] = tensor
+
     def _restore_pipelines(self) -> None:
         for pipeline, attributes in self.pipelines:
             for name in private.PIPELINE_STATE:
@@ -53,7 +102,7 @@ class Snapshot:
 def snapshot(pipe: DiffusionPipeline) -> Snapshot:
     """Return the offload state of `pipe`."""
     components = private.modules_of(pipe)
-    parts = (part for module in components.values() for part in module.modules())
+    parts = [part for module in components.values() for part in module.modules()]
     return Snapshot(
         pipe=pipe,
         pipelines=tuple(
@@ -63,6 +112,7 @@ def snapshot(pipe: DiffusionPipeline) -> Snapshot:
         modules=tuple(
             (part, kept) for part in parts if (kept := _kept(part, private.MODULE_STATE))
         ),
+        registries=tuple((part, private.registry_of(part)) for part in parts),
         devices={
             name: tuple(tensor.device for tensor in _tensors(module))
             for name, module in components.items()
@@ -71,9 +121,15 @@ def snapshot(pipe: DiffusionPipeline) -> Snapshot:
     )
 
 
+def flags_of(module: torch.nn.Module) -> dict[str, Any]:
+    """Return the module's plain settings."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
+
+
 def _strip(module: torch.nn.Module) -> None:
-    """Remove accelerate's hooks and what it leaves behind: the old `forward`, as an attribute of the instance."""
+    """Remove accelerate's, diffusers' and our hooks and what they leave: the old `forward`, as an attribute."""
     private.remove_hooks(module)
+    ungroup(module)
     for part in module.modules():
         for name in private.MODULE_STATE:
             vars(part).pop(name, None)

@@ -10,6 +10,7 @@ from types import MethodType
 from typing import TYPE_CHECKING
 
 from profiler import diffusers_private
+from profiler.applying.streamed import StreamedOffload
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -30,3 +31,7 @@ def keeps_excluded(pipe: DiffusionPipeline) -> bool:
 def maybe_free_model_hooks(self: DiffusionPipeline) -> None:
     """Do what diffusers' method of this name does, but for the trip of the excluded components."""
     diffusers_private.free_hooked(self)
+    for module in diffusers_private.modules_of(self).values():
+        hook = diffusers_private.root_hook(module)
+        if isinstance(hook, StreamedOffload):
+            hook.settle()  # a block that was fetched and not called, where the component is excluded

@@ -34,9 +34,9 @@ class StreamedOffload(CpuOffload):
 
     def __init__(self, rest: DropOffload, *, resident_blocks: int, stays: bool = False) -> None:
         super().__init__(rest.execution_device, rest.prev_module_hook)
-        self._rest = rest
-        self._resident_blocks = resident_blocks
-        self._stays = stays
+        self.rest = rest
+        self.resident_blocks = resident_blocks
+        self.stays = stays
         self._travel: Travel | None = None
         self._travelling: list[nn.Module] = []
         self._pack = Pack()
@@ -44,20 +44,20 @@ class StreamedOffload(CpuOffload):
     def init_hook(self, module: nn.Module) -> nn.Module:
         """Attach the blocks' hooks, the first time; accelerate calls this to offload, too."""
         if self._travel is None:
-            self._rest.copies.send_home(module)
+            self.rest.copies.send_home(module)
             self._travel = self._set_up(module)
         self._travel.settle()
-        if self._stays:
-            self._rest.copies.bring(module, self.execution_device, keep=False)
+        if self.stays:
+            self.rest.copies.bring(module, self.execution_device, keep=False)
             return module
-        return self._rest.init_hook(module)
+        return self.rest.init_hook(module)
 
     @private.compiler_disable
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Evict the predecessor, bring what does not travel, and fetch the first block that does."""
         assert self._travel is not None
         self._travel.settle()
-        args, kwargs = self._rest.pre_forward(module, *args, **kwargs)
+        args, kwargs = self.rest.pre_forward(module, *args, **kwargs)
         self._travel.start()
         return args, kwargs
 
@@ -74,8 +74,8 @@ class StreamedOffload(CpuOffload):
             take_down(block)
         self._travel, self._travelling = None, []
         self._pack.give_out(slots_of(module))
-        self._rest.copies.staying = frozenset()
-        return self._rest.detach_hook(module)
+        self.rest.copies.staying = frozenset()
+        return self.rest.detach_hook(module)
 
     def settle(self) -> None:
         """Free travelling blocks that are on the card though nothing runs."""
@@ -84,12 +84,12 @@ class StreamedOffload(CpuOffload):
 
     def _set_up(self, module: nn.Module) -> Travel:
         blocks = list(blocks_of(module).values())
-        chosen = [blocks[index] for index in streamed_blocks(len(blocks), self._resident_blocks)]
+        chosen = [blocks[index] for index in streamed_blocks(len(blocks), self.resident_blocks)]
         slots = [own_slots(module, block) for block in chosen]
         everything = [one for of_block in slots for one in of_block]
         on_card = self.execution_device.type != "cpu"
         self._travelling = chosen
-        self._rest.copies.staying = frozenset(slot for slot, _ in everything)
+        self.rest.copies.staying = frozenset(slot for slot, _ in everything)
         self._pack.take_in(everything, pin=on_card)
         stream = (
             TorchDeviceBackend(self.execution_device).Stream(self.execution_device)
@@ -105,6 +105,11 @@ class StreamedOffload(CpuOffload):
         for index, block in enumerate(chosen):
             hang(block, BlockHook(travel, index))
         return travel
+
+
+def is_ours(hook: Any) -> bool:
+    """Whether a module's hook is one of this package's."""
+    return isinstance(hook, DropOffload | StreamedOffload)
 
 
 def _places(module: nn.Module) -> dict[Slot, Place]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,7 +81,7 @@ def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
                 VirtualGPU(card(plan.gpu).with_capacity(plan.budget_bytes))
             )
             pipe = virtual.lend(pipe)
-            apply(plan, pipe)
+            apply(plan, pipe, disk_folder=stack.enter_context(TemporaryDirectory()))
         drift = drift_of(plan, pipe)
         profile = _run(plan, pipe, arguments)
     return compare(plan, profile, drift)

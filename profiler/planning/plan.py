@@ -152,10 +152,10 @@ class Plan:
             self.sequence, frozenset(self.excluded), self.sticky, inside, dict(self.swaps)
         )
 
-    def apply(self, pipe: Any, *, gpu_id: int | None = None, device: Any = None) -> Any:
-        """Put the plan into effect on `pipe`; see `profiler.applying.apply`."""
+    def apply(self, pipe: Any, **where: Any) -> Any:
+        """Put the plan into effect on `pipe`; see `profiler.applying.apply` for `gpu_id`, `device`, `disk_folder`."""
         # The layer above, so it is loaded by name: plans can be read without torch.
-        return import_module("profiler.applying").apply(self, pipe, gpu_id=gpu_id, device=device)
+        return import_module("profiler.applying").apply(self, pipe, **where)
 
     def as_offload_strategy(self) -> Any:
         """Return a strategy for `ComponentsManager.set_offload_strategy`; see `profiler.applying.offload_strategy`.

@@ -105,7 +105,7 @@ class _Disk:
         for path in self._files:
             Path(path).unlink(missing_ok=True)
         for folder in sorted(self._folders & used, reverse=True):  # what is inside comes first
-            if not any(folder.iterdir()):
+            if folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
 
 

@@ -20,6 +20,8 @@ from profiler.tracing import trace
 from profiler.tracing.parts import blocks_of
 from profiler.virtual import VirtualGPU
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 BLOCK = 4000  # bytes of weights in a block; 4096 on the card

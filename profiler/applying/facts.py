@@ -1,0 +1,58 @@
+"""What the rules of `planning/legality.py` ask, read off a real pipeline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from profiler import diffusers_private as private
+from profiler.applying.pack import slots_of
+from profiler.modes import DENOISERS
+from profiler.planning.legality import Facts
+from profiler.tracing.parts import blocks_of
+from profiler.virtual.quantised import beside_weights
+from profiler.virtual.subclasses import is_wrapper
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+
+def facts_of(pipe: DiffusionPipeline) -> dict[str, Facts]:
+    """Return the facts of each component of `pipe`."""
+    return {name: _facts(name, module) for name, module in private.modules_of(pipe).items()}
+
+
+def _facts(name: str, module: torch.nn.Module) -> Facts:
+    blocks = list(blocks_of(module).values())
+    first = next(module.parameters(), None)
+    holding = (
+        index
+        for index, block in enumerate(blocks)
+        if any(one is first for one in block.parameters())
+    )
+    quantized = _is_quantized(module)
+    can_cast = name in DENOISERS and hasattr(module, "enable_layerwise_casting")
+    return Facts(
+        blocks=len(blocks),
+        first_block=None if first is None else next(holding, None),
+        has_parameters=first is not None,
+        quantized=quantized,
+        movable=not private.is_left_alone(module),
+        groupable=private.supports_groups(module),
+        tied=_is_tied(module),
+        castable=can_cast and not quantized,
+        tiles=name == "vae" and hasattr(module, "enable_tiling"),
+        slices=name == "vae" and hasattr(module, "enable_slicing"),
+    )
+
+
+def _is_tied(module: torch.nn.Module) -> bool:
+    held = [id(tensor) for _, tensor in slots_of(module)]
+    return len(set(held)) < len(held)
+
+
+def _is_quantized(module: torch.nn.Module) -> bool:
+    return any(
+        any(map(is_wrapper, part.parameters(recurse=False))) or any(beside_weights(part))
+        for part in module.modules()
+    )
