@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from profiler.errors import FindingError, ProfilerError
 from profiler.modes import Mode
 from profiler.sizing import plan_model
-from profiler.units import format_bytes
+from profiler.units import GIB, MIB, format_bytes, parse_bytes
 from profiler.verdict import ran_out_of_memory
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _fitting(scenario: Scenario, capacity_bytes: int, report: Report | None) -> 
     try:
         plan = plan_model(whole, capacity_bytes, report=report)
     except FindingError as error:
-        return f"No plan fits: {error}.", ""
+        return f"No plan fits: {error}", ""
     except ProfilerError:  # a pipeline that diffusers cannot offload by components
         return "", ""
     needed = format_bytes(plan.margin.device_bytes)
@@ -63,14 +63,14 @@ def _command(scenario: Scenario, budget_bytes: int) -> str:
     options = {
         "--pipeline": scenario.pipeline_class or None,
         "--gpu": scenario.gpu,
-        "--capacity": scenario.capacity,
+        "--capacity": scenario.capacity and _size(parse_bytes(scenario.capacity)),
         "--dtype": scenario.dtype,
         "--height": scenario.height,
         "--width": scenario.width,
         "--frames": scenario.frames,
         "--batch": scenario.batch,
         "--steps": scenario.steps,
-        "--budget": f"{budget_bytes}B",
+        "--budget": _size(budget_bytes),
     }
     words = ["vram", "plan", scenario.model]
     for name, value in options.items():
@@ -80,3 +80,9 @@ def _command(scenario: Scenario, budget_bytes: int) -> str:
     for name, value in scenario.extra.items():
         words += ["--set", f"{name}={value}"]
     return f"{shlex.join(words)} --code"
+
+
+def _size(count: int) -> str:
+    """Return `count` bytes as the command takes them, to the byte."""
+    unit, name = next(one for one in ((GIB, "GiB"), (MIB, "MiB"), (1, "B")) if count % one[0] == 0)
+    return f"{count // unit}{name}"

@@ -37,7 +37,7 @@ def out_of_memory(profile: Profile) -> Iterator[Finding]:
         kind="out_of_memory",
         severity=PROBLEM,
         title=f"Out of memory on a card of {capacity}{_while(failure)}",
-        detail=explained(failure) if failure else profile.error,
+        detail=explained(profile, failure) if failure else profile.error,
         fix=_fix(profile, failure, moment),
         bytes=_missing(failure),
         components=names,
@@ -54,7 +54,7 @@ def _while(failure: Failure | None) -> str:
     return f" in {failure.component}.{failure.doing}{step}"
 
 
-def explained(failure: Failure) -> str:
+def explained(profile: Profile, failure: Failure) -> str:
     """Return the arithmetic of a failure: what was asked for, what was left, who held what."""
     lines = []
     if failure.requested_bytes is not None:
@@ -74,7 +74,7 @@ def explained(failure: Failure) -> str:
         lines.append(
             f"{format_bytes(failure.unallocated_bytes)} were reserved and not allocated{block}."
         )
-    if is_in_pieces(failure):
+    if _is_in_pieces(profile, failure):
         lines.append(
             "In one piece that would have been enough: expandable segments leave fewer pieces."
         )
@@ -88,10 +88,19 @@ def _holder(item: BillItem) -> str:
     return f"{name} {format_bytes(item.bytes)}"
 
 
-def is_in_pieces(failure: Failure) -> bool:
-    """Whether what was reserved and not allocated would have been enough, had it been in one piece."""
-    requested, unallocated = failure.requested_bytes, failure.unallocated_bytes
-    return requested is not None and unallocated is not None and unallocated >= requested
+def _is_in_pieces(profile: Profile, failure: Failure) -> bool:
+    """Whether what was reserved and not allocated would have been enough, had it been in one piece.
+
+    A component that is moved needs what of it is still missing, not its next tensor alone.
+    """
+    if failure.requested_bytes is None or failure.unallocated_bytes is None:
+        return False
+    needed = failure.requested_bytes
+    if failure.doing == "onload":
+        there = {i.holder: i.bytes for i in failure.holders if i.what == "weights"}
+        whole = {part.name: part.allocated_bytes for part in profile.components}
+        needed = max(needed, whole.get(failure.component, 0) - there.get(failure.component, 0))
+    return failure.unallocated_bytes >= needed
 
 
 def _missing(failure: Failure | None) -> int:
@@ -103,7 +112,7 @@ def _missing(failure: Failure | None) -> int:
 def _fix(profile: Profile, failure: Failure | None, moment: moments.Moment | None) -> str:
     if failure is not None and failure.remedy_code:
         return failure.remedy_code
-    if failure is not None and is_in_pieces(failure):
+    if failure is not None and _is_in_pieces(profile, failure):
         return _EXPANDABLE
     doing, component = (failure.doing, failure.component) if failure else ("", "")
     if failure is None and moment is not None:
