@@ -45,15 +45,11 @@ class SequenceRule:
     def step(self, state: SequenceState, key: str) -> SequenceState | None:
         """Return the state after the next component chose `key`; None if that cannot become one sequence."""
         left_out = key in (OUTSIDE, EXCLUDED)
-        after = _left_out(state, key) if left_out else self._linked(state, self._targets[key])
-        if after is None:
-            return None
-        if not self._some_excluded:
-            after = after._replace(excluded=False)
-        if after.decided == self._count:
-            allowed = after.hooked and (after.excluded or not self._some_excluded)
-            return after if allowed else None
-        return after
+        after = self._left_out(state, key) if left_out else self._linked(state, self._targets[key])
+        if after is None or after.decided < self._count:
+            return after
+        allowed = after.hooked and (after.excluded or not self._some_excluded)
+        return after if allowed else None
 
     def _linked(self, state: SequenceState, target: int) -> SequenceState | None:
         own = state.decided
@@ -68,17 +64,16 @@ class SequenceRule:
         elif target in starts:
             starts[starts.index(target)] = begin
         free = state.free & ~(1 << target)
-        return SequenceState(own + 1, free, tuple(starts), hooked=True, excluded=state.excluded)
+        return SequenceState(own + 1, free, tuple(starts), True, state.excluded)
 
-
-def _left_out(state: SequenceState, key: str) -> SequenceState | None:
-    bit = 1 << state.decided
-    if not state.free & bit:
-        return None  # it was chosen as a successor
-    return SequenceState(
-        state.decided + 1,
-        state.free & ~bit,
-        state.starts[1:],
-        hooked=state.hooked or key == OUTSIDE,
-        excluded=state.excluded or key == EXCLUDED,
-    )
+    def _left_out(self, state: SequenceState, key: str) -> SequenceState | None:
+        bit = 1 << state.decided
+        if not state.free & bit:
+            return None  # it was chosen as a successor
+        return SequenceState(
+            state.decided + 1,
+            state.free & ~bit,
+            state.starts[1:],
+            state.hooked or key == OUTSIDE,
+            self._some_excluded and (state.excluded or key == EXCLUDED),
+        )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from itertools import product
 
+import planning_worlds
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.planning.search import Found, Option, Problem, front, search
+from profiler.planning.search import Found, Option, Problem, Solver, front, search
 
 
 def two_decisions(**changes):
@@ -133,7 +136,7 @@ LIMITS = st.none() | st.integers(0, 15)
 USE_LIMITS = st.tuples(*[st.none() | st.integers(0, 8)] * 2)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(WORLDS, LIMITS, USE_LIMITS, st.booleans(), st.integers(1, 4))
 def test_the_answer_is_that_of_trying_everything(world, limit, use_limits, peak_first, wanted):
     outcome = search(
@@ -148,7 +151,7 @@ def test_the_answer_is_that_of_trying_everything(world, limit, use_limits, peak_
         assert one in every_choice(world, limit, use_limits)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(WORLDS, LIMITS, USE_LIMITS, st.integers(2, 5))
 def test_the_front_is_that_of_trying_everything(world, limit, use_limits, most):
     best = {}
@@ -163,6 +166,100 @@ def test_the_front_is_that_of_trying_everything(world, limit, use_limits, most):
     assert len(points) == min(len(best), most)
     assert len(best) <= most if found.whole else len(best) >= most
     assert found.complete
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_pipelines_are_planned_as_by_trying_everything(seed):
+    """Problems as planning makes them: one sequence, resident blocks, a limit of host memory."""
+    world = planning_worlds.world(seed, components=3, most_blocks=2).problems()
+    every = every_choice(world, None, (None,))
+    peaks = sorted({one.peak for one in every})
+    uses = sorted({one.uses[0] for one in every})
+    solver = Solver(world)
+    for limit in (None, *peaks[:: len(peaks) // 4]):
+        for use_limit in (None, *uses[:: len(uses) // 3]):
+            kept = [one for one in every if limit is None or one.peak <= limit]
+            kept = [one for one in kept if use_limit is None or one.uses[0] <= use_limit]
+            for peak_first in (False, True):
+                found = solver.search(
+                    limit=limit, use_limits=(use_limit,), peak_first=peak_first
+                ).found
+                ranks = sorted(rank(one, peak_first) for one in kept)
+                assert [rank(one, peak_first) for one in found] == ranks[:2]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_full_vocabulary_agrees_with_a_table_over_all_loads(seed):
+    """8 decisions of 61 resident blocks and 40 others, one moment: dynamic programming over the load does it too."""
+    chance = random.Random(seed)
+    decisions = []
+    for _ in range(8):
+        size, price = chance.randint(1, 6), chance.randint(1, 50)
+        row = [Option("blocks", price * (60 - kept), (size * kept,)) for kept in range(61)]
+        row += [
+            Option(chance.choice(KEYS), chance.randint(0, 4000), (chance.randint(0, 300),))
+            for _ in range(40)
+        ]
+        decisions.append(tuple(row))
+    solver = Solver([Problem(decisions=tuple(decisions), base=(0,))])
+    least = {0: 0}  # by load
+    for row in decisions:
+        after = {}
+        for load, cost in least.items():
+            for option in row:
+                total = load + option.load[0]
+                after[total] = min(after.get(total, cost + option.cost), cost + option.cost)
+        least = after
+    for limit in (40, 150, 400, 900, 2000):
+        costs = [(cost, load) for load, cost in least.items() if load <= limit]
+        outcome = solver.search(limit=limit, wanted=1)
+        (found,) = outcome.found
+        assert ((found.cost, found.peak), outcome.gap) == (min(costs), 0)
+
+
+class Ticks:
+    """A clock that goes on by a second each time it is read."""
+
+    def __init__(self):
+        self.now = 0
+
+    def monotonic(self):
+        self.now += 1
+        return self.now
+
+
+@pytest.mark.parametrize("peak_first", [False, True])
+def test_an_interrupted_search_tells_what_it_knows(monkeypatch, peak_first):
+    problems = planning_worlds.world(3, components=4, most_blocks=12).problems()
+    lightest = Solver(problems).search(wanted=1, peak_first=True).found[0]
+    limit = lightest.peak + lightest.peak // 10
+    (best,) = Solver(problems).search(limit=limit, wanted=1, peak_first=peak_first).found
+    truth = best.peak if peak_first else best.cost
+    empty = stopped = 0
+    for seconds in (*range(1, 20), 40, 10_000):
+        monkeypatch.setattr("profiler.planning.searching.layers.time", ticks := Ticks())
+        monkeypatch.setattr("profiler.planning.search.time", ticks)
+        outcome = search(
+            problems, limit=limit, wanted=1, peak_first=peak_first, time_limit_seconds=seconds
+        )
+        assert outcome.bound <= truth
+        empty += not outcome.found
+        stopped += not outcome.complete
+        for one in outcome.found:
+            reached = one.peak if peak_first else one.cost
+            assert reached >= truth
+            assert outcome.gap == reached - outcome.bound
+            assert one.peak <= limit
+        if outcome.complete:
+            assert rank(outcome.found[0], peak_first) == rank(best, peak_first)
+    assert 0 < empty < stopped
+    assert outcome.complete
+
+
+def test_figures_too_large_to_add_up_are_refused():
+    rows = ((Option("x", 1 << 60, (0,)),),) * 2
+    with pytest.raises(OverflowError, match=r"2\^61"):
+        search([Problem(decisions=rows, base=(0,))])
 
 
 def every_choice(world, limit, use_limits):
@@ -188,7 +285,7 @@ def beaten(option, row):
     for other in row:
         theirs = (other.cost, other.penalty, *other.uses, *other.load)
         no_worse = all(map(int.__le__, theirs, mine))
-        earlier = other.label < option.label
+        earlier = row.index(other) < row.index(option)
         if other.key == option.key and no_worse and (theirs != mine or earlier):
             return True
     return False

@@ -33,6 +33,10 @@ _AT_ONCE = 1_000_000
 """Pairs of label and option looked at in one go."""
 
 
+_SMALL = 50_000
+"""So many comparisons are made in one go; more, column by column."""
+
+
 class LateError(Exception):
     """The time is up."""
 
@@ -254,16 +258,13 @@ class Descent:
         label = np.flatnonzero(targets >= 0)
         spare = self._room - labels.sums[label] - sheet.rests[depth + 1][targets[label]]
         fit = np.flatnonzero((sheet.least_of_keys[depth][key] <= spare).all(axis=1))
-        label, spare = label[fit], spare[fit].T
+        label, spare = label[fit], spare[fit]
         first = decision.firsts[key]
         options = slice(first, first + decision.counts[key])
-        figures = sheet.figures[depth][options].T
+        fits = _all_at_most(sheet.figures[depth][options], spare)
         allowed = self._region.allowed[depth]
-        fits = np.ones((len(label), figures.shape[1]), dtype=bool)
         if allowed is not None:
             fits &= allowed[options]
-        for most, figure in zip(spare, figures, strict=True):
-            fits &= figure <= most[:, None]
         pair, row = np.nonzero(fits)
         return label[pair], row + first
 
@@ -278,6 +279,18 @@ def _chunks(count: int) -> Iterator[slice]:
     yield slice(0, _FIRST)
     for start in range(_FIRST, count, _CHUNK):
         yield slice(start, start + _CHUNK)
+
+
+def _all_at_most(figures: Whole, spare: Whole) -> NDArray[np.bool_]:
+    """Return for each row of `spare` and each of `figures` whether no column of the latter is over the former's."""
+    if len(figures) * spare.size < _SMALL:
+        within = figures <= spare[:, None]
+        together: NDArray[np.bool_] = np.logical_and.reduce(within, axis=2)
+        return together
+    fits = np.ones((len(spare), len(figures)), dtype=bool)
+    for figure, most in zip(figures.T, spare.T, strict=True):
+        np.logical_and(fits, figure <= most[:, None], out=fits)
+    return fits
 
 
 def _concatenated(pieces: Sequence[Labels]) -> Labels:

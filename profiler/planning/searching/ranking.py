@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 _BEAM = 64
 """Partial choices of each depth that are followed to find a first good choice."""
-_NODES = 4000
-"""Partial choices after which better bounds are worth their time."""
+_NODES = (4000, 40_000)
+"""Partial choices after which better bounds are worth their time: for the first goal, and for the others, to which the
+bounds of the first one apply as well."""
 
 
 @dataclass
@@ -145,7 +146,7 @@ class _Part:
         for index in self._order():
             if not self._worthwhile():
                 return
-            if not self._descend(index, sheets, nodes=_NODES):
+            if not self._descend(index, sheets, nodes=_NODES[len(goals) > 1]):
                 self._settle(index, sheets, caps, goals)
             del self._open[index]
 
