@@ -47,9 +47,9 @@ _OF_MODEL_OFFLOAD: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
 def findings(profile: Profile) -> tuple[Finding, ...]:
     """Return what the record proves, gravest first."""
     found = [finding for find in _FINDERS for finding in find(profile)]
-    if profile.mode == "model":
-        found += [finding for find in _OF_MODEL_OFFLOAD for finding in find(profile)]
     if profile.mode != "resident" and profile.complete:
         found += staying.could_stay(profile)
+    if profile.mode == "model":
+        found += [finding for find in _OF_MODEL_OFFLOAD for finding in find(profile)]
     gravity = (PROBLEM, WASTE, HINT)
     return tuple(sorted(found, key=lambda finding: gravity.index(finding.severity)))

@@ -6,8 +6,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler import record_reading as reading
+from profiler import verdict as verdicts
 from profiler.findings.finding import (
     EVIDENCE,
+    HINT,
     WASTE,
     Finding,
     conditions,
@@ -140,9 +142,10 @@ def idle_resident(profile: Profile) -> Iterator[Finding]:
 
 def _idle(profile: Profile, idles: list[Idle], kind: str, why: str) -> Finding:
     names = tuple(one.component for one in idles)
+    fits = verdicts.verdict(profile).answer == verdicts.FITS
     return Finding(
         kind=kind,
-        severity=WASTE,
+        severity=HINT if fits else WASTE,  # what stays where there is room costs nothing
         title=f"{listed(names)} stayed on the card while another component was used",
         detail=f"{why}. Used: {used_order(profile)}. Sequence: {' -> '.join(profile.sequence)}.",
         fix=plan_line(profile),

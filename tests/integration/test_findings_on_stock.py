@@ -21,6 +21,7 @@ from tiny_pipelines import Act, Script, build, pipeline_class
 from profiler.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
+from profiler.planning import plan_offload
 from profiler.tracing import profile_pipeline, trace
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
@@ -64,7 +65,7 @@ def family(name):
 
 
 def told(profile):
-    """Return the findings that are no hints, by kind: each once, with a reason and a fix."""
+    """Return the findings about traps, by kind: each once, with a reason and a fix."""
     found = [finding for finding in profile.findings if finding.kind not in HINTS]
     by_kind = {finding.kind: finding for finding in found}
     assert len(by_kind) == len(found)
@@ -73,7 +74,7 @@ def told(profile):
 
 
 def only(profile, kind):
-    """Return the finding, which must be the only one that is no hint."""
+    """Return the finding, which must be the only one about a trap."""
     found = told(profile)
     assert list(found) == [kind]
     return found[kind]
@@ -121,6 +122,9 @@ def test_image_to_image_keeps_the_vae_beside_the_unet():
     vae = next(part for part in profile.components if part.name == "vae")
     assert (found.components, found.bytes) == (("vae",), vae.allocated_bytes)
     assert "Used: vae -> unet -> vae." in found.detail
+    assert found.severity == "hint"
+    full = dataclasses.replace(profile.gpu, capacity_bytes=profile.totals.device_bytes - 1)
+    assert told(dataclasses.replace(profile, gpu=full))["idle_resident"].severity == "waste"
     assert (profile.events[found.events[0]].kind, profile.events[found.events[0]].component) == (
         "exit",
         "unet",
@@ -348,6 +352,19 @@ def test_a_card_that_a_clean_run_fills_has_nothing_to_say():
     band = profile.error_band * profile.totals.peak_allocated_bytes
     gpu = dataclasses.replace(profile.gpu, capacity_bytes=int(needed + band) + 1)
     assert dataclasses.replace(profile, gpu=gpu).findings == ()
+
+
+@pytest.mark.parametrize("spare", [0, 1_500_000, 4_500_000])
+@pytest.mark.parametrize("sticky", [True, False])
+def test_a_plan_in_effect_falls_into_no_trap(spare, sticky):
+    """What a plan leaves on the card beside others fits there: that is no waste."""
+    profile = profile_pipeline(build(order("abcab")), mode="model")
+    least = plan_offload(profile, profile.gpu.capacity_bytes).smallest_budget_bytes
+    plan = plan_offload(profile, least + spare, sticky=sticky)
+    pipe = build(order("abcab"))
+    run = traced(pipe, calls=2, before=lambda: plan.apply(pipe))
+    assert {finding.severity for finding in run.findings} <= {"hint"}
+    assert set(told(run)) <= {"idle_resident", "outside_sequence"}
 
 
 def test_findings_come_through_the_file(tmp_path: Path):
