@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -212,3 +213,47 @@ NAMES = ("encoder", "transformer", "vae")
 def nets(width: int = 8) -> NetPipeline:
     """Return a pipeline on the CPU whose components have 2, 4 and 3 blocks."""
     return NetPipeline(Net(width, 2), Net(width, 4), Net(width, 3))
+
+
+def ways(pipe: DiffusionPipeline) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a scheme of each kind that runs without a card, and some that mix them, by a name."""
+    names = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
+    denoiser = "unet" if "unet" in names else "transformer"
+    rest = [name for name in names if name != denoiser]
+    yield "resident", {"excluded": names}
+    for how in ("copy", "drop", "pinned"):
+        yield how, {"sequence": names, "sticky": True, "swaps": dict.fromkeys(names, how)}
+    yield "outside", {"sticky": True, "swaps": dict.fromkeys(names, "drop")}
+    for count in (0, 1):
+        streamed = {denoiser: Streamed(count)}
+        yield f"streamed {count}", {"excluded": names, "inside": streamed}
+        yield f"streamed {count} in turn", {"sequence": names, "sticky": True, "inside": streamed}
+    yield "all in leaves", {"inside": dict.fromkeys(names, Grouped())}
+    yield "all in blocks", {"inside": dict.fromkeys(names, Grouped(blocks=1))}
+    facts = facts_of(pipe)
+    on_disk = {name: Grouped(disk=not facts[name].tied) for name in names}
+    yield "all on disk", {"inside": on_disk}
+    for how in (Grouped(), Grouped(blocks=2), Grouped(disk=True)):
+        mixed = {"sequence": rest, "sticky": True, "swaps": dict.fromkeys(rest, "drop")}
+        yield f"beside {how}", {**mixed, "inside": {denoiser: how}}
+    split = {denoiser: Grouped(), rest[0]: Grouped(blocks=1)}
+    yield "each its own way", {"excluded": rest[1:], "inside": split}
+
+
+def ways_on_a_card(pipe: DiffusionPipeline) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield those, and the ones that need streams or a device that is not the CPU."""
+    yield from ways(pipe)
+    names = list(private.modules_of(pipe))
+    denoiser = "unet" if "unet" in names else "transformer"
+    rest = [name for name in names if name != denoiser]
+    mixed = {"sequence": rest, "sticky": True, "swaps": dict.fromkeys(rest, "pinned")}
+    yield "all sequential", {"inside": dict.fromkeys(names, Sequential())}
+    for how in (
+        Sequential(),
+        Grouped(stream=True),
+        Grouped(stream=True, record_stream=True),
+        Grouped(stream=True, low_cpu_mem=True),
+        Grouped(blocks=1, stream=True),
+        Grouped(stream=True, disk=True),
+    ):
+        yield f"beside {how}", {**mixed, "inside": {denoiser: how}}

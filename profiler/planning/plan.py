@@ -167,7 +167,11 @@ class Plan:
         return import_module("profiler.applying.offload_strategy").offload_strategy(self)
 
     def to_code(self) -> str:
-        """Return plain diffusers lines that put the plan into effect on a variable `pipe`."""
+        """Return code that puts the plan into effect on a variable `pipe`, and does not need this package.
+
+        What diffusers can do is its own calls; for the rest the code brings short hooks of its own. It takes nothing
+        back: `apply` does.
+        """
         from profiler.planning.plan_code import code_for
 
         return code_for(self)

@@ -14,14 +14,13 @@ from diffusers.hooks.group_offloading import ModuleGroup
 from diffusers.hooks.hooks import HookRegistry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from placed_worlds import NAMES, legal_schemes, nets, place, plan_of, state_of
+from placed_worlds import NAMES, legal_schemes, nets, place, plan_of, state_of, ways
 from tiny_flux import write_tiny_flux
 
 from profiler import diffusers_private as private
 from profiler.applying import apply
 from profiler.applying.apply import put
 from profiler.applying.drift import drift_of
-from profiler.applying.facts import facts_of
 from profiler.applying.pack import Pack
 from profiler.errors import InputError
 from profiler.patching import Patches
@@ -106,31 +105,6 @@ def image(pipe, call):
         generator=torch.Generator().manual_seed(0),
     )
     return made[0]
-
-
-def ways(pipe):
-    """Return a scheme of each kind for a pipeline, and some that mix them."""
-    names = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
-    denoiser = "unet" if "unet" in names else "transformer"
-    rest = [name for name in names if name != denoiser]
-    yield "resident", {"excluded": names}
-    for how in ("copy", "drop", "pinned"):
-        yield how, {"sequence": names, "sticky": True, "swaps": dict.fromkeys(names, how)}
-    yield "outside", {"sticky": True, "swaps": dict.fromkeys(names, "drop")}
-    for count in (0, 1):
-        streamed = {denoiser: Streamed(count)}
-        yield f"streamed {count}", {"excluded": names, "inside": streamed}
-        yield f"streamed {count} in turn", {"sequence": names, "sticky": True, "inside": streamed}
-    yield "all in leaves", {"inside": dict.fromkeys(names, Grouped())}
-    yield "all in blocks", {"inside": dict.fromkeys(names, Grouped(blocks=1))}
-    facts = facts_of(pipe)
-    on_disk = {name: Grouped(disk=not facts[name].tied) for name in names}
-    yield "all on disk", {"inside": on_disk}
-    for how in (Grouped(), Grouped(blocks=2), Grouped(disk=True)):
-        mixed = {"sequence": rest, "sticky": True, "swaps": dict.fromkeys(rest, "drop")}
-        yield f"beside {how}", {**mixed, "inside": {denoiser: how}}
-    split = {denoiser: Grouped(), rest[0]: Grouped(blocks=1)}
-    yield "each its own way", {"excluded": rest[1:], "inside": split}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,149 @@
+"""The code that a plan prints works without this package, and does what applying the plan does."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import replay_worlds
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from placed_worlds import NAMES, legal_schemes, nets, place, plan_of
+
+from profiler.applying import apply
+from profiler.applying.apply import put
+from profiler.planning import plan_code_hooks as hooks
+from profiler.planning.pinned_chunks import pinned_bytes
+from profiler.planning.placements import Grouped, Sequential, Streamed
+from profiler.planning.replay import NOT_REPLAYED
+from profiler.tracing import trace
+from profiler.virtual import VirtualGPU
+
+CHECKS = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
+
+
+def traced(make, place_it, **call):
+    """Return what a pipeline does while it is placed and called twice."""
+    with VirtualGPU("rtx-4090"):
+        pipe = make()
+        with trace(pipe) as t:
+            place_it(pipe)
+            for _ in range(2):
+                pipe(**call)
+        return [event._replace(asked_by="", **NOT_REPLAYED) for event in t.profile.events]
+
+
+def run(code, pipe, folder):
+    assert "profiler" not in code.replace("vram-profiler", "")
+    os.chdir(folder)
+    exec(compile(code, "plan", "exec"), {"pipe": pipe})
+
+
+@pytest.fixture(autouse=True)
+def _back_home(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def same(tmp_path, make, plan, **call):
+    by_code = traced(make, lambda pipe: run(plan.to_code(), pipe, tmp_path), **call)
+    by_apply = traced(make, lambda pipe: put(plan, pipe, folder=tmp_path / "applied"), **call)
+    assert by_code == by_apply
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=CHECKS, phases=[Phase.generate])
+@given(st.data())
+def test_code_does_what_apply_does_for_any_scheme(tmp_path, data):
+    scheme = data.draw(legal_schemes(nets()))
+    same(tmp_path, nets, plan_of(nets(), scheme))
+
+
+MIXED = """\
+import torch
+
+pipe.vae.enable_tiling()
+# Hidden from model offload, which would refuse these, or move all of them to the card.
+alone = {name: pipe.components[name] for name in ["transformer", "vae"]}
+vars(pipe).update(dict.fromkeys(alone))
+pipe.model_cpu_offload_seq = ""
+pipe._exclude_from_cpu_offload = ["encoder"]
+pipe.enable_model_cpu_offload()
+vars(pipe).update(alone)
+
+
+def group(module, **options):
+    from diffusers.hooks import apply_group_offloading
+
+    if hasattr(module, "enable_group_offload"):
+        module.enable_group_offload(**options)
+    else:
+        apply_group_offloading(module, **options)
+
+
+from accelerate import cpu_offload
+
+group(pipe.transformer, onload_device=pipe._offload_device, offload_type="block_level", num_blocks_per_group=2)
+cpu_offload(pipe.vae, pipe._offload_device, offload_buffers=len(pipe.vae._parameters) > 0)
+"""
+
+
+def test_what_diffusers_can_do_is_a_few_lines():
+    plan = place(
+        nets(),
+        excluded=["encoder"],
+        inside={"transformer": Grouped(blocks=2), "vae": Sequential()},
+        modifiers=("vae-tiling",),
+    )
+    assert plan.to_code() == MIXED
+    alike = place(nets(), inside=dict.fromkeys(NAMES, Grouped(stream=True)))
+    assert alike.to_code() == (
+        "import torch\n\n"
+        'pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level", use_stream=True)\n'
+    )
+    alike = place(nets(), inside=dict.fromkeys(NAMES, Sequential()))
+    assert alike.to_code().endswith("pipe.enable_sequential_cpu_offload()\n")
+
+
+def test_modifiers_are_in_the_code(tmp_path):
+    def make():
+        pipe, given = replay_worlds.FAMILIES["sd15"]()
+        pipe.set_progress_bar_config(disable=True)
+        for part in (pipe.unet, pipe.vae):
+            part.half()
+        call.update(given, num_inference_steps=2)
+        return pipe
+
+    call = {}
+    with VirtualGPU("rtx-4090"):
+        plan = place(
+            make(),
+            sequence=["unet", "vae"],
+            sticky=True,
+            swaps={"unet": "pinned"},
+            inside={"unet": Streamed(1)},
+            modifiers=("fp8", "vae-tiling", "vae-slicing"),
+        )
+    by = {}
+    for name in ("code", "apply"):
+        with VirtualGPU("rtx-4090"):
+            pipe = make()
+            with trace(pipe) as t:
+                run(plan.to_code(), pipe, tmp_path) if name == "code" else apply(plan, pipe)
+                for _ in range(2):
+                    pipe(**call)
+            by[name] = [e._replace(asked_by="", **NOT_REPLAYED) for e in t.profile.events]
+            assert pipe.unet.conv_in.weight.dtype == torch.float8_e4m3fn
+            assert pipe.vae.use_tiling
+            assert pipe.vae.use_slicing
+    assert by["code"] == by["apply"]
+
+
+def test_pinned_memory_is_packed_in_the_code_too():
+    """Widths of FLUX.1-dev's single blocks, a sixteenth of the size each."""
+    scope = {"torch": torch}
+    exec(hooks.PACK, scope)
+    with VirtualGPU("rtx-4090") as gpu:
+        square = 192 * 3072 * 2
+        sizes = [size * square for size in (1, 1, 1, 3, 4, 5)] * 38
+        scope["pin"]([torch.empty(size // 2, dtype=torch.bfloat16) for size in sizes])
+        assert pinned_bytes(sizes) <= gpu.host.pinned_bytes < 1.03 * sum(sizes)
