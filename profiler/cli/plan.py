@@ -16,11 +16,33 @@ from profiler.scenario import Scenario
 @partial(takes_scenario, placement=False)
 def plan(
     scenario: Scenario,
-    budget: Annotated[str, typer.Option(help="GPU memory that the driver may show as used: 8GiB.")],
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="GPU memory that the driver may show as used: a size (8GiB), a card, or -2GiB for what is free now "
+            "less 2 GiB."
+        ),
+    ],
     ram: Annotated[
-        str | None, typer.Option(help="Host memory that the weights may take: 32GiB.")
+        str | None,
+        typer.Option(
+            help="Host memory that the run may take: 32GiB, or none for any. Where a card is here: what is free now."
+        ),
     ] = None,
-    objective: Annotated[str, typer.Option(help="What to minimise: seconds or bytes.")] = "seconds",
+    objective: Annotated[
+        str, typer.Option(help="What to minimise: seconds or bytes of a call, or first-image.")
+    ] = "seconds",
+    levers: Annotated[
+        str,
+        typer.Option(
+            help="What a plan may use besides the sequence and exclusions, of swap, stream, group, sequential and "
+            "disk; none for diffusers' model offload alone."
+        ),
+    ] = "swap,stream,group,sequential",
+    time_limit: Annotated[
+        float | None,
+        typer.Option(help="Seconds of searching, after which the best found is taken."),
+    ] = None,
     code: Annotated[
         bool, typer.Option("--code", help="Print the plan as plain diffusers lines.")
     ] = False,
@@ -36,16 +58,22 @@ def plan(
     Example: vram plan sdxl-base --budget 8GiB --code
     """
     from profiler.atomic import check_writable
+    from profiler.budgets import card_budget
     from profiler.sizing import plan_model
-    from profiler.units import parse_bytes
 
-    budget_bytes = parse_bytes(budget)
-    ram_bytes = None if ram is None else parse_bytes(ram)
+    allowed = card_budget(budget)
+    ram_bytes = _ram_bytes(ram)
     if output is not None:
         check_writable(output)
     with printing.progress() as report:
         found = plan_model(
-            scenario, budget_bytes, ram_bytes=ram_bytes, objective=objective, report=report
+            scenario,
+            allowed.nbytes,
+            ram_bytes=ram_bytes,
+            objective=objective,
+            levers=_levers(levers),
+            time_limit_seconds=time_limit,
+            report=report,
         )
     if output is not None:
         found.save(output)
@@ -54,4 +82,23 @@ def plan(
     elif code:
         printing.answer(found.to_code())
     else:
-        printing.answer(found.to_text())
+        origin = f"\n  budget     {allowed.origin}" if allowed.origin else ""
+        printing.answer(found.to_text() + origin)
+
+
+def _levers(text: str) -> tuple[str, ...]:
+    names = [name.strip() for name in text.split(",")]
+    return tuple(name for name in names if name and name != "none")
+
+
+def _ram_bytes(text: str | None) -> int | None:
+    """Return what the run may take of the host; without a word, of the machine that has the card."""
+    from profiler import nvml
+    from profiler.budgets import free_host_bytes
+    from profiler.units import parse_bytes
+
+    if text == "none":
+        return None
+    if text is not None:
+        return parse_bytes(text)
+    return None if nvml.card_memory() is None else free_host_bytes()
