@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Installed is what these two files say; a change of either installs again, into the same .venv.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check zoo format nightly-cuda clean
+.PHONY: demo test check zoo compare-presets format nightly-cuda clean
 
 demo: $(INSTALLED)
 	$(BIN)/vram demo
@@ -26,6 +26,10 @@ check: $(INSTALLED)
 # Writes docs/zoo.md: every model at full size under every mode. Long; `benchmarks/zoo.py --resume` goes on where it stopped.
 zoo: $(INSTALLED)
 	$(BIN)/python benchmarks/zoo.py
+
+# Writes docs/presets.md: diffusers' presets beside our plan, on cards of 8 to 24 GB.
+compare-presets: $(INSTALLED)
+	$(BIN)/python benchmarks/presets.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
