@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from profiler.errors import FindingError
-from profiler.planning import plan_offload
-from profiler.planning.planner import DoesNotFitError
+from profiler.planning.planner import DoesNotFitError, plan_as
 from profiler.units import MIB, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from profiler.planning import Plan
+    from profiler.planning import Plan, Wish
     from profiler.profile import Profile
 
 LEAST_SLACK_BYTES = 256 * MIB
@@ -27,27 +26,24 @@ STEPS = 3
 """Denoise steps of a confirming run: a steady one between the first and the last."""
 
 
-def confirmed_plan(
-    profile: Profile, budget_bytes: int, *, objective: str, gets_through: Callable[[Plan], bool]
-) -> Plan:
+def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan], bool]) -> Plan:
     """Return the best plan whose run gets through under the budget.
 
     Args:
         profile: what to plan for.
-        budget_bytes: what the driver may show as used.
-        objective: what to minimise, "seconds" or "bytes".
+        wish: what the plan is to be.
         gets_through: runs a plan with its budget as the card's capacity.
 
     Raises:
         FindingError: if no plan fits, or none gets through though its bytes would fit.
     """
-    plan = plan_offload(profile, budget_bytes, objective=objective)
+    plan = plan_as(profile, wish)
     slack_bytes = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
     while not gets_through(_shortened(plan)):
         slack_bytes *= 2
         roomier = replace(profile, gpu=replace(profile.gpu, slack_bytes=slack_bytes))
         try:
-            plan = plan_offload(roomier, budget_bytes, objective=objective)
+            plan = plan_as(roomier, wish)
         except DoesNotFitError:
             raise FindingError(_fragments(profile, plan)) from None
     return plan

@@ -287,6 +287,7 @@ class Profile:
     complete: bool = True
     error: str = ""  # why it is not complete
     insides: tuple[Inside, ...] = ()  # that events refer to
+    places_itself: bool = False  # its class has an `enable_model_cpu_offload` of its own
     failure: Failure | None = None  # since version 0.4, as the next
     conditions: tuple[Condition, ...] = ()
 

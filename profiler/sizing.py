@@ -18,7 +18,7 @@ from profiler.units import TIB, format_bytes
 
 if TYPE_CHECKING:
     from profiler.applying import Verification
-    from profiler.planning import Plan
+    from profiler.planning import Plan, Wish
 
 Report = Callable[[str], None]
 """Told what is being done, one short line each."""
@@ -50,42 +50,42 @@ def plan_model(
     source: Scenario | Profile,
     budget_bytes: int,
     *,
-    ram_bytes: int | None = None,
-    objective: str = "seconds",
     report: Report | None = None,
+    **wish: Any,
 ) -> Plan:
-    """Return the best offload plan under a budget.
+    """Return the best plan under a budget.
 
     Args:
         source: what to run (its `model` may be a saved profile), or the profile of it.
         budget_bytes: what the driver may show as used.
-        ram_bytes: what the weights may take of the host's memory.
-        objective: what to minimise, "seconds" or "bytes".
         report: told what is being done.
+        wish: the other fields of `profiler.planning.Wish`: `ram_bytes`, `objective`, `levers`, ...
 
     Raises:
         InputError: if the scenario cannot be run, or the profile not be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
     """
+    from profiler.planning import Wish
+
+    wished = Wish(budget_bytes=budget_bytes, **wish)
     profile = source if isinstance(source, Profile) else _to_plan_from(source, report)
     _tell(report, "searching")
-    plan = _planned(profile, budget_bytes, objective, report)
-    if ram_bytes is not None:
-        _check_host_memory(profile, plan, ram_bytes)
+    plan = _planned(profile, wished, report)
+    if wished.ram_bytes is not None:
+        _check_loading(profile, wished.ram_bytes)
     return plan
 
 
-def _planned(profile: Profile, budget_bytes: int, objective: str, report: Report | None) -> Plan:
+def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
     """Return the best plan, confirmed by a run where the profile names a model that can be built."""
     from profiler.confirming import confirmed_plan
-    from profiler.planning import plan_offload
+    from profiler.planning.planner import plan_as
 
     if profile.source != "predicted" or not profile.model:
-        return plan_offload(profile, budget_bytes, objective=objective)
+        return plan_as(profile, wish)
     return confirmed_plan(
         profile,
-        budget_bytes,
-        objective=objective,
+        wish,
         gets_through=lambda plan: verify_plan(plan, report=report).profile.complete,
     )
 
@@ -100,18 +100,8 @@ def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
     return Profile.load(scenario.model)
 
 
-def _check_host_memory(profile: Profile, plan: Plan, ram_bytes: int) -> None:
-    """Raise FindingError if loading the weights, or those that pass through host memory, exceed `ram_bytes`.
-
-    Only a component that stays on the card from call to call needs no place on the host.
-    """
-    stays = plan.excluded if plan.sticky else ()
-    needed_bytes = sum(part.bytes for part in profile.components if part.name not in stays)
-    if needed_bytes > ram_bytes:
-        raise FindingError(
-            f"the plan keeps {format_bytes(needed_bytes)} of weights in host memory, more than "
-            f"{format_bytes(ram_bytes)}: a larger budget leaves more of them on the card"
-        )
+def _check_loading(profile: Profile, ram_bytes: int) -> None:
+    """Raise FindingError if loading the weights takes more than `ram_bytes`."""
     loading_bytes = profile.totals.loading_host_peak_bytes or 0
     if loading_bytes > ram_bytes:
         raise FindingError(

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from profiler.planning.wording import inside_words, worded
 from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from profiler.planning.plan import Alternative, Plan, Predicted
     from profiler.profile import Profile
-
-PLACEMENTS = {
-    "resident": "stays on the card",
-    "offload": "on the card while it is used",
-    "outside": "comes when it is used, stays to the end of the call",
-}
 
 
 class Verification(Protocol):
@@ -118,9 +113,7 @@ def plan_view(plan: Plan, verification: Verification | None = None) -> PlanView:
         left_bytes=margin.left_bytes,
         proof=_proof(plan),
         smallest=_smallest(plan),
-        placements=tuple(
-            (name, PLACEMENTS.get(where, where)) for name, where in plan.placements.items()
-        ),
+        placements=tuple((name, worded(plan, name)) for name in plan.placements),
         front=tuple((one.predicted.device_bytes, _copied(one.predicted)) for one in plan.front),
         code=plan.to_code(),
         verification=_verification(verification) if verification is not None else None,
@@ -132,9 +125,13 @@ def _headline(plan: Plan) -> str:
         filter(None, (", ".join(plan.excluded[:-1]), plan.excluded[-1] if plan.excluded else ""))
     )
     budget = format_bytes(plan.budget_bytes)
+    streamed = [name for name, record in plan.inside.items() if record["kind"] == "streamed"]
+    blocks = f", blocks of {', '.join(streamed)} travel while others compute" if streamed else ""
     if not plan.excluded:
-        return f"Within {budget}: offload everything, in the order in which it is used"
-    return f"Within {budget}: keep {resident} on the card{' for good' if plan.sticky else ''}, offload the rest"
+        return f"Within {budget}: offload everything, in the order in which it is used{blocks}"
+    kept = f"keep {resident} on the card{' for good' if plan.sticky else ''}"
+    rest = ", offload the rest" if len(plan.excluded) < len(plan.placements) else ""
+    return f"Within {budget}: {kept}{rest}{blocks}"
 
 
 def _gain(plan: Plan) -> str:
@@ -177,7 +174,7 @@ def _row(label: str, one: Plan | Alternative, *, chosen: bool = False) -> PlanRo
         d2h_bytes=predicted.d2h_weight_bytes,
         seconds="" if predicted.seconds is None else format_seconds(predicted.seconds),
         resident=", ".join(one.excluded) + (" (sticky)" if one.sticky and one.excluded else ""),
-        sequence=" → ".join(one.sequence),
+        sequence=" → ".join(one.sequence) + "".join(f"; {phrase}" for phrase in inside_words(one)),
     )
 
 
@@ -186,7 +183,7 @@ def _proof(plan: Plan) -> str:
     opened = f"{proof.nodes:,} partial plans opened, {proof.candidates:,} plans in all"
     if proof.gap:
         return f"Not proved best: another plan may be better by {proof.gap:,} ({opened})."
-    return f"Proved best for {proof.objective}: no other sequence or exclusion does better ({opened}, gap 0)."
+    return f"Proved best for {proof.objective}: no other plan does better ({opened}, gap 0)."
 
 
 def _smallest(plan: Plan) -> str:

@@ -1,7 +1,7 @@
 """Which offload plan is best for a budget: replay of the hooks, cost tables, exact search, and the plan itself."""
 
 from profiler.planning.plan import Plan
-from profiler.planning.planner import DoesNotFitError, plan_for, plan_offload
+from profiler.planning.planner import DoesNotFitError, Wish, plan_for, plan_offload, weigh
 from profiler.planning.replay import simulate
 
-__all__ = ["DoesNotFitError", "Plan", "plan_for", "plan_offload", "simulate"]
+__all__ = ["DoesNotFitError", "Plan", "Wish", "plan_for", "plan_offload", "simulate", "weigh"]

@@ -1,25 +1,29 @@
 """Model offload as a search problem: a placement for each component, so that the links form one sequence.
 
 Each component decides its successor in the sequence (`cost` explains why that is all that matters), or to be the
-last of the sequence, outside of it, or excluded. Stock and sticky exclusion are two problems; a pipe in which
-nothing carries a hook is a third with one choice.
+last of the sequence, outside of it, excluded, or split. Stock diffusers and our own end of a call are two problems; a
+pipe in which nothing carries a hook is a third with one choice.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from math import perm
 from typing import TYPE_CHECKING
 
-from profiler.planning.cost import STAYS, TRAVELS, UNEVICTED, choice
-from profiler.planning.placements import Scheme
-from profiler.planning.search import Option, Problem
-from profiler.planning.sequence_rule import EXCLUDED, LAST, OUTSIDE, SequenceRule
+import numpy as np
+
+from profiler.planning.cost import SPLIT, STAYS, TRAVELS, UNEVICTED, Choice, choices_in
+from profiler.planning.placements import COPY, Scheme
+from profiler.planning.search import Found, Option, Problem
+from profiler.planning.sequence_rule import APART, EXCLUDED, KEPT, LAST, OUTSIDE, SequenceRule
+from profiler.planning.vocabulary import splits, streamings, swaps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
     from profiler.planning.cost import Ride, Rides
+    from profiler.planning.placements import Inside
     from profiler.planning.workload import Workload
 
 
@@ -31,23 +35,40 @@ class Choices:
     problems: tuple[Problem, ...]
     sticky: tuple[bool, ...]  # of each problem
     fixed: frozenset[str]  # components that are no decision: they stay on the card
-    candidates: int  # complete choices of all problems
 
-    def scheme(self, problem: int, keys: tuple[str, ...]) -> Scheme:
+    @property
+    def candidates(self) -> int:
+        """The number of complete choices of all problems."""
+        return sum(map(_count, self.problems))
+
+    def scheme(self, found: Found) -> Scheme:
         """Return the scheme that a complete choice stands for."""
-        chosen = dict(zip(self.names, keys, strict=True))
+        chosen = dict(zip(self.names, found.keys, strict=True))
         successors = {name: key for name, key in chosen.items() if key in chosen}
         tail = next((name for name, key in chosen.items() if key == LAST), None)
         sequence: list[str] = []
         while tail is not None:
             sequence.insert(0, tail)
             tail = next((name for name, key in successors.items() if key == tail), None)
-        excluded = frozenset(name for name, key in chosen.items() if key == EXCLUDED)
-        return Scheme(tuple(sequence), excluded | self.fixed, self.sticky[problem])
+        excluded = frozenset(name for name, key in chosen.items() if key in (EXCLUDED, KEPT))
+        made: dict[str, Choice] = dict(zip(self.names, found.labels, strict=True))
+        return Scheme(
+            tuple(sequence),
+            excluded | self.fixed,
+            self.sticky[found.problem],
+            {name: one.inside for name, one in made.items() if one.inside is not None},
+            {name: one.swap for name, one in made.items() if one.swap != COPY},
+        )
 
 
 def choices_of(
-    workload: Workload, rides: Rides, stock: Scheme, cost_of: Callable[[Ride], int], *, sticky: bool
+    workload: Workload,
+    rides: Rides,
+    stock: Scheme,
+    cost_of: Callable[[Ride], int],
+    *,
+    sticky: bool,
+    levers: Collection[str] = (),
 ) -> Choices:
     """Return the search problems of `workload`.
 
@@ -56,23 +77,19 @@ def choices_of(
         rides: Their tabulated rides.
         stock: The scheme as it is; the penalty of a choice counts the components it places otherwise.
         cost_of: What a ride costs.
-        sticky: Whether sticky exclusion may be used.
+        sticky: Whether the end of a call may be other than diffusers', without which no lever can be used.
+        levers: Which placements may be used besides sequence and exclusions.
     """
     free = [name for name in rides.names if name not in workload.fixed]
-    names = tuple(sorted(free, key=lambda name: -max(rides.table[name, STAYS].load)))
+    sizes = {part.name: part.allocated_bytes for part in workload.components}
+    names = tuple(sorted(free, key=lambda name: -sizes[name]))
     build = _Builder(workload, rides, stock, cost_of, names)
-    problems = [build.problem(TRAVELS), build.resident()]
+    problems = [build.problem(TRAVELS, ()), build.resident()]
     kinds = [False, False]
     if sticky:
-        problems.append(build.problem(STAYS))
+        problems.append(build.problem(STAYS, levers))
         kinds.append(True)
-    return Choices(
-        names=names,
-        problems=tuple(problems),
-        sticky=tuple(kinds),
-        fixed=workload.fixed,
-        candidates=_count(len(names), sticky=sticky),
-    )
+    return Choices(names=names, problems=tuple(problems), sticky=tuple(kinds), fixed=workload.fixed)
 
 
 class _Builder:
@@ -85,21 +102,26 @@ class _Builder:
         names: tuple[str, ...],
     ) -> None:
         self._rides, self._cost_of, self._names = rides, cost_of, names
+        self._components = {part.name: part for part in workload.components}
         self._bare = {c.name for c in workload.components if not c.parameters}
         self._entered = {
             op.event.component for ops in workload.calls for op in ops if op.kind == "enter"
         }
         self._stock = {name: _stock_key(stock, rides.names, name) for name in names}
-        fixed = [rides.table[name, STAYS] for name in rides.names if name in workload.fixed]
-        floating = tuple(moment.floating_bytes for moment in rides.moments)
-        self._base = tuple(map(sum, zip(floating, *(ride.load for ride in fixed), strict=True)))
+        fixed = [
+            rides.ride_of(name, Choice(STAYS)) for name in rides.names if name in workload.fixed
+        ]
+        floating = np.array([moment.floating_bytes for moment in rides.moments], dtype=np.int64)
+        self._base = tuple(sum((ride.load for ride in fixed), floating).tolist())
+        self._base_uses = (sum(ride.host.total for ride in fixed),)
 
-    def problem(self, excluded: str) -> Problem:
+    def problem(self, excluded: str, levers: Collection[str]) -> Problem:
         """Return the problem in which something is hooked and excluded components ride as `excluded`."""
-        rule = SequenceRule(self._names, some_excluded=excluded == STAYS)
+        rule = SequenceRule(self._names, some_excluded=excluded == STAYS and not levers)
         return Problem(
-            decisions=tuple(self._options(name, excluded) for name in self._names),
+            decisions=tuple(tuple(self._options(name, excluded, levers)) for name in self._names),
             base=self._base,
+            base_uses=self._base_uses,
             step=rule.step,
             start=rule.start,
             penalty=1 if excluded == STAYS else 0,
@@ -107,30 +129,43 @@ class _Builder:
 
     def resident(self) -> Problem:
         """Return the problem whose one choice is to exclude everything."""
-        rows = tuple((self._option(name, EXCLUDED, STAYS),) for name in self._names)
-        return Problem(decisions=rows, base=self._base)
+        rows = tuple((self._option(name, EXCLUDED, Choice(STAYS)),) for name in self._names)
+        return Problem(decisions=rows, base=self._base, base_uses=self._base_uses)
 
-    def _options(self, name: str, excluded: str) -> tuple[Option, ...]:
-        options = [self._option(name, EXCLUDED, excluded)]
+    def _options(self, name: str, excluded: str, levers: Collection[str]) -> Iterator[Option]:
+        component = self._components[name]
+        yield self._option(name, EXCLUDED, Choice(excluded))
         if name in self._bare and name in self._entered:
-            return tuple(options)  # a hook on a module without parameters raises StopIteration
-        if self._rides.table[name, UNEVICTED].sound:
-            options.append(self._option(name, OUTSIDE, UNEVICTED))
-        if name in self._bare:
-            return tuple(options)
-        if self._rides.table[name, UNEVICTED].sound:
-            options.append(self._option(name, LAST, UNEVICTED))
-        others = (other for other in self._names if other != name and other not in self._bare)
-        options += [
-            self._option(name, other, other)
-            for other in others
-            if self._rides.table[name, other].sound
-        ]
-        return tuple(options)
+            return  # a hook on a module without parameters raises StopIteration
+        for split in splits(component, self._rides, levers):
+            yield self._option(name, APART, Choice(SPLIT, COPY, split))
+        insides = (None, *streamings(component, self._rides, levers))
+        for inside in insides[1:]:
+            yield self._option(name, KEPT, Choice(excluded, COPY, inside))
+        for swap in swaps(component, levers):
+            for inside in insides:
+                yield from self._hooked(name, swap, inside)
 
-    def _option(self, name: str, key: str, ride_key: str) -> Option:
-        ride = self._rides.table[name, ride_key]
-        return Option(key, self._cost_of(ride), ride.load, int(key != self._stock[name]))
+    def _hooked(self, name: str, swap: str, inside: Inside | None) -> Iterator[Option]:
+        """Yield the options in which the component carries a hook of model offload."""
+        if self._sound(name, UNEVICTED):
+            yield self._option(name, OUTSIDE, Choice(UNEVICTED, swap, inside))
+            if name not in self._bare:
+                yield self._option(name, LAST, Choice(UNEVICTED, swap, inside))
+        if name in self._bare:
+            return
+        for other in self._names:
+            if other != name and other not in self._bare and self._sound(name, other):
+                yield self._option(name, other, Choice(other, swap, inside))
+
+    def _sound(self, name: str, where: str) -> bool:
+        return self._rides.ride_of(name, Choice(where)).sound
+
+    def _option(self, name: str, key: str, choice: Choice) -> Option:
+        ride = self._rides.ride_of(name, choice)
+        penalty = int(key != self._stock[name] or choice.inside is not None)
+        load = tuple(ride.load.tolist())
+        return Option(key, self._cost_of(ride), load, penalty, (ride.host.total,), choice)
 
 
 def _stock_key(stock: Scheme, names: tuple[str, ...], name: str) -> str:
@@ -138,13 +173,20 @@ def _stock_key(stock: Scheme, names: tuple[str, ...], name: str) -> str:
         return EXCLUDED
     if name not in stock.sequence:
         return OUTSIDE
-    key = choice(stock, names, name)
-    return LAST if key == UNEVICTED else key
+    where = choices_in(stock, names)[name].where
+    return LAST if where == UNEVICTED else where
 
 
-def _count(count: int, *, sticky: bool) -> int:
-    """Return the number of schemes of `count` components: ordered sequences, and for the others outside or excluded."""
-    both: int = sum(perm(count, size) * 2 ** (count - size) for size in range(count + 1))
-    only_stock: int = sum(perm(count, size) for size in range(count + 1))
-    # Excluding everything is no sticky plan: where nothing carries a hook, stock diffusers moves nothing either.
-    return both + (both - only_stock - 1 if sticky else 0)
+def _count(problem: Problem) -> int:
+    """Return how many complete choices the rule allows."""
+    counts: Counter[object] = Counter({problem.start: 1})
+    for options in problem.decisions:
+        keys = Counter(option.key for option in options)
+        after: Counter[object] = Counter()
+        for state, ways in counts.items():
+            for key, number in keys.items():
+                following = problem.step(state, key)
+                if following is not None:
+                    after[following] += ways * number
+        counts = after
+    return counts.total()

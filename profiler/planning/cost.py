@@ -1,9 +1,9 @@
 """What every placement of every component costs, tabulated once, so that a plan's totals are sums.
 
-The one idea: under model offload a component's time on the card depends on its own entries and on its *successor*
-in the sequence (the one whose hook evicts it), on nothing else. So the plan `te -> unet -> vae` is the sum of three
-*rides*, each tabulated by itself, and the allocated bytes at any moment are the floating bytes plus the rides'
-loads.
+Two ideas. Under model offload a component's time on the card depends on its own entries and on its *successor* in the
+sequence (the one whose hook evicts it), on nothing else. And hooks inside a component act in its own forwards only.
+So a plan is the sum of *rides*, one for each component, each tabulated by itself, and the allocated bytes at any
+moment are the floating bytes plus the rides' loads.
 
 Moments at which every ride's load is equal are kept once, with the highest floating bytes: this collapses the runs
 of equal denoise steps. `evaluate` equals `simulate` by property test.
@@ -11,26 +11,52 @@ of equal denoise steps. `evaluate` equals `simulate` by property test.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from profiler.planning.placements import OFFLOAD, OUTSIDE, RESIDENT, known_part
-from profiler.planning.weights import weights_of
+import numpy as np
+
+from profiler.planning.forwards import Forwards, Spot, Walk, passes
+from profiler.planning.host_memory import HostBytes, host_bytes
+from profiler.planning.link import HOST_COPY_BYTES_PER_SECOND, NANOSECONDS, UNKNOWN
+from profiler.planning.placements import (
+    COPY,
+    DROP,
+    PINNED,
+    Streamed,
+    known_part,
+)
+from profiler.planning.stream_machine import rest_of
+from profiler.planning.weights import Weights, WeightSize
 from profiler.planning.workload import FREE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from profiler.planning.placements import Scheme
-    from profiler.planning.weights import Weights
+    from numpy.typing import NDArray
+
+    from profiler.planning.link import Link
+    from profiler.planning.placements import Inside, Scheme
     from profiler.planning.workload import Op, Workload
-    from profiler.profile import Event
+    from profiler.profile import Component, Event
 
-TRAVELS, STAYS, UNEVICTED = "travels", "stays", "unevicted"
+TRAVELS, STAYS, UNEVICTED = "(travels)", "(stays)", "(unevicted)"
 """Rides without a successor: excluded in stock diffusers, excluded for good, evicted only by the call's end."""
+
+SPLIT = "(split)"
+"""The ride of a component that does not move as a whole."""
 
 _REPEATS = 2
 """Calls replayed after the recorded ones: where a call does not end by freeing, the next one may differ."""
+
+
+class Choice(NamedTuple):
+    """How one component is placed, as far as it matters to that component."""
+
+    where: str  # its successor's name, or TRAVELS, STAYS, UNEVICTED, SPLIT
+    swap: str = COPY
+    inside: Inside | None = None
 
 
 class Ride(NamedTuple):
@@ -38,7 +64,10 @@ class Ride(NamedTuple):
 
     h2d_bytes: int  # weights moved per call, once calls repeat
     d2h_bytes: int
-    load: tuple[int, ...]  # allocated bytes on the card at each moment
+    exposed_nanoseconds: int  # by which these moves prolong such a call
+    first_nanoseconds: int  # by which set-up and moves prolong the first one
+    load: NDArray[np.int64]  # allocated bytes on the card at each moment, over those of the moment
+    host: HostBytes
     sound: bool  # False where it would leave the card while it runs
 
 
@@ -47,134 +76,360 @@ class Moment(NamedTuple):
 
     floating_bytes: int
     event: Event
+    spot: Spot | None = None  # inside whose forward
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a plan costs: the highest allocated bytes of all calls, weight bytes of a call once calls repeat."""
+    """What a plan costs: the highest allocated bytes of all calls, the rest of a call once calls repeat."""
 
     peak_allocated_bytes: int
     h2d_weight_bytes: int
     d2h_weight_bytes: int
+    exposed_nanoseconds: int
+    first_nanoseconds: int
+    host: HostBytes
 
 
-@dataclass(frozen=True)
+_T = TypeVar("_T")
+
+
+def _remembering(method: Callable[..., _T]) -> Callable[..., _T]:
+    """Return a method of `Rides` that answers the same question once."""
+
+    @wraps(method)
+    def remembered(self: Rides, *question: Any) -> _T:
+        key = (method.__name__, *question)
+        if key not in self._remembered:
+            self._remembered[key] = method(self, *question)
+        answer: _T = self._remembered[key]
+        return answer
+
+    return remembered
+
+
+@dataclass
 class Rides:
-    """All rides of a workload's components, and the moments that their loads refer to."""
+    """All rides of a workload's components, made when they are asked for, and the moments that they refer to."""
 
     names: tuple[str, ...]
     moments: tuple[Moment, ...]
-    table: dict[
-        tuple[str, str], Ride
-    ]  # by component, and by successor or TRAVELS, STAYS, UNEVICTED
+    fixed: frozenset[str]
+    _components: dict[str, Component]
+    _forwards: dict[str, Forwards]
+    _whole: dict[tuple[str, str], _Whole]  # by component, and where it lives
+    _link: Link
+    _last_call: int
+    _floating: NDArray[np.int64] = field(init=False)
+    _remembered: dict[object, Any] = field(init=False, default_factory=dict)
 
-    def ride(self, scheme: Scheme, name: str) -> Ride:
-        """Return what `name` does under `scheme`."""
-        return self.table[name, choice(scheme, self.names, name)]
+    def __post_init__(self) -> None:
+        """Gather what `loads` adds up."""
+        self._floating = np.array([one.floating_bytes for one in self.moments], dtype=np.int64)
+
+    def rides(self, scheme: Scheme) -> list[Ride]:
+        """Return what each component does under `scheme`."""
+        made, ridden = self._remembered, []
+        for question in choices_in(scheme, self.names).items():
+            key = ("ride_of", *question)
+            ridden.append(made[key] if key in made else self.ride_of(*question))
+        return ridden
 
     def loads(self, scheme: Scheme) -> list[int]:
         """Return the allocated bytes at each moment under `scheme`."""
-        columns = zip(*(self.ride(scheme, name).load for name in self.names), strict=True)
-        weights = [sum(column) for column in columns] or [0] * len(self.moments)
-        return [m.floating_bytes + w for m, w in zip(self.moments, weights, strict=True)]
+        return list(map(int, self._loads(self.rides(scheme))))
 
     def sound(self, scheme: Scheme) -> bool:
         """Whether no component leaves the card while it runs."""
-        return all(self.ride(scheme, name).sound for name in self.names)
+        return all(ride.sound for ride in self.rides(scheme))
+
+    def totals(self, scheme: Scheme) -> Totals:
+        """Return the sums over all components."""
+        ridden = self.rides(scheme)
+        up = down = exposed = first = pageable = pinned = 0
+        for ride in ridden:
+            up += ride.h2d_bytes
+            down += ride.d2h_bytes
+            exposed += ride.exposed_nanoseconds
+            first += ride.first_nanoseconds
+            pageable += ride.host.pageable
+            pinned += ride.host.pinned
+        host = HostBytes(pageable, pinned)
+        return Totals(int(self._loads(ridden).max()), up, down, exposed, first, host)
+
+    def _loads(self, ridden: list[Ride]) -> NDArray[np.int64]:
+        loads = self._floating.copy()
+        for ride in ridden:
+            loads += ride.load
+        return loads
+
+    @_remembering
+    def ride_of(self, name: str, choice: Choice) -> Ride:
+        """Return what `name` does under `choice`."""
+        component = self._components[name]
+        where = STAYS if name in self.fixed else choice.where
+        host = self._host_bytes(name, choice.inside, choice.swap, where)
+        if choice.inside is None:
+            whole = self._whole[name, where]
+            return self._with_whole(whole, component.bytes, choice.swap, host, sound=whole.sound)
+        travelling = self._inside(name, choice.inside)
+        if where == SPLIT:
+            return travelling._replace(host=host)
+        assert isinstance(choice.inside, Streamed), choice
+        size = self._rest(name, choice.inside.resident_blocks)
+        whole = self._whole[name, where].of_size(size)
+        swap = DROP if choice.swap == COPY else choice.swap  # a streamed one never copies back
+        ride = self._with_whole(whole, size.moved_bytes, swap, host, sound=travelling.sound)
+        return ride._replace(
+            h2d_bytes=ride.h2d_bytes + travelling.h2d_bytes,
+            exposed_nanoseconds=ride.exposed_nanoseconds + travelling.exposed_nanoseconds,
+            first_nanoseconds=ride.first_nanoseconds
+            + travelling.first_nanoseconds
+            + _packing(host.pinned),
+            load=ride.load + travelling.load,
+        )
+
+    def _with_whole(
+        self, whole: _Whole, nbytes: int, swap: str, host: HostBytes, *, sound: bool
+    ) -> Ride:
+        link = self._link
+        way = link.pinned if swap == PINNED else link.pageable
+        back_bytes = whole.d2h_bytes if swap == COPY else whole.cast_d2h_bytes
+        first_back_bytes = whole.first_d2h_bytes if swap == COPY else whole.first_cast_d2h_bytes
+        placing = link.pageable(nbytes) if whole.placed else 0
+        packing = _packing(host.pinned) if swap == PINNED else 0
+        return Ride(
+            whole.h2d_bytes,
+            back_bytes,
+            way(whole.h2d_bytes) + link.back(back_bytes),
+            placing + packing + way(whole.first_h2d_bytes) + link.back(first_back_bytes),
+            whole.load,
+            host,
+            sound,
+        )
+
+    @_remembering
+    def _rest(self, name: str, resident_blocks: int) -> WeightSize:
+        """Return what of a streamed component does not travel."""
+        return Weights(rest_of(self._components[name], resident_blocks)).size(None)
+
+    @_remembering
+    def _host_bytes(self, name: str, inside: Inside | None, swap: str, where: str) -> HostBytes:
+        return host_bytes(self._components[name], inside, swap, stays=where == STAYS)
+
+    @_remembering
+    def _inside(self, name: str, inside: Inside) -> Ride:
+        """Return the ride of what travels inside the component's forwards."""
+        number = self.names.index(name)
+        forwards = self._forwards[name]
+        made = tuple(passes(self._components[name], number, forwards, inside, self._link))
+        counted = list(zip(forwards.kinds, made, strict=True))
+        last = [(kind.times.get(self._last_call, 0), one) for kind, one in counted]
+        first = [(kind.times.get(0, 0), one) for kind, one in counted]
+        left_bytes = max((one.left_bytes for one in made), default=0)
+        load = [
+            made[moment.spot.kind].loads[moment.spot.position]
+            if moment.spot is not None and moment.spot.component == number
+            else left_bytes
+            for moment in self.moments
+        ]
+        return Ride(
+            sum(times * one.h2d_bytes for times, one in last),
+            sum(times * one.d2h_bytes for times, one in last),
+            sum(times * one.exposed_nanoseconds for times, one in last),
+            sum(times * one.exposed_nanoseconds for times, one in first),
+            np.array(load, dtype=np.int64),
+            HostBytes(0, 0),
+            all(one.sound for one in made),
+        )
+
+    def may_hook_inside(self, name: str) -> bool:
+        """Whether hooks inside this component can be replayed: its parts are known, it is never cast, never nested."""
+        forwards = self._forwards[name]
+        plain = forwards.known and not any(kind.nested for kind in forwards.kinds)
+        return plain and bool(forwards.kinds) and not self._whole[name, STAYS].changes
+
+    def entered_by_forward(self, name: str) -> bool:
+        """Whether the component is entered through its `forward` alone."""
+        return all(kind.entry == "forward" for kind in self._forwards[name].kinds)
 
 
 def evaluate(rides: Rides, scheme: Scheme) -> Totals:
     """Return the totals of `scheme`, equal to what `simulate` logs."""
-    scheme = known_part(scheme, rides.names)
-    ridden = [rides.ride(scheme, name) for name in rides.names]
-    return Totals(
-        max(rides.loads(scheme)),
-        sum(ride.h2d_bytes for ride in ridden),
-        sum(ride.d2h_bytes for ride in ridden),
+    return rides.totals(known_part(scheme, rides.names))
+
+
+def choices_in(scheme: Scheme, names: tuple[str, ...]) -> dict[str, Choice]:
+    """Return how each component is placed under `scheme`."""
+    sequence, excluded, insides, swaps = (
+        scheme.sequence,
+        scheme.excluded,
+        scheme.inside,
+        scheme.swaps,
+    )
+    links = dict(zip(sequence, (*sequence[1:], UNEVICTED), strict=False))
+    stays = STAYS if scheme.sticky or not scheme.hooked(names) else TRAVELS
+    made = {}
+    for name in names:
+        inside = insides.get(name)
+        if inside is not None and not isinstance(inside, Streamed):
+            made[name] = Choice(SPLIT, COPY, inside)
+        elif name in links:
+            made[name] = Choice(links[name], swaps.get(name, COPY), inside)
+        elif name in excluded:
+            made[name] = Choice(stays, COPY, inside)
+        else:
+            made[name] = Choice(UNEVICTED, swaps.get(name, COPY), inside)
+    return made
+
+
+def tabulate(workload: Workload, link: Link | None = None) -> Rides:
+    """Return the rides of every component of `workload`.
+
+    Args:
+        workload: What the calls do.
+        link: How long copies take; without it they take no time.
+    """
+    calls = len(workload.calls) + _REPEATS
+    ops = [op for call in range(calls) for op in workload.tape(call)]
+    last = len(ops) - len(workload.calls[-1])
+    walk = Walk(workload, ops)
+    whole = {}
+    for part in workload.components:
+        weights = Weights(part)
+        others = (other for other in workload.names if other != part.name)
+        for where in (TRAVELS, STAYS, UNEVICTED, *others):
+            ridden = STAYS if part.name in workload.fixed else where
+            whole[part.name, where] = _Rider(part.name, weights, ridden).ride(ops, last)
+    moments = [
+        moment for op, spots in zip(ops, walk.spots, strict=True) for moment in _moments(op, spots)
+    ]
+    kept = _collapse(moments, whole)
+    return Rides(
+        workload.names,
+        tuple(moments[index] for index in kept),
+        workload.fixed,
+        {part.name: part for part in workload.components},
+        {name: walk.forwards(index) for index, name in enumerate(workload.names)},
+        {key: one.at(kept) for key, one in whole.items()},
+        link or UNKNOWN,
+        calls - 1,
     )
 
 
-def choice(scheme: Scheme, names: tuple[str, ...], name: str) -> str:
-    """Return the key of `name`'s ride under `scheme`."""
-    placement = scheme.placement(name)
-    if placement == RESIDENT:
-        stays = scheme.sticky or not scheme.hooked(names)
-        return STAYS if stays else TRAVELS
-    if placement == OUTSIDE:
-        return UNEVICTED
-    assert placement == OFFLOAD, placement
-    return scheme.successors().get(name, UNEVICTED)
-
-
-def tabulate(workload: Workload) -> Rides:
-    """Return every ride of every component of `workload`."""
-    ops = [op for call in range(len(workload.calls) + _REPEATS) for op in workload.tape(call)]
-    last = len(ops) - len(workload.calls[-1])
-    weights = weights_of(workload.components)
-    names = workload.names
-    table = {}
-    for name in names:
-        keys = (TRAVELS, STAYS, UNEVICTED, *(other for other in names if other != name))
-        for key in keys:
-            ridden = STAYS if name in workload.fixed else key
-            table[name, key] = _Rider(name, weights[name], ridden).ride(ops, last)
-    moments = [moment for op in ops for moment in _moments(op)]
-    return _collapse(names, moments, table)
-
-
-def _moments(op: Op) -> Iterator[Moment]:
-    yield Moment(op.lead_floating_bytes, op.event)
+def _moments(op: Op, spots: tuple[Spot | None, ...]) -> Iterator[Moment]:
+    for stretch, spot in zip(op.lead, spots, strict=True):
+        yield Moment(stretch.peak_floating_bytes, op.event, spot)
     yield Moment(op.peak_floating_bytes, op.event)
 
 
-def _collapse(
-    names: tuple[str, ...], moments: list[Moment], table: dict[tuple[str, str], Ride]
-) -> Rides:
-    """Keep of all moments with equal loads the one with the highest floating bytes."""
-    kept: dict[tuple[int, ...], int] = {}
-    for index, column in enumerate(zip(*(ride.load for ride in table.values()), strict=True)):
-        best = kept.setdefault(column, index)
-        if moments[index].floating_bytes > moments[best].floating_bytes:
-            kept[column] = index
-    order = sorted(kept.values())
-    thin = {
-        key: ride._replace(load=tuple(ride.load[index] for index in order))
-        for key, ride in table.items()
-    }
-    return Rides(names, tuple(moments[index] for index in order), thin)
+def _collapse(moments: list[Moment], whole: dict[tuple[str, str], _Whole]) -> list[int]:
+    """Return which moments to keep: of all with equal loads the one with the highest floating bytes."""
+    best: dict[tuple[object, ...], int] = {}
+    columns = np.array([one.load for one in whole.values()], dtype=np.int64)
+    _, classes = np.unique(columns, axis=1, return_inverse=True)
+    for index, (moment, alike) in enumerate(zip(moments, classes.ravel().tolist(), strict=True)):
+        kept = best.setdefault((alike, moment.spot), index)
+        if moment.floating_bytes > moments[kept].floating_bytes:
+            best[alike, moment.spot] = index
+    return sorted(best.values())
+
+
+def _packing(pinned_bytes: int) -> int:
+    return round(pinned_bytes / HOST_COPY_BYTES_PER_SECOND * NANOSECONDS)
+
+
+class _Whole(NamedTuple):
+    """What a component does that moves as a whole; bytes moved are those of a call, once calls repeat."""
+
+    h2d_bytes: int
+    d2h_bytes: int
+    cast_d2h_bytes: int  # the part of it that no copy on the host could stand for
+    first_h2d_bytes: int  # in the first call
+    first_d2h_bytes: int
+    first_cast_d2h_bytes: int
+    moved_bytes: int  # by one move, where it is never cast
+    allocated_bytes: int
+    load: NDArray[np.int64]
+    placed: bool  # whether set-up brings it
+    sound: bool
+    changes: bool  # whether it is cast, or moved by the pipeline itself
+
+    def at(self, moments: list[int]) -> _Whole:
+        """Return the same with the load at these moments only."""
+        return self._replace(load=self.load[moments])
+
+    def of_size(self, size: WeightSize) -> _Whole:
+        """Return the same of other weights; of a component that is never cast."""
+        own = max(self.moved_bytes, 1)
+        present = self.load > 0
+        return self._replace(
+            h2d_bytes=self.h2d_bytes // own * size.moved_bytes,
+            d2h_bytes=self.d2h_bytes // own * size.moved_bytes,
+            first_h2d_bytes=self.first_h2d_bytes // own * size.moved_bytes,
+            first_d2h_bytes=self.first_d2h_bytes // own * size.moved_bytes,
+            moved_bytes=size.moved_bytes,
+            allocated_bytes=size.allocated_bytes,
+            load=np.where(present, size.allocated_bytes, 0),
+        )
+
+
+@dataclass
+class _Moved:
+    up: int = 0
+    down: int = 0
+    down_cast: int = 0  # of what was cast on the card
 
 
 class _Rider:
-    """One component under one choice, driven through the operations of all calls."""
+    """One component that moves as a whole, driven through the operations of all calls."""
 
-    def __init__(self, name: str, weights: Weights, key: str) -> None:
-        self._name, self._weights, self._key = name, weights, key
-        self._on_card = key in (TRAVELS, STAYS)
+    def __init__(self, name: str, weights: Weights, where: str) -> None:
+        self._name, self._weights, self._where = name, weights, where
+        self._on_card = self._placed = where in (TRAVELS, STAYS)
         self._hooked = not self._on_card
         self._cast: str | None = None
-        self._sound = True
-        self._h2d_bytes = self._d2h_bytes = 0
+        self._cast_on_card = False
+        self._sound, self._changes = True, False
+        self._moved = _Moved()
 
-    def ride(self, ops: list[Op], last: int) -> Ride:
+    def ride(self, ops: list[Op], last: int) -> _Whole:
         """Return the ride; bytes are those of the operations from `last` on."""
         load: list[int] = []
+        first = self._moved
         for index, op in enumerate(ops):
-            if index == last:
-                self._h2d_bytes = self._d2h_bytes = 0
-            load.append(self._resident_bytes())
+            if index == last or (op.event.call > 0 and self._moved is first):
+                self._moved = _Moved()
+            load += [self._resident_bytes()] * len(op.lead)
             load.append(self._react(op))
-        return Ride(self._h2d_bytes, self._d2h_bytes, tuple(load), self._sound)
+        size = self._weights.size(None)
+        return _Whole(
+            self._moved.up,
+            self._moved.down,
+            self._moved.down_cast,
+            first.up,
+            first.down,
+            first.down_cast,
+            size.moved_bytes,
+            size.allocated_bytes,
+            np.array(load, dtype=np.int64),
+            self._placed,
+            self._sound,
+            self._changes,
+        )
 
     def _react(self, op: Op) -> int:
         """Do what `op` means for this component; return its load while `op` runs."""
         own = op.event.component == self._name
         if own and op.kind == "cast":
+            self._changes = True
             return self._recast(op.event.dtype)
         if op.kind == FREE:
             self._free()
-        elif op.fires and op.event.component == self._key:
+        elif op.fires and op.event.component == self._where:
             self._move(on=False)
         elif own and op.kind in ("onload", "offload"):
+            self._changes = True
             self._move(on=op.kind == "onload")
         elif own and op.fires and self._hooked:
             self._move(on=True)
@@ -183,17 +438,19 @@ class _Rider:
         return self._resident_bytes()
 
     def _free(self) -> None:
-        if self._key == STAYS:
+        if self._where == STAYS:
             return
         self._move(on=False)
-        if self._key == TRAVELS:
+        if self._where == TRAVELS:
             self._move(on=True)
 
     def _recast(self, dtype: str) -> int:
         """Cast the weights; while that runs on the card, one tensor is held twice."""
         extra = self._weights.cast_extra_bytes(self._cast, dtype) if self._on_card else 0
         load = self._resident_bytes() + extra
-        self._cast = dtype
+        if self._weights.changed_bytes(self._cast, dtype):
+            self._cast_on_card |= self._on_card
+            self._cast = dtype
         return load
 
     def _move(self, *, on: bool) -> None:
@@ -202,9 +459,12 @@ class _Rider:
         self._on_card = on
         moved = self._weights.size(self._cast).moved_bytes
         if on:
-            self._h2d_bytes += moved
+            self._moved.up += moved
         else:
-            self._d2h_bytes += moved
+            self._moved.down += moved
+            if self._cast_on_card:
+                self._moved.down_cast += self._weights.floating_bytes(self._cast)
+        self._cast_on_card = False
 
     def _resident_bytes(self) -> int:
         return self._weights.size(self._cast).allocated_bytes if self._on_card else 0

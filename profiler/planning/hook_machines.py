@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.planning.module_groups import ROOT, structure_of
 from profiler.planning.weights import allocated_block_bytes
+from profiler.remembering import once_per_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,6 +42,7 @@ class Act(NamedTuple):
     change_bytes: int = 0  # of what is allocated on the card
     transient_bytes: int = 0  # by how much the card's peak meanwhile exceeds what was there before
     reported_bytes: int = 0  # what a trace says has moved
+    pinned_on_the_fly: bool = False  # the host first copies it into pinned memory
     asked_by: str = ""
     dropped: bool = False  # nothing went to the host: it has a copy
 
@@ -65,6 +67,12 @@ class Sizes:
         return sum(self.allocated[index] for index in tensors)
 
 
+@once_per_component
+def sizes_of(component: Component) -> Sizes:
+    """Return the bytes of the component's tensors."""
+    return Sizes(component)
+
+
 class GroupMachine:
     """A component under group offload."""
 
@@ -72,7 +80,7 @@ class GroupMachine:
         self._how = grouped
         structure = structure_of(component, grouped)
         self._groups, self._hooks = structure.groups, structure.hooks
-        self._sizes = Sizes(component)
+        self._sizes = sizes_of(component)
         self._on_card: set[int] = set()
         # `Module.to` replaces a module's buffers, the group's list keeps the old ones: both travel from then on.
         self._stale: dict[int, bool] = {}
@@ -154,6 +162,7 @@ class GroupMachine:
             DISK if self._how.disk else PINNED if group.streams else PAGEABLE,
             beside=group.streams,
             blocks=not group.streams or learning,
+            pinned_on_the_fly=group.streams and (self._how.low_cpu_mem or self._how.disk),
             change_bytes=sizes.total(came) + sizes.total(stale_came),
             transient_bytes=self._transient(sent, came),
             reported_bytes=sum(sizes.moved[tensor] for tensor in reported),
@@ -203,7 +212,7 @@ class SequentialMachine:
 
     def __init__(self, component: Component) -> None:
         self._parts = component.parts
-        self._sizes = Sizes(component)
+        self._sizes = sizes_of(component)
         # As `enable_sequential_cpu_offload` decides: buffers travel if the component itself has parameters.
         self._buffers_travel = bool(component.parts[ROOT].parameters)
         self._resident: set[int] = set()

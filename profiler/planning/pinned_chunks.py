@@ -7,6 +7,7 @@ they take little more than they hold. The hooks that pin and the planner that co
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -37,44 +38,55 @@ def chunks(sizes: Sequence[int]) -> tuple[Chunk, ...]:
     Each chunk is the largest power of two that what is left can fill, filled from the largest tensor down. How large
     a chunk may be is tried out: small chunks have a gap each, large ones leave more to the last.
     """
-    order = sorted((i for i, size in enumerate(sizes) if size), key=lambda i: (-sizes[i], i))
-    room = {index: aligned(sizes[index]) for index in order}
-    if not order:
-        return ()
-    largest, total = _up(room[order[0]]), _up(sum(room.values()))
-    packings = []
-    while largest <= total:
-        packings.append(_packed(order, room, largest))
-        largest *= 2
-    return min(packings, key=lambda packing: (sum(chunk.nbytes for chunk in packing), len(packing)))
+    waiting: dict[int, deque[int]] = defaultdict(deque)
+    for index, size in enumerate(sizes):
+        waiting[aligned(size)].append(index)
+    return tuple(
+        Chunk(nbytes, tuple(waiting[size].popleft() for size, count in taken for _ in range(count)))
+        for nbytes, taken in _best(sizes)
+    )
 
 
 def pinned_bytes(sizes: Sequence[int]) -> int:
     """Return what tensors of these sizes in bytes take in pinned memory."""
-    return sum(chunk.nbytes for chunk in chunks(sizes))
+    return sum(nbytes for nbytes, _ in _best(sizes))
 
 
-def _packed(order: list[int], room: dict[int, int], most: int) -> tuple[Chunk, ...]:
-    """Pack the tensors of `order` into chunks of at most `most` bytes."""
-    made, left = [], order
+_Packing = list[tuple[int, list[tuple[int, int]]]]
+"""Chunks: the size of each, and how many tensors of which size are in it."""
+
+
+def _best(sizes: Sequence[int]) -> _Packing:
+    counts = Counter(aligned(size) for size in sizes if size)
+    if not counts:
+        return []
+    largest, total = _up(max(counts)), _up(sum(size * count for size, count in counts.items()))
+    packings = []
+    while largest <= total:
+        packings.append(_packed(counts, largest))
+        largest *= 2
+    return min(packings, key=lambda packing: (sum(nbytes for nbytes, _ in packing), len(packing)))
+
+
+def _packed(counts: Counter[int], most: int) -> _Packing:
+    """Pack tensors into chunks of at most `most` bytes; those of equal size go one after the other."""
+    left = dict(sorted(counts.items(), reverse=True))
+    rest = sum(size * count for size, count in left.items())
+    made: _Packing = []
     while left:
-        rest = sum(room[index] for index in left)
-        nbytes = min(max(_size(rest), _up(room[left[0]])), most)
-        taken, left = _filled(left, room, nbytes)
-        made.append(Chunk(nbytes, tuple(taken)))
-    return tuple(made)
-
-
-def _filled(left: list[int], room: dict[int, int], nbytes: int) -> tuple[list[int], list[int]]:
-    """Return which tensors go into a chunk of `nbytes`, and which are left."""
-    taken, passed, free = [], [], nbytes
-    for index in left:
-        if room[index] <= free:
-            taken.append(index)
-            free -= room[index]
-        else:
-            passed.append(index)
-    return taken, passed
+        nbytes = free = min(max(_size(rest), _up(next(iter(left)))), most)
+        taken = []
+        for size in list(left):
+            count = min(left[size], free // size)
+            if count:
+                taken.append((size, count))
+                free -= size * count
+                left[size] -= count
+                if not left[size]:
+                    del left[size]
+        rest -= nbytes - free
+        made.append((nbytes, taken))
+    return made
 
 
 def _size(rest: int) -> int:

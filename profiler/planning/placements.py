@@ -95,9 +95,9 @@ class Scheme:
 
     def placement(self, name: str) -> str:
         """Return where the component called `name` lives."""
-        split = self.split(name)
-        if split is not None:
-            return split.place
+        inside = self.inside.get(name)
+        if inside is not None and not isinstance(inside, Streamed):
+            return inside.place
         if name in self.sequence:
             return OFFLOAD
         return RESIDENT if name in self.excluded else OUTSIDE
@@ -136,6 +136,11 @@ class Scheme:
 
 def known_part(scheme: Scheme, names: Sequence[str]) -> Scheme:
     """Return what diffusers makes of `scheme` on a pipeline with components of these names."""
+    if scheme.excluded.isdisjoint(scheme.sequence) and {
+        *scheme.sequence,
+        *scheme.excluded,
+    }.issubset(names):
+        return scheme
     return scheme_for(
         names,
         sequence=scheme.sequence,

@@ -35,6 +35,9 @@ class Predicted:
     h2d_weight_bytes: int
     d2h_weight_bytes: int
     seconds: float | None = None  # None where the copy rates of the card are unknown
+    first_seconds: float | None = None  # to the end of the first call, set-up included
+    host_pageable_bytes: int = 0  # of weights, at rest
+    host_pinned_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,7 @@ class Plan:
     swaps: dict[str, str] = field(default_factory=dict)
     modifiers: tuple[str, ...] = ()  # of MODIFIERS
     uses: tuple[Use, ...] = ()  # of one call, in order: what `as_offload_strategy` goes by
+    ram_bytes: int | None = None  # what it must stay within on the host; None for unlimited
     schema_version: int = SCHEMA_VERSION
 
     @property

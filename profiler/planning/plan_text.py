@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from profiler.planning.wording import inside_words, worded
 from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -18,10 +19,15 @@ def text_of(plan: Plan) -> str:
         f"  sequence   {' -> '.join(plan.sequence) or 'none'}",
         f"  resident   {', '.join(plan.excluded) or 'none'}{' (sticky)' if plan.sticky else ''}",
         *_outside(plan),
+        *(
+            f"  {'' if number else 'besides':<9}  {phrase}"
+            for number, phrase in enumerate(inside_words(plan))
+        ),
         f"  predicted  {_figures(plan.predicted)}",
         f"  as it is   {_figures(plan.stock.predicted)}",
+        f"  host RAM   {_host(plan.predicted)}",
         f"  margin     {_sum(plan.margin)}",
-        f"  proof      gap {plan.proof.gap}: {plan.proof.nodes} partial plans opened of {plan.proof.candidates}",
+        f"  proof      gap {plan.proof.gap}: {plan.proof.nodes:,} partial plans opened of {plan.proof.candidates:,}",
     ]
     if plan.runner_up is not None:
         lines.append(f"  runner-up  {_alternative(plan.runner_up)}")
@@ -44,8 +50,8 @@ def html_of(plan: Plan) -> str:
         for label, one in rows
     )
     placements = "".join(
-        f"<tr><td>{escape(name)}</td><td>{escape(placement)}</td></tr>"
-        for name, placement in plan.placements.items()
+        f"<tr><td>{escape(name)}</td><td>{escape(worded(plan, name))}</td></tr>"
+        for name in plan.placements
     )
     return (
         f"<h4>Plan for {escape(plan.model or plan.pipeline_class)} "
@@ -63,6 +69,12 @@ def _figures(one: Predicted) -> str:
         f"{format_bytes(one.h2d_weight_bytes)} up and {format_bytes(one.d2h_weight_bytes)} down per call, "
         f"{_seconds(one)}"
     )
+
+
+def _host(one: Predicted) -> str:
+    """Return what the weights take of the host's memory."""
+    total = format_bytes(one.host_pageable_bytes + one.host_pinned_bytes)
+    return f"{total} of weights, {format_bytes(one.host_pinned_bytes)} of it pinned"
 
 
 def _seconds(one: Predicted) -> str:
@@ -92,4 +104,6 @@ def _sum(margin: Margin) -> str:
 def _alternative(one: Alternative) -> str:
     sticky = " (sticky)" if one.sticky else ""
     resident = ", ".join(one.excluded) or "none"
-    return f"{' -> '.join(one.sequence) or 'none'}; resident {resident}{sticky}: {_figures(one.predicted)}"
+    besides = "".join(f"; {phrase}" for phrase in inside_words(one))
+    sequence = " -> ".join(one.sequence) or "none"
+    return f"{sequence}; resident {resident}{sticky}{besides}: {_figures(one.predicted)}"

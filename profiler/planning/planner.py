@@ -8,30 +8,33 @@ the lowest peak, then the one that changes the fewest components' placement.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler.errors import FindingError, InputError
 from profiler.planning import does_not_fit
 from profiler.planning.choices import Choices, choices_of
-from profiler.planning.copy_clock import CopyClock, copy_clock
 from profiler.planning.cost import Rides, evaluate, tabulate
-from profiler.planning.placements import Scheme, scheme_for
+from profiler.planning.link import UNKNOWN, Link, link_of
+from profiler.planning.placements import Scheme, inside_record, known_part, scheme_for
 from profiler.planning.plan import Alternative, Margin, Plan, Predicted, Proof, Smallest
 from profiler.planning.replay import simulate
-from profiler.planning.search import Outcome, Solver
+from profiler.planning.search import Outcome, Problem, Solver, search
 from profiler.planning.uses import uses_of
+from profiler.planning.vocabulary import DISK, LEVERS, check_levers, splits
 from profiler.planning.workload import Workload, workload_of
+from profiler.units import format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from profiler.planning.cost import Ride
     from profiler.profile import Profile
 
-_NANOSECONDS = 10**9
 _FRONT_POINTS = 32
-OBJECTIVES = ("bytes", "seconds")
+OBJECTIVES = ("seconds", "bytes", "first-image")
 
 
 class DoesNotFitError(FindingError):
@@ -43,37 +46,88 @@ class DoesNotFitError(FindingError):
         self.missing_bytes = missing_bytes
 
 
-def plan_offload(
-    profile: Profile, budget_bytes: int, *, objective: str = "bytes", sticky: bool = True
-) -> Plan:
-    """Return the best plan of model offload for `profile` that stays within `budget_bytes`.
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a plan is to be.
+
+    Attributes:
+        budget_bytes: What the plan may take of the card, context included.
+        ram_bytes: What it may take of the host's memory; None for unlimited.
+        objective: What to minimise: "seconds" or "bytes" of a call once calls repeat, "first-image" for the seconds
+            until the first image, set-up included; None for seconds, or bytes where nobody knows the link's rates.
+        sticky: Whether the end of a call may be other than diffusers' own: without, what is excluded travels, and no
+            lever can be used.
+        levers: Which placements may be used besides sequence and exclusions, of `vocabulary.LEVERS`.
+        time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
+    """
+
+    budget_bytes: int
+    ram_bytes: int | None = None
+    objective: str | None = None
+    sticky: bool = True
+    levers: tuple[str, ...] = LEVERS
+    time_limit_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        if self.objective not in (None, *OBJECTIVES):
+            raise InputError(
+                f"no objective is called {self.objective!r}: choose one of {', '.join(OBJECTIVES)}"
+            )
+        check_levers(self.levers)
+
+
+def plan_offload(profile: Profile, budget_bytes: int, **wish: Any) -> Plan:
+    """Return the best plan for `profile` that stays within `budget_bytes`.
 
     Args:
         profile: One run of the pipeline, resident or under any plan of model offload.
         budget_bytes: What the plan may take of the card, context included.
-        objective: What to minimise per call: weight bytes copied, or the seconds of copying them.
-        sticky: Whether excluded components may be kept on the card between calls, which stock diffusers does not do.
+        wish: The other fields of `Wish`.
 
     Raises:
         InputError: if the profile cannot be planned from, or the card's copy rates, needed for seconds, are unknown.
         DoesNotFitError: if no plan fits.
     """
-    if objective not in OBJECTIVES:
-        raise InputError(f"no objective is called {objective!r}: choose bytes or seconds")
-    desk = _Desk(profile, objective, sticky)
-    outcome = desk.solver.search(limit=desk.peak_limit(budget_bytes))
+    return plan_as(profile, Wish(budget_bytes=budget_bytes, **wish))
+
+
+def plan_as(profile: Profile, wish: Wish) -> Plan:
+    """Return the best plan for `profile` that is as wished.
+
+    Raises:
+        InputError, DoesNotFitError: as `plan_offload`.
+    """
+    desk = _Desk(profile, wish)
+    outcome = desk.solver.search(
+        limit=desk.peak_limit(wish.budget_bytes),
+        use_limits=desk.use_limits,
+        time_limit_seconds=wish.time_limit_seconds,
+    )
+    if not outcome.found and not outcome.complete:
+        raise FindingError(
+            f"no plan was found within {wish.time_limit_seconds} seconds, which does not prove that there is none: "
+            "give the search more time"
+        )
     smallest = desk.smallest()
     if not outcome.found:
-        missing = smallest.budget_bytes - budget_bytes
+        missing = smallest.budget_bytes - wish.budget_bytes
         raise DoesNotFitError(
-            does_not_fit.message(profile, smallest, budget_bytes), smallest, missing
+            does_not_fit.message(profile, smallest, wish.budget_bytes), smallest, missing
         )
-    return desk.plan(outcome, smallest, budget_bytes)
+    return desk.plan(outcome, smallest)
 
 
 def plan_for(profile: Profile, scheme: Scheme) -> Predicted:
     """Return what `scheme` promises for `profile`."""
-    return _Desk(profile, "bytes", True).predicted(scheme)
+    return _Desk(profile, Wish(budget_bytes=0, objective="bytes")).predicted(scheme)
+
+
+def weigh(profile: Profile, schemes: Iterable[Scheme]) -> tuple[Predicted | None, ...]:
+    """Return what each of `schemes` promises for `profile`; None where diffusers, or a part without weights, fails."""
+    desk = _Desk(profile, Wish(budget_bytes=0))
+    known = (known_part(one, desk.workload.names) for one in schemes)
+    return tuple(desk.predicted(one) if desk.runs(one) else None for one in known)
 
 
 @dataclass(frozen=True)
@@ -81,8 +135,7 @@ class _Desk:
     """One profile under consideration: its tables, and the units of the answer."""
 
     profile: Profile
-    objective: str
-    sticky: bool
+    wish: Wish
 
     @cached_property
     def workload(self) -> Workload:
@@ -90,7 +143,7 @@ class _Desk:
 
     @cached_property
     def rides(self) -> Rides:
-        return tabulate(self.workload)
+        return tabulate(self.workload, self.link)
 
     @cached_property
     def stock(self) -> Scheme:
@@ -100,31 +153,60 @@ class _Desk:
 
     @cached_property
     def choices(self) -> Choices:
-        return choices_of(self.workload, self.rides, self.stock, self.cost, sticky=self.sticky)
+        wish = self.wish
+        levers = wish.levers if wish.sticky and not self.profile.places_itself else ()
+        return choices_of(
+            self.workload, self.rides, self.stock, self.cost, sticky=wish.sticky, levers=levers
+        )
 
     @cached_property
     def solver(self) -> Solver:
         return Solver(self.choices.problems)
 
     @cached_property
-    def clock(self) -> CopyClock:
-        clock = copy_clock(self.profile)
-        if clock is None and self.objective == "seconds":
+    def link(self) -> Link:
+        link = link_of(self.profile)
+        if link is None and self.wish.objective not in (None, "bytes"):
             raise InputError(
                 f"the copy rates of {self.profile.gpu.name} are unknown: plan with objective 'bytes'"
             )
-        return clock or CopyClock(0.0, 0.0, None)
+        return link or UNKNOWN
+
+    @cached_property
+    def objective(self) -> str:
+        """What is minimised."""
+        return self.wish.objective or ("bytes" if self.link is UNKNOWN else "seconds")
 
     @cached_property
     def band(self) -> Fraction:
         """The error band as it is written, 0.1 and not the binary number beside it: margins add up to the byte."""
         return Fraction(str(self.profile.error_band))
 
+    @cached_property
+    def other_host_bytes(self) -> int:
+        """What the call takes of the host's memory besides weights."""
+        weights = sum(part.bytes for part in self.profile.components)
+        return max(self.profile.totals.host_peak_bytes - weights, 0) if self._predicted else 0
+
+    @property
+    def _predicted(self) -> bool:
+        return self.profile.source == "predicted"
+
+    @cached_property
+    def use_limits(self) -> tuple[int | None, ...]:
+        """What the weights may take of the host's memory."""
+        ram_bytes = self.wish.ram_bytes
+        return (None if ram_bytes is None else ram_bytes - self.other_host_bytes,)
+
     def cost(self, ride: Ride) -> int:
         """Return what the search adds up: bytes, or nanoseconds."""
-        if self.objective == "bytes":
-            return ride.h2d_bytes + ride.d2h_bytes
-        return round(self.clock.copy_seconds(ride.h2d_bytes, ride.d2h_bytes) * _NANOSECONDS)
+        match self.objective:
+            case "bytes":
+                return ride.h2d_bytes + ride.d2h_bytes
+            case "first-image":
+                return ride.first_nanoseconds
+            case _:
+                return ride.exposed_nanoseconds
 
     def margin(self, peak_bytes: int, budget_bytes: int) -> Margin:
         """Return the arithmetic of the promise."""
@@ -147,13 +229,24 @@ class _Desk:
 
     def predicted(self, scheme: Scheme) -> Predicted:
         totals = evaluate(self.rides, scheme)
-        h2d_bytes, d2h_bytes = totals.h2d_weight_bytes, totals.d2h_weight_bytes
         return Predicted(
             peak_allocated_bytes=totals.peak_allocated_bytes,
             device_bytes=self.margin(totals.peak_allocated_bytes, 0).device_bytes,
-            h2d_weight_bytes=h2d_bytes,
-            d2h_weight_bytes=d2h_bytes,
-            seconds=self.clock.call_seconds(h2d_bytes, d2h_bytes),
+            h2d_weight_bytes=totals.h2d_weight_bytes,
+            d2h_weight_bytes=totals.d2h_weight_bytes,
+            seconds=self.link.call_seconds(totals.exposed_nanoseconds),
+            first_seconds=self.link.call_seconds(totals.first_nanoseconds),
+            host_pageable_bytes=totals.host.pageable,
+            host_pinned_bytes=totals.host.pinned,
+        )
+
+    def runs(self, scheme: Scheme) -> bool:
+        """Whether every component that is split can be, and none leaves the card while it runs."""
+        parts = {part.name: part for part in self.profile.components}
+        return self.rides.sound(scheme) and all(
+            inside in splits(parts[name], self.rides, LEVERS)
+            for name in parts
+            if (inside := scheme.split(name)) is not None
         )
 
     def alternative(self, scheme: Scheme) -> Alternative:
@@ -162,17 +255,21 @@ class _Desk:
             excluded=self.ordered(scheme.excluded),
             sticky=scheme.sticky,
             predicted=self.predicted(scheme),
+            inside=_records(scheme),
+            swaps=dict(scheme.swaps),
         )
 
     def ordered(self, names: frozenset[str]) -> tuple[str, ...]:
         return tuple(name for name in self.workload.names if name in names)
 
     def schemes(self, outcome: Outcome) -> list[Scheme]:
-        return [self.choices.scheme(found.problem, found.keys) for found in outcome.found]
+        return [self.choices.scheme(found) for found in outcome.found]
 
     def smallest(self) -> Smallest:
         """Return the plan with the lowest peak, and what decides that peak."""
-        outcome = self.solver.search(wanted=1, peak_first=True)
+        outcome = self.solver.search(wanted=1, peak_first=True, use_limits=self.use_limits)
+        if not outcome.found:
+            raise FindingError(self._no_ram())
         (scheme,) = self.schemes(outcome)
         loads = self.rides.loads(scheme)
         worst = max(range(len(loads)), key=lambda index: loads[index])
@@ -189,13 +286,32 @@ class _Desk:
         )
 
     def front(self) -> tuple[Alternative, ...]:
-        """Return plans that no other beats in both peak and copying, smallest peak first.
+        """Return the plans that no other beats in both peak and cost, smallest peak first."""
+        found = self.solver.front(
+            use_limits=self.use_limits,
+            most=_FRONT_POINTS,
+            time_limit_seconds=self.wish.time_limit_seconds,
+        )
+        return tuple(self.alternative(self.choices.scheme(point)) for point in found.points)
 
-        Of more than `_FRONT_POINTS` those that divide the range of peaks best are shown.
-        """
-        points = self.solver.front(most=_FRONT_POINTS).points
+    def _no_ram(self) -> str:
+        least = search(self._by_host(), wanted=1).found[0].cost + self.other_host_bytes
+        return (
+            f"{self.profile.pipeline_class} does not fit {format_bytes(self.wish.ram_bytes or 0)} of host memory under "
+            f"any plan: the least is {format_bytes(least)}. Try more RAM, the lever {DISK!r}, or a smaller dtype."
+        )
+
+    def _by_host(self) -> tuple[Problem, ...]:
+        """Return the problems with the host's memory as the cost."""
         return tuple(
-            self.alternative(self.choices.scheme(found.problem, found.keys)) for found in points
+            replace(
+                problem,
+                decisions=tuple(
+                    tuple(option._replace(cost=option.uses[0]) for option in options)
+                    for options in problem.decisions
+                ),
+            )
+            for problem in self.choices.problems
         )
 
     def moves(self, scheme: Scheme) -> tuple[tuple[str, str, int], ...]:
@@ -208,7 +324,7 @@ class _Desk:
             if event.call == call and event.kind in ("onload", "offload")
         )
 
-    def plan(self, outcome: Outcome, smallest: Smallest, budget_bytes: int) -> Plan:
+    def plan(self, outcome: Outcome, smallest: Smallest) -> Plan:
         """Return the plan that the search found, with everything a reader needs to believe it."""
         best, *others = self.schemes(outcome)
         cost = outcome.found[0].cost
@@ -223,7 +339,7 @@ class _Desk:
             placements=best.placements(names),
             predicted=self.predicted(best),
             stock=self.alternative(self.stock),
-            margin=self.margin(outcome.found[0].peak, budget_bytes),
+            margin=self.margin(outcome.found[0].peak, self.wish.budget_bytes),
             proof=Proof(
                 objective=self.objective,
                 cost=cost,
@@ -242,4 +358,11 @@ class _Desk:
             gpu=profile.gpu.name,
             dtype=profile.dtype,
             quantization=profile.quantization,
+            inside=_records(best),
+            swaps=dict(best.swaps),
+            ram_bytes=self.wish.ram_bytes,
         )
+
+
+def _records(scheme: Scheme) -> dict[str, dict[str, Any]]:
+    return {name: inside_record(inside) for name, inside in scheme.inside.items()}

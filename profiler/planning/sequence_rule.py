@@ -9,6 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LAST, OUTSIDE, EXCLUDED = "(last)", "(outside)", "(excluded)"
+KEPT, APART = "(kept)", "(apart)"
+"""Excluded, but with hooks on blocks that travel; split, without a hook of model offload."""
+
+_LEFT_OUT = (OUTSIDE, EXCLUDED, KEPT, APART)
 
 _NONE = -1
 
@@ -19,7 +23,7 @@ class SequenceState(NamedTuple):
     decided: int  # how many
     free: int  # bits: may still be chosen as a successor; bit `count` stands for the sequence's end
     starts: tuple[int, ...]  # of each undecided component: where the links that end at it begin
-    hooked: bool  # whether some component is not excluded
+    hooked: bool  # whether some component carries hooks
     excluded: bool  # whether some component is; stays False where that does not matter
 
 
@@ -44,7 +48,7 @@ class SequenceRule:
 
     def step(self, state: SequenceState, key: str) -> SequenceState | None:
         """Return the state after the next component chose `key`; None if that cannot become one sequence."""
-        left_out = key in (OUTSIDE, EXCLUDED)
+        left_out = key in _LEFT_OUT
         after = self._left_out(state, key) if left_out else self._linked(state, self._targets[key])
         if after is None or after.decided < self._count:
             return after
@@ -74,6 +78,6 @@ class SequenceRule:
             state.decided + 1,
             state.free & ~bit,
             state.starts[1:],
-            state.hooked or key == OUTSIDE,
+            state.hooked or key != EXCLUDED,
             self._some_excluded and (state.excluded or key == EXCLUDED),
         )

@@ -18,10 +18,11 @@ from profiler.planning.hook_machines import (
     ONLOAD,
     PINNED,
     Act,
-    Sizes,
+    sizes_of,
 )
 from profiler.planning.module_groups import ROOT
 from profiler.planning.placements import streamed_blocks
+from profiler.remembering import once_per_component
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,27 +38,38 @@ class Block(NamedTuple):
     tensors: tuple[int, ...]  # those that are in it alone; integers stay with the rest
 
 
+@once_per_component
 def blocks_of(component: Component) -> tuple[Block, ...]:
     """Return the blocks of a component, in the order of its modules."""
-    index = {part.path: number for number, part in enumerate(component.parts)}
-    held = [(*part.parameters, *part.buffers) for part in component.parts]
-    everywhere = Counter(tensor for own in held for tensor in own)
-    blocks = []
-    for block in component.blocks:
-        within = f"{block.name}."
-        here = Counter(
-            tensor
-            for part, own in zip(component.parts, held, strict=True)
-            if part.path == block.name or part.path.startswith(within)
-            for tensor in own
+    names = {block.name for block in component.blocks}
+    everywhere: Counter[int] = Counter()
+    here: dict[str, Counter[int]] = {block.name: Counter() for block in component.blocks}
+    numbers = {}
+    for number, part in enumerate(component.parts):
+        own = (*part.parameters, *part.buffers)
+        everywhere.update(own)
+        numbers[part.path] = number
+        block = _block_around(part.path, names)
+        if block is not None:
+            here[block].update(own)
+    return tuple(
+        Block(
+            numbers[name],
+            name,
+            tuple(
+                tensor
+                for tensor, count in held.items()
+                if component.tensors[tensor].floating and count == everywhere[tensor]
+            ),
         )
-        own = tuple(
-            tensor
-            for tensor, count in here.items()
-            if component.tensors[tensor].floating and count == everywhere[tensor]
-        )
-        blocks.append(Block(index[block.name], block.name, own))
-    return tuple(blocks)
+        for name, held in here.items()
+    )
+
+
+def _block_around(path: str, names: set[str]) -> str | None:
+    while path and path not in names:
+        path = path.rpartition(".")[0]
+    return path or None
 
 
 def rest_of(component: Component, resident_blocks: int) -> Component:
@@ -79,7 +91,7 @@ class StreamMachine:
         blocks = blocks_of(component)
         self.blocks = [blocks[i] for i in streamed_blocks(len(blocks), resident_blocks)]
         self._numbers = {block.part: number for number, block in enumerate(self.blocks)}
-        self._sizes = Sizes(component)
+        self._sizes = sizes_of(component)
         self._loaded: set[int] = set()
         self._away = {tensor for block in self.blocks for tensor in block.tensors}
         self._running: list[int] = []
@@ -167,6 +179,6 @@ class StreamMachine:
 
 def pinned_sizes(component: Component, resident_blocks: int) -> tuple[int, ...]:
     """Return the bytes of the tensors that are page-locked so that they can travel."""
-    sizes = Sizes(component)
-    machine = StreamMachine(component, resident_blocks)
-    return tuple(sizes.moved[tensor] for block in machine.blocks for tensor in block.tensors)
+    moved, blocks = sizes_of(component).moved, blocks_of(component)
+    travelling = [blocks[number] for number in streamed_blocks(len(blocks), resident_blocks)]
+    return tuple(moved[tensor] for block in travelling for tensor in block.tensors)

@@ -14,6 +14,7 @@ from typing import Any
 
 import accelerate.hooks
 from accelerate.hooks import AlignDevicesHook
+from diffusers import DiffusionPipeline
 from diffusers.hooks._common import _GO_LC_SUPPORTED_PYTORCH_LAYERS
 from diffusers.hooks.group_offloading import ModuleGroup
 from torch import nn
@@ -79,6 +80,11 @@ def sequence_of(pipe: Any) -> tuple[str, ...]:
     """Return the pipeline's offload sequence, as names."""
     sequence = getattr(pipe, private.SEQUENCE, None)
     return tuple(sequence.split("->")) if sequence else ()
+
+
+def places_itself(pipe: Any) -> bool:
+    """Tell whether the pipeline's class has its own way to enable model offload, which knows no other placement."""
+    return isinstance(pipe, DiffusionPipeline) and private.enables_by_itself(pipe)
 
 
 def excluded_of(pipe: Any) -> tuple[str, ...]:

@@ -175,6 +175,7 @@ class Trace:
             error_band=gauge.error_band(),
             error_band_below=gauge.error_band_below(),
             insides=tuple(self._insides.known),
+            places_itself=hooks.places_itself(pipe),
             complete=error is None,
             error="" if error is None else _explained(error, failure),
             failure=failure,

@@ -48,7 +48,7 @@ BAD = {
     "a budget without a unit": (["plan", "sdxl-base", "--budget", "8"], r"'8' is not a size"),
     "an unknown objective": (
         ["plan", "../tiny", "--budget", "8GiB", "--objective", "beauty"],
-        r"'beauty'.*bytes or seconds",
+        r"'beauty'.*seconds, bytes, first-image",
     ),
     "a height that the pipeline refuses": (
         ["profile", "../tiny", "--height", "100"],

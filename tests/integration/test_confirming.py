@@ -4,9 +4,12 @@ import pytest
 
 from profiler.confirming import confirmed_plan
 from profiler.errors import FindingError
+from profiler.planning import Wish
 from profiler.scenario import Scenario
 from profiler.sizing import plan_model, profile_without_limit
 from profiler.units import GIB
+
+STOCK = Wish(budget_bytes=8 * GIB, objective="bytes", levers=())
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def test_the_next_best_is_taken_where_the_winner_does_not_get_through(sdxl):
         tried.append(plan.excluded)
         return len(tried) == 3
 
-    plan = confirmed_plan(sdxl, 8 * GIB, objective="bytes", gets_through=gets_through)
+    plan = confirmed_plan(sdxl, STOCK, gets_through=gets_through)
     # With 256, 512 and 1024 MiB of slack. text_encoder_2 would need 450 MiB of context + 6.40 GiB + 1 GiB + 2.6 % of
     # 6.40 GiB = 8.01 GiB then, and text_encoder 0.23 instead of its 1.29 GiB.
     assert tried == [
@@ -40,7 +43,7 @@ def test_a_plan_is_run_with_few_steps_and_returned_with_all(sdxl):
         return True
 
     sdxl.call["num_inference_steps"] = 50
-    plan = confirmed_plan(sdxl, 8 * GIB, objective="bytes", gets_through=gets_through)
+    plan = confirmed_plan(sdxl, STOCK, gets_through=gets_through)
     assert (steps, plan.call["num_inference_steps"]) == ([3], 50)
 
 
@@ -48,8 +51,8 @@ def test_what_never_gets_through_is_told_as_fragmentation_and_the_advice_works(m
     scenario = Scenario(model="cogvideox-5b", gpu="rtx-4090", steps=2)
     profile = profile_without_limit(scenario)
     with pytest.raises(FindingError, match="the free memory is in pieces") as told:
-        plan_model(profile, 17 * GIB)
+        plan_model(profile, 17 * GIB, levers=())
     advice = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
     assert advice in str(told.value)
     monkeypatch.setenv(*advice.split("="))
-    assert plan_model(profile, 17 * GIB).budget_bytes == 17 * GIB
+    assert plan_model(profile, 17 * GIB, levers=()).budget_bytes == 17 * GIB

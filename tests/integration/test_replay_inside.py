@@ -6,16 +6,13 @@ offload must be what the tracer sees when these are really set up.
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
-import torch
+from inside_worlds import traced, workload
 from replay_worlds import FAMILIES
 
-from profiler.modes import Mode, enable_mode
+from profiler.modes import Mode
 from profiler.planning.placements import Grouped, Scheme, Sequential
 from profiler.planning.replay import NOT_REPLAYED, simulate
-from profiler.planning.workload import workload_of
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 
@@ -31,26 +28,6 @@ SPLITS = {
     "pairs of blocks": (Mode(name="group-block", blocks=2), Grouped(2)),
     "blocks, stream": (Mode(name="group-block", stream=True), Grouped(1, stream=True)),
 }
-
-
-def traced(family, mode):
-    """Return the profile of two calls of a tiny pipeline in a mode, set-up included."""
-    with VirtualGPU("rtx-4090"):
-        pipe, call = FAMILIES[family]()
-        for name in ("unet", "transformer", "controlnet", "vae"):
-            if hasattr(pipe, name):
-                getattr(pipe, name).to(torch.float16)
-        with trace(pipe) as t:
-            enable_mode(pipe, mode)
-            for _ in range(2):
-                pipe(num_inference_steps=3, **call)
-    return t.profile
-
-
-@cache
-def workload(family):
-    """Return the workload as model offload shows it."""
-    return workload_of(traced(family, Mode(name="model")))
 
 
 def in_calls(events):

@@ -1,0 +1,75 @@
+"""How long weights take between host and card, and what a call takes besides.
+
+Its computing takes as long as ever; what a plan decides is which copies run, at which rate, and what waits for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from profiler.profile import Event, Profile
+
+NANOSECONDS = 10**9
+HOST_COPY_BYTES_PER_SECOND = 8e9
+"""How fast weights are copied within host memory while they are page-locked. An estimate."""
+
+DISK_BYTES_PER_SECOND = 2e9
+"""How fast weights are read from a local SSD. An estimate."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds per byte on the way to the card and back, and those of a call without its weight copies."""
+
+    pageable_seconds: float
+    back_seconds: float
+    pinned_seconds: float
+    other_seconds: float | None = None  # None where unknown
+
+    def pageable(self, nbytes: int) -> int:
+        """Return the nanoseconds of a copy from pageable memory."""
+        return round(nbytes * self.pageable_seconds * NANOSECONDS)
+
+    def back(self, nbytes: int) -> int:
+        """Return the nanoseconds of a copy from the card into pageable memory."""
+        return round(nbytes * self.back_seconds * NANOSECONDS)
+
+    def pinned(self, nbytes: int) -> int:
+        """Return the nanoseconds of a copy from pinned memory."""
+        return round(nbytes * self.pinned_seconds * NANOSECONDS)
+
+    def call_seconds(self, exposed_nanoseconds: int) -> float | None:
+        """Return the seconds of a call that waits so long for weights; None where they are unknown."""
+        if self.other_seconds is None:
+            return None
+        return self.other_seconds + exposed_nanoseconds / NANOSECONDS
+
+
+UNKNOWN = Link(0.0, 0.0, 0.0)
+"""Of a card whose rates nobody knows: copies take no time."""
+
+
+def link_of(profile: Profile) -> Link | None:
+    """Return the link of `profile`: its card's rates, else those its own copies achieved, else None."""
+    call = max(event.call for event in profile.events)
+    moves = [event for event in profile.events if event.kind in ("onload", "offload")]
+    gpu = profile.gpu
+    h2d = _seconds_per_byte(gpu.h2d_bytes_per_second, moves, "onload")
+    d2h = _seconds_per_byte(gpu.d2h_bytes_per_second, moves, "offload")
+    if h2d is None or d2h is None:
+        return None
+    pinned = 1 / gpu.pinned_bytes_per_second if gpu.pinned_bytes_per_second > 0 else h2d
+    events = [event for event in profile.events if event.call == call]
+    whole = events[-1].start_seconds + events[-1].seconds - events[0].start_seconds
+    copying = sum(event.seconds for event in moves if event.call == call)
+    return Link(h2d, d2h, pinned, whole - copying)
+
+
+def _seconds_per_byte(rate: float, moves: list[Event], kind: str) -> float | None:
+    if rate > 0:
+        return 1 / rate
+    seconds = sum(event.seconds for event in moves if event.kind == kind)
+    moved = sum(event.bytes for event in moves if event.kind == kind)
+    return seconds / moved if seconds and moved else None

@@ -1,0 +1,81 @@
+"""Tiny real pipelines as workloads whose parts are known, and random schemes over the whole vocabulary."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from hypothesis import strategies as st
+from replay_worlds import FAMILIES
+
+from profiler.modes import Mode, enable_mode
+from profiler.planning.cost import tabulate
+from profiler.planning.link import Link
+from profiler.planning.placements import COPY, DROP, PINNED, Scheme
+from profiler.planning.vocabulary import DISK, LEVERS, splits, streamings
+from profiler.planning.workload import workload_of
+from profiler.tracing import trace
+from profiler.virtual import VirtualGPU
+
+LINK = Link(1e-9, 2e-9, 0.5e-9, 1.0)
+
+
+def traced(family, mode):
+    """Return the profile of two calls of a tiny pipeline in a mode, set-up included."""
+    with VirtualGPU("rtx-4090"):
+        pipe, call = FAMILIES[family]()
+        for name in ("unet", "transformer", "controlnet", "vae"):
+            if hasattr(pipe, name):
+                getattr(pipe, name).to(torch.float16)
+        with trace(pipe) as t:
+            enable_mode(pipe, mode)
+            for _ in range(2):
+                pipe(num_inference_steps=3, **call)
+    return t.profile
+
+
+@cache
+def workload(family):
+    """Return the workload as model offload shows it."""
+    return workload_of(traced(family, Mode(name="model")))
+
+
+@cache
+def rides(family):
+    """Return the rides of a family's workload."""
+    return tabulate(workload(family), LINK)
+
+
+@cache
+def insides(family):
+    """Return how each component can be split, and streamed."""
+    ways = {}
+    for part in workload(family).components:
+        table = rides(family)
+        split = tuple(splits(part, table, (*LEVERS, DISK)))
+        ways[part.name] = split, streamings(part, table, LEVERS)
+    return ways
+
+
+@st.composite
+def any_schemes(draw, family, *, disk=True):
+    """Any placements that may go together."""
+    sequence, excluded, inside, swaps = [], set(), {}, {}
+    for name in draw(st.permutations(workload(family).names)):
+        split, streamed = insides(family)[name]
+        split = [way for way in split if disk or not getattr(way, "disk", False)]
+        kinds = ["link", "outside", "resident", *(["split"] if split else [])]
+        kind = draw(st.sampled_from(kinds))
+        if kind == "split":
+            inside[name] = draw(st.sampled_from(split))
+            continue
+        if streamed and draw(st.booleans()):
+            inside[name] = draw(st.sampled_from(streamed))
+        if kind == "link":
+            sequence.append(name)
+        if kind == "resident":
+            excluded.add(name)
+        else:
+            swaps[name] = draw(st.sampled_from([COPY, DROP, PINNED]))
+    swaps = {name: how for name, how in swaps.items() if how != COPY}
+    return Scheme(tuple(sequence), frozenset(excluded), True, inside, swaps)
