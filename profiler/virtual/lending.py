@@ -17,7 +17,7 @@ from torch import nn
 from profiler.diffusers_private import MODULE_HOOKS, MODULE_STATE, PIPELINE_HOOKS
 from profiler.virtual.quantised import beside_weights, memory_of, weights_in
 from profiler.virtual.subclasses import is_wrapper, view_as
-from profiler.virtual.tensor import CPU, CUDA, VirtualTensor
+from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
 
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
@@ -121,7 +121,8 @@ def _twin_of_tensor(
 ) -> VirtualTensor:
     """Return the twin of a plain tensor or parameter; a library's parameter without its attributes."""
     if isinstance(tensor, nn.Parameter):
-        twin: Any = gpu.like(tensor, CPU)
+        # Of a parameter that looks into a larger memory (packed, or mapped from a file) only its own part counts.
+        twin: Any = gpu.like(torch.empty_like(tensor, device=META), CPU)
         if type(tensor) not in {nn.Parameter, VirtualTensor}:
             twin = view_as(type(tensor), twin)
         twin._is_param = True

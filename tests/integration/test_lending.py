@@ -5,6 +5,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from torch import nn
 
+from profiler.applying.pack import Pack, slots_of
 from profiler.tracing import profile_pipeline
 from profiler.virtual import VirtualGPU
 from tests.integration.test_tracer import state_of
@@ -154,3 +155,12 @@ def test_a_module_that_is_virtual_already_is_lent_as_one_in_host_memory():
         assert (twin.weight.device.type, model.weight.device.type) == ("cpu", "cuda")
         twin.to("cuda")
         assert torch.cuda.memory_allocated() == 2 * (4 * 256 * 256 + 4 * 256)
+
+
+def test_parameters_that_lie_in_one_memory_count_by_their_own_size():
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100))
+    Pack().take_in(slots_of(model), pin=False)
+    with VirtualGPU("rtx-4090") as gpu:
+        twin = gpu.lend(model)
+        assert gpu.host.pageable_bytes == 2 * (100 * 100 + 100) * 4
+        assert twin[0].weight.storage_offset() == 0

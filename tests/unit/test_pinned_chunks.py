@@ -34,8 +34,12 @@ def test_every_tensor_is_in_one_chunk_and_fits(sizes):
 
 
 @given(st.lists(st.integers(1, 5 * MIB), min_size=1, max_size=60))
-def test_packing_takes_no_more_than_one_block_a_tensor(sizes):
-    assert pinned_bytes(sizes) <= sum(round_pinned(aligned(size)) for size in sizes)
+def test_no_chunk_has_room_for_what_comes_in_a_later_one(sizes):
+    made = chunks(sizes)
+    for number, chunk in enumerate(made):
+        free = chunk.nbytes - sum(aligned(sizes[i]) for i in chunk.indices)
+        later = [aligned(sizes[i]) for one in made[number + 1 :] for i in one.indices]
+        assert free < min(later, default=chunk.nbytes)
 
 
 def test_a_transformer_wastes_little():
