@@ -45,7 +45,7 @@ def search(
     Args:
         problems: Alternatives; the best of all of them is sought.
         limit: The peak may not exceed it.
-        use_limits: What the summed uses may not exceed; None for unlimited.
+        use_limits: What the summed uses may not exceed; None for unlimited. A limit of what no option uses is ignored.
         wanted: How many choices to return, fewer where fewer exist.
         peak_first: Rank by (peak, cost, penalty) instead.
         time_limit_seconds: After this the best found so far is returned, with what is proved of it. Reading the

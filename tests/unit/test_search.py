@@ -71,6 +71,16 @@ def test_uses_are_limited_each():
     assert outcomes[0].found[0].uses == (12, 3)
 
 
+def test_limit_of_what_nothing_uses_is_ignored():
+    assert search([two_decisions()], use_limits=(None, 5)).found == search([two_decisions()]).found
+
+
+def test_without_decisions_there_is_one_choice_and_without_options_none():
+    (found,) = search([Problem(decisions=(), base=(2, 3), penalty=1)]).found
+    assert (found.keys, found.cost, found.peak, found.penalty) == ((), 0, 3, 1)
+    assert search([Problem(decisions=((),), base=(0,))]).found == ()
+
+
 def test_labels_come_back():
     rows = ((Option("x", 1, (0,), label="dear"), Option("x", 0, (1,), label=("cheap", 1))),)
     found = search([Problem(decisions=rows, base=(0,))]).found

@@ -39,7 +39,8 @@ class Caps:
     def columns(self, tables: Tables) -> NDArray[np.int64]:
         """Return the cap of each column, at most what a choice can reach."""
         highest = tables.base + tables.most[0]
-        uses = (*self.uses, *(None,) * (tables.loads - USES - len(self.uses)))
+        resources = tables.loads - USES
+        uses = (*self.uses[:resources], *(None,) * (resources - len(self.uses)))
         peaks = (self.peak,) * (len(highest) - tables.loads)
         caps = (self.cost, self.penalty, *uses, *peaks)
         pairs = zip(highest.tolist(), caps, strict=True)

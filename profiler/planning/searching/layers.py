@@ -31,8 +31,6 @@ _FIRST, _CHUNK = 64, 4096
 """Labels that are followed together: those of the best bounds first."""
 _AT_ONCE = 1_000_000
 """Pairs of label and option looked at in one go."""
-
-
 _SMALL = 50_000
 """So many comparisons are made in one go; more, column by column."""
 

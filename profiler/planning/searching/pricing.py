@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from profiler.planning.searching.multipliers import Floats
 
 _STEPS = 40
+"""Weights that are tried, each time some are looked for."""
 _FRONTIER = 500
 """Partial choices among which those of the lowest bounds are looked for: those of the first depth with as many."""
 _FEW = 50
 """So few of them are searched faster than weights are found."""
 _TUNINGS, _FAILURES = 8, 2
+"""Partial choices for which weights are looked for, and how many in a row may gain nothing."""
 
 
 class Prices:
