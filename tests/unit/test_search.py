@@ -81,6 +81,14 @@ def test_without_decisions_there_is_one_choice_and_without_options_none():
     assert search([Problem(decisions=((),), base=(0,))]).found == ()
 
 
+def test_where_there_is_nothing_to_decide_that_is_found_too():
+    problem = Problem(decisions=((Option("x", 0, (0,)),),) * 3, base=(0,))
+    for peak_first in (False, True):
+        (found,) = search([problem], peak_first=peak_first).found
+        assert (found.keys, found.cost, found.peak) == (("x", "x", "x"), 0, 0)
+    assert len(front([problem]).points) == 1
+
+
 def test_labels_come_back():
     rows = ((Option("x", 1, (0,), label="dear"), Option("x", 0, (1,), label=("cheap", 1))),)
     found = search([Problem(decisions=rows, base=(0,))]).found

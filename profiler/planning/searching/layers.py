@@ -198,7 +198,7 @@ class Descent:
         lowest = sheet.base + sheet.rests[0][0]
         room = np.maximum(self._room - lowest, 1).astype(float)
         least = labels.sums + sheet.rests[depth][labels.states]
-        tightness = ((least - lowest) / room).max(axis=1)
+        tightness = ((least - lowest) / room).max(axis=1, initial=0.0)
         best = np.argsort(labels.bounds, kind="stable")[: count // 2]
         roomy = np.argsort(tightness, kind="stable")[: count // 2]
         return labels.take(np.unique(np.concatenate([best, roomy])))
