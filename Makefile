@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Installed is what these two files say; a change of either installs again, into the same .venv.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check zoo compare-presets format nightly-cuda clean
+.PHONY: demo test check zoo compare-presets format nightly-cuda nightly-plans clean
 
 demo: $(INSTALLED)
 	$(BIN)/vram demo
@@ -38,6 +38,10 @@ format: $(INSTALLED)
 # The CUDA build of torch in an environment of its own (6 GB, once), and its predictions against ours. Needs no GPU.
 nightly-cuda: $(INSTALLED)
 	$(BIN)/python benchmarks/cuda_build.py
+
+# Five hundred random plans, each run under its budget as the card's capacity. An hour.
+nightly-plans: $(INSTALLED)
+	$(BIN)/python -m pytest tests/integration/test_capacity.py --plan-cases 500
 
 clean:
 	rm -rf $(VENV) .venv-cuda vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 LEAST_SLACK_BYTES = 256 * MIB
 """Where doubling begins for a card whose slack is stated as less."""
 
-STEPS = 3
-"""Denoise steps of a confirming run: a steady one between the first and the last."""
+STEPS = 2
+"""Denoise steps of a confirming call: one that is the first, and one that is not."""
 
 
 def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan], bool]) -> Plan:
@@ -41,9 +41,8 @@ def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan
     slack_bytes = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
     while not gets_through(_shortened(plan)):
         slack_bytes *= 2
-        roomier = replace(profile, gpu=replace(profile.gpu, slack_bytes=slack_bytes))
         try:
-            plan = plan_as(roomier, wish)
+            plan = plan_as(profile, replace(wish, slack_bytes=slack_bytes))
         except DoesNotFitError:
             raise FindingError(_fragments(profile, plan)) from None
     return plan
@@ -58,7 +57,7 @@ def _shortened(plan: Plan) -> Plan:
 def _fragments(profile: Profile, plan: Plan) -> str:
     return (
         f"{profile.pipeline_class} would fit {format_bytes(plan.budget_bytes)} by its bytes "
-        f"({format_bytes(plan.predicted.peak_allocated_bytes)} allocated), but no plan of model offload gets "
-        "through it: the free memory is in pieces. Try PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, "
+        f"({format_bytes(plan.predicted.peak_allocated_bytes)} allocated), but no plan gets through "
+        "it: the free memory is in pieces. Try PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, "
         "a larger budget, or what lowers the peak (pipe.vae.enable_tiling(), a smaller size)."
     )

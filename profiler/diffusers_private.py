@@ -240,16 +240,18 @@ def remove_hooks(module: torch.nn.Module) -> None:
 
 
 def free_hooked(pipe: DiffusionPipeline) -> None:
-    """Reset the components' caches as diffusers does at the end of a call, and send to the CPU what carries a hook."""
+    """Reset the components' caches as diffusers does at the end of a call, and send to the CPU what carries a hook.
+
+    The device's cache is emptied also where nothing carries one: what a call leaves there in pieces would make the next
+    one need more.
+    """
     for component in pipe.components.values():
         if hasattr(component, "_reset_stateful_cache"):
             component._reset_stateful_cache()
-    hooks = offload_hooks(pipe)
-    if not hooks:
-        return
-    for hook in hooks:
+    for hook in offload_hooks(pipe):
         hook.offload()
-    empty_device_cache(pipe._offload_device.type)
+    device = getattr(pipe, OFFLOAD_DEVICE, None)
+    empty_device_cache(device.type if device is not None else "cuda")
 
 
 def _hooks_on(module: torch.nn.Module) -> Iterator[Any]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from profiler.applying import Verification
     from profiler.planning import Plan, Wish
 
+CONFIRMING_CALLS = 3
+"""Calls that a plan must get through before it is promised: each begins with what the ones before left behind."""
+
 Report = Callable[[str], None]
 """Told what is being done, one short line each."""
 
@@ -83,11 +86,7 @@ def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
 
     if profile.source != "predicted" or not profile.model:
         return plan_as(profile, wish)
-    return confirmed_plan(
-        profile,
-        wish,
-        gets_through=lambda plan: verify_plan(plan, report=report).profile.complete,
-    )
+    return confirmed_plan(profile, wish, gets_through=lambda plan: _gets_through(plan, report))
 
 
 def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
@@ -110,6 +109,21 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
         )
 
 
+def _gets_through(plan: Plan, report: Report | None) -> bool:
+    """Whether calls get through under the plan's budget: a first one, and some with what it left behind."""
+    from profiler import applying
+
+    with _under_budget(plan, report) as (pipe, call, folder):
+        _tell(report, f"running {plan.model} under a plan")
+        try:
+            applying.apply(plan, pipe, disk_folder=folder)
+            for _ in range(CONFIRMING_CALLS):
+                pipe(**call)
+        except RuntimeError:  # torch's OutOfMemoryError is one
+            return False
+    return True
+
+
 def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     """Return how a run of the plan, with its budget as the card's capacity, compares with its promise.
 
@@ -117,6 +131,16 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
         InputError: if the plan's model or card cannot be built.
     """
     from profiler import applying
+
+    with _under_budget(plan, report) as (pipe, call, folder):
+        applying.apply(plan, pipe, disk_folder=folder)
+        _tell(report, f"running {plan.model} under the plan")
+        return applying.verify(pipe, plan, **call)
+
+
+@contextmanager
+def _under_budget(plan: Plan, report: Report | None) -> Iterator[tuple[Any, dict[str, Any], str]]:
+    """Yield the plan's pipeline on a card whose capacity is the budget, the plan's call, and a folder that goes."""
     from profiler.pipelines.sensible_call import repeatable_call
 
     scenario = Scenario(
@@ -127,10 +151,8 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     )
     on = card(plan.gpu).with_capacity(plan.budget_bytes)
     with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
-        applying.apply(plan, pipe, disk_folder=folder)
-        _tell(report, f"running {plan.model} under the plan")
         call = replace(scenario, extra=repeatable_call(pipe, plan.call))
-        return applying.verify(pipe, plan, **call_arguments(pipe, call))
+        yield pipe, call_arguments(pipe, call), folder
 
 
 def _profile_on(scenario: Scenario, on: Card, report: Report | None) -> Profile:

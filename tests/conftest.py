@@ -32,8 +32,9 @@ def one_thread():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the flag by which expected outputs change; the change is reviewed in the diff."""
+    """Add how expected outputs change (review the diff), and how many random plans are run."""
     parser.addoption("--update-goldens", action="store_true", help="write what is printed now")
+    parser.addoption("--plan-cases", type=int, default=50, help="random plans to run to capacity")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

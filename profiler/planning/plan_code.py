@@ -34,8 +34,7 @@ def maybe_free_model_hooks(pipe):
             component._reset_stateful_cache()
     for hook in pipe._all_hooks:
         hook.offload()
-    if pipe._all_hooks:
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
 
 
 pipe.maybe_free_model_hooks = MethodType(maybe_free_model_hooks, pipe)

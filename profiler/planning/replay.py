@@ -9,7 +9,7 @@
 - A component is moved if the first of its parameters is not on the card.
 - A component outside the sequence has a hook without a predecessor and is nobody's predecessor.
 - At the end of a call stock diffusers enables offload again: every component goes to the CPU, in the order of its
-  name, then the excluded come back. Where nothing carries a hook it does nothing. A sticky plan only sends home
+  name, then the excluded come back; where nothing carries a hook it does nothing. A sticky plan only sends home
   what carries a hook.
 """
 
@@ -228,12 +228,12 @@ class _Machine:
         self._move(at, at.component, on=True, asked_by=HOOK_ASKER)
 
     def _free(self, at: Event) -> None:
-        if not self._hooked:
-            return
         if self._scheme.sticky:
             for name in self._hooked:
                 self._move(at, name, on=False, asked_by=FREE_ASKER)
             self._empty_cache(at, FREE_ASKER)
+            return
+        if not self._hooked:
             return
         for name in sorted(self._names):
             self._move(at, name, on=False, asked_by=FREE_ASKER)

@@ -44,7 +44,7 @@ def test_a_plan_is_run_with_few_steps_and_returned_with_all(sdxl):
 
     sdxl.call["num_inference_steps"] = 50
     plan = confirmed_plan(sdxl, STOCK, gets_through=gets_through)
-    assert (steps, plan.call["num_inference_steps"]) == ([3], 50)
+    assert (steps, plan.call["num_inference_steps"]) == ([2], 50)
 
 
 def test_what_never_gets_through_is_told_as_fragmentation_and_the_advice_works(monkeypatch):
