@@ -52,10 +52,11 @@ class Choices:
             tail = next((name for name, key in successors.items() if key == tail), None)
         excluded = frozenset(name for name, key in chosen.items() if key in (EXCLUDED, KEPT))
         made: dict[str, Choice] = dict(zip(self.names, found.labels, strict=True))
+        whole = any(key != APART for key in found.keys)  # else no call has an end to change
         return Scheme(
             tuple(sequence),
             excluded | self.fixed,
-            self.sticky[found.problem],
+            self.sticky[found.problem] and whole,
             {name: one.inside for name, one in made.items() if one.inside is not None},
             {name: one.swap for name, one in made.items() if one.swap != COPY},
         )

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from profiler.planning.vocabulary import LEVERS
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from profiler.planning.plan import Smallest
+    from profiler.planning.planner import Wish
     from profiler.profile import Profile
 
 
-def message(profile: Profile, smallest: Smallest, budget_bytes: int) -> str:
+def message(profile: Profile, smallest: Smallest, wish: Wish) -> str:
     """Return the finding in one paragraph."""
-    missing = smallest.budget_bytes - budget_bytes
+    missing = smallest.budget_bytes - wish.budget_bytes
     component = smallest.component or "the pipeline"
+    beside = (
+        "" if wish.ram_bytes is None else f" with {format_bytes(wish.ram_bytes)} of host memory"
+    )
     return (
-        f"{profile.pipeline_class} does not fit {format_bytes(budget_bytes)} under any plan of model offload: "
+        f"{profile.pipeline_class} does not fit {format_bytes(wish.budget_bytes)}{beside} under any plan: "
         f"{format_bytes(missing)} are missing, the smallest budget is {format_bytes(smallest.budget_bytes)}. "
         f"It is decided by {component} ({smallest.moment}): {format_bytes(smallest.weight_bytes)} of weights "
-        f"and {format_bytes(smallest.other_bytes)} of activations. Try {', '.join(remedies(profile, smallest))}."
+        f"and {format_bytes(smallest.other_bytes)} of activations. Try {', '.join(remedies(profile, smallest, wish))}."
     )
 
 
-def remedies(profile: Profile, smallest: Smallest) -> list[str]:
+def remedies(profile: Profile, smallest: Smallest, wish: Wish) -> list[str]:
     """Return what would lower the peak that decides, most promising first."""
-    weights = [
-        f"group offload of {smallest.component or 'the largest component'} (pipe.enable_group_offload)",
-        "pipe.enable_sequential_cpu_offload()",
-    ]
+    weights = []
     if profile.dtype == "float32":
-        weights.insert(0, "dtype float16 or bfloat16")
+        weights.append("dtype float16 or bfloat16")
+    if wish.ram_bytes is not None:
+        weights.append("more host memory, or the lever disk")
+    if len(wish.levers) < len(LEVERS):
+        weights.append(f"all levers ({', '.join(LEVERS)})")
+    weights.append(f"a quantised {smallest.component or 'component'}")
     activations = ["a smaller height and width, fewer frames or a smaller batch"]
     if smallest.moment == "decode":
         activations.insert(0, "pipe.vae.enable_tiling()")

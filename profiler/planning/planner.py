@@ -15,30 +15,28 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import FindingError, InputError
 from profiler.planning import does_not_fit
-from profiler.planning.choices import Choices, choices_of
-from profiler.planning.cost import Rides, evaluate, tabulate
-from profiler.planning.link import UNKNOWN, Link, link_of
-from profiler.planning.placements import Scheme, inside_record, known_part, scheme_for
+from profiler.planning.cost import Rides, evaluate
+from profiler.planning.placements import Scheme, inside_record, known_part
 from profiler.planning.plan import Alternative, Margin, Plan, Predicted, Proof, Smallest
 from profiler.planning.replay import simulate
 from profiler.planning.search import Outcome, Problem, Solver, search
+from profiler.planning.tables import OBJECTIVES, Tables, tables_of
 from profiler.planning.uses import uses_of
 from profiler.planning.vocabulary import DISK, LEVERS, check_levers, splits
-from profiler.planning.workload import Workload, workload_of
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from profiler.planning.cost import Ride
+    from profiler.planning.choices import Choices
+    from profiler.planning.workload import Workload
     from profiler.profile import Profile
 
 _FRONT_POINTS = 32
-OBJECTIVES = ("seconds", "bytes", "first-image")
 
 
 class DoesNotFitError(FindingError):
-    """No plan of model offload fits the budget; `smallest` is the one that comes closest."""
+    """No plan fits the budget; `smallest` is the one that comes closest."""
 
     def __init__(self, message: str, smallest: Smallest, missing_bytes: int) -> None:
         super().__init__(message)
@@ -59,6 +57,7 @@ class Wish:
             lever can be used.
         levers: Which placements may be used besides sequence and exclusions, of `vocabulary.LEVERS`.
         time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
+        slack_bytes: What to allow for the free memory's pieces; None for what the profile's card states.
     """
 
     budget_bytes: int
@@ -67,6 +66,7 @@ class Wish:
     sticky: bool = True
     levers: tuple[str, ...] = LEVERS
     time_limit_seconds: float | None = None
+    slack_bytes: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -112,9 +112,7 @@ def plan_as(profile: Profile, wish: Wish) -> Plan:
     smallest = desk.smallest()
     if not outcome.found:
         missing = smallest.budget_bytes - wish.budget_bytes
-        raise DoesNotFitError(
-            does_not_fit.message(profile, smallest, wish.budget_bytes), smallest, missing
-        )
+        raise DoesNotFitError(does_not_fit.message(profile, smallest, wish), smallest, missing)
     return desk.plan(outcome, smallest)
 
 
@@ -138,44 +136,44 @@ class _Desk:
     wish: Wish
 
     @cached_property
+    def tables(self) -> Tables:
+        return tables_of(self.profile)
+
+    @property
     def workload(self) -> Workload:
-        return workload_of(self.profile)
+        return self.tables.workload
 
-    @cached_property
+    @property
     def rides(self) -> Rides:
-        return tabulate(self.workload, self.link)
+        return self.tables.rides
 
-    @cached_property
-    def stock(self) -> Scheme:
-        return scheme_for(
-            self.workload.names, sequence=self.profile.sequence, excluded=self.profile.excluded
-        )
-
-    @cached_property
+    @property
     def choices(self) -> Choices:
-        wish = self.wish
-        levers = wish.levers if wish.sticky and not self.profile.places_itself else ()
-        return choices_of(
-            self.workload, self.rides, self.stock, self.cost, sticky=wish.sticky, levers=levers
-        )
+        return self._search[0]
 
-    @cached_property
+    @property
     def solver(self) -> Solver:
-        return Solver(self.choices.problems)
+        return self._search[1]
 
     @cached_property
-    def link(self) -> Link:
-        link = link_of(self.profile)
-        if link is None and self.wish.objective not in (None, "bytes"):
-            raise InputError(
-                f"the copy rates of {self.profile.gpu.name} are unknown: plan with objective 'bytes'"
-            )
-        return link or UNKNOWN
+    def _search(self) -> tuple[Choices, Solver]:
+        return self.tables.search_for(self.objective, self.wish.levers, sticky=self.wish.sticky)
 
     @cached_property
     def objective(self) -> str:
         """What is minimised."""
-        return self.wish.objective or ("bytes" if self.link is UNKNOWN else "seconds")
+        known = self.tables.known_link is not None
+        if not known and self.wish.objective not in (None, "bytes"):
+            raise InputError(
+                f"the copy rates of {self.profile.gpu.name} are unknown: plan with objective 'bytes'"
+            )
+        return self.wish.objective or ("seconds" if known else "bytes")
+
+    @property
+    def slack_bytes(self) -> int:
+        """What is allowed for the free memory's pieces."""
+        wished = self.wish.slack_bytes
+        return self.profile.gpu.slack_bytes if wished is None else wished
 
     @cached_property
     def band(self) -> Fraction:
@@ -198,16 +196,6 @@ class _Desk:
         ram_bytes = self.wish.ram_bytes
         return (None if ram_bytes is None else ram_bytes - self.other_host_bytes,)
 
-    def cost(self, ride: Ride) -> int:
-        """Return what the search adds up: bytes, or nanoseconds."""
-        match self.objective:
-            case "bytes":
-                return ride.h2d_bytes + ride.d2h_bytes
-            case "first-image":
-                return ride.first_nanoseconds
-            case _:
-                return ride.exposed_nanoseconds
-
     def margin(self, peak_bytes: int, budget_bytes: int) -> Margin:
         """Return the arithmetic of the promise."""
         gpu = self.profile.gpu
@@ -215,16 +203,16 @@ class _Desk:
         return Margin(
             context_bytes=gpu.context_bytes,
             peak_allocated_bytes=peak_bytes,
-            slack_bytes=gpu.slack_bytes,
+            slack_bytes=self.slack_bytes,
             error_band_bytes=band_bytes,
-            device_bytes=gpu.context_bytes + peak_bytes + gpu.slack_bytes + band_bytes,
+            device_bytes=gpu.context_bytes + peak_bytes + self.slack_bytes + band_bytes,
             budget_bytes=budget_bytes,
         )
 
     def peak_limit(self, budget_bytes: int) -> int:
         """Return the highest peak whose device bytes the budget covers; -1 where there is none."""
         gpu = self.profile.gpu
-        room = budget_bytes - gpu.context_bytes - gpu.slack_bytes
+        room = budget_bytes - gpu.context_bytes - self.slack_bytes
         return max(math.floor(room / (1 + self.band)), -1)
 
     def predicted(self, scheme: Scheme) -> Predicted:
@@ -234,8 +222,8 @@ class _Desk:
             device_bytes=self.margin(totals.peak_allocated_bytes, 0).device_bytes,
             h2d_weight_bytes=totals.h2d_weight_bytes,
             d2h_weight_bytes=totals.d2h_weight_bytes,
-            seconds=self.link.call_seconds(totals.exposed_nanoseconds),
-            first_seconds=self.link.call_seconds(totals.first_nanoseconds),
+            seconds=self.tables.link.call_seconds(totals.exposed_nanoseconds),
+            first_seconds=self.tables.link.call_seconds(totals.first_nanoseconds),
             host_pageable_bytes=totals.host.pageable,
             host_pinned_bytes=totals.host.pinned,
         )
@@ -338,7 +326,7 @@ class _Desk:
             immovable=self.ordered(self.workload.fixed),
             placements=best.placements(names),
             predicted=self.predicted(best),
-            stock=self.alternative(self.stock),
+            stock=self.alternative(self.tables.stock),
             margin=self.margin(outcome.found[0].peak, self.wish.budget_bytes),
             proof=Proof(
                 objective=self.objective,

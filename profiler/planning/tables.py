@@ -1,0 +1,95 @@
+"""All that is worked out of one profile before anything is wished for, kept as long as the profile.
+
+Plans under several budgets, a plan that is confirmed under more and more slack, the smallest budget and the Pareto
+front ask the same tables.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from profiler.planning.choices import Choices, choices_of
+from profiler.planning.cost import Rides, tabulate
+from profiler.planning.link import UNKNOWN, Link, link_of
+from profiler.planning.placements import Scheme, scheme_for
+from profiler.planning.search import Solver
+from profiler.planning.workload import Workload, workload_of
+from profiler.remembering import once_per_profile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from profiler.planning.cost import Ride
+    from profiler.profile import Profile
+
+OBJECTIVES = ("seconds", "bytes", "first-image")
+
+
+class Tables:
+    """The tables of one profile, which they do not keep alive.
+
+    Args:
+        profile: What to plan from.
+
+    Raises:
+        InputError: if it cannot be planned from.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.workload: Workload = workload_of(profile)
+        self.known_link: Link | None = link_of(profile)
+        self.stock: Scheme = scheme_for(
+            self.workload.names, sequence=profile.sequence, excluded=profile.excluded
+        )
+        self._places_itself = profile.places_itself
+        self._made: dict[object, tuple[Choices, Solver]] = {}
+
+    @property
+    def link(self) -> Link:
+        """The card's link; one that takes no time where its rates are unknown."""
+        return self.known_link or UNKNOWN
+
+    @cached_property
+    def rides(self) -> Rides:
+        """What every placement of every component costs."""
+        return tabulate(self.workload, self.link)
+
+    def search_for(
+        self, objective: str, levers: tuple[str, ...], *, sticky: bool
+    ) -> tuple[Choices, Solver]:
+        """Return the problems to search for an objective, with their solver."""
+        key = (objective, levers, sticky)
+        if key not in self._made:
+            allowed = levers if sticky and not self._places_itself else ()
+            choices = choices_of(
+                self.workload,
+                self.rides,
+                self.stock,
+                _COSTS[objective],
+                sticky=sticky,
+                levers=allowed,
+            )
+            self._made[key] = choices, Solver(choices.problems)
+        return self._made[key]
+
+
+def _bytes(ride: Ride) -> int:
+    return ride.h2d_bytes + ride.d2h_bytes
+
+
+def _seconds(ride: Ride) -> int:
+    return ride.exposed_nanoseconds
+
+
+def _first_image(ride: Ride) -> int:
+    return ride.first_nanoseconds
+
+
+_COSTS: dict[str, Callable[[Ride], int]] = {
+    "seconds": _seconds,
+    "bytes": _bytes,
+    "first-image": _first_image,
+}
+
+tables_of = once_per_profile(Tables)
