@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from profiler.atomic import check_writable
 from profiler.errors import InputError
 from profiler.modes import Mode
+from profiler.planning.wording import inside_words
 from profiler.scenario import Scenario
 from profiler.sizing import Report, plan_model, profile_model, verify_plan
-from profiler.units import format_bytes
+from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,7 @@ class Demo:
             [
                 *self._profiled(),
                 *self._planned(),
-                "3. Applied by diffusers' own enable_model_cpu_offload, run again, compared:",
+                "3. Applied, enable_model_cpu_offload first of all, run again, compared:",
                 f"   {self.verification}",
                 "4. Wrote",
                 *(f"   {path}" for path in self.files),
@@ -69,12 +70,13 @@ class Demo:
     def _planned(self) -> list[str]:
         plan, predicted = self.plan, self.plan.predicted
         return [
-            f"2. The best of {plan.proof.candidates} plans within {format_bytes(plan.budget_bytes)} "
-            + f"({plan.proof.nodes} opened, gap {plan.proof.gap})",
+            f"2. The best of {plan.proof.candidates:,} plans within {format_bytes(plan.budget_bytes)} "
+            + f"({plan.proof.nodes:,} opened, gap {plan.proof.gap})",
             f"   stays on the card: {', '.join(plan.excluded) or 'nothing'}; "
             + f"in turn: {' -> '.join(plan.sequence) or 'nothing'}",
-            f"   weights copied: {format_bytes(predicted.h2d_weight_bytes)} up, "
-            + f"{format_bytes(predicted.d2h_weight_bytes)} down; "
+            *(f"   {phrase}" for phrase in inside_words(plan)),
+            f"   {format_seconds(predicted.seconds or 0.0)} a call instead of "
+            + f"{format_seconds(plan.stock.predicted.seconds or 0.0)}; "
             + f"needs {format_bytes(predicted.device_bytes)}",
         ]
 

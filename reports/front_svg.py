@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.units import GIB, format_bytes
 from reports import svg
+from reports.plan_view import cost_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,27 +30,27 @@ def front_svg(view: PlanView) -> str:
     cards = (
         [card for card, _ in view.front] + [row.device_bytes for row in rows] + [view.budget_bytes]
     )
-    copies = [copied for _, copied in view.front] + [_copied(row) for row in rows]
+    costs = [cost for _, cost in view.front] + [row.cost for row in rows]
     low, high = min(cards), max(cards)
     edge = (high - low) * 0.06 or GIB
     scales = _Scales(
         svg.Scale(low - edge, high + edge, LEFT, RIGHT),
-        svg.Scale(0.0, max(copies) * 1.15 or 1.0, BOTTOM, TOP),
+        svg.Scale(0.0, max(costs) * 1.15 or 1.0, BOTTOM, TOP),
     )
-    parts = [*_axes(scales, view, max(copies)), *_points(scales, view, rows)]
-    label = "Memory on the card against weights copied per call"
+    parts = [*_axes(scales, view, max(costs)), *_points(scales, view, rows)]
+    label = f"Memory on the card against {view.cost_name}"
     box = f"0 0 {WIDTH} {HEIGHT}"
     return svg.element(
         "svg", "".join(parts), viewBox=box, class_="front", role="img", aria_label=label
     )
 
 
-def _axes(scales: _Scales, view: PlanView, most: int) -> Iterator[str]:
-    for value in (0, most):
+def _axes(scales: _Scales, view: PlanView, most: float) -> Iterator[str]:
+    for value in (0.0, most):
         y = scales.y.at(value)
         yield svg.line(LEFT, y, RIGHT, y, class_="grid")
-        yield svg.text(LEFT - 10, y + 4, format_bytes(value), class_="tick", text_anchor="end")
-    yield svg.text(0, TOP - 4, "weights copied per call", class_="muted")
+        yield svg.text(LEFT - 10, y + 4, cost_words(view, value), class_="tick", text_anchor="end")
+    yield svg.text(0, TOP - 4, view.cost_name, class_="muted")
     yield svg.text(RIGHT, BOTTOM + 38, "needed on the card →", class_="muted", text_anchor="end")
     x = scales.x.at(view.budget_bytes)
     yield svg.line(x, TOP, x, BOTTOM, class_="limit")
@@ -62,23 +63,23 @@ def _axes(scales: _Scales, view: PlanView, most: int) -> Iterator[str]:
 
 def _points(scales: _Scales, view: PlanView, rows: list[PlanRow]) -> Iterator[str]:
     stairs: list[tuple[float, float]] = []
-    for card, copied in view.front:
+    for card, cost in view.front:
         if stairs:
             stairs.append((float(card), stairs[-1][1]))
-        stairs.append((float(card), float(copied)))
+        stairs.append((float(card), cost))
     yield svg.polyline(stairs, scales.x, scales.y, class_="stairs")
     last_x = -100.0
-    for card, copied in view.front:
-        x, y = scales.x.at(card), scales.y.at(copied)
+    for card, cost in view.front:
+        x, y = scales.x.at(card), scales.y.at(cost)
         title = svg.element(
-            "title", f"{format_bytes(card)} on the card, {format_bytes(copied)} copied per call"
+            "title", f"{format_bytes(card)} on the card, {cost_words(view, cost)} per call"
         )
         yield svg.element("g", title + svg.element("circle", cx=x, cy=y, r=4, class_="choice"))
         if x - last_x > 56:
             yield svg.text(x, BOTTOM + 16, format_bytes(card), class_="tick", text_anchor="middle")
             last_x = x
     for row in rows:
-        x, y = scales.x.at(row.device_bytes), scales.y.at(_copied(row))
+        x, y = scales.x.at(row.device_bytes), scales.y.at(row.cost)
         name = "chosen" if row.chosen else "stock"
         yield svg.element("circle", cx=x, cy=y, r=6.5, class_=name)
         side = "end" if x > (LEFT + RIGHT) / 2 else "start"
@@ -89,7 +90,3 @@ def _points(scales: _Scales, view: PlanView, rows: list[PlanRow]) -> Iterator[st
             class_="peak-label",
             text_anchor=side,
         )
-
-
-def _copied(row: PlanRow) -> int:
-    return row.h2d_bytes + row.d2h_bytes

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from profiler.profile import Profile
 
 
+SECONDS, COPIED = "seconds per call", "weights copied per call"
+
+
 class Verification(Protocol):
     """What `profiler.verify` returns, as far as a report reads it."""
 
@@ -56,6 +59,7 @@ class PlanRow(NamedTuple):
     seconds: str
     resident: str
     sequence: str
+    cost: float  # what `PlanView.cost_name` says
 
 
 class Term(NamedTuple):
@@ -78,9 +82,8 @@ class PlanView(NamedTuple):
     proof: str
     smallest: str
     placements: tuple[tuple[str, str], ...]  # component, what happens to it
-    front: tuple[
-        tuple[int, int], ...
-    ]  # (device bytes, bytes copied per call), from the smallest card up
+    cost_name: str  # "seconds per call", or "weights copied per call" where they are unknown
+    front: tuple[tuple[int, float], ...]  # (device bytes, cost), from the smallest card up
     code: str
     verification: VerificationView | None
 
@@ -114,7 +117,8 @@ def plan_view(plan: Plan, verification: Verification | None = None) -> PlanView:
         proof=_proof(plan),
         smallest=_smallest(plan),
         placements=tuple((name, worded(plan, name)) for name in plan.placements),
-        front=tuple((one.predicted.device_bytes, _copied(one.predicted)) for one in plan.front),
+        cost_name=SECONDS if _timed(plan) else COPIED,
+        front=tuple((one.predicted.device_bytes, _cost(plan, one.predicted)) for one in plan.front),
         code=plan.to_code(),
         verification=_verification(verification) if verification is not None else None,
     )
@@ -126,7 +130,7 @@ def _headline(plan: Plan) -> str:
     )
     budget = format_bytes(plan.budget_bytes)
     streamed = [name for name, record in plan.inside.items() if record["kind"] == "streamed"]
-    blocks = f", blocks of {', '.join(streamed)} travel while others compute" if streamed else ""
+    blocks = f"; {', '.join(streamed)} in blocks" if streamed else ""
     if not plan.excluded:
         return f"Within {budget}: offload everything, in the order in which it is used{blocks}"
     kept = f"keep {resident} on the card{' for good' if plan.sticky else ''}"
@@ -135,6 +139,8 @@ def _headline(plan: Plan) -> str:
 
 
 def _gain(plan: Plan) -> str:
+    if _timed(plan):
+        return _faster(plan)
     before, after = _copied(plan.stock.predicted), _copied(plan.predicted)
     if not before:
         return ""
@@ -148,22 +154,43 @@ def _gain(plan: Plan) -> str:
     )
 
 
+def _faster(plan: Plan) -> str:
+    before, after = plan.stock.predicted.seconds or 0.0, plan.predicted.seconds or 0.0
+    stock, budget = plan.stock.predicted.device_bytes, plan.budget_bytes
+    beyond = f", which would need {format_bytes(stock)}" if stock > budget else ""
+    return f"A call takes {format_seconds(after)}, under the pipeline as it is {format_seconds(before)}{beyond}."
+
+
+def cost_words(view: PlanView, cost: float) -> str:
+    """Return a cost as a reader wants it."""
+    return format_seconds(cost) if view.cost_name == SECONDS else format_bytes(round(cost))
+
+
+def _timed(plan: Plan) -> bool:
+    known = (plan.predicted.seconds, plan.stock.predicted.seconds)
+    return plan.proof.objective != "bytes" and None not in known
+
+
+def _cost(plan: Plan, one: Predicted) -> float:
+    return one.seconds if _timed(plan) and one.seconds is not None else float(_copied(one))
+
+
 def _copied(one: Predicted) -> int:
     return one.h2d_weight_bytes + one.d2h_weight_bytes
 
 
 def _rows(plan: Plan) -> list[PlanRow]:
     rows = [
-        _row("as it is", plan.stock),
-        _row("this plan", plan, chosen=True),
+        _row(plan, "as it is", plan.stock),
+        _row(plan, "this plan", plan, chosen=True),
     ]
     if plan.runner_up is not None:
-        rows.append(_row("runner-up", plan.runner_up))
-    rows.append(_row("smallest that runs", plan.smallest.plan))
+        rows.append(_row(plan, "runner-up", plan.runner_up))
+    rows.append(_row(plan, "smallest that runs", plan.smallest.plan))
     return rows
 
 
-def _row(label: str, one: Plan | Alternative, *, chosen: bool = False) -> PlanRow:
+def _row(plan: Plan, label: str, one: Plan | Alternative, *, chosen: bool = False) -> PlanRow:
     predicted = one.predicted
     return PlanRow(
         label=label,
@@ -175,6 +202,7 @@ def _row(label: str, one: Plan | Alternative, *, chosen: bool = False) -> PlanRo
         seconds="" if predicted.seconds is None else format_seconds(predicted.seconds),
         resident=", ".join(one.excluded) + (" (sticky)" if one.sticky and one.excluded else ""),
         sequence=" → ".join(one.sequence) + "".join(f"; {phrase}" for phrase in inside_words(one)),
+        cost=_cost(plan, predicted),
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.units import format_bytes
 from reports.palette import LIMIT, SOFT, TRACK
+from reports.plan_view import cost_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,12 +52,12 @@ def plan(axes: Axes, view: PlanView) -> None:
     rows = [row for row in view.rows if row.label != "smallest that runs"]
     axes.set(xlim=(0, 1), ylim=(len(rows) + 0.15, -0.75))
     axes.axis("off")
-    needed = _bytes_to_width(view.budget_bytes, *(row.device_bytes for row in rows))
-    copied = _bytes_to_width(*(row.h2d_bytes + row.d2h_bytes for row in rows))
+    needed = _width_of_one(view.budget_bytes, *(row.device_bytes for row in rows))
+    costs = _width_of_one(*(row.cost for row in rows))
     axes.text(0.135, -0.45, "needed on the card", color=SOFT, size=8.5)
-    axes.text(0.60, -0.45, "weights copied per call", color=SOFT, size=8.5)
+    axes.text(0.60, -0.45, view.cost_name, color=SOFT, size=8.5)
     for place, row in enumerate(rows):
-        _plan_row(axes, place, row, needed, copied)
+        _plan_row(axes, place, view, row, (needed, costs))
     limit = 0.135 + view.budget_bytes * needed
     axes.plot([limit, limit], [-0.15, len(rows) - 0.05], color=LIMIT, linewidth=1.4)
     axes.text(
@@ -69,23 +70,28 @@ def plan(axes: Axes, view: PlanView) -> None:
     )
 
 
-def _bytes_to_width(*sizes: int) -> float:
-    """Return the width that a byte takes where the largest of `sizes` is to take a quarter of the axes."""
-    return 0.25 / max(*sizes, 1)
+def _width_of_one(*sizes: float) -> float:
+    """Return the width that one takes where the largest of `sizes` is to take a quarter of the axes."""
+    return 0.25 / (max(sizes) or 1)
 
 
-def _plan_row(axes: Axes, place: int, row: PlanRow, needed: float, copied: float) -> None:
+def _plan_row(
+    axes: Axes, place: int, view: PlanView, row: PlanRow, scales: tuple[float, float]
+) -> None:
     weight = "bold" if row.chosen else "normal"
     colour, ink = ("#4477AA", "white") if row.chosen else ("#c3ccd4", "#1d1f21")
     middle = place + 0.4
     axes.text(0.0, middle, row.label, va="center", weight=weight)
-    both = row.h2d_bytes + row.d2h_bytes
-    for start, scale, size in ((0.135, needed, row.device_bytes), (0.60, copied, both)):
+    bars = (
+        (0.135, scales[0], row.device_bytes, format_bytes(row.device_bytes)),
+        (0.60, scales[1], row.cost, cost_words(view, row.cost)),
+    )
+    for start, scale, size, words in bars:
         axes.barh(middle, size * scale, 0.58, left=start, color=colour, linewidth=0)
         axes.text(
             start + 0.006,
             middle,
-            format_bytes(size),
+            words,
             va="center",
             size=8.5,
             weight=weight,

@@ -11,7 +11,7 @@ from replay_worlds import FAMILIES
 from profiler.modes import Mode, enable_mode
 from profiler.planning.cost import tabulate
 from profiler.planning.link import Link
-from profiler.planning.placements import COPY, DROP, PINNED, Scheme
+from profiler.planning.placements import COPY, DROP, PINNED, Scheme, Streamed
 from profiler.planning.vocabulary import DISK, LEVERS, splits, streamings
 from profiler.planning.workload import workload_of
 from profiler.tracing import trace
@@ -61,7 +61,8 @@ def insides(family):
 def any_schemes(draw, family, *, disk=True):
     """Any placements that may go together."""
     sequence, excluded, inside, swaps = [], set(), {}, {}
-    for name in draw(st.permutations(workload(family).names)):
+    names = workload(family).names
+    for name in draw(st.permutations(names)):
         split, streamed = insides(family)[name]
         split = [way for way in split if disk or not getattr(way, "disk", False)]
         kinds = ["link", "outside", "resident", *(["split"] if split else [])]
@@ -78,4 +79,5 @@ def any_schemes(draw, family, *, disk=True):
         else:
             swaps[name] = draw(st.sampled_from([COPY, DROP, PINNED]))
     swaps = {name: how for name, how in swaps.items() if how != COPY}
-    return Scheme(tuple(sequence), frozenset(excluded), True, inside, swaps)
+    sticky = any(kind is None or isinstance(kind, Streamed) for kind in map(inside.get, names))
+    return Scheme(tuple(sequence), frozenset(excluded), sticky, inside, swaps)
