@@ -54,6 +54,7 @@ def plan_model(
     budget_bytes: int,
     *,
     report: Report | None = None,
+    allow: tuple[str, ...] = (),
     **wish: Any,
 ) -> Plan:
     """Return the best plan under a budget.
@@ -62,21 +63,35 @@ def plan_model(
         source: what to run (its `model` may be a saved profile), or the profile of it.
         budget_bytes: what the driver may show as used.
         report: told what is being done.
+        allow: what may be done that changes the picture, of `placements.MODIFIERS`; the fewest that let a plan fit are.
         wish: the other fields of `profiler.planning.Wish`: `ram_bytes`, `objective`, `levers`, ...
 
     Raises:
         InputError: if the scenario cannot be run, or the profile not be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
     """
+    from profiler.modifying import combinations_of, modified, wish_under
     from profiler.planning import Wish
 
     wished = Wish(budget_bytes=budget_bytes, **wish)
-    profile = source if isinstance(source, Profile) else _to_plan_from(source, report)
-    _tell(report, "searching")
-    plan = _planned(profile, wished, report)
-    if wished.ram_bytes is not None:
-        _check_loading(profile, wished.ram_bytes)
-    return plan
+    first: FindingError | None = None
+    for modifiers in combinations_of(allow):
+        profile = source
+        if not isinstance(profile, Profile):
+            profile = _to_plan_from(modified(profile, modifiers), report)
+        elif modifiers:
+            raise InputError(f"{', '.join(allow)} need another run: plan from the model instead")
+        _tell(report, "searching")
+        try:
+            plan = _planned(profile, wish_under(wished, modifiers), report)
+        except FindingError as error:
+            first = first or error
+            continue
+        if wished.ram_bytes is not None:
+            _check_loading(profile, wished.ram_bytes)
+        return plan
+    assert first is not None
+    raise first
 
 
 def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:

@@ -39,6 +39,12 @@ def plan(
             "disk; none for diffusers' model offload alone."
         ),
     ] = "swap,stream,group,sequential",
+    allow: Annotated[
+        str,
+        typer.Option(
+            help="What may be done that can change the picture, if nothing fits without: vae-slicing, vae-tiling, fp8."
+        ),
+    ] = "",
     time_limit: Annotated[
         float | None,
         typer.Option(help="Seconds of searching, after which the best found is taken."),
@@ -71,7 +77,8 @@ def plan(
             allowed.nbytes,
             ram_bytes=ram_bytes,
             objective=objective,
-            levers=_levers(levers),
+            levers=_names(levers),
+            allow=_names(allow),
             time_limit_seconds=time_limit,
             report=report,
         )
@@ -86,7 +93,7 @@ def plan(
         printing.answer(found.to_text() + origin)
 
 
-def _levers(text: str) -> tuple[str, ...]:
+def _names(text: str) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",")]
     return tuple(name for name in names if name and name != "none")
 

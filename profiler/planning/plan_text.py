@@ -23,6 +23,7 @@ def text_of(plan: Plan) -> str:
             f"  {'' if number else 'besides':<9}  {phrase}"
             for number, phrase in enumerate(inside_words(plan))
         ),
+        *([f"  changes    {', '.join(plan.modifiers)}"] if plan.modifiers else []),
         f"  predicted  {_figures(plan.predicted)}",
         f"  as it is   {_figures(plan.stock.predicted)}",
         f"  host RAM   {_host(plan.predicted)}",

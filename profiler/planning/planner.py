@@ -58,6 +58,7 @@ class Wish:
         levers: Which placements may be used besides sequence and exclusions, of `vocabulary.LEVERS`.
         time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
         slack_bytes: What to allow for the free memory's pieces; None for what the profile's card states.
+        modifiers: What was in effect when the profile was made, and is to be under the plan.
     """
 
     budget_bytes: int
@@ -67,6 +68,7 @@ class Wish:
     levers: tuple[str, ...] = LEVERS
     time_limit_seconds: float | None = None
     slack_bytes: int | None = None
+    modifiers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -349,6 +351,7 @@ class _Desk:
             inside=_records(best),
             swaps=dict(best.swaps),
             ram_bytes=self.wish.ram_bytes,
+            modifiers=self.wish.modifiers,
         )
 
 
