@@ -1,4 +1,4 @@
-"""The plans that nothing beats, from the smallest card to the least copying, with the chosen one and stock marked."""
+"""The plans that nothing beats, from the smallest card to the least cost, with the chosen one and stock marked."""
 
 from __future__ import annotations
 

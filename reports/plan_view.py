@@ -201,7 +201,7 @@ def _row(plan: Plan, label: str, one: Plan | Alternative, *, chosen: bool = Fals
         d2h_bytes=predicted.d2h_weight_bytes,
         seconds="" if predicted.seconds is None else format_seconds(predicted.seconds),
         resident=", ".join(one.excluded) + (" (sticky)" if one.sticky and one.excluded else ""),
-        sequence=" → ".join(one.sequence) + "".join(f"; {phrase}" for phrase in inside_words(one)),
+        sequence="; ".join([*filter(None, [" → ".join(one.sequence)]), *inside_words(one)]),
         cost=_cost(plan, predicted),
     )
 
