@@ -38,13 +38,21 @@ def with_remedy(profile: Profile, scenario: Scenario, *, report: Report | None =
 def _fitting(scenario: Scenario, capacity_bytes: int, report: Report | None) -> tuple[str, str]:
     whole = replace(scenario, mode=Mode(name="model"))
     try:
-        plan = plan_model(whole, capacity_bytes, report=report)
+        plan = _plan(whole, capacity_bytes, report)
     except FindingError as error:
         return f"No plan fits: {error}", ""
     except ProfilerError:  # a pipeline that diffusers cannot offload by components
         return "", ""
     needed = format_bytes(plan.margin.device_bytes)
     return f"A plan would have fitted, with {needed}: {_placed(plan)}.", _line(plan, whole)
+
+
+def _plan(scenario: Scenario, capacity_bytes: int, report: Report | None) -> Plan:
+    """Return a plan that is a few lines of diffusers' own, if one fits, else the best of all."""
+    try:
+        return plan_model(scenario, capacity_bytes, levers=(), report=report)
+    except FindingError:
+        return plan_model(scenario, capacity_bytes, report=report)
 
 
 def _placed(plan: Plan) -> str:

@@ -127,16 +127,13 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
 def _gets_through(plan: Plan, report: Report | None) -> bool:
     """Whether calls get through under the plan's budget: a first one, and some with what it left behind."""
     from profiler import applying
+    from profiler.tracing import profile_pipeline
 
     with _under_budget(plan, report) as (pipe, call, folder):
+        applying.apply(plan, pipe, disk_folder=folder)
         _tell(report, f"running {plan.model} under a plan")
-        try:
-            applying.apply(plan, pipe, disk_folder=folder)
-            for _ in range(CONFIRMING_CALLS):
-                pipe(**call)
-        except RuntimeError:  # torch's OutOfMemoryError is one
-            return False
-    return True
+        runs = (profile_pipeline(pipe, **call) for _ in range(CONFIRMING_CALLS))
+        return all(run.complete for run in runs)
 
 
 def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:

@@ -122,7 +122,9 @@ def _twin_of_tensor(
     """Return the twin of a plain tensor or parameter; a library's parameter without its attributes."""
     if isinstance(tensor, nn.Parameter):
         # Of a parameter that looks into a larger memory (packed, or mapped from a file) only its own part counts.
-        twin: Any = gpu.like(torch.empty_like(tensor, device=META), CPU)
+        virtual = isinstance(tensor, VirtualTensor)  # of another card, which is gone
+        own = tensor if virtual else torch.empty_like(tensor, device=META)
+        twin: Any = gpu.like(own, CPU)
         if type(tensor) not in {nn.Parameter, VirtualTensor}:
             twin = view_as(type(tensor), twin)
         twin._is_param = True

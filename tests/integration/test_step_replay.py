@@ -213,7 +213,7 @@ def test_memory_that_runs_out_in_a_left_out_forward_is_told_as_in_a_real_one():
     ours, _ = both("flux", prepare=_at_step(4, fill), capacity="2GiB")
     kept.clear()
 
-    assert "OutOfMemoryError in transformer" in ours.profile["error"]
+    assert "OutOfMemoryError" in ours.profile["error"]
     assert ours.replayed > 0
 
 
