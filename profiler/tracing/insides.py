@@ -131,6 +131,11 @@ class Insides:
         self.pending_peak_bytes = self._base_bytes + now[0] + tail_bytes
         self._join(start, before_bytes)
 
+    def failed(self, call: Call) -> None:
+        """It did not get to its end: where it was left out, nobody knows how far its parts had come."""
+        self._forwards.pop()
+        self._unknown = True
+
     def _join(self, start: int, before_bytes: int) -> None:
         """Give the peak from before a forward to what came next."""
         if start == len(self._visits):

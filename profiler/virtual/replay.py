@@ -83,6 +83,9 @@ class Listener(Protocol):
     def replayed(self, call: Call) -> None:
         """It was left out: what its run asked for has been asked again."""
 
+    def failed(self, call: Call) -> None:
+        """It did not get to its end, run or left out."""
+
 
 class Known:
     """What is known of one module: its state, and its calls in that state."""
@@ -141,20 +144,25 @@ class Replay:
         call = self._call(module, args, kwargs)
         if call is None or call.attempts >= MOST_ATTEMPTS:
             return forward(*args, **kwargs)
-        listener = self.listener
-        if listener is not None:
-            listener.begins(call)
+        if self.listener is None:
+            return self._served(call, module, partial(forward, *args, **kwargs))
+        before = self.replayed
+        self.listener.begins(call)
+        try:
+            result = self._served(call, module, partial(forward, *args, **kwargs))
+        except BaseException:
+            self.listener.failed(call)
+            raise
+        told = self.listener.ran if self.replayed == before else self.listener.replayed
+        told(call)
+        return result
+
+    def _served(self, call: Call, module: nn.Module, forward: Callable[[], Any]) -> Any:
+        """Do again what `forward` did before; run it where that is not known."""
         if call.player is not None and call.result is not None:
             self.replayed += 1
-            built = self._build(call.result, call.player.play(self._gpu))
-            if listener is not None:
-                listener.replayed(call)
-            return built
-        try:
-            return self._recorded_run(call, module, partial(forward, *args, **kwargs))
-        finally:
-            if listener is not None:
-                listener.ran(call)
+            return self._build(call.result, call.player.play(self._gpu))
+        return self._recorded_run(call, module, forward)
 
     def _call(self, module: nn.Module, args: Any, kwargs: Any) -> Call | None:
         """Return what is known of this call in the module's present state; None where that cannot be known."""
