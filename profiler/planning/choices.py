@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from profiler.planning.cost import SPLIT, STAYS, TRAVELS, UNEVICTED, Choice, choices_in
+from profiler.planning.cost import SPLIT, Choice, choices_in
 from profiler.planning.placements import COPY, Scheme
 from profiler.planning.search import Found, Option, Problem
 from profiler.planning.sequence_rule import APART, EXCLUDED, KEPT, LAST, OUTSIDE, SequenceRule
 from profiler.planning.vocabulary import splits, streamings, swaps
+from profiler.planning.whole_rides import STAYS, TRAVELS, UNEVICTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

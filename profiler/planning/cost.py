@@ -28,8 +28,8 @@ from profiler.planning.placements import (
     known_part,
 )
 from profiler.planning.stream_machine import rest_of
-from profiler.planning.weights import Weights, WeightSize
-from profiler.planning.workload import FREE
+from profiler.planning.weights import Weights
+from profiler.planning.whole_rides import STAYS, TRAVELS, UNEVICTED, ride_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,11 +38,10 @@ if TYPE_CHECKING:
 
     from profiler.planning.link import Link
     from profiler.planning.placements import Inside, Scheme
+    from profiler.planning.weights import WeightSize
+    from profiler.planning.whole_rides import WholeRide
     from profiler.planning.workload import Op, Workload
     from profiler.profile import Component, Event
-
-TRAVELS, STAYS, UNEVICTED = "(travels)", "(stays)", "(unevicted)"
-"""Rides without a successor: excluded in stock diffusers, excluded for good, evicted only by the call's end."""
 
 SPLIT = "(split)"
 """The ride of a component that does not move as a whole."""
@@ -117,7 +116,7 @@ class Rides:
     fixed: frozenset[str]
     _components: dict[str, Component]
     _forwards: dict[str, Forwards]
-    _whole: dict[tuple[str, str], _Whole]  # by component, and where it lives
+    _whole: dict[tuple[str, str], WholeRide]  # by component, and where it lives
     _link: Link
     _last_call: int
     _floating: NDArray[np.int64] = field(init=False)
@@ -190,7 +189,7 @@ class Rides:
         )
 
     def _with_whole(
-        self, whole: _Whole, nbytes: int, swap: str, host: HostBytes, *, sound: bool
+        self, whole: WholeRide, nbytes: int, swap: str, host: HostBytes, *, sound: bool
     ) -> Ride:
         link = self._link
         way = link.pinned if swap == PINNED else link.pageable
@@ -300,7 +299,7 @@ def tabulate(workload: Workload, link: Link | None = None) -> Rides:
         others = (other for other in workload.names if other != part.name)
         for where in (TRAVELS, STAYS, UNEVICTED, *others):
             ridden = STAYS if part.name in workload.fixed else where
-            whole[part.name, where] = _Rider(part.name, weights, ridden).ride(ops, last)
+            whole[part.name, where] = ride_whole(part.name, weights, ridden, ops, last)
     moments = [
         moment for op, spots in zip(ops, walk.spots, strict=True) for moment in _moments(op, spots)
     ]
@@ -323,7 +322,7 @@ def _moments(op: Op, spots: tuple[Spot | None, ...]) -> Iterator[Moment]:
     yield Moment(op.peak_floating_bytes, op.event)
 
 
-def _collapse(moments: list[Moment], whole: dict[tuple[str, str], _Whole]) -> list[int]:
+def _collapse(moments: list[Moment], whole: dict[tuple[str, str], WholeRide]) -> list[int]:
     """Return which moments to keep: of all with equal loads the one with the highest floating bytes."""
     best: dict[tuple[object, ...], int] = {}
     columns = np.array([one.load for one in whole.values()], dtype=np.int64)
@@ -337,134 +336,3 @@ def _collapse(moments: list[Moment], whole: dict[tuple[str, str], _Whole]) -> li
 
 def _packing(pinned_bytes: int) -> int:
     return round(pinned_bytes / HOST_COPY_BYTES_PER_SECOND * NANOSECONDS)
-
-
-class _Whole(NamedTuple):
-    """What a component does that moves as a whole; bytes moved are those of a call, once calls repeat."""
-
-    h2d_bytes: int
-    d2h_bytes: int
-    cast_d2h_bytes: int  # the part of it that no copy on the host could stand for
-    first_h2d_bytes: int  # in the first call
-    first_d2h_bytes: int
-    first_cast_d2h_bytes: int
-    moved_bytes: int  # by one move, where it is never cast
-    allocated_bytes: int
-    load: NDArray[np.int64]
-    placed: bool  # whether set-up brings it
-    sound: bool
-    changes: bool  # whether it is cast, or moved by the pipeline itself
-
-    def at(self, moments: list[int]) -> _Whole:
-        """Return the same with the load at these moments only."""
-        return self._replace(load=self.load[moments])
-
-    def of_size(self, size: WeightSize) -> _Whole:
-        """Return the same of other weights; of a component that is never cast."""
-        own = max(self.moved_bytes, 1)
-        present = self.load > 0
-        return self._replace(
-            h2d_bytes=self.h2d_bytes // own * size.moved_bytes,
-            d2h_bytes=self.d2h_bytes // own * size.moved_bytes,
-            first_h2d_bytes=self.first_h2d_bytes // own * size.moved_bytes,
-            first_d2h_bytes=self.first_d2h_bytes // own * size.moved_bytes,
-            moved_bytes=size.moved_bytes,
-            allocated_bytes=size.allocated_bytes,
-            load=np.where(present, size.allocated_bytes, 0),
-        )
-
-
-@dataclass
-class _Moved:
-    up: int = 0
-    down: int = 0
-    down_cast: int = 0  # of what was cast on the card
-
-
-class _Rider:
-    """One component that moves as a whole, driven through the operations of all calls."""
-
-    def __init__(self, name: str, weights: Weights, where: str) -> None:
-        self._name, self._weights, self._where = name, weights, where
-        self._on_card = self._placed = where in (TRAVELS, STAYS)
-        self._hooked = not self._on_card
-        self._cast: str | None = None
-        self._cast_on_card = False
-        self._sound, self._changes = True, False
-        self._moved = _Moved()
-
-    def ride(self, ops: list[Op], last: int) -> _Whole:
-        """Return the ride; bytes are those of the operations from `last` on."""
-        load: list[int] = []
-        first = self._moved
-        for index, op in enumerate(ops):
-            if index == last or (op.event.call > 0 and self._moved is first):
-                self._moved = _Moved()
-            load += [self._resident_bytes()] * len(op.lead)
-            load.append(self._react(op))
-        size = self._weights.size(None)
-        return _Whole(
-            self._moved.up,
-            self._moved.down,
-            self._moved.down_cast,
-            first.up,
-            first.down,
-            first.down_cast,
-            size.moved_bytes,
-            size.allocated_bytes,
-            np.array(load, dtype=np.int64),
-            self._placed,
-            self._sound,
-            self._changes,
-        )
-
-    def _react(self, op: Op) -> int:
-        """Do what `op` means for this component; return its load while `op` runs."""
-        own = op.event.component == self._name
-        if own and op.kind == "cast":
-            self._changes = True
-            return self._recast(op.event.dtype)
-        if op.kind == FREE:
-            self._free()
-        elif op.fires and op.event.component == self._where:
-            self._move(on=False)
-        elif own and op.kind in ("onload", "offload"):
-            self._changes = True
-            self._move(on=op.kind == "onload")
-        elif own and op.fires and self._hooked:
-            self._move(on=True)
-        elif own and op.kind == "exit":
-            self._sound &= self._on_card or not op.event.resident_bytes
-        return self._resident_bytes()
-
-    def _free(self) -> None:
-        if self._where == STAYS:
-            return
-        self._move(on=False)
-        if self._where == TRAVELS:
-            self._move(on=True)
-
-    def _recast(self, dtype: str) -> int:
-        """Cast the weights; while that runs on the card, one tensor is held twice."""
-        extra = self._weights.cast_extra_bytes(self._cast, dtype) if self._on_card else 0
-        load = self._resident_bytes() + extra
-        if self._weights.changed_bytes(self._cast, dtype):
-            self._cast_on_card |= self._on_card
-            self._cast = dtype
-        return load
-
-    def _move(self, *, on: bool) -> None:
-        if on == self._on_card:
-            return
-        self._on_card = on
-        moved = self._weights.size(self._cast).moved_bytes
-        if on:
-            self._moved.up += moved
-        else:
-            self._moved.down += moved
-            if self._cast_on_card:
-                self._moved.down_cast += self._weights.floating_bytes(self._cast)
-        self._cast_on_card = False
-
-    def _resident_bytes(self) -> int:
-        return self._weights.size(self._cast).allocated_bytes if self._on_card else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.errors import InputError
-from profiler.planning.cost import SPLIT, STAYS, Choice
+from profiler.planning.cost import SPLIT, Choice
 from profiler.planning.placements import (
     COPY,
     DROP,
@@ -16,6 +16,7 @@ from profiler.planning.placements import (
     streamed_blocks,
 )
 from profiler.planning.stream_machine import blocks_of
+from profiler.planning.whole_rides import STAYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
