@@ -14,6 +14,7 @@ from torch import nn
 
 from profiler.patching import Patches
 from profiler.tracing import hooks
+from profiler.tracing.insides import Insides
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
 
@@ -25,6 +26,7 @@ class Entries:
         recorder: where events go.
         phases: told of calls, entries and steps.
         modules: components by name.
+        insides: told of components that are entered and left.
         beginning: told the number of each call before it begins.
     """
 
@@ -34,11 +36,13 @@ class Entries:
         phases: Phases,
         modules: dict[str, nn.Module],
         *,
+        insides: Insides,
         beginning: Callable[[int], None],
     ) -> None:
         self._recorder = recorder
         self._phases = phases
         self._modules = modules
+        self._insides = insides
         self._beginning = beginning
         self._handles: list[Any] = []
         self._earlier = sys.exception()  # which is being handled around the trace
@@ -79,13 +83,13 @@ class Entries:
     ) -> None:
         entered: list[bool] = []
 
-        def before(*_: Any) -> None:
+        def before(_: nn.Module, args: Any, kwargs: Any) -> None:
             # A component's inner calls of itself are no entries of their own.
             entered.append(name not in self._recorder.active)
             if entered[-1]:
                 if whole_call:
                     self._begin()
-                self._enter(name, entry)
+                self._enter(name, entry, (args, kwargs))
 
         def after(*_: Any) -> None:
             if entered.pop():
@@ -93,7 +97,9 @@ class Entries:
                 if whole_call:
                     self._end()
 
-        self._handles.append(module.register_forward_pre_hook(before, prepend=True))
+        self._handles.append(
+            module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+        )
         self._handles.append(module.register_forward_hook(after, always_call=True))
 
     def _method(self, name: str, module: nn.Module, entry: str) -> Callable[..., Any]:
@@ -102,7 +108,7 @@ class Entries:
         def method(*args: Any, **kwargs: Any) -> Any:
             if name in self._recorder.active:
                 return original(*args, **kwargs)
-            self._enter(name, entry)
+            self._enter(name, entry, (args, kwargs))
             try:
                 return original(*args, **kwargs)
             finally:
@@ -152,13 +158,15 @@ class Entries:
         if error is not None and error is not self._earlier:
             self._recorder.note_failure(error, component=component, doing=doing)
 
-    def _enter(self, name: str, entry: str) -> None:
+    def _enter(self, name: str, entry: str, arguments: tuple[Any, ...]) -> None:
         self._phases.enter(name, entry)
         self._recorder.instant(Span("enter", name, entry=entry))
         self._recorder.active.append(name)
+        self._insides.entering(name, entry, arguments)
 
     def _exit(self, name: str, entry: str) -> None:
         self._recorder.instant(Span("exit", name, entry=entry))
+        self._insides.leaving(name)
         self._note_failure(name, entry)
         self._recorder.active.remove(name)
 

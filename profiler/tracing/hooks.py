@@ -138,6 +138,12 @@ def _modes_inside(module: nn.Module) -> Iterator[str]:
             return
 
 
+def acts_inside(module: nn.Module) -> bool:
+    """Tell whether anything but the module's own code acts at its parts: an offload hook, or a compiler."""
+    compiled = any(getattr(part, "_compiled_call_impl", None) for part in module.modules())
+    return compiled or next(_modes_inside(module), None) is not None
+
+
 def hook_tensors(hook: Any, module: nn.Module) -> list[Any]:
     """Return the tensors that an `AlignDevicesHook` places for `module`."""
     recurse = hook.place_submodules

@@ -44,11 +44,9 @@ class LinkSince(NamedTuple):
     exposed_seconds: float
 
 
-def host_gauge(virtual: VirtualGPU | None) -> Callable[[], HostNow]:
-    """Return a function that reads the host's memory."""
-    if virtual is None:
-        return _measured_host()
-    host = virtual.host
+def modelled_host(gpu: VirtualGPU) -> Callable[[], HostNow]:
+    """Return a function that reads the memory of a virtual card's host."""
+    host = gpu.host
 
     def modelled() -> HostNow:
         peak = host.take_peak()
@@ -57,25 +55,24 @@ def host_gauge(virtual: VirtualGPU | None) -> Callable[[], HostNow]:
     return modelled
 
 
-def _measured_host() -> Callable[[], HostNow]:
+def measured_host() -> Callable[[], HostNow]:
+    """Return a function that reads the host's memory: the resident set, and torch's pinned blocks, cached ones too."""
     import psutil
 
     process = psutil.Process()
 
     def measured() -> HostNow:
         resident_bytes = int(process.memory_info().rss)
-        stats = torch.cuda.memory.host_memory_stats()
-        pinned_bytes = int(stats.get("allocated_bytes.current", 0))
+        stats = torch.cuda.memory.host_memory_stats_as_nested_dict()
+        pinned_bytes = int(stats["allocated_bytes"]["current"]) if stats else 0
         return HostNow(resident_bytes, pinned_bytes, resident_bytes, resident_bytes)
 
     return measured
 
 
-def link_gauge(virtual: VirtualGPU | None) -> Callable[[], LinkSince]:
-    """Return a function that reads how busy the link was."""
-    if virtual is None:
-        return lambda: LinkSince(0.0, 0.0)
-    clock = virtual.clock
+def modelled_link(gpu: VirtualGPU) -> Callable[[], LinkSince]:
+    """Return a function that reads how busy a virtual card's link was."""
+    clock = gpu.clock
     before = [sum(clock.link_seconds), clock.exposed_seconds()]
 
     def modelled() -> LinkSince:

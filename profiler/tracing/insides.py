@@ -1,51 +1,61 @@
 """What the parts of components do between two events: who is entered and left, and what is allocated then.
 
 From it a replay can tell what group offload, sequential offload and streamed blocks would do, which act where a part
-is entered and left. A forward that was replayed enters no part: what its run did stands for it.
+is entered and left. `virtual_insides.py` and `card_insides.py` say which forwards are looked at, and by which clocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol
 
 from torch import nn
 
 from profiler.patching import Patches
-from profiler.profile import Component, Inside, Visit
+from profiler.profile import Component, Event, Inside, Visit
 from profiler.tracing.hooks import INNER_ENTRIES
-from profiler.tracing.memory import Gauge
-from profiler.virtual.replay import Call
+from profiler.tracing.memory import Gauge, Reading
 
-_NANOSECONDS = 10**9
 _TIMED = Visit._fields.index("host_nanoseconds")  # from here on, fields that differ by a hair
 
 ENTERED = ("", *INNER_ENTRIES)
 """Parts whose entering is an event where their component is not running: itself, and those that pipelines call."""
 
 
+class Stopwatch(Protocol):
+    """Tells what the host and the default stream did since it was restarted, in nanoseconds."""
+
+    def restart(self) -> None:
+        """Count from here."""
+
+    def since(self) -> tuple[int, int]:
+        """Return how far the host and the default stream have come."""
+
+
 class Insides:
     """Collects the visits of parts, interval by interval.
+
+    Args:
+        gauge: reads memory.
+        modules: components by name.
+        stopwatch: reads time.
 
     Attributes:
         known: the intervals that differ in what was visited or allocated, in the order of their first times.
         pending_peak_bytes: highest allocated since the last visit, as far as it was read.
     """
 
-    def __init__(self, gauge: Gauge, modules: dict[str, nn.Module]) -> None:
+    def __init__(self, gauge: Gauge, modules: dict[str, nn.Module], stopwatch: Stopwatch) -> None:
         self.known: list[Inside] = []
         self.pending_peak_bytes = 0
         self._gauge = gauge
         self._modules = modules
+        self._stopwatch = stopwatch
         self._places: dict[int, tuple[int, int, str]] = {}
         self._indices: dict[Any, int] = {}
         self._visits: list[Visit] = []
-        self._calls: WeakKeyDictionary[Call, tuple[tuple[Visit, ...], int]] = WeakKeyDictionary()
-        self._forwards: list[tuple[int, int, tuple[int, int, int]]] = []
         self._unknown = False  # whether parts were visited that cannot be told
         self._base_bytes = 0
-        self._began = (0.0, 0.0)
         self._peak_seen = 0
 
     def watch(
@@ -74,84 +84,63 @@ class Insides:
                     place = (number, index, component.name if entered else "")
                     self._places.setdefault(id(submodules[part.path]), place)
         if self._places:
-            patches.replace(nn.Module, "_call_impl", self._calling(nn.Module._call_impl))
-            self._gauge.watch_replay(self)
+            self._stand(patches)
         self.begin(self._gauge.allocated())
 
     def unwatch(self) -> None:
-        """Listen no more to what is replayed."""
-        self._gauge.watch_replay(None)
+        """Listen no more to anything that `patches` does not take back."""
+
+    def entering(self, component: str, entry: str, arguments: tuple[Any, ...]) -> None:
+        """A component was entered, with these arguments."""
+
+    def leaving(self, component: str) -> None:
+        """A component was left."""
+
+    def _stand(self, patches: Patches) -> None:
+        """Stand at the parts."""
+        patches.replace(nn.Module, "_call_impl", self._calling(nn.Module._call_impl))
 
     def begin(self, base_bytes: int) -> None:
         """Begin an interval in which bytes count from `base_bytes`."""
         self._visits = []
         self._unknown = False
         self._base_bytes = base_bytes
-        self._began = self._gauge.ideally()
+        self._stopwatch.restart()
         self.pending_peak_bytes = 0
 
-    def ended(self) -> int:
-        """Return the index of the interval that ends here; -1 if no part was visited in it, or not all are known."""
+    def ended(self) -> Inside | None:
+        """Return the interval that ends here; None if no part was visited in it, or not all are known."""
         if self._unknown or not self._visits:
-            return -1
+            return None
         peak_bytes = self.pending_peak_bytes - self._base_bytes
-        alike = (peak_bytes, *(visit[:_TIMED] for visit in self._visits))
+        return Inside(tuple(self._visits), peak_bytes, *self._stopwatch.since())
+
+    def keep(self, inside: Inside | None, ended_by: tuple[str, str]) -> int:
+        """Return the index of an interval; -1 for none.
+
+        Args:
+            inside: what `ended` returned.
+            ended_by: kind and component of the event that ended it.
+        """
+        if inside is None:
+            return -1
+        alike = (inside.peak_bytes, *(visit[:_TIMED] for visit in inside.visits))
         index = self._indices.setdefault(alike, len(self.known))
         if index == len(self.known):
-            self.known.append(Inside(tuple(self._visits), peak_bytes, *self._since()))
+            self.known.append(inside)
         return index
 
-    # -- forwards that may be replayed
-
-    def begins(self, call: Call) -> None:
-        """A forward begins: what it does is to be told from what was before."""
-        self.read_peak()
-        now = self._gauge.allocated() - self._base_bytes, *self._since()
-        self._forwards.append((len(self._visits), self.pending_peak_bytes, now))
-        self.pending_peak_bytes = 0
-
-    def ran(self, call: Call) -> None:
-        """It ended: what its parts did is what those of its replays would do."""
-        self.read_peak()
-        start, before_bytes, now = self._forwards.pop()
-        visits = tuple(_counted_from(now, visit) for visit in self._visits[start:])
-        tail_bytes = self.pending_peak_bytes - self._base_bytes - now[0]
-        self._calls[call] = visits, tail_bytes
-        self._join(start, before_bytes)
-
-    def replayed(self, call: Call) -> None:
-        """It was left out: put in what its run's parts did."""
-        self._peak_seen = max(self._peak_seen, self._gauge.take_peak())
-        start, before_bytes, now = self._forwards.pop()
-        if call not in self._calls:  # it ran before the trace began
-            self._unknown = True
-        visits, tail_bytes = self._calls.get(call, ((), 0))
-        back = (-now[0], -now[1], -now[2])
-        self._visits += [_counted_from(back, visit) for visit in visits]
-        self.pending_peak_bytes = self._base_bytes + now[0] + tail_bytes
-        self._join(start, before_bytes)
-
-    def failed(self, call: Call) -> None:
-        """It did not get to its end: where it was left out, nobody knows how far its parts had come."""
-        self._forwards.pop()
-        self._unknown = True
-
-    def _join(self, start: int, before_bytes: int) -> None:
-        """Give the peak from before a forward to what came next."""
-        if start == len(self._visits):
-            self.pending_peak_bytes = max(self.pending_peak_bytes, before_bytes)
-        else:
-            first = self._visits[start]
-            peak_bytes = max(first.peak_bytes, before_bytes - self._base_bytes)
-            self._visits[start] = first._replace(peak_bytes=peak_bytes)
+    def settled(self, events: list[Event]) -> list[Event]:
+        """Return the events of the whole trace with the intervals that are certain, and settle `known`."""
+        return events
 
     # -- what is read
 
-    def read_peak(self) -> int:
-        """Take the peak since the last reading, for the interval as well."""
-        peak = self._gauge.take_peak()
-        self.pending_peak_bytes = max(self.pending_peak_bytes, peak)
-        return peak
+    def read(self) -> Reading:
+        """Read memory, for the interval as well."""
+        read = self._gauge.take()
+        self.pending_peak_bytes = max(self.pending_peak_bytes, read.peak_bytes)
+        return read
 
     def take_peak_of_visits(self) -> int:
         """Return the highest allocated bytes that visits have read since the last call."""
@@ -175,29 +164,13 @@ class Insides:
         return _call_impl
 
     def _visit(self, component: int, part: int, entering: int) -> None:
-        peak = max(self._gauge.take_peak(), self.pending_peak_bytes)
+        read = self._gauge.take()
+        peak = max(read.peak_bytes, self.pending_peak_bytes)
         self._peak_seen = max(self._peak_seen, peak)
         self.pending_peak_bytes = 0
-        base = self._base_bytes
-        allocated = self._gauge.allocated()
+        base, allocated = self._base_bytes, read.allocated_bytes
         self._visits.append(
-            Visit(component, part, entering, peak - base, allocated - base, *self._since())
+            Visit(
+                component, part, entering, peak - base, allocated - base, *self._stopwatch.since()
+            )
         )
-
-    def _since(self) -> tuple[int, int]:
-        host, stream = self._gauge.ideally()
-        return (
-            round((host - self._began[0]) * _NANOSECONDS),
-            round((stream - self._began[1]) * _NANOSECONDS),
-        )
-
-
-def _counted_from(start: tuple[int, int, int], visit: Visit) -> Visit:
-    """Return `visit` with bytes and times that count from a later start."""
-    allocated_bytes, host_nanoseconds, stream_nanoseconds = start
-    return visit._replace(
-        peak_bytes=visit.peak_bytes - allocated_bytes,
-        allocated_bytes=visit.allocated_bytes - allocated_bytes,
-        host_nanoseconds=visit.host_nanoseconds - host_nanoseconds,
-        stream_nanoseconds=visit.stream_nanoseconds - stream_nanoseconds,
-    )

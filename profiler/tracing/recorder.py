@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from profiler.profile import BillItem, Event, Failure
 from profiler.tracing.insides import Insides
-from profiler.tracing.memory import Gauge
+from profiler.tracing.memory import Gauge, largest_free_block_bytes, shortage_of
 from profiler.tracing.phases import Phases
 
 
@@ -38,14 +38,14 @@ class Recorder:
     """Collects the events of one trace.
 
     Attributes:
-        events: so far.
         resident: allocated bytes on the device, by component.
         active: the components that are running, outermost first.
         sending: whether a hook is sending inputs, inside a span of weights.
     """
 
     def __init__(self, gauge: Gauge, phases: Phases, insides: Insides) -> None:
-        self.events: list[Event] = []
+        self._events: list[Event] = []
+        self._spans: list[tuple[float, float]] = []  # the marks of each
         self.resident: dict[str, int] = {}
         self.active: list[str] = []
         self.sending = False
@@ -84,32 +84,33 @@ class Recorder:
     @contextmanager
     def _event(self, span: Span) -> Iterator[None]:
         gauge, insides = self._gauge, self._insides
-        tail_peak = insides.read_peak()
-        lead_peak = max(self._pending_peak, insides.take_peak_of_visits(), tail_peak)
+        before = insides.read()
+        lead_peak = max(self._pending_peak, insides.take_peak_of_visits(), before.peak_bytes)
         self._pending_peak = 0
         self._note(lead_peak)
         inside = insides.ended()
-        before, start = gauge.allocated(), gauge.now()
+        begin = gauge.mark()
         phase, step, call = self._phases.name, self._phases.step, self._phases.call
         self._in_span = span.kind in ("onload", "offload", "cast", "move", "empty_cache")
         try:
             yield
         finally:
             self._in_span = False
-            peak = gauge.take_peak()
+            after = gauge.take()
             if span.dropped:
-                self._pending_peak = max(lead_peak, peak)
-                insides.pending_peak_bytes = max(insides.pending_peak_bytes, peak)
+                self._pending_peak = max(lead_peak, after.peak_bytes)
+                insides.pending_peak_bytes = max(insides.pending_peak_bytes, after.peak_bytes)
             else:
                 if span.resident_bytes >= 0:
                     self.resident[span.component] = span.resident_bytes
-                self._note(peak)
+                self._note(after.peak_bytes)
+                self._spans.append((begin, gauge.mark()))
                 host, link = gauge.take_host(), gauge.take_link()
-                allocated = gauge.allocated()
-                insides.begin(allocated)
-                self.events.append(
+                index = insides.keep(inside, (span.kind, span.component))
+                insides.begin(after.allocated_bytes)
+                self._events.append(
                     Event(
-                        ordinal=len(self.events),
+                        ordinal=len(self._events),
                         call=call,
                         kind=span.kind,
                         component=span.component,
@@ -124,28 +125,36 @@ class Recorder:
                         step=step,
                         asked_by=span.asked_by,
                         lead_peak_bytes=lead_peak,
-                        before_bytes=before,
-                        peak_bytes=peak,
-                        after_bytes=allocated,
-                        reserved_bytes=gauge.reserved(),
+                        before_bytes=before.allocated_bytes,
+                        peak_bytes=after.peak_bytes,
+                        after_bytes=after.allocated_bytes,
+                        reserved_bytes=after.reserved_bytes,
                         resident_bytes=self.resident.get(span.component, 0),
-                        start_seconds=start,
-                        seconds=max(gauge.now() - start, 0.0),
+                        start_seconds=0.0,  # `events` knows when
+                        seconds=0.0,
                         host_pageable_bytes=host.pageable_bytes,
                         host_pinned_bytes=host.pinned_bytes,
                         host_peak_bytes=host.peak_bytes,
                         transfer_seconds=link.busy_seconds,
                         exposed_transfer_seconds=link.exposed_seconds,
-                        inside=inside,
+                        inside=index,
                     )
                 )
+
+    def events(self) -> list[Event]:
+        """Return the events so far, with the times that the gauge knows by now."""
+        at = self._gauge.seconds_at
+        return [
+            event._replace(start_seconds=at(begin), seconds=max(at(end) - at(begin), 0.0))
+            for event, (begin, end) in zip(self._events, self._spans, strict=True)
+        ]
 
     def note_failure(self, error: BaseException, *, component: str, doing: str) -> None:
         """Keep what was on the card when `error` was first seen."""
         if self._failing is not None and self._failing[0] is error:
             return
         gauge = self._gauge
-        shortage = gauge.shortage(error)
+        shortage = shortage_of(error)
         allocated_bytes = shortage.allocated_bytes if shortage else None
         held = gauge.allocated() if allocated_bytes is None else allocated_bytes
         works = component if doing not in ("onload", "offload", "cast") else ""
@@ -155,14 +164,14 @@ class Recorder:
             doing=doing,
             phase=self._phases.name,
             step=self._phases.step,
-            ordinal=max(len(self.events) - 1, 0),
+            ordinal=max(len(self._events) - 1, 0),
             out_of_memory=shortage is not None,
         )
         if shortage is not None:
             failure = replace(
                 failure,
                 **shortage._asdict(),
-                largest_free_block_bytes=gauge.largest_free_block_bytes(),
+                largest_free_block_bytes=largest_free_block_bytes(),
                 holders=_items(held, self.resident, works, workspace),
             )
         self._failing = (error, failure)

@@ -19,6 +19,8 @@ from profiler.patching import Patches
 from profiler.pipelines import stand_ins
 from profiler.profile import Assumption, Component, Event, Failure, Profile, Totals
 from profiler.tracing import hooks
+from profiler.tracing.card_gauge import CardGauge
+from profiler.tracing.card_insides import CardInsides
 from profiler.tracing.conditions import Conditions
 from profiler.tracing.entries import Entries
 from profiler.tracing.insides import Insides
@@ -27,6 +29,9 @@ from profiler.tracing.moves import Moves
 from profiler.tracing.parts import components_of, describe, is_denoiser
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
+from profiler.tracing.virtual_gauge import VirtualGauge
+from profiler.tracing.virtual_insides import VirtualInsides
+from profiler.virtual.functions import active_gpu
 
 _LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "bitsandbytes", "vram-profiler")
 
@@ -51,9 +56,18 @@ def trace(target: Any, *, label: dict[str, Any] | None = None) -> Trace:
 
 
 class Trace:
-    """A running or finished trace; made by `trace`."""
+    """A running or finished trace; made by `trace`.
 
-    def __init__(self, target: Any, label: dict[str, Any]) -> None:
+    Args:
+        target: a pipeline, or one module of it.
+        label: fields of the profile.
+        gauge: who reads the card, for tests; the one at hand if not given.
+    """
+
+    def __init__(
+        self, target: Any, label: dict[str, Any], gauge: Callable[[], Gauge] | None = None
+    ) -> None:
+        self._make_gauge = gauge or _gauge_at_hand
         self._target = target
         self._label = label
         self._modules: dict[str, nn.Module] = components_of(target)
@@ -80,22 +94,25 @@ class Trace:
         denoisers = frozenset(name for name, module in self._modules.items() if is_denoiser(module))
         self._denoisers = denoisers
         self._components = tuple(describe(name, module) for name, module in self._modules.items())
-        self._gauge = Gauge()
+        self._gauge = self._make_gauge()
         self._phases = Phases(denoisers)
-        self._insides = Insides(self._gauge, self._modules)
+        self._insides = _insides_for(self._gauge, self._modules)
         self._recorder = Recorder(self._gauge, self._phases, self._insides)
         self._conditions = Conditions(self._target, self._modules)
         self._entries = Entries(
-            self._recorder, self._phases, self._modules, beginning=self._conditions.look
+            self._recorder,
+            self._phases,
+            self._modules,
+            insides=self._insides,
+            beginning=self._conditions.look,
         )
         self._other = {"h2d": 0, "d2h": 0}
         try:
             Moves(self._recorder, self._modules).watch(self._patches)
             self._entries.watch(self._patches, self._target)
             self._watch_device()
-            if self._gauge.predicted:
-                self._insides.watch(self._patches, self._components, self._recorder.active)
-            self._gauge.watch_copies(self._copied)
+            self._insides.watch(self._patches, self._components, self._recorder.active)
+            self._gauge.watch(self._patches, self._copied)
         except BaseException:
             self._detach()
             raise
@@ -107,12 +124,12 @@ class Trace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._gauge.unwatch_copies(self._copied)
         self._detach()
         self._gauge.settle()
         self._profile = self._finished(error)
 
     def _detach(self) -> None:
+        self._gauge.unwatch(self._copied)
         self._insides.unwatch()
         self._entries.unwatch()
         self._patches.restore()
@@ -157,6 +174,7 @@ class Trace:
         if error is not None:
             recorder.note_failure(error, component="", doing="")
         failure = recorder.failure(error)
+        events = self._insides.settled(recorder.events())
         pipe = None if isinstance(self._target, nn.Module) else self._target
         return Profile(
             source="predicted" if gauge.predicted else "measured",
@@ -164,8 +182,8 @@ class Trace:
             pipeline_class=type(self._target).__name__,
             mode=hooks.mode_of(self._target, self._modules),
             components=self._components,
-            events=tuple(recorder.events),
-            totals=self._totals(recorder.events),
+            events=tuple(events),
+            totals=self._totals(events),
             bill=recorder.bill(),
             sequence=hooks.sequence_of(pipe),
             excluded=hooks.excluded_of(pipe),
@@ -213,6 +231,18 @@ class Trace:
             transfer_seconds=sum(event.transfer_seconds for event in within) if known else None,
             exposed_transfer_seconds=exposed_seconds if known else None,
         )
+
+
+def _gauge_at_hand() -> Gauge:
+    gpu = active_gpu()
+    return CardGauge() if gpu is None else VirtualGauge(gpu)
+
+
+def _insides_for(gauge: Gauge, modules: dict[str, nn.Module]) -> Insides:
+    if isinstance(gauge, VirtualGauge):
+        return VirtualInsides(gauge, modules)
+    assert isinstance(gauge, CardGauge), gauge
+    return CardInsides(gauge, modules)
 
 
 def _call_seconds(events: list[Event]) -> list[float]:

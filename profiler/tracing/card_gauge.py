@@ -1,0 +1,116 @@
+"""What torch says about memory and time on a real card, by its public calls alone.
+
+A virtual card answers them too, so that tests can compare this gauge with the model's own answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from profiler import nvml
+from profiler.patching import Patches
+from profiler.profile import Assumption, Gpu
+from profiler.tracing.card_clock import CardClock
+from profiler.tracing.card_copies import watch_methods
+from profiler.tracing.host import HostNow, LinkSince, measured_host
+from profiler.tracing.memory import CopyObserver, Reading
+
+_NOTHING_KNOWN = LinkSince(0.0, 0.0)
+
+
+class CardGauge:
+    """Reads the current device. Methods are those of `Gauge`.
+
+    Args:
+        tensors: the classes of tensors whose copies are watched.
+        host_seconds: the host's clock.
+    """
+
+    predicted = False
+
+    def __init__(
+        self,
+        tensors: tuple[type, ...] = (torch.Tensor,),
+        host_seconds: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._tensors = tensors
+        self.host_seconds = host_seconds
+        self._clock = CardClock(host_seconds)
+        self.peak_allocated_bytes = 0
+        self.peak_reserved_bytes = 0
+        self._host = measured_host()
+        torch.cuda.reset_peak_memory_stats()
+
+    def watch(self, patches: Patches, observer: CopyObserver) -> None:
+        watch_methods(patches, self._tensors, observer)
+
+    def unwatch(self, observer: CopyObserver) -> None:
+        """Nothing is left to do: the methods are put back by `patches`."""
+
+    # -- memory
+
+    def take(self) -> Reading:
+        # Once for everything: torch puts all its statistics together for each figure that is asked for.
+        stats = torch.cuda.memory_stats_as_nested_dict()
+        allocated, reserved = stats["allocated_bytes"]["all"], stats["reserved_bytes"]["all"]
+        self.peak_allocated_bytes = max(self.peak_allocated_bytes, allocated["peak"])
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, reserved["peak"])
+        torch.cuda.reset_peak_memory_stats()
+        return Reading(allocated["peak"], allocated["current"], reserved["current"])
+
+    def settle(self) -> None:
+        self.take()
+        self._clock.settle()
+
+    def allocated(self) -> int:
+        return torch.cuda.memory_allocated()
+
+    def peak_workspace_bytes(self) -> int:
+        return 0
+
+    def kept_workspace_bytes(self) -> int:
+        return 0
+
+    def take_host(self) -> HostNow:
+        return self._host()
+
+    # -- time
+
+    def mark(self) -> int:
+        return self._clock.mark()
+
+    def seconds_at(self, mark: float) -> float:
+        return self._clock.seconds_at(int(mark))
+
+    def stream(self) -> int:
+        return int(torch.cuda.current_stream().cuda_stream)
+
+    def take_link(self) -> LinkSince:
+        return _NOTHING_KNOWN
+
+    # -- what it is
+
+    def error_band(self) -> float:
+        return 0.0
+
+    def error_band_below(self) -> float:
+        return 0.0
+
+    def gpu(self) -> Gpu:
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        free, total = torch.cuda.mem_get_info()
+        return Gpu(
+            name=properties.name,
+            capacity_bytes=total,
+            context_bytes=max(total - free - torch.cuda.memory_reserved(), 0),
+            slack_bytes=0,
+            architecture=f"sm_{properties.major}{properties.minor}",
+            virtual=False,
+            driver=nvml.driver_version(),
+        )
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        return ()

@@ -1,0 +1,282 @@
+"""What parts do on a real card: looked at in the first two forwards of each kind, and taken to be the same later on.
+
+Reading the allocator at every part costs what a launch costs, so the hook at the parts stands only while a forward is
+looked at: the first one, which makes caches and workspaces, and the second, which stands for all that follow. Forwards
+are of one kind that have the same component, entry point, and shapes of arguments. A later one that does not do the
+same events as the second is not vouched for, and the next one is looked at again.
+
+A forward inside which a hook moves weights is not looked at: how long its parts would take without copies cannot be
+known, and a plan is made from whole components anyway.
+
+Times are the card's own, by its events, in the looked-at forward, which the looking holds up; where there are others of
+its kind they are scaled to what those took. A component that runs once or twice has none, and its first forward loads
+kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from profiler.patching import Patches
+from profiler.profile import Event, Inside
+from profiler.tracing import hooks
+from profiler.tracing.card_gauge import CardGauge
+from profiler.tracing.insides import Insides
+
+LOOKED_AT = 2
+MOST_KINDS = 32
+"""Kinds of forwards that are looked at; what has so many does not repeat itself."""
+
+_NANOSECONDS = 10**9
+_MOVES = frozenset({"onload", "offload", "cast", "empty_cache", "sync"})
+
+
+class _Step(NamedTuple):
+    """An event inside a forward, and what parts did before it."""
+
+    ended_by: tuple[str, str]
+    inside: int
+
+
+@dataclass
+class _Kind:
+    """Forwards of one kind. Steps are those of the first one looked at, and of the last."""
+
+    looked: int = 0
+    first: tuple[_Step, ...] = ()
+    steady: tuple[_Step, ...] = ()
+    others: list[tuple[float, float, float]] = field(
+        default_factory=list
+    )  # two marks and host seconds of those that were not looked at
+
+
+class CardInsides(Insides):
+    """Collects the visits of parts on a real card."""
+
+    def __init__(self, gauge: CardGauge, modules: dict[str, nn.Module]) -> None:
+        self._watch = _Watch(gauge)
+        super().__init__(gauge, modules, self._watch)
+        self._card = gauge
+        self._call_impl: Any = None
+        self._standing = Patches()
+        self._running: list[str] = []
+        self._kinds: dict[Any, _Kind] = {}
+        self._kind: _Kind | None = None  # of the outermost forward that runs
+        self._steps: list[_Step] = []
+        self._moved = False
+        self._entered = (0.0, 0.0)
+        self._begins: list[int] = []  # the mark at which each known interval began
+        self._forward = -1  # how many outermost forwards there were
+        self._forwards: list[int] = []  # in which of them each event was told of
+        self._unlike: set[int] = set()
+
+    def _stand(self, patches: Patches) -> None:
+        self._call_impl = self._calling(nn.Module._call_impl)
+
+    def unwatch(self) -> None:
+        self._standing.restore()
+
+    # -- which forwards
+
+    def entering(self, component: str, entry: str, arguments: tuple[Any, ...]) -> None:
+        self._running.append(component)
+        if len(self._running) > 1:
+            return
+        self._forward += 1
+        self._steps, self._moved = [], False
+        self._kind = self._kind_of(component, entry, arguments)
+        if self._kind is None:
+            return
+        self._watch.running = self._looks()
+        if self._watch.running:
+            self._standing.replace(nn.Module, "_call_impl", self._call_impl)
+            self._watch.restart()
+        self._entered = self._card.mark(), self._card.host_seconds()
+
+    def leaving(self, component: str) -> None:
+        self._running.remove(component)
+        kind = self._kind
+        if self._running or kind is None:
+            return
+        self._standing.restore()
+        if self._watch.running:
+            kind.first = kind.first or tuple(self._steps)
+            kind.steady = tuple(self._steps)
+            kind.looked += 1
+        elif self._forward in self._unlike or len(self._steps) != len(kind.steady):
+            self._unlike.add(self._forward)
+            kind.looked = LOOKED_AT - 1
+        elif not self._moved:
+            began, host_began = self._entered
+            host_seconds = self._card.host_seconds() - host_began
+            kind.others.append((began, self._card.mark(), host_seconds))
+        self._kind, self._watch.running = None, False
+
+    def _looks(self) -> bool:
+        return self._kind is not None and self._kind.looked < LOOKED_AT
+
+    def _kind_of(self, component: str, entry: str, arguments: tuple[Any, ...]) -> _Kind | None:
+        key = (component, entry, _shapes(arguments))
+        kind = self._kinds.get(key)
+        if kind is None:
+            module = self._modules[component]
+            if len(self._kinds) >= MOST_KINDS or not self._places or hooks.acts_inside(module):
+                return None
+            kind = self._kinds[key] = _Kind()
+        return kind
+
+    def keep(self, inside: Inside | None, ended_by: tuple[str, str]) -> int:
+        self._forwards.append(self._forward if self._running else -1)
+        kind, moves = self._kind, ended_by[0] in _MOVES
+        self._moved |= moves
+        if kind is None:
+            return -1
+        if not self._looks():
+            return self._as_before(kind, ended_by, moves=moves)
+        begins = self._watch.began
+        known = len(self.known)
+        index = super().keep(inside, ended_by)
+        if index == known:
+            self._begins.append(begins)
+        elif inside is not None and kind.looked:  # the second forward is warm
+            self.known[index], self._begins[index] = inside, begins
+        if index >= 0 or not moves:
+            self._steps.append(_Step(ended_by, index))
+        return index
+
+    def _as_before(self, kind: _Kind, ended_by: tuple[str, str], *, moves: bool) -> int:
+        """Return what the second forward of the kind did before such an event."""
+        due = len(self._steps)
+        step = kind.steady[due] if due < len(kind.steady) else None
+        if step is not None and step.ended_by == ended_by:
+            self._steps.append(step)
+            return step.inside
+        if not moves:
+            self._unlike.add(self._forward)
+        return -1
+
+    # -- their times
+
+    def _visit(self, component: int, part: int, entering: int) -> None:
+        self._watch.pause()
+        super()._visit(component, part, entering)
+        self._watch.resume()
+
+    def settled(self, events: list[Event]) -> list[Event]:
+        for index, began in enumerate(self._begins):
+            self.known[index] = self._read_off(self.known[index], began)
+        done: set[int] = set()
+        for kind in self._kinds.values():
+            self._scale(kind, done)
+        return [
+            event._replace(inside=-1) if forward in self._unlike else event
+            for event, forward in zip(events, self._forwards, strict=True)
+        ]
+
+    def _read_off(self, inside: Inside, began: int) -> Inside:
+        """Return an interval whose marks are read."""
+        at = self._card.seconds_at
+
+        def since(mark: int) -> int:
+            return max(round((at(mark) - at(began)) * _NANOSECONDS), 0)
+
+        visits = tuple(
+            visit._replace(stream_nanoseconds=since(visit.stream_nanoseconds))
+            for visit in inside.visits
+        )
+        return inside._replace(visits=visits, stream_nanoseconds=since(inside.stream_nanoseconds))
+
+    def _scale(self, kind: _Kind, done: set[int]) -> None:
+        """Give the forwards that were looked at the times of those that were not, and the first those of the second."""
+        indices = {step.inside for step in kind.steady if step.inside >= 0}
+        if kind.others and indices:
+            at = self._card.seconds_at
+            stream = median(at(end) - at(begin) for begin, end, _ in kind.others)
+            host = median(host_seconds for _, _, host_seconds in kind.others)
+            looked = [self.known[step.inside] for step in kind.steady if step.inside >= 0]
+            factors = (
+                _factor(host, sum(inside.host_nanoseconds for inside in looked)),
+                _factor(stream, sum(inside.stream_nanoseconds for inside in looked)),
+            )
+            for index in indices - done:
+                self.known[index] = _scaled(self.known[index], *factors)
+        done |= indices
+        for first, steady in zip(kind.first, kind.steady, strict=False):
+            if first.inside not in (-1, *done) and steady.inside >= 0:
+                self.known[first.inside] = _timed_as(
+                    self.known[first.inside], self.known[steady.inside]
+                )
+
+
+class _Watch:
+    """Reads the host's clock, less what the looking takes, and marks the stream."""
+
+    def __init__(self, gauge: CardGauge) -> None:
+        self.running = False
+        self.began = 0
+        self._gauge = gauge
+        self._host_began = self._paused_at = self._paused_seconds = 0.0
+
+    def restart(self) -> None:
+        if self.running:
+            self.began = self._gauge.mark()
+            self._host_began, self._paused_seconds = self._gauge.host_seconds(), 0.0
+            self._paused_at = 0.0
+
+    def since(self) -> tuple[int, int]:
+        now = self._paused_at or self._gauge.host_seconds()
+        host = now - self._host_began - self._paused_seconds
+        return round(host * _NANOSECONDS), self._gauge.mark()
+
+    def pause(self) -> None:
+        self._paused_at = self._gauge.host_seconds()
+
+    def resume(self) -> None:
+        self._paused_seconds += self._gauge.host_seconds() - self._paused_at
+        self._paused_at = 0.0
+
+
+def _shapes(value: Any) -> Any:
+    """Return what of a forward's arguments decides what it allocates: shapes, dtypes and switches, not numbers."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype
+    if isinstance(value, dict):
+        return tuple((name, _shapes(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_shapes(item) for item in value)
+    return value if isinstance(value, bool | str | None) else type(value)
+
+
+def _factor(seconds: float, nanoseconds: int) -> float:
+    """Return by what times are multiplied: looking only holds up, so by no more than 1."""
+    return min(seconds * _NANOSECONDS / nanoseconds, 1.0) if nanoseconds else 1.0
+
+
+def _scaled(inside: Inside, host: float, stream: float) -> Inside:
+    times = [(round(a * host), round(b * stream)) for a, b in _times(inside)]
+    return _with_times(inside, times)
+
+
+def _timed_as(inside: Inside, other: Inside) -> Inside:
+    """Return `inside` with the times of another one, if the same parts were visited in it."""
+    alike = [visit[:3] for visit in inside.visits] == [visit[:3] for visit in other.visits]
+    return _with_times(inside, _times(other)) if alike else inside
+
+
+def _times(inside: Inside) -> list[tuple[int, int]]:
+    visits = [(visit.host_nanoseconds, visit.stream_nanoseconds) for visit in inside.visits]
+    return [*visits, (inside.host_nanoseconds, inside.stream_nanoseconds)]
+
+
+def _with_times(inside: Inside, times: list[tuple[int, int]]) -> Inside:
+    *of_visits, (host, stream) = times
+    visits = [
+        visit._replace(host_nanoseconds=at_host, stream_nanoseconds=at_stream)
+        for visit, (at_host, at_stream) in zip(inside.visits, of_visits, strict=True)
+    ]
+    return Inside(tuple(visits), inside.peak_bytes, host, stream)

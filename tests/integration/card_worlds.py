@@ -1,0 +1,38 @@
+"""The tracer's way on a real card without one: a virtual card answers torch's public calls, and nothing tells more.
+
+Whatever the measured way sees must then be what the model says. `CardGauge` is given the virtual card's host clock, so
+that times can be compared too, and the class of its tensors, whose methods are not `torch.Tensor`'s.
+"""
+
+from __future__ import annotations
+
+import torch
+from replay_worlds import FAMILIES
+
+from profiler.modes import enable_mode
+from profiler.tracing import Trace
+from profiler.tracing.card_gauge import CardGauge
+from profiler.virtual import VirtualGPU
+from profiler.virtual.functions import active_gpu
+from profiler.virtual.tensor import VirtualTensor
+
+
+def card_gauge():
+    """Return the gauge of a real card, for the virtual one that is active."""
+    clock = active_gpu().clock
+    return CardGauge((torch.Tensor, VirtualTensor), lambda: clock.host)
+
+
+def traced_as(gauge, family, mode, *, calls=2, steps=3):
+    """Return the profile of a tiny pipeline in a mode, set-up included, and torch's peaks afterwards."""
+    with VirtualGPU("rtx-4090", replay=False):
+        pipe, call = FAMILIES[family]()
+        for name in ("unet", "transformer", "controlnet", "vae"):
+            if hasattr(pipe, name):
+                getattr(pipe, name).to(torch.float16)
+        pipe.set_progress_bar_config(disable=True)
+        with Trace(pipe, {}, gauge) as t:
+            enable_mode(pipe, mode)
+            for _ in range(calls):
+                pipe(num_inference_steps=steps, **call)
+        return t.profile

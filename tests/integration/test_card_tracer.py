@@ -1,0 +1,121 @@
+"""The tracer as it works on a real card, run where the truth is known: on a virtual one that answers torch's calls."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+from card_worlds import card_gauge, traced_as
+
+from profiler.modes import Mode
+from profiler.planning import plan_offload
+from profiler.units import MIB
+
+STREAMED = {"stream": True, "record_stream": True}
+MODES = [
+    ("sdxl", Mode()),
+    ("sdxl", Mode(name="model")),
+    ("flux", Mode(name="model")),
+    ("flux", Mode(name="sequential")),
+    ("flux", Mode(name="group-leaf", **STREAMED)),
+    ("wan", Mode(name="group-block")),
+]
+# What a card does not tell, or another gauge reads: the resident set of the process is no count of tensors.
+NOT_TOLD = (
+    "host_pageable_bytes",
+    "host_peak_bytes",
+    "transfer_seconds",
+    "exposed_transfer_seconds",
+)
+
+
+def told(profile, *besides):
+    """Return the events without what only a model can tell, times rounded to a picosecond."""
+    return [
+        event._replace(
+            **{
+                "start_seconds": round(event.start_seconds, 12),
+                "seconds": round(event.seconds, 12),
+                **dict.fromkeys((*NOT_TOLD, *besides), 0),
+            },
+        )
+        for event in profile.events
+    ]
+
+
+@pytest.mark.parametrize(("family", "mode"), MODES)
+def test_a_card_is_read_event_for_event_as_the_model_tells(family, mode):
+    """Kinds, bytes, peaks, pinned memory, streams and seconds; parts where no hook acts inside a component."""
+    inside = () if mode.name in ("resident", "model") else ("inside",)
+    measured = traced_as(card_gauge, family, mode, steps=2)
+    predicted = traced_as(None, family, mode, steps=2)
+    assert (measured.source, predicted.source) == ("measured", "predicted")
+    assert told(measured, *inside) == told(predicted, *inside)
+    for total in ("peak_allocated_bytes", "peak_reserved_bytes", "host_pinned_bytes"):
+        assert getattr(measured.totals, total) == getattr(predicted.totals, total)
+    bills = [[each for each in one.bill if each.what == "weights"] for one in (measured, predicted)]
+    assert bills[0] == bills[1]
+
+
+def test_groups_on_several_streams_are_told_by_component():
+    """The UNet and the VAE each have a stream of their own, and both are in use in one call.
+
+    The scheduler reads a value off the card, a copy inside C++ that only a model tells: just moves are compared.
+    """
+    mode = Mode(name="group-leaf", stream=True)
+    measured, predicted = (
+        traced_as(gauge, "sd15", mode, calls=1, steps=2) for gauge in (card_gauge, None)
+    )
+    moves = [
+        [
+            event._replace(ordinal=0)
+            for event in told(one, "inside", "start_seconds", "lead_peak_bytes")
+            if event.kind in ("onload", "offload")
+        ]
+        for one in (measured, predicted)
+    ]
+    assert moves[0] == moves[1]
+    sent = Counter(event.component for event in measured.events if event.kind == "onload")
+    groups = {
+        name: {event.group for event in measured.events if event.component == name} - {""}
+        for name in sent
+    }
+    assert set(sent) == {"unet", "vae"}
+    assert all(len(of_component) > 20 for of_component in groups.values())
+
+
+@pytest.mark.parametrize("family", ["flux", "sdxl"])
+def test_a_plan_from_a_measured_run_is_the_plan_from_a_predicted_one(family):
+    """The card's record is the model's, and a measurement has no error band."""
+    measured, predicted = (
+        traced_as(gauge, family, Mode(name="model"), steps=3) for gauge in (card_gauge, None)
+    )
+    predicted = dataclasses.replace(predicted, error_band=0.0)
+    measured = dataclasses.replace(measured, gpu=predicted.gpu)
+    context = predicted.gpu.context_bytes + predicted.gpu.slack_bytes
+    smallest = [plan_offload(one, 1 << 40).smallest for one in (measured, predicted)]
+    assert smallest[0].budget_bytes == smallest[1].budget_bytes
+    assert smallest[0].plan.inside  # it splits components, which takes knowing their parts
+    least = smallest[0].budget_bytes
+    whole = context + predicted.totals.peak_allocated_bytes
+    for budget in {least, (least + whole) // 2, whole, whole + 8 * MIB}:
+        for objective in ("bytes", "seconds"):
+            ours, theirs = (
+                plan_offload(one, budget, objective=objective) for one in (measured, predicted)
+            )
+            assert ours.placements == theirs.placements
+            assert ours.inside == theirs.inside
+            assert ours.moves == theirs.moves
+            assert ours.predicted.peak_allocated_bytes == theirs.predicted.peak_allocated_bytes
+            assert ours.predicted.seconds == pytest.approx(theirs.predicted.seconds, rel=1e-3)
+
+
+def test_later_forwards_are_what_the_second_one_did():
+    """Three steps of two calls: the first forward of six makes the workspaces, all others are alike."""
+    profile = traced_as(card_gauge, "flux", Mode())
+    exits = [
+        event.inside
+        for event in profile.events
+        if (event.kind, event.component) == ("exit", "transformer")
+    ]
+    assert exits == [0, 1, 1, 1, 1, 1]
+    assert len(profile.insides) == 2
