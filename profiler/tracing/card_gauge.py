@@ -15,6 +15,7 @@ from profiler.patching import Patches
 from profiler.profile import Assumption, Gpu
 from profiler.tracing.card_clock import CardClock
 from profiler.tracing.card_copies import watch_methods
+from profiler.tracing.card_peaks import Peaks
 from profiler.tracing.host import HostNow, LinkSince, measured_host
 from profiler.tracing.memory import CopyObserver, Reading
 
@@ -42,10 +43,11 @@ class CardGauge:
         self.peak_allocated_bytes = 0
         self.peak_reserved_bytes = 0
         self._host = measured_host()
-        torch.cuda.reset_peak_memory_stats()
+        self._peaks = Peaks()
 
     def watch(self, patches: Patches, observer: CopyObserver) -> None:
         watch_methods(patches, self._tensors, observer)
+        self._peaks.watch(patches)
 
     def unwatch(self, observer: CopyObserver) -> None:
         """Nothing is left to do: the methods are put back by `patches`."""
@@ -53,17 +55,15 @@ class CardGauge:
     # -- memory
 
     def take(self) -> Reading:
-        # Once for everything: torch puts all its statistics together for each figure that is asked for.
-        stats = torch.cuda.memory_stats_as_nested_dict()
-        allocated, reserved = stats["allocated_bytes"]["all"], stats["reserved_bytes"]["all"]
-        self.peak_allocated_bytes = max(self.peak_allocated_bytes, allocated["peak"])
-        self.peak_reserved_bytes = max(self.peak_reserved_bytes, reserved["peak"])
-        torch.cuda.reset_peak_memory_stats()
-        return Reading(allocated["peak"], allocated["current"], reserved["current"])
+        now = self._peaks.take()
+        self.peak_allocated_bytes = max(self.peak_allocated_bytes, now.peak_bytes)
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, now.peak_reserved_bytes)
+        return Reading(now.peak_bytes, now.allocated_bytes, now.reserved_bytes)
 
     def settle(self) -> None:
         self.take()
         self._clock.settle()
+        self._peaks.put_back()
 
     def allocated(self) -> int:
         return torch.cuda.memory_allocated()

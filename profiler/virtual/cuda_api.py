@@ -20,6 +20,7 @@ from profiler.virtual.streams import event_class, generator_class, stream_class
 from profiler.virtual.tensor import CUDA, canonical
 
 if TYPE_CHECKING:
+    from profiler.virtual.allocator_blocks import Block
     from profiler.virtual.gpu import VirtualGPU
 
 _summary = torch.cuda.memory.memory_summary
@@ -96,6 +97,7 @@ def _functions(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
     return {
         **_identity(gpu),
         **_memory(gpu),
+        **_raw_memory(gpu),
         **_ordering(gpu),
     }
 
@@ -164,6 +166,29 @@ def _memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "get_per_process_memory_fraction": lambda device=None: (
             (allocator.segments.allowed_bytes or gpu.capacity_bytes) / gpu.capacity_bytes
         ),
+    }
+
+
+def _raw_memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
+    """Return what hands out memory without a tensor, which stays until it is given back."""
+    held: dict[int, Block] = {}
+
+    def allocate(size: int, device: Any = None, stream: Any = None) -> int:
+        number = gpu.clock.current if stream is None else getattr(stream, "cuda_stream", stream)
+        block = gpu.allocate(size, number)
+        if block is None:
+            return 0
+        held[block.address] = block
+        return block.address
+
+    def delete(mem_ptr: int) -> None:
+        if mem_ptr:
+            gpu.allocator.free(held.pop(mem_ptr))
+
+    return {
+        "caching_allocator_alloc": allocate,
+        "caching_allocator_delete": delete,
+        "get_allocator_backend": lambda: "native",
     }
 
 

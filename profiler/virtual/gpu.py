@@ -175,8 +175,8 @@ class VirtualGPU:
             allocator.segments.allowed_bytes = int(settings.memory_fraction * self.capacity_bytes)
         return allocator
 
-    def allocate(self, nbytes: int) -> Block | None:
-        """Take device memory for the current stream and return the block; None for nothing.
+    def allocate(self, nbytes: int, stream: int | None = None) -> Block | None:
+        """Take device memory for a stream, the current one if not given, and return the block; None for nothing.
 
         Raises:
             torch.cuda.OutOfMemoryError: in torch's words, if it exceeds the capacity.
@@ -184,7 +184,7 @@ class VirtualGPU:
         if not nbytes:
             return None
         try:
-            return self.allocator.allocate(nbytes, self.clock.current)
+            return self.allocator.allocate(nbytes, self.clock.current if stream is None else stream)
         except BlockTooLargeError as error:
             raise self._no_memory(error.segment_bytes) from None
 

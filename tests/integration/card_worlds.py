@@ -23,14 +23,20 @@ def card_gauge():
     return CardGauge((torch.Tensor, VirtualTensor), lambda: clock.host)
 
 
+def tiny(family):
+    """Return a tiny pipeline of a family in half precision, and the arguments of its call."""
+    pipe, call = FAMILIES[family]()
+    for name in ("unet", "transformer", "controlnet", "vae"):
+        if hasattr(pipe, name):
+            getattr(pipe, name).to(torch.float16)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, call
+
+
 def traced_as(gauge, family, mode, *, calls=2, steps=3):
-    """Return the profile of a tiny pipeline in a mode, set-up included, and torch's peaks afterwards."""
+    """Return the profile of a tiny pipeline in a mode, set-up included."""
     with VirtualGPU("rtx-4090", replay=False):
-        pipe, call = FAMILIES[family]()
-        for name in ("unet", "transformer", "controlnet", "vae"):
-            if hasattr(pipe, name):
-                getattr(pipe, name).to(torch.float16)
-        pipe.set_progress_bar_config(disable=True)
+        pipe, call = tiny(family)
         with Trace(pipe, {}, gauge) as t:
             enable_mode(pipe, mode)
             for _ in range(calls):
