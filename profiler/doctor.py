@@ -47,6 +47,7 @@ def examine(folder: Path | None = None) -> tuple[Check, ...]:
         *_shadows(folder or Path.cwd()),
         _torch(card),
         *_memory(card),
+        *_link(nvml.status()),
         *_spilling(),
     )
 
@@ -129,6 +130,19 @@ def _memory(card: nvml.CardMemory | None) -> Iterator[Check]:
         )
     else:
         yield Check("memory", OK, told)
+
+
+def _link(status: nvml.Status | None) -> Iterator[Check]:
+    """Yield a check of the lanes: an idle card's generation says nothing, so that of card and slot is told."""
+    if status is None or None in status.link:
+        return
+    link = status.link
+    told = f"PCIe {link.most_generation} x{link.width}"
+    if link.width == link.most_width:
+        yield Check("link", OK, told)
+    else:
+        fix = "another slot, or a slot that no second card shares"
+        yield Check("link", NOTE, f"{told}, and card and slot have x{link.most_width}", fix)
 
 
 def _held(holder: nvml.Holder) -> str:

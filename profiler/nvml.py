@@ -1,15 +1,19 @@
-"""What the driver's own library (NVML) says: its version, and the memory in use on a card before torch has touched it.
+"""What the driver's own library (NVML) says of the first visible card: its memory, its link, and what holds it back.
 
-Where there is no NVML (no driver, some containers) the answers are "" and None: labels are missing, nothing else.
+Where there is no NVML (no driver, some containers) the answers are "" and None: labels are missing, nothing else. So
+they are for what one card does not tell.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import pynvml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Holder(NamedTuple):
@@ -27,6 +31,34 @@ class CardMemory(NamedTuple):
     total_bytes: int
     free_bytes: int
     holders: tuple[Holder, ...]
+
+
+class Link(NamedTuple):
+    """The PCIe link; None for what is not known. An idle card falls back to a low generation."""
+
+    generation: int | None
+    width: int | None  # lanes
+    most_generation: int | None  # that card and slot have
+    most_width: int | None
+
+
+class Status(NamedTuple):
+    """The card at one moment; None for what is not known."""
+
+    used_bytes: int | None  # by every process, and the driver itself
+    others_bytes: int | None  # by other processes
+    link: Link
+    held_back_by: tuple[str, ...]  # why clocks are lower than they could be, by HOLDING_BACK
+
+
+# Source: nvmlClocksEventReasons of nvidia-ml-py. Left out is what a user sets, and an idle card.
+HOLDING_BACK = {
+    pynvml.nvmlClocksEventReasonSwPowerCap: "power limit",
+    pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "temperature",
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "temperature, by the hardware",
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake",
+}
 
 
 def driver_version() -> str:
@@ -63,6 +95,63 @@ def card_memory() -> CardMemory | None:
     holders = [Holder(pid, _process_name(pid), size) for pid, size in held.items()]
     holders.sort(key=lambda holder: -(holder.bytes or 0))
     return CardMemory(str(name), int(memory.total), int(memory.free), tuple(holders))
+
+
+def status() -> Status | None:
+    """Return how the first visible card is now; None if there is none."""
+    handle = _asked(_first_visible)
+    if handle is None:
+        return None
+    memory = _asked(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    reasons = _asked(pynvml.nvmlDeviceGetCurrentClocksEventReasons, handle) or 0
+    return Status(
+        used_bytes=None if memory is None else int(memory.total) - int(memory.free),
+        others_bytes=_others_bytes(handle),
+        link=Link(
+            _asked(pynvml.nvmlDeviceGetCurrPcieLinkGeneration, handle),
+            _asked(pynvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
+            _asked(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
+            _asked(pynvml.nvmlDeviceGetMaxPcieLinkWidth, handle),
+        ),
+        held_back_by=tuple(why for reason, why in HOLDING_BACK.items() if reasons & reason),
+    )
+
+
+def link_counters() -> tuple[int, int] | None:
+    """Return how many bytes the card has received over PCIe so far, and sent; None where the driver does not count."""
+    handle = _asked(_first_visible)
+    fields = [pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES, pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES]
+    values = None if handle is None else _asked(pynvml.nvmlDeviceGetFieldValues, handle, fields)
+    if values is None or any(value.nvmlReturn != pynvml.NVML_SUCCESS for value in values):
+        return None
+    received, sent = (_number(value) for value in values)
+    return received, sent
+
+
+def _number(value: Any) -> int:
+    members = {
+        pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "uiVal",
+        pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "ulVal",
+    }
+    return int(getattr(value.value, members.get(value.valueType, "ullVal")))
+
+
+def _others_bytes(handle: Any) -> int | None:
+    """Return what other processes hold; None where the driver does not say of one of them."""
+    graphics = _asked(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
+    running = _asked(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
+    if running is None:
+        return None
+    held = {one.pid: one.usedGpuMemory for one in (*running, *graphics) if one.pid != os.getpid()}
+    return None if None in held.values() else sum(held.values())
+
+
+def _asked(ask: Callable[..., Any], *of: Any) -> Any:
+    """Return what the library says; None where it cannot, as an older driver."""
+    try:
+        return ask(*of)
+    except pynvml.NVMLError:
+        return None
 
 
 def _first_visible() -> Any:

@@ -170,6 +170,26 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CardState:
+    """What the driver said of a real card while the trace ran; None or () for what it does not tell.
+
+    It was asked at the start, at the end, and where torch had reserved more than ever (by a fiftieth or more), which is
+    where its memory is at the highest and its link at work.
+    """
+
+    readings: int  # how often it was asked
+    used_bytes: int | None = None  # at the highest, by every process and the driver itself
+    others_bytes: int | None = None  # of other processes, at the highest
+    link_generation: int | None = None  # of PCIe, the highest seen: an idle card falls back
+    link_width: int | None = None  # lanes, the most seen
+    most_link_generation: int | None = None  # that card and slot have
+    most_link_width: int | None = None
+    received_bytes: int | None = None  # over PCIe during the trace, by the driver's counter
+    sent_bytes: int | None = None
+    held_back_by: tuple[str, ...] = ()  # why clocks were lower than they could be, whenever asked
+
+
+@dataclass(frozen=True, kw_only=True)
 class BillItem:
     """One holder of bytes at the worst moment."""
 
@@ -290,6 +310,7 @@ class Profile:
     places_itself: bool = False  # its class has an `enable_model_cpu_offload` of its own
     failure: Failure | None = None  # since version 0.4, as the next
     conditions: tuple[Condition, ...] = ()
+    card_state: CardState | None = None  # of a measured run, where the driver tells
 
     # What follows are doors only: files live in `record_file`, tables in `record_frames`, the JSON summary in
     # `record_summary`, notebooks in `record_display`. Each is imported on first use, and pandas and pyarrow with it.

@@ -21,6 +21,7 @@ from profiler.profile import (
     Assumption,
     BillItem,
     Block,
+    CardState,
     Component,
     Condition,
     Event,
@@ -173,6 +174,7 @@ def _profile(header: dict[str, Any], table: pa.Table) -> Profile:
         "assumptions": tuple(_record(Assumption, fields) for fields in header["assumptions"]),
         "conditions": tuple(_record(Condition, fields) for fields in header.get("conditions", ())),
         "failure": _failure(header.get("failure")),
+        "card_state": _card_state(header.get("card_state")),
         "events": _events(table),
         "insides": tuple(map(_inside, _unpacked(header["insides"]) if "insides" in header else ())),
     }
@@ -206,6 +208,12 @@ def _failure(fields: dict[str, Any] | None) -> Failure | None:
         return None
     holders = tuple(_record(BillItem, item) for item in fields["holders"])
     return _record(Failure, {**fields, "holders": holders})
+
+
+def _card_state(fields: dict[str, Any] | None) -> CardState | None:
+    if fields is None:
+        return None
+    return _record(CardState, {**fields, "held_back_by": tuple(fields["held_back_by"])})
 
 
 def _record(kind: type[_T], fields: dict[str, Any]) -> _T:

@@ -16,7 +16,7 @@ from profiler.verdict import verdict
 
 if TYPE_CHECKING:
     from profiler.findings import Finding
-    from profiler.profile import Component, Profile
+    from profiler.profile import CardState, Component, Profile
 
 
 def summary(profile: Profile) -> dict[str, Any]:
@@ -37,6 +37,7 @@ def summary(profile: Profile) -> dict[str, Any]:
         "sequence": list(profile.sequence),
         "excluded": list(profile.excluded),
         "gpu": dataclasses.asdict(profile.gpu),
+        "card_state": _card_state(profile.card_state),
         "fits": answer.answer,
         "spare_bytes": answer.spare_bytes,
         **dataclasses.asdict(profile.totals),
@@ -63,6 +64,12 @@ def summary(profile: Profile) -> dict[str, Any]:
 def _peak(profile: Profile) -> dict[str, Any] | None:
     moment = moments.peak_moment(profile)
     return moment._asdict() if moment else None
+
+
+def _card_state(state: CardState | None) -> dict[str, Any] | None:
+    if state is None:
+        return None
+    return {**dataclasses.asdict(state), "held_back_by": list(state.held_back_by)}
 
 
 def _component(part: Component) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler.findings import capacity, failures, offload, placing, sharing, staying
+from profiler.findings import capacity, card, failures, offload, placing, sharing, staying
 from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
 from profiler.remembering import once_per_profile
 
@@ -31,6 +31,8 @@ _FINDERS: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     placing.mode_changes,
     capacity.pinned,
     capacity.loading,
+    card.slow_link,
+    card.held_back,
 )
 _OF_MODEL_OFFLOAD: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     offload.ignored_exclusions,

@@ -12,9 +12,10 @@ import torch
 
 from profiler import nvml
 from profiler.patching import Patches
-from profiler.profile import Assumption, Gpu
+from profiler.profile import Assumption, CardState, Gpu
 from profiler.tracing.card_clock import CardClock
 from profiler.tracing.card_copies import watch_methods
+from profiler.tracing.card_driver import DriverWatch
 from profiler.tracing.card_peaks import Peaks
 from profiler.tracing.host import HostNow, LinkSince, measured_host
 from profiler.tracing.memory import CopyObserver, Reading
@@ -43,6 +44,8 @@ class CardGauge:
         self.peak_allocated_bytes = 0
         self.peak_reserved_bytes = 0
         self._host = measured_host()
+        self._driver = DriverWatch()
+        self._state: CardState | None = None
         self._peaks = Peaks()
 
     def watch(self, patches: Patches, observer: CopyObserver) -> None:
@@ -58,10 +61,12 @@ class CardGauge:
         now = self._peaks.take()
         self.peak_allocated_bytes = max(self.peak_allocated_bytes, now.peak_bytes)
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, now.peak_reserved_bytes)
+        self._driver.saw(now.reserved_bytes)
         return Reading(now.peak_bytes, now.allocated_bytes, now.reserved_bytes)
 
     def settle(self) -> None:
         self.take()
+        self._state = self._driver.state()  # before anything waits: the card is still at it
         self._clock.settle()
         self._peaks.put_back()
 
@@ -111,6 +116,9 @@ class CardGauge:
             virtual=False,
             driver=nvml.driver_version(),
         )
+
+    def card_state(self) -> CardState | None:
+        return self._state
 
     def assumptions(self) -> tuple[Assumption, ...]:
         return ()

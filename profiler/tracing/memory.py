@@ -13,7 +13,7 @@ import torch
 
 from profiler.out_of_memory import Shortage, parse
 from profiler.patching import Patches
-from profiler.profile import Assumption, Gpu
+from profiler.profile import Assumption, CardState, Gpu
 from profiler.tracing.host import HostNow, LinkSince
 
 CopyObserver = Callable[[str, str, int], None]
@@ -85,6 +85,9 @@ class Gauge(Protocol):
 
     def gpu(self) -> Gpu:
         """Return the card's record."""
+
+    def card_state(self) -> CardState | None:
+        """Return what the driver said while the trace ran; None for a card that has none."""
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """Return which unknown values had to be assumed, how often, and what that may change."""

@@ -179,6 +179,7 @@ class Trace:
         return Profile(
             source="predicted" if gauge.predicted else "measured",
             gpu=gauge.gpu(),
+            card_state=gauge.card_state(),
             pipeline_class=type(self._target).__name__,
             mode=hooks.mode_of(self._target, self._modules),
             components=self._components,

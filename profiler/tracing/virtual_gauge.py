@@ -143,6 +143,9 @@ class VirtualGauge:
             pinned_bytes_per_second=card.pinned_bytes_per_second,
         )
 
+    def card_state(self) -> None:
+        return None
+
     def assumptions(self) -> tuple[Assumption, ...]:
         return tuple(
             Assumption(what=f"{asked}: {taken}", count=count, effect=_EFFECTS.get(asked, _STEERS))

@@ -19,6 +19,7 @@ from profiler.profile import (
     Assumption,
     BillItem,
     Block,
+    CardState,
     Component,
     Event,
     Gpu,
@@ -69,6 +70,7 @@ profiles = st.builds(
     error_band_below=floats,
     complete=st.booleans(),
     error=texts,
+    card_state=st.none() | st.builds(CardState, held_back_by=tuples_of(texts)),
 )
 
 

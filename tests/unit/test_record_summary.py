@@ -27,6 +27,7 @@ KEYS = [
     "sequence",
     "excluded",
     "gpu",
+    "card_state",
     "fits",
     "spare_bytes",
     "peak_allocated_bytes",
