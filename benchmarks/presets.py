@@ -64,9 +64,8 @@ INTRODUCTION = """\
 Printed by `make compare-presets`: the default call of each model on virtual cards, with 32 and 64 GiB of host memory.
 All of it is predicted, for a call once calls repeat. A cell says what the driver would show in GiB (context, peak and
 allocator's slack, and the error band), the host memory that weights take, and the seconds of the call. `no` stands
-where that exceeds the card or the host memory, or a run on the card fails for pieces of memory, `fails` where stock
-diffusers 0.42.1 does not get through, and `?` where a preset cannot be replayed, since the VAE is cast in every call:
-group offload with a stream does not survive that, what else is left is slower than model offload
+where that exceeds the card or the host memory, or a run on the card fails for pieces of memory, and `fails` where stock
+diffusers 0.42.1 does not get through: SDXL's VAE is cast in every call, which a stream's host copies do not follow
 ([every mode](zoo.md)).
 
 ComponentsManager ran with the card's memory as its limit; its figure is reserved memory with the context. Our plan ran
@@ -175,7 +174,6 @@ def rows(model: str, gpu: str) -> Iterator[dict[str, Any]]:
             "gpu": gpu,
             "capacity_bytes": budget_bytes,
             "ram_bytes": ram * GIB,
-            "casts": any(event.kind == "cast" for event in profile.events),
             "presets": {**copy.deepcopy(found), MANAGER: auto},
             "ours": ours,
         }
@@ -201,7 +199,7 @@ def best(row: dict[str, Any]) -> float | None:
 def cell(row: dict[str, Any], one: dict[str, Any] | None) -> str:
     """Return what a table shows of a preset."""
     if one is None:
-        return "?" if row["casts"] else "fails"
+        return "fails"
     if not fits(row, one):
         return f"no ({one['device_bytes'] / GIB:.1f}; {one['host_bytes'] / GIB:.0f})"
     return f"{one['device_bytes'] / GIB:.1f}; {one['host_bytes'] / GIB:.0f}; **{one['seconds']:.1f} s**"

@@ -185,6 +185,17 @@ def supports_groups(module: torch.nn.Module) -> bool:
     return bool(getattr(module, "_supports_group_offloading", True))
 
 
+def is_upcast(pipe: DiffusionPipeline, name: str, module: Any) -> bool:
+    """Whether the pipeline casts this component to float32 within a call: SDXL and its kin do it to a float16 VAE.
+
+    Source: `upcast_vae` of diffusers 0.42.1, pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py, and 24
+    files more that define it.
+    """
+    if name != "vae" or not hasattr(pipe, "upcast_vae"):
+        return False
+    return module.dtype == torch.float16 and bool(module.config.get("force_upcast"))
+
+
 def check_tensor_parallel(pipe: DiffusionPipeline) -> None:
     """Raise ValueError if a component is sharded over several cards."""
     pipe._maybe_raise_error_if_tensor_parallel_active()

@@ -231,7 +231,7 @@ def ways(pipe: DiffusionPipeline) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "all in leaves", {"inside": dict.fromkeys(names, Grouped())}
     yield "all in blocks", {"inside": dict.fromkeys(names, Grouped(blocks=1))}
     facts = facts_of(pipe)
-    on_disk = {name: Grouped(disk=not facts[name].tied) for name in names}
+    on_disk = {name: Grouped(disk=not (one.tied or one.upcast)) for name, one in facts.items()}
     yield "all on disk", {"inside": on_disk}
     for how in (Grouped(), Grouped(blocks=2), Grouped(disk=True)):
         mixed = {"sequence": rest, "sticky": True, "swaps": dict.fromkeys(rest, "drop")}

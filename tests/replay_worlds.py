@@ -20,6 +20,7 @@ from diffusers import (
     QwenImageTransformer2DModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
@@ -78,7 +79,7 @@ def sd15_dpm():
     return sd15(DPMSolverMultistepScheduler)
 
 
-def sdxl():
+def sdxl(pipeline=StableDiffusionXLPipeline):
     unet = UNet2DConditionModel(
         **_UNET,
         addition_embed_type="text_time",
@@ -86,13 +87,25 @@ def sdxl():
         projection_class_embeddings_input_dim=80,
     )
     parts = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-    pipe = StableDiffusionXLPipeline(
-        vae=_vae(), unet=unet, scheduler=EulerDiscreteScheduler(), **parts
-    )
+    pipe = pipeline(vae=_vae(), unet=unet, scheduler=EulerDiscreteScheduler(), **parts)
     pooled = {
         name: _embeds(1, 32) for name in ("pooled_prompt_embeds", "negative_pooled_prompt_embeds")
     }
     return pipe, {**_of_clip(), **pooled, **_SMALL}
+
+
+def sdxl_upcast():
+    """The VAE decodes in float32, and is cast back."""
+    pipe, call = sdxl()
+    return pipe, {**call, "output_type": "pil"}
+
+
+def sdxl_img2img():
+    """The VAE is cast for encoding, and once more for decoding."""
+    pipe, call = sdxl(StableDiffusionXLImg2ImgPipeline)
+    del call["height"], call["width"]
+    image = torch.zeros(1, 3, 64, 64)
+    return pipe, {**call, "image": image, "strength": 0.7, "output_type": "pil"}
 
 
 def controlnet():
@@ -199,7 +212,18 @@ def qwen_image():
 
 
 FAMILIES = {
-    make.__name__: make for make in (sd15, sd15_dpm, sdxl, controlnet, flux, wan, qwen_image)
+    make.__name__: make
+    for make in (
+        sd15,
+        sd15_dpm,
+        sdxl,
+        sdxl_upcast,
+        sdxl_img2img,
+        controlnet,
+        flux,
+        wan,
+        qwen_image,
+    )
 }
 
 

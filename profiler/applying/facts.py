@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 def facts_of(pipe: DiffusionPipeline) -> dict[str, Facts]:
     """Return the facts of each component of `pipe`."""
-    return {name: _facts(name, module) for name, module in private.modules_of(pipe).items()}
+    return {name: _facts(pipe, name, module) for name, module in private.modules_of(pipe).items()}
 
 
-def _facts(name: str, module: torch.nn.Module) -> Facts:
+def _facts(pipe: DiffusionPipeline, name: str, module: torch.nn.Module) -> Facts:
     blocks = list(blocks_of(module).values())
     first = next(module.parameters(), None)
     holding = (
@@ -40,6 +40,7 @@ def _facts(name: str, module: torch.nn.Module) -> Facts:
         movable=not private.is_left_alone(module),
         groupable=private.supports_groups(module),
         tied=_is_tied(module),
+        upcast=private.is_upcast(pipe, name, module),
         castable=can_cast and not quantized,
         tiles=name == "vae" and hasattr(module, "enable_tiling"),
         slices=name == "vae" and hasattr(module, "enable_slicing"),

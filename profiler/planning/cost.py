@@ -178,7 +178,8 @@ class Rides:
         size = self._rest(name, choice.inside.resident_blocks)
         whole = self._whole[name, where].of_size(size)
         swap = DROP if choice.swap == COPY else choice.swap  # a streamed one never copies back
-        ride = self._with_whole(whole, size.moved_bytes, swap, host, sound=travelling.sound)
+        sound = travelling.sound and not whole.is_cast
+        ride = self._with_whole(whole, size.moved_bytes, swap, host, sound=sound)
         return ride._replace(
             h2d_bytes=ride.h2d_bytes + travelling.h2d_bytes,
             exposed_nanoseconds=ride.exposed_nanoseconds + travelling.exposed_nanoseconds,
@@ -225,7 +226,7 @@ class Rides:
         counted = list(zip(forwards.kinds, made, strict=True))
         last = [(kind.times.get(self._last_call, 0), one) for kind, one in counted]
         first = [(kind.times.get(0, 0), one) for kind, one in counted]
-        left_bytes = max((one.left_bytes for one in made), default=0)
+        left_bytes = max((max(one.waiting_bytes, one.left_bytes) for one in made), default=0)
         load = [
             made[moment.spot.kind].loads[moment.spot.position]
             if moment.spot is not None and moment.spot.component == number
@@ -243,10 +244,14 @@ class Rides:
         )
 
     def may_hook_inside(self, name: str) -> bool:
-        """Whether hooks inside this component can be replayed: its parts are known, it is never cast, never nested."""
+        """Whether hooks inside this component can be replayed: its parts are known, none nested, only hooks move it."""
         forwards = self._forwards[name]
         plain = forwards.known and not any(kind.nested for kind in forwards.kinds)
-        return plain and bool(forwards.kinds) and not self._whole[name, STAYS].changes
+        return plain and bool(forwards.kinds) and not self._whole[name, STAYS].is_moved
+
+    def is_cast(self, name: str) -> bool:
+        """Whether the pipeline casts this component within a call."""
+        return self._whole[name, STAYS].is_cast
 
     def entered_by_forward(self, name: str) -> bool:
         """Whether the component is entered through its `forward` alone."""

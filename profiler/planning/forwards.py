@@ -42,6 +42,8 @@ class Forward:
     entry: str
     nested: bool  # whether it ran inside another component's, or another one inside it
     fires: bool
+    cast: str | None = None  # the dtype of the component's last cast before it
+    casts: tuple[str, ...] = ()  # those since its forward before
     stretches: list[Stretch] = field(default_factory=list)
     times: dict[int, int] = field(default_factory=dict)  # how often it comes, by call
     entered_floating_bytes: int = 0
@@ -72,6 +74,7 @@ class Pass(NamedTuple):
     loads: tuple[
         int, ...
     ]  # by stretch: by how much its peak rises above that without any of these weights
+    waiting_bytes: int  # highest on the card since the one before, or set-up
     left_bytes: int  # still on the card when it is over
     exposed_nanoseconds: int
     h2d_bytes: int
@@ -88,23 +91,37 @@ class Walk:
         self._kinds: list[dict[object, int]] = [{} for _ in names]
         self._forwards: list[list[Forward]] = [[] for _ in names]
         self._known = [True] * len(names)
+        self._cast: list[str | None] = [None] * len(names)
+        self._casts: list[list[str]] = [[] for _ in names]
         self._open: list[tuple[int, Forward, list[tuple[int, int]]]] = []
         for number, op in enumerate(ops):
             self.spots.append((None,) * len(op.lead))
             self._lead(number, op)
             index = names.get(op.event.component, -1)
             if op.kind == "enter":
-                forward = Forward(op.event.entry, bool(self._open), op.fires)
+                forward = self._entered(op, index)
                 forward.entered_floating_bytes = op.after_floating_bytes
                 for _, outer, _ in self._open:
                     outer.nested = True
                 self._open.append((index, forward, []))
             elif op.kind == "exit":
                 self._close(op, index)
+            elif op.kind == "cast":
+                self._recast(op, index)
 
     def forwards(self, component: int) -> Forwards:
         """Return those of one component."""
         return Forwards(tuple(self._forwards[component]), self._known[component])
+
+    def _entered(self, op: Op, index: int) -> Forward:
+        casts, self._casts[index] = tuple(self._casts[index]), []
+        return Forward(op.event.entry, bool(self._open), op.fires, self._cast[index], casts)
+
+    def _recast(self, op: Op, index: int) -> None:
+        self._cast[index] = op.event.dtype
+        self._casts[index].append(op.event.dtype)
+        if any(index == running for running, _, _ in self._open):
+            self._known[index] = False
 
     def _lead(self, number: int, op: Op) -> None:
         if not self._open:
@@ -122,7 +139,7 @@ class Walk:
         forward.left_floating_bytes = op.before_floating_bytes
         first = not self._forwards[index]
         insides = tuple(id(stretch.inside) for stretch in forward.stretches)
-        key = (first, forward.entry, forward.nested, insides)
+        key = (first, forward.entry, forward.nested, forward.cast, forward.casts, insides)
         kind = self._kinds[index].setdefault(key, len(self._forwards[index]))
         if kind == len(self._forwards[index]):
             self._forwards[index].append(forward)
@@ -150,8 +167,14 @@ def passes(
         minded = frozenset((ROOT, *(block.part for block in blocks_of(component))))
     there_bytes = sum(act.change_bytes for act in machine.set_up())
     for forward in forwards.kinds:
+        waiting_bytes = there_bytes
+        for dtype in forward.casts or (forward.cast,):
+            if dtype is not None:
+                act = machine.cast(dtype)
+                waiting_bytes = max(waiting_bytes, there_bytes + act.transient_bytes)
+                there_bytes += act.change_bytes
         passing = _Passing(component, number, machine, link, there_bytes, minded)
-        passed = passing.through(forward)
+        passed = passing.through(forward)._replace(waiting_bytes=waiting_bytes)
         there_bytes = passed.left_bytes
         yield passed
 
@@ -185,6 +208,7 @@ class _Passing:
         self._high_bytes = 0
         if root is not None:
             self._act(self._machine.enter(root), forward.entered_floating_bytes)
+            self._check(root)
         for position, stretch in enumerate(stretches):
             ideal_nanoseconds += self._pass(stretch)
             if position == len(stretches) - 1 and root is not None:
@@ -193,6 +217,7 @@ class _Passing:
             self._high_bytes = 0
         return Pass(
             tuple(loads),
+            0,
             self._own_bytes,
             max(self._timeline.nanoseconds - ideal_nanoseconds, 0),
             self._h2d_bytes,

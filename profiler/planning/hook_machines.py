@@ -10,67 +10,46 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.planning.module_groups import ROOT, structure_of
-from profiler.planning.weights import allocated_block_bytes
-from profiler.remembering import once_per_component
+from profiler.planning.tensor_sizes import sizes_of
+from profiler.planning.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from profiler.planning.placements import Grouped
     from profiler.profile import Component
 
-ONLOAD, OFFLOAD = "onload", "offload"
+ONLOAD, OFFLOAD, CAST = "onload", "offload", "cast"
 HOST_AWAITS_COPIES, HOST_AWAITS_KERNELS = "host awaits copies", "host awaits kernels"
 KERNELS_AWAIT_COPIES, COPIES_AWAIT_KERNELS = "kernels await copies", "copies await kernels"
 """Who waits: the host, the default stream (kernels), or the stream of copies."""
 
-PAGEABLE, PINNED, DISK = "pageable", "pinned", "disk"
+PAGEABLE, PINNED, DISK, CARD, META = "pageable", "pinned", "disk", "card", "meta"
 
 
 class Act(NamedTuple):
     """One thing that a hook does."""
 
-    kind: str  # ONLOAD, OFFLOAD, or one that waits
+    kind: str  # ONLOAD, OFFLOAD, CAST, or one that waits
     group: str = ""  # the path of the part by which the tracer names what moves
     tensors: tuple[
         int, ...
     ] = ()  # that came to the card or left it, by index; ties as often as they are held
+    stale: tuple[int, ...] = ()  # those of which another copy did so, in the dtype that it once had
     copied: tuple[int, ...] = ()  # bytes of each copy over the link
-    source: str = PAGEABLE  # or where they go
+    source: str = PAGEABLE  # or where they go; of a cast where the first tensor is
     beside: bool = False  # the copies run on a stream of their own
     blocks: bool = True  # the host waits for each copy
     change_bytes: int = 0  # of what is allocated on the card
     transient_bytes: int = 0  # by how much the card's peak meanwhile exceeds what was there before
     reported_bytes: int = 0  # what a trace says has moved
-    pinned_on_the_fly: bool = False  # the host first copies it into pinned memory
+    copied_on_host: bool = False  # first: into pinned memory, or in another dtype
     asked_by: str = ""
     dropped: bool = False  # nothing went to the host: it has a copy
 
 
 GROUP_ASKER = "diffusers.ModuleGroup"
 ALIGN_ASKER = "accelerate.AlignDevicesHook"
-
-
-class Sizes:
-    """The bytes of a component's tensors, asked for by index."""
-
-    def __init__(self, component: Component) -> None:
-        self.moved = [tensor.numel * tensor.itemsize for tensor in component.tensors]
-        self.allocated = [allocated_block_bytes(size) for size in self.moved]
-
-    def copies(self, tensors: Iterable[int]) -> tuple[int, ...]:
-        """Return the bytes of each copy."""
-        return tuple(self.moved[index] for index in tensors if self.moved[index])
-
-    def total(self, tensors: Iterable[int]) -> int:
-        """Return what they take on the card."""
-        return sum(self.allocated[index] for index in tensors)
-
-
-@once_per_component
-def sizes_of(component: Component) -> Sizes:
-    """Return the bytes of the component's tensors."""
-    return Sizes(component)
 
 
 class GroupMachine:
@@ -80,11 +59,15 @@ class GroupMachine:
         self._how = grouped
         structure = structure_of(component, grouped)
         self._groups, self._hooks = structure.groups, structure.hooks
-        self._sizes = sizes_of(component)
+        self._component, self._dtype = component, _UNCAST
+        self._sizes = self._first_sizes = sizes_of(component)
         self._on_card: set[int] = set()
         # `Module.to` replaces a module's buffers, the group's list keeps the old ones: both travel from then on.
-        self._stale: dict[int, bool] = {}
-        self._stale_on_card: dict[int, bool] = {}
+        self._stale: dict[int, tuple[int, ...]] = {}
+        self._stale_on_card: dict[int, tuple[int, ...]] = {}
+        self._lost: set[int] = (
+            set()
+        )  # which the hooks bring in another dtype than the model's, or not at all
         self._next: dict[int, int] = {}  # by part: the group that its hook fetches ahead
         self._fetches_itself = [True] * len(self._groups)
         self._learning = {
@@ -104,7 +87,26 @@ class GroupMachine:
 
     def here(self, tensors: Iterable[int]) -> bool:
         """Whether the card has all of them."""
-        return self._on_card.issuperset(tensors)
+        return self._on_card.issuperset(tensors) and self._lost.isdisjoint(tensors)
+
+    def cast(self, dtype: str) -> Act:
+        """Cast the component: streams and disks go on bringing what they keep, lists of buffers name the old ones."""
+        weights = Weights(self._component)
+        changed = frozenset(weights.changed(self._dtype, dtype))
+        kept: set[int] = set()
+        for number, group in enumerate(self._groups):
+            keeps = group.streams or self._how.disk
+            self._lost.update(changed.intersection(group.tensors if keeps else group.only_listed))
+            before = self._stale.get(number, ())
+            fresh = [one for one in group.loose_buffers if one in changed and one not in before]
+            if fresh:
+                there = [one for one in fresh if one in self._on_card]
+                kept.update(there)
+                self._stale[number] = (*before, *fresh)
+                self._stale_on_card[number] = (*self._stale_on_card.get(number, ()), *there)
+        act = _cast(weights, self._dtype, dtype, self._on_card, kept=kept, away=PAGEABLE)
+        self._dtype, self._sizes = dtype, sizes_of(self._component, dtype)
+        return act
 
     def enter(self, part: int) -> Iterator[Act]:
         """Onload the part's group, and fetch the next one."""
@@ -147,29 +149,33 @@ class GroupMachine:
         if group.streams:
             yield Act(HOST_AWAITS_COPIES)
         came = [tensor for tensor in group.tensors if tensor not in self._on_card]
-        stale = group.loose_buffers if self._stale.get(number) else ()
-        stale_came = () if self._stale_on_card.get(number) else stale
-        sent = group.tensors if group.streams or self._how.disk else (*came, *stale_came)
+        stale = self._stale.get(number, ())
+        already = self._stale_on_card.get(number, ())
+        stale_came = tuple(one for one in stale if one not in already)
+        first = self._first_sizes
+        sent = group.tensors if group.streams or self._how.disk else came
         self._on_card.update(came)
-        self._stale_on_card[number] = bool(stale)
-        reported = group.tensors if group.streams else (*came, *stale_came)
+        self._stale_on_card[number] = stale
+        reported = group.tensors if group.streams else came
         learning = bool(self._first)
         yield Act(
             ONLOAD,
             group.path,
-            (*came, *stale_came),
-            sizes.copies(sent),
+            tuple(came),
+            stale_came,
+            (*sizes.copies(sent), *first.copies(stale_came)),
             DISK if self._how.disk else PINNED if group.streams else PAGEABLE,
             beside=group.streams,
             blocks=not group.streams or learning,
-            pinned_on_the_fly=group.streams and (self._how.low_cpu_mem or self._how.disk),
-            change_bytes=sizes.total(came) + sizes.total(stale_came),
-            transient_bytes=self._transient(sent, came),
-            reported_bytes=sum(sizes.moved[tensor] for tensor in reported),
+            copied_on_host=group.streams and (self._how.low_cpu_mem or self._how.disk),
+            change_bytes=sizes.total(came) + first.total(stale_came),
+            transient_bytes=self._transient(sent, came, stale_came),
+            reported_bytes=sum(sizes.moved[tensor] for tensor in reported)
+            + sum(first.copies(stale_came)),
             asked_by=GROUP_ASKER,
         )
 
-    def _transient(self, sent: Iterable[int], came: list[int]) -> int:
+    def _transient(self, sent: Iterable[int], came: list[int], stale: Iterable[int]) -> int:
         """Return the peak above what was there: a tensor that is sent again lies twice on the card for a moment."""
         there = self._on_card.difference(came)
         held = highest = 0
@@ -178,30 +184,32 @@ class GroupMachine:
             highest = max(highest, held + size)
             if tensor not in there:
                 held += size
-        return highest
+        return max(highest, held + self._first_sizes.total(stale))
 
     def _offload(self, number: int) -> Iterator[Act]:
-        group, sizes = self._groups[number], self._sizes
+        group, sizes, first = self._groups[number], self._sizes, self._first_sizes
         if group.streams and not self._how.record_stream:
             yield Act(HOST_AWAITS_KERNELS)
         went = [tensor for tensor in group.tensors if tensor in self._on_card]
-        stale = group.loose_buffers if self._stale_on_card.get(number) else ()
-        freed = sizes.total(went) + sizes.total(stale)
+        stale = self._stale_on_card.get(number, ())
+        freed = sizes.total(went) + first.total(stale)
         drops = group.streams or self._how.disk
-        if went and not drops and not self._stale.get(number):
+        if went and not drops:
             # The first time it is one buffer, sent from both places.
-            self._stale[number] = True
-            stale = group.loose_buffers
+            known = self._stale.get(number, ())
+            went += [one for one in group.loose_buffers if one not in known]
+            self._stale[number] = group.loose_buffers
         self._on_card.difference_update(went)
-        self._stale_on_card[number] = False
-        gone = (*went, *stale)
+        self._stale_on_card[number] = ()
+        copied = () if drops else (*sizes.copies(went), *first.copies(stale))
         yield Act(
             OFFLOAD,
             group.path,
-            gone,
-            () if drops else sizes.copies(gone),
+            tuple(went),
+            stale,
+            copied,
             change_bytes=-freed,
-            reported_bytes=0 if drops else sum(sizes.moved[tensor] for tensor in gone),
+            reported_bytes=sum(copied),
             asked_by=GROUP_ASKER,
             dropped=drops,
         )
@@ -211,8 +219,10 @@ class SequentialMachine:
     """A component under accelerate's `cpu_offload`: each part's own tensors come and go with it."""
 
     def __init__(self, component: Component) -> None:
+        self._component, self._dtype = component, _UNCAST
         self._parts = component.parts
         self._sizes = sizes_of(component)
+        self._converted: frozenset[int] = frozenset()  # whose copy on the host has another dtype
         # As `enable_sequential_cpu_offload` decides: buffers travel if the component itself has parameters.
         self._buffers_travel = bool(component.parts[ROOT].parameters)
         self._resident: set[int] = set()
@@ -228,6 +238,14 @@ class SequentialMachine:
     def here(self, tensors: Iterable[int]) -> bool:
         """Whether the card has all of them."""
         return (self._on_card | self._resident).issuperset(tensors)
+
+    def cast(self, dtype: str) -> Act:
+        """Cast the component: the host keeps what it has, and converts it whenever a part is entered."""
+        weights = Weights(self._component)
+        act = _cast(weights, self._dtype, dtype, self._on_card | self._resident, away=META)
+        self._converted = frozenset(weights.changed(_UNCAST, dtype))
+        self._dtype, self._sizes = dtype, sizes_of(self._component, dtype)
+        return act
 
     def enter(self, part: int) -> Iterator[Act]:
         """Send the part's tensors."""
@@ -261,12 +279,38 @@ class SequentialMachine:
             ONLOAD,
             path,
             tensors,
-            self._sizes.copies(tensors),
+            copied=self._sizes.copies(tensors),
+            copied_on_host=not self._converted.isdisjoint(tensors),
             change_bytes=total,
             transient_bytes=total,
             reported_bytes=sum(self._sizes.moved[tensor] for tensor in tensors),
             asked_by=ALIGN_ASKER,
         )
+
+
+_UNCAST: str | None = None
+"""The dtype of the last cast of a component that was never cast."""
+
+
+def _cast(
+    weights: Weights,
+    cast: str | None,
+    to: str,
+    there: Container[int],
+    *,
+    kept: Container[int] = (),
+    away: str,
+) -> Act:
+    """Return a cast to `to` of a component of which only some tensors are on the card; the others are `away`."""
+    on_card = weights.walk_cast(cast, to, there, kept)
+    return Act(
+        CAST,
+        tensors=weights.changed(cast, to),
+        source=CARD if 0 in there else away,
+        change_bytes=on_card.change_bytes,
+        transient_bytes=on_card.transient_bytes,
+        reported_bytes=weights.changed_bytes(cast, to),
+    )
 
 
 def _is_below(component: Component, part: int, module: int) -> bool:

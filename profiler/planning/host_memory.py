@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler.planning.hook_machines import sizes_of
 from profiler.planning.module_groups import structure_of
 from profiler.planning.pinned_chunks import pinned_bytes
 from profiler.planning.placements import PINNED, Grouped, Streamed
 from profiler.planning.stream_machine import pinned_sizes, rest_of
+from profiler.planning.tensor_sizes import sizes_of
 
 if TYPE_CHECKING:
     from profiler.planning.placements import Inside

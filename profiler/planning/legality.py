@@ -31,6 +31,7 @@ class Facts(NamedTuple):
     movable: bool = True  # False for 8-bit weights that `enable_model_cpu_offload` leaves alone
     groupable: bool = True  # `_supports_group_offloading` of its class
     tied: bool = False  # two of its modules hold the same tensor
+    upcast: bool = False  # its pipeline casts it within a call
     castable: bool = False  # a denoiser with `enable_layerwise_casting`
     tiles: bool = False  # the VAE, with `enable_tiling`
     slices: bool = False  # the VAE, with `enable_slicing`
@@ -114,6 +115,14 @@ def _not_groupable(case: Case) -> Iterator[str]:
 
 def _loses_ties(case: Case) -> Iterator[str]:
     return (name for name in _grouped(case, lambda how: how.disk) if case.facts[name].tied)
+
+
+def _keeps_copies(case: Case) -> Iterator[str]:
+    for name, facts in case.facts.items():
+        inside = case.scheme.inside.get(name)
+        grouped = isinstance(inside, Grouped) and (inside.stream or inside.disk)
+        if facts.upcast and (grouped or case.scheme.streamed(name) is not None):
+            yield name
 
 
 def _impossible_blocks(case: Case) -> Iterator[str]:
@@ -206,6 +215,12 @@ RULES = (
         "disk-loses-ties",
         "two of its modules hold the same tensor, and diffusers writes it to disk once more after emptying it",
         _loses_ties,
+    ),
+    Rule(
+        "cast-keeps-copies",
+        "its pipeline casts it within a call: the copies that a stream sends and files on disk keep the dtype from "
+        "before, and blocks that travel lose their page-locked memory",
+        _keeps_copies,
     ),
     Rule(
         "streamed-blocks",

@@ -28,8 +28,11 @@ class Machine(Protocol):
     def leave(self, part: int) -> Iterable[Act]:
         """Return what they do where a part is left."""
 
+    def cast(self, dtype: str) -> Act:
+        """Return what a cast of the whole component to `dtype` does, whose floating-point tensors all get it."""
+
     def here(self, tensors: Iterable[int]) -> bool:
-        """Whether the card has all of these tensors, as far as the hooks move them."""
+        """Whether the card has all of these tensors, as far as the hooks move them, and as the model has them."""
 
 
 def machine_for(component: Component, inside: Inside) -> Machine:

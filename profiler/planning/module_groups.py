@@ -25,6 +25,7 @@ class Group(NamedTuple):
     path: str  # of the module by which it is recognised
     tensors: tuple[int, ...]  # in the order in which they are sent
     loose_buffers: tuple[int, ...]  # buffers that it lists besides its modules, which have them too
+    only_listed: tuple[int, ...]  # buffers that it lists, of none of its modules
     onload_leader: int
     offload_leader: int
     first_parameter: int | None  # the tensor whose device tells whether it is there
@@ -170,6 +171,7 @@ class _Builder:
                 path=tree.parts[modules[0] if modules else onload_leader].path,
                 tensors=tuple(_once([*sent, *parameters, *buffers])),
                 loose_buffers=tuple(one for one in buffers if one in held_buffers),
+                only_listed=tuple(one for one in buffers if one not in held_buffers),
                 onload_leader=onload_leader,
                 offload_leader=offload_leader,
                 first_parameter=firsts[0] if firsts else None,

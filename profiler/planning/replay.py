@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from profiler.planning.hook_machines import OFFLOAD, ONLOAD
+from profiler.planning.hook_machines import CARD, META, OFFLOAD, ONLOAD
 from profiler.planning.machines import drops_its_copy, machine_for, whole_part
 from profiler.planning.module_groups import ROOT
 from profiler.planning.placements import known_part
@@ -199,7 +199,8 @@ class _Machine:
     def _act(self, at: Event, name: str, acts: Iterable[Act]) -> None:
         """Log what a split component's hooks do."""
         for act in acts:
-            if act.kind not in (ONLOAD, OFFLOAD) or not (act.tensors or act.reported_bytes):
+            moved = act.tensors or act.stale or act.reported_bytes
+            if act.kind not in (ONLOAD, OFFLOAD) or not moved:
                 continue
             ways = ("cpu", self._device)
             if act.kind == OFFLOAD:
@@ -211,7 +212,9 @@ class _Machine:
                     component=name,
                     group=act.group,
                     bytes=act.reported_bytes,
-                    dtype=self._of_all[name].dtype_of(act.tensors),
+                    dtype=self._of_all[name].dtype_of(
+                        act.tensors, self._states[name].cast, uncast=act.stale
+                    ),
                     from_device=ways[0],
                     to_device=ways[1],
                     asked_by=act.asked_by,
@@ -280,6 +283,9 @@ class _Machine:
             self._act(at, name, machine.settle())
 
     def _cast(self, at: Event) -> None:
+        if self._scheme.split(at.component) is not None:
+            self._cast_split(at)
+            return
         state, weights = self._states[at.component], self._weights[at.component]
         changed = weights.changed_bytes(state.cast, at.dtype)
         if not changed:
@@ -293,6 +299,20 @@ class _Machine:
             at._replace(bytes=changed, from_device=device, to_device=device),
             weight_change=new.allocated_bytes - old.allocated_bytes if state.on_card else 0,
             transient=extra,
+        )
+
+    def _cast_split(self, at: Event) -> None:
+        """Cast a component whose weights are wherever its hooks left them."""
+        act = self._machines[at.component].cast(at.dtype)
+        self._states[at.component].cast = at.dtype
+        if not act.tensors:
+            return
+        device = {CARD: self._device, META: "meta"}.get(act.source, "cpu")
+        self._inside_bytes[at.component] += act.change_bytes
+        self._append(
+            at._replace(bytes=act.reported_bytes, from_device=device, to_device=device),
+            weight_change=act.change_bytes,
+            transient=act.transient_bytes,
         )
 
     def _empty_cache(self, at: Event, asked_by: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.planning.hook_machines import (
+    CAST,
     COPIES_AWAIT_KERNELS,
     GROUP_ASKER,
     KERNELS_AWAIT_COPIES,
@@ -18,10 +19,11 @@ from profiler.planning.hook_machines import (
     ONLOAD,
     PINNED,
     Act,
-    sizes_of,
 )
 from profiler.planning.module_groups import ROOT
 from profiler.planning.placements import streamed_blocks
+from profiler.planning.tensor_sizes import sizes_of
+from profiler.planning.weights import Weights
 from profiler.remembering import once_per_component
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ class StreamMachine:
         self._loaded: set[int] = set()
         self._away = {tensor for block in self.blocks for tensor in block.tensors}
         self._running: list[int] = []
+        self._component = component
+        self._lost: frozenset[int] = frozenset()
 
     def set_up(self) -> tuple[Act, ...]:
         """No block is on the card, none comes."""
@@ -102,7 +106,14 @@ class StreamMachine:
 
     def here(self, tensors: Iterable[int]) -> bool:
         """Whether the card has all of these, as far as they travel."""
-        return self._away.isdisjoint(tensors)
+        return self._away.isdisjoint(tensors) and self._lost.isdisjoint(tensors)
+
+    def cast(self, dtype: str) -> Act:
+        """Cast the component: its blocks lie outside the page-locked memory then, and no promise is made of them."""
+        changed = Weights(self._component).changed(None, dtype)
+        travelling = {tensor for block in self.blocks for tensor in block.tensors}
+        self._lost = self._lost | travelling.intersection(changed)
+        return Act(CAST)
 
     def enter(self, part: int) -> Iterator[Act]:
         """Fetch the first block where the component is entered, else have this block here and fetch the next."""
@@ -148,8 +159,8 @@ class StreamMachine:
             ONLOAD,
             block.path,
             block.tensors,
-            sizes.copies(block.tensors),
-            PINNED,
+            copied=sizes.copies(block.tensors),
+            source=PINNED,
             beside=True,
             blocks=False,
             change_bytes=allocated,

@@ -64,13 +64,13 @@ class Timeline:
             self._kernels = max(self._kernels, self._copies)
         elif act.kind == COPIES_AWAIT_KERNELS:
             self._copies = max(self._copies, self._kernels)
-        elif act.tensors or act.copied:
+        elif act.tensors or act.stale or act.copied:
             self._host += HOOK_NANOSECONDS
             self._copy(act)
 
     def _copy(self, act: Act) -> None:
         nbytes = sum(act.copied)
-        if act.pinned_on_the_fly:
+        if act.copied_on_host:
             self._host += round(nbytes * NANOSECONDS / HOST_COPY_BYTES_PER_SECOND)
         if act.kind == OFFLOAD:
             took = self._link.back(nbytes)

@@ -72,7 +72,7 @@ def streamings(component: Component, rides: Rides, levers: Collection[str]) -> t
     name = component.name
     if STREAM not in levers or not component.parts or not rides.may_hook_inside(name):
         return ()
-    if not rides.entered_by_forward(name):
+    if not rides.entered_by_forward(name) or rides.is_cast(name):
         return ()
     blocks = blocks_of(component)
     if not blocks or not rides.ride_of(name, Choice(STAYS, COPY, Streamed(0))).sound:

@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from profiler.profile import Component, TensorSize
 
@@ -31,6 +31,13 @@ class WeightSize(NamedTuple):
     moved_bytes: int  # what a copy of all of them moves
     allocated_bytes: int  # what they take on the card
     dtype: str  # of most of the bytes
+
+
+class CastOnCard(NamedTuple):
+    """What a cast takes of the card."""
+
+    change_bytes: int  # of what is allocated
+    transient_bytes: int  # by how much the peak meanwhile exceeds what was there before
 
 
 class Weights:
@@ -51,23 +58,45 @@ class Weights:
         """Return by how much the card's peak exceeds `size(cast).allocated_bytes` during a cast on the card."""
         key = (cast, to)
         if key not in self._extras:
-            self._extras[key] = self._walk_cast(cast, to)
+            self._extras[key] = self.walk_cast(cast, to).transient_bytes
         return self._extras[key]
 
-    def changed_bytes(self, cast: str | None, to: str) -> int:
-        """Return what the tensors that a cast to `to` replaces take afterwards."""
-        return sum(
-            tensor.numel * self._itemsize(tensor, to)
-            for tensor in self._component.tensors
+    def changed(self, cast: str | None, to: str) -> tuple[int, ...]:
+        """Return which tensors a cast to `to` replaces, by index."""
+        return tuple(
+            index
+            for index, tensor in enumerate(self._component.tensors)
             if tensor.floating and self._dtype(tensor, cast) != to
         )
 
-    def dtype_of(self, tensors: Iterable[int]) -> str:
-        """Return the dtype of most of the bytes of these tensors, by index; "" where there are none."""
+    def changed_bytes(self, cast: str | None, to: str) -> int:
+        """Return what the tensors that a cast to `to` replaces take afterwards."""
+        tensors = self._component.tensors
+        return sum(
+            tensors[index].numel * self._itemsize(tensors[index], to)
+            for index in self.changed(cast, to)
+        )
+
+    def tensor_bytes(self, cast: str | None) -> list[int]:
+        """Return the bytes of each tensor once cast to `cast`."""
+        return [one.numel * self._itemsize(one, cast) for one in self._component.tensors]
+
+    def dtype_of(
+        self, tensors: Iterable[int], cast: str | None = None, *, uncast: Iterable[int] = ()
+    ) -> str:
+        """Return the dtype of most of the bytes of these tensors, by index; "" where there are none.
+
+        Args:
+            tensors: Which.
+            cast: The dtype of their last cast.
+            uncast: Those beside them that no cast reached.
+        """
         per_dtype: Counter[str] = Counter()
-        for index in tensors:
-            tensor = self._component.tensors[index]
-            per_dtype[self._dtype(tensor, None)] += tensor.numel * tensor.itemsize
+        for indices, dtype in ((tensors, cast), (uncast, None)):
+            for index in indices:
+                tensor = self._component.tensors[index]
+                count = tensor.numel * self._itemsize(tensor, dtype)
+                per_dtype[self._dtype(tensor, dtype)] += count
         return per_dtype.most_common(1)[0][0] if per_dtype else ""
 
     def floating_bytes(self, cast: str | None) -> int:
@@ -77,6 +106,31 @@ class Weights:
             for tensor in self._component.tensors
             if tensor.floating
         )
+
+    def walk_cast(
+        self,
+        cast: str | None,
+        to: str,
+        there: Container[int] | None = None,
+        kept: Container[int] = (),
+    ) -> CastOnCard:
+        """Return what a cast takes of the card.
+
+        Args:
+            cast: The dtype of the last cast.
+            to: The dtype of this one.
+            there: Which tensors are on the card, by index; None for all.
+            kept: Those whose old memory somebody else holds on to.
+        """
+        extra, highest = 0, 0
+        for index in self.changed(cast, to):
+            if there is None or index in there:
+                tensor = self._component.tensors[index]
+                old = allocated_block_bytes(tensor.numel * self._itemsize(tensor, cast))
+                new = allocated_block_bytes(tensor.numel * self._itemsize(tensor, to))
+                highest = max(highest, extra + new)
+                extra += new if index in kept else new - old
+        return CastOnCard(extra, highest)
 
     def on_device_bytes(self, device: str) -> int:
         """Return the allocated bytes of the tensors that were on `device` at the end of set-up."""
@@ -95,16 +149,6 @@ class Weights:
             allocated += allocated_block_bytes(count)
         dtype = max(per_dtype, key=lambda name: per_dtype[name], default="")
         return WeightSize(sum(per_dtype.values()), allocated, dtype)
-
-    def _walk_cast(self, cast: str | None, to: str) -> int:
-        extra, highest = 0, 0
-        for tensor in self._component.tensors:
-            if tensor.floating and self._dtype(tensor, cast) != to:
-                old = allocated_block_bytes(tensor.numel * self._itemsize(tensor, cast))
-                new = allocated_block_bytes(tensor.numel * self._itemsize(tensor, to))
-                highest = max(highest, extra + new)
-                extra += new - old
-        return highest
 
     def _itemsize(self, tensor: TensorSize, cast: str | None) -> int:
         return _ITEMSIZES.get(cast, 1) if cast is not None and tensor.floating else tensor.itemsize

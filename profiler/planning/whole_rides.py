@@ -36,7 +36,8 @@ class WholeRide(NamedTuple):
     load: NDArray[np.int64]
     placed: bool  # whether set-up brings it
     sound: bool
-    changes: bool  # whether it is cast, or moved by the pipeline itself
+    is_cast: bool
+    is_moved: bool  # by the pipeline itself
 
     def at(self, moments: list[int]) -> WholeRide:
         """Return the same with the load at these moments only."""
@@ -86,7 +87,7 @@ class _Rider:
         self._hooked = not self._on_card
         self._cast: str | None = None
         self._cast_on_card = False
-        self._sound, self._changes = True, False
+        self._sound, self._is_cast, self._is_moved = True, False, False
         self._moved = _Moved()
 
     def ride(self, ops: list[Op], last: int) -> WholeRide:
@@ -111,21 +112,22 @@ class _Rider:
             np.array(load, dtype=np.int64),
             self._placed,
             self._sound,
-            self._changes,
+            self._is_cast,
+            self._is_moved,
         )
 
     def _react(self, op: Op) -> int:
         """Do what `op` means for this component; return its load while `op` runs."""
         own = op.event.component == self._name
         if own and op.kind == "cast":
-            self._changes = True
+            self._is_cast = True
             return self._recast(op.event.dtype)
         if op.kind == FREE:
             self._free()
         elif op.fires and op.event.component == self._where:
             self._move(on=False)
         elif own and op.kind in ("onload", "offload"):
-            self._changes = True
+            self._is_moved = True
             self._move(on=op.kind == "onload")
         elif own and op.fires and self._hooked:
             self._move(on=True)

@@ -11,13 +11,40 @@ from replay_worlds import FAMILIES
 from profiler.modes import Mode, enable_mode
 from profiler.planning.cost import tabulate
 from profiler.planning.link import Link
-from profiler.planning.placements import COPY, DROP, PINNED, Scheme, Streamed
+from profiler.planning.placements import (
+    COPY,
+    DROP,
+    PINNED,
+    Grouped,
+    Scheme,
+    Sequential,
+    Streamed,
+)
+from profiler.planning.replay import NOT_REPLAYED
 from profiler.planning.vocabulary import DISK, LEVERS, splits, streamings
 from profiler.planning.workload import workload_of
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 
 LINK = Link(1e-9, 2e-9, 0.5e-9, 1.0)
+
+SPLITS = {
+    "sequential": (Mode(name="sequential"), Sequential()),
+    "leaf": (Mode(name="group-leaf"), Grouped()),
+    "leaf, stream": (Mode(name="group-leaf", stream=True), Grouped(stream=True)),
+    "leaf, recorded stream": (
+        Mode(name="group-leaf", stream=True, record_stream=True),
+        Grouped(stream=True, record_stream=True),
+    ),
+    "blocks": (Mode(name="group-block"), Grouped(1)),
+    "pairs of blocks": (Mode(name="group-block", blocks=2), Grouped(2)),
+    "blocks, stream": (Mode(name="group-block", stream=True), Grouped(1, stream=True)),
+}
+
+
+def in_calls(events):
+    """Return what the replay promises of the events in calls; before them, the caller's own tensors are unknown."""
+    return [event._replace(ordinal=0, **NOT_REPLAYED) for event in events if event.call >= 0]
 
 
 def traced(family, mode):

@@ -15,7 +15,9 @@ from profiler.planning.search import search
 from profiler.planning.vocabulary import LEVERS
 
 
-@pytest.mark.parametrize("family", ["sd15", "controlnet", "flux", "wan", "qwen_image"])
+@pytest.mark.parametrize(
+    "family", ["sd15", "sdxl_upcast", "sdxl_img2img", "controlnet", "flux", "wan", "qwen_image"]
+)
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_totals_are_those_of_the_events(family, data):

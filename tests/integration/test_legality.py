@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import types
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import DiffusionPipeline, ModelMixin, StableCascadeCombinedPipeline
 from diffusers.hooks import apply_group_offloading
-from placed_worlds import Net, nets
+from placed_worlds import Net, nets, plan_of
+from replay_worlds import FAMILIES
 from torch import nn
 
 from profiler import diffusers_private as private
+from profiler.applying.apply import put
 from profiler.applying.drop import DropOffload
 from profiler.applying.facts import facts_of
 from profiler.applying.swaps import swap
@@ -166,6 +170,40 @@ def tied_weights_are_lost_on_disk(folder):
     pipe = nets()
     pipe.register_modules(vae=Tied())
     assert [name for name, one in facts_of(pipe).items() if one.tied] == ["vae"]
+
+
+@broken(
+    "cast-keeps-copies",
+    (inside(vae=Grouped(stream=True)), ["vae"]),
+    (inside(vae=Grouped(disk=True)), ["vae"]),
+    (inside(vae=Streamed(1)), ["vae"]),
+    vae=Facts(blocks=3, upcast=True),
+)
+def copies_keep_the_dtype_from_before():
+    def computed(how):
+        """Return the dtype in which a float32 component computes that is cast to float16 when it is split."""
+        with TemporaryDirectory() as folder:
+            pipe = nets()
+            put(plan_of(pipe, Scheme(sticky=True, inside={"vae": how})), pipe, folder=Path(folder))
+            pipe.vae.to(torch.float16)
+            return pipe.vae(torch.zeros(2, 8, dtype=torch.float16, device="cuda")).dtype
+
+    for how in (Grouped(), Grouped(1), Sequential()):
+        assert computed(how) == torch.float16
+    for how in (Grouped(stream=True), Grouped(1, stream=True), Grouped(disk=True)):
+        assert computed(how) == torch.float32
+    pipe = nets()
+    put(plan_of(pipe, Scheme(sticky=True, inside={"vae": Streamed(0)})), pipe)
+    assert pipe.vae.blocks[0].linear.weight.is_pinned()
+    pipe.vae.to(torch.float16)
+    assert not pipe.vae.blocks[0].linear.weight.is_pinned()
+    pipe, _ = FAMILIES["sdxl"]()
+    assert not facts_of(pipe)["vae"].upcast  # which is in float32
+    pipe.vae.to(torch.float16)
+    assert {name: one.upcast for name, one in facts_of(pipe).items()} == {
+        "vae": True,
+        "unet": False,
+    }
 
 
 @broken(

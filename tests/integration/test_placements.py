@@ -91,7 +91,15 @@ def of_replay_worlds(family):
     return make
 
 
+def sdxl(tmp_path, monkeypatch):
+    """With a VAE in float16, which is cast to float32 for every picture."""
+    pipe, call = of_replay_worlds("sdxl_upcast")(tmp_path, monkeypatch)
+    pipe.vae.to(torch.float16)
+    return pipe, call
+
+
 FAMILIES = {
+    "sdxl": sdxl,
     "flux": flux,
     "controlnet": of_replay_worlds("controlnet"),
     "wan": of_replay_worlds("wan"),

@@ -7,32 +7,13 @@ offload must be what the tracer sees when these are really set up.
 from __future__ import annotations
 
 import pytest
-from inside_worlds import traced, workload
+from inside_worlds import SPLITS, in_calls, traced, workload
 from replay_worlds import FAMILIES
 
-from profiler.modes import Mode
-from profiler.planning.placements import Grouped, Scheme, Sequential
-from profiler.planning.replay import NOT_REPLAYED, simulate
+from profiler.planning.placements import Scheme
+from profiler.planning.replay import simulate
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
-
-SPLITS = {
-    "sequential": (Mode(name="sequential"), Sequential()),
-    "leaf": (Mode(name="group-leaf"), Grouped()),
-    "leaf, stream": (Mode(name="group-leaf", stream=True), Grouped(stream=True)),
-    "leaf, recorded stream": (
-        Mode(name="group-leaf", stream=True, record_stream=True),
-        Grouped(stream=True, record_stream=True),
-    ),
-    "blocks": (Mode(name="group-block"), Grouped(1)),
-    "pairs of blocks": (Mode(name="group-block", blocks=2), Grouped(2)),
-    "blocks, stream": (Mode(name="group-block", stream=True), Grouped(1, stream=True)),
-}
-
-
-def in_calls(events):
-    """Return what the replay promises of the events in calls; before them, the caller's own tensors are unknown."""
-    return [event._replace(ordinal=0, **NOT_REPLAYED) for event in events if event.call >= 0]
 
 
 def set_up(events):

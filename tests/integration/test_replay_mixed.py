@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from inside_worlds import any_schemes, rides, workload
+from inside_worlds import any_schemes, in_calls, rides, workload
 from placed_worlds import plan_of
 from replay_worlds import FAMILIES
 
 from profiler.applying.apply import put
 from profiler.planning.cost import evaluate
-from profiler.planning.replay import NOT_REPLAYED, simulate
+from profiler.planning.replay import simulate
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 
@@ -31,11 +31,7 @@ def real(family, scheme, folder):
     return t.profile
 
 
-def in_calls(events):
-    return [event._replace(ordinal=0, **NOT_REPLAYED) for event in events if event.call >= 0]
-
-
-@pytest.mark.parametrize("family", ["controlnet", "flux", "wan"])
+@pytest.mark.parametrize("family", ["controlnet", "flux", "wan", "sdxl_img2img"])
 @settings(
     max_examples=8,
     deadline=None,
