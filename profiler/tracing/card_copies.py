@@ -12,7 +12,7 @@ import torch
 
 from profiler.patching import Patches
 from profiler.tracing.memory import CopyObserver
-from profiler.virtual.copies import link_copy
+from profiler.virtual.copies import crossing_dtype
 
 _RETURNING = ("to", "cpu", "cuda")
 
@@ -69,8 +69,8 @@ class _Watcher:
     def _tell(self, source: torch.Tensor, target: torch.Tensor, *, non_blocking: bool) -> None:
         kinds = (source.device.type, target.device.type)
         if kinds in (("cpu", "cuda"), ("cuda", "cpu")):
-            copy = link_copy(kinds, source, target, non_blocking=non_blocking)
-            self._observer(*kinds, copy.nbytes)
+            dtype = crossing_dtype(kinds, source, target, non_blocking=non_blocking)
+            self._observer(*kinds, target.numel() * dtype.itemsize)
 
 
 def _non_blocking(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -38,6 +38,7 @@ class CardGauge:
         tensors: tuple[type, ...] = (torch.Tensor,),
         host_seconds: Callable[[], float] = time.perf_counter,
     ) -> None:
+        torch.cuda.init()  # else torch has no statistics yet
         self._tensors = tensors
         self.host_seconds = host_seconds
         self._clock = CardClock(host_seconds)

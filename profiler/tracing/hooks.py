@@ -140,7 +140,10 @@ def _modes_inside(module: nn.Module) -> Iterator[str]:
 
 def acts_inside(module: nn.Module) -> bool:
     """Tell whether anything but the module's own code acts at its parts: an offload hook, or a compiler."""
-    compiled = any(getattr(part, "_compiled_call_impl", None) for part in module.modules())
+    compiled = any(
+        getattr(part, "_compiled_call_impl", None) or type(part).__name__ == "OptimizedModule"
+        for part in module.modules()
+    )
     return compiled or next(_modes_inside(module), None) is not None
 
 

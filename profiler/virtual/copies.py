@@ -43,8 +43,7 @@ def link_copy(
     same_dtype = source.dtype == target.dtype
     if same_dtype and _same_layout(source, target):
         return LinkCopy(*devices, _nbytes(target, target.dtype), non_blocking)
-    cast_first = (devices[0] == "cuda") is non_blocking
-    crossing = target.dtype if cast_first else source.dtype
+    crossing = crossing_dtype(devices, source, target, non_blocking=non_blocking)
     nbytes = _nbytes(target, crossing)
     dense_source = source.is_contiguous() and source.shape == target.shape
     source_scratch = 0 if dense_source and crossing == source.dtype else nbytes
@@ -53,6 +52,14 @@ def link_copy(
     if devices[0] == "cuda":
         host, card = card, host
     return LinkCopy(*devices, nbytes, non_blocking, host, card)
+
+
+def crossing_dtype(
+    devices: tuple[str, str], source: torch.Tensor, target: torch.Tensor, *, non_blocking: bool
+) -> torch.dtype:
+    """Return the dtype in which a copy crosses the link: cast on the card if non-blocking, else on the host."""
+    cast_first = (devices[0] == "cuda") is non_blocking
+    return target.dtype if cast_first else source.dtype
 
 
 def pins_its_result(devices: tuple[str, str], *, non_blocking: bool) -> bool:

@@ -4,11 +4,14 @@ import dataclasses
 from collections import Counter
 
 import pytest
-from card_worlds import card_gauge, traced_as
+import torch
+from card_worlds import card_gauge, tiny, traced_as
 
-from profiler.modes import Mode
+from profiler.modes import Mode, enable_mode
 from profiler.planning import plan_offload
+from profiler.tracing import Trace
 from profiler.units import MIB
+from profiler.virtual import VirtualGPU
 
 STREAMED = {"stream": True, "record_stream": True}
 MODES = [
@@ -119,3 +122,48 @@ def test_later_forwards_are_what_the_second_one_did():
     ]
     assert exits == [0, 1, 1, 1, 1, 1]
     assert len(profile.insides) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_interrupt_at_a_part_that_is_looked_at_leaves_nothing(error, monkeypatch):
+    """It comes in the middle of the first forward, with the hook at the parts in place."""
+
+    def broken(*_, **__):
+        raise error("stopped")
+
+    call_impl, empty_cache = torch.nn.Module._call_impl, torch.cuda.empty_cache
+    with VirtualGPU("rtx-4090", replay=False):
+        pipe, call = tiny("flux")
+        pipe.to("cuda")
+        monkeypatch.setattr(pipe.transformer.transformer_blocks[1], "forward", broken)
+        tracing = Trace(pipe, {}, card_gauge)
+        with pytest.raises(error), tracing:
+            pipe(num_inference_steps=1, **call)
+    assert torch.nn.Module._call_impl is call_impl
+    assert torch.cuda.empty_cache is empty_cache
+    assert not tracing.profile.complete
+    assert tracing.profile.failure.component == "transformer"
+
+
+def test_running_out_of_memory_on_a_card_is_told_as_the_model_tells_it():
+    """The card's own words say less exactly what was asked for; who held what is the same."""
+    failures = []
+    for gauge in (card_gauge, None):
+        with VirtualGPU("rtx-4090", capacity="1GiB", replay=False):
+            pipe, call = tiny("sd15")
+            enable_mode(pipe, Mode(name="model"))
+            tracing = Trace(pipe, {}, gauge)
+            with pytest.raises(torch.cuda.OutOfMemoryError), tracing:
+                pipe(num_inference_steps=1, **{**call, "height": 4096, "width": 4096})
+            failures.append(tracing.profile.failure)
+    measured, predicted = failures
+    weights = [[each for each in one.holders if each.what == "weights"] for one in failures]
+    assert weights[0] == weights[1] != []
+    assert sum(each.bytes for each in measured.holders) == measured.allocated_bytes
+    assert (measured.component, measured.doing, measured.phase, measured.step) == (
+        predicted.component,
+        predicted.doing,
+        predicted.phase,
+        predicted.step,
+    )
+    assert measured.requested_bytes == predicted.requested_bytes > 0

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from card_worlds import card_gauge
 from torch import nn
 
 from profiler.errors import InputError, ProfilerError
 from profiler.modes import Mode, enable_mode
 from profiler.pipelines import load_pipeline
-from profiler.tracing import profile_pipeline, trace
+from profiler.tracing import Trace, profile_pipeline, trace
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU
 from tests.tiny_pipelines import Act, Script, build
@@ -65,19 +66,21 @@ def placed(mode):
     return pipe
 
 
+@pytest.mark.parametrize("gauge", [None, card_gauge])
 @pytest.mark.parametrize("mode", ["resident", "model", "sequential", "group-leaf"])
-def test_a_traced_call_leaves_the_pipe_as_an_untraced_one_does(mode):
+def test_a_traced_call_leaves_the_pipe_as_an_untraced_one_does(mode, gauge):
     with VirtualGPU("rtx-4090"):
         traced, untraced = placed(mode), placed(mode)
         untraced()
-        with trace(traced):
+        with Trace(traced, {}, gauge):
             traced()
         assert state_of(traced) == state_of(untraced)
 
 
+@pytest.mark.parametrize("gauge", [None, card_gauge])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_interrupted_call_leaves_the_pipe_as_without_a_tracer_and_keeps_what_was_seen(
-    error, monkeypatch
+    error, gauge, monkeypatch
 ):
     def broken(*_):
         raise error("stopped")
@@ -88,7 +91,7 @@ def test_an_interrupted_call_leaves_the_pipe_as_without_a_tracer_and_keeps_what_
             monkeypatch.setattr(pipe.b, "encode", broken, raising=False)
         with pytest.raises(error):
             untraced()
-        tracing = trace(traced)
+        tracing = Trace(traced, {}, gauge)
         with pytest.raises(error), tracing:
             traced()
         assert state_of(traced) == state_of(untraced)
