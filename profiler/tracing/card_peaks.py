@@ -7,7 +7,7 @@ done only where the driver has that much free.
 
 What remains: the peaks of `torch.cuda.max_memory_allocated` and `max_memory_reserved` are restored, others of
 `torch.cuda.memory_stats` are those since the last boundary, and its counters of allocations count ours. Allocated may
-stay up to 1 MiB short where no cached block can be cut to measure. Both stay short where the driver has less free than
+stay up to 2 MiB short where no cached block can be cut to measure. Both stay short where the driver has less free than
 the peak took; reserved does where it was far above allocated and the cache was emptied since, or where what is cached
 now is more than was ever allocated. Neither comes out too high, but with expandable segments, by less than one of their
 pages. Nothing is done with other allocators than PyTorch's own.
@@ -24,7 +24,8 @@ import torch
 from profiler.patching import Patches
 from profiler.units import MIB
 
-# Source: kSmallSize, kSmallBuffer, kMinLargeAlloc and kLargeBuffer in PyTorch's c10/core/AllocatorConfig.h.
+# Source: kMinBlockSize, kSmallSize, kSmallBuffer, kMinLargeAlloc, kLargeBuffer in PyTorch's c10/core/AllocatorConfig.h.
+_BLOCK_BYTES = 512
 _SMALL_BYTES = MIB
 _SMALL_SEGMENT_BYTES = 2 * MIB
 _LARGE_BYTES = 10 * MIB
@@ -135,13 +136,20 @@ def _raise_peaks(allocated_bytes: int, reserved_bytes: int) -> None:
 def _reach_in_cache(missing: int) -> None:
     """Allocate `missing` bytes out of what is cached, as far as its blocks can be cut so."""
     with _holding() as hold:
+        larger: dict[
+            tuple[int, bool], _Cached
+        ] = {}  # the smallest, which serves its pool and stream
         for block in _cached_blocks():
             if block.size <= missing:
                 hold(block.size, block.stream)
                 missing -= block.size
-            elif missing and block.can_give(missing):
-                hold(missing, block.stream)
-                missing = 0
+            else:
+                larger[block.stream, block.small] = block
+        most, stream = max(
+            ((block.most_of(missing), block.stream) for block in larger.values()), default=(0, 0)
+        )
+        if most:
+            hold(most, stream)
 
 
 def _reach_with_segments(allocated_bytes: int, missing_reserved: int, reserved: int) -> None:
@@ -209,11 +217,12 @@ class _Cached(NamedTuple):
     stream: int
     small: bool
 
-    def can_give(self, nbytes: int) -> bool:
-        """Whether a request of `nbytes` is served by this pool and cut off exactly. Source: `should_split`."""
+    def most_of(self, nbytes: int) -> int:
+        """Return the most of fewer bytes than it has that can be cut off it. Source: `get_pool`, `should_split`."""
         if self.small:
-            return nbytes <= _SMALL_BYTES
-        return nbytes > _SMALL_BYTES and self.size - nbytes > _SMALL_BYTES
+            return nbytes
+        most = min(nbytes, self.size - _SMALL_BYTES - _BLOCK_BYTES)
+        return most if most > _SMALL_BYTES else 0
 
 
 def _cached_blocks() -> list[_Cached]:
