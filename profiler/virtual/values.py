@@ -78,8 +78,11 @@ class Values:
             return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
     def keep(self, tensor: VirtualTensor, real: torch.Tensor) -> None:
-        """Make `real` the value of `tensor`'s storage, if the layouts agree and it is small."""
-        if real.numel() > MOST_ELEMENTS or real.dtype != tensor.dtype:
+        """Make `real` the value of `tensor`'s storage, if it is small and of the same shape and dtype.
+
+        A CPU's kernel may give less than the operator promises: statistics that only training needs are empty.
+        """
+        if real.numel() > MOST_ELEMENTS or (real.dtype, real.shape) != (tensor.dtype, tensor.shape):
             return
         storage = real.untyped_storage()
         same_layout = (

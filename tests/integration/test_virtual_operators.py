@@ -38,6 +38,13 @@ def test_float_of_a_virtual_tensor_is_its_value_or_a_counted_zero(gpu):
 
 
 @pytest.mark.filterwarnings("ignore:__array__")  # numpy, of torch's own tensors
+def test_a_batch_norm_that_does_not_train_has_its_value(gpu):
+    norm = torch.nn.BatchNorm1d(3, eps=0.0).eval().to("cuda")
+    norm.running_mean.fill_(1.0)
+    with torch.no_grad():
+        assert norm(torch.full((2, 3), 3.0, device="cuda")).tolist() == [[2.0] * 3] * 2
+
+
 def test_continuous_timesteps_are_those_that_real_tensors_give():
     """Stable Video Diffusion's scheduler makes a legacy tensor of them, once built and once a call."""
     options = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
