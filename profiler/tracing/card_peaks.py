@@ -102,8 +102,7 @@ class Peaks:
 
 def _for_this_card(ours: Callable[[], Any], original: Callable[..., Any]) -> Callable[..., Any]:
     def answer(device: Any = None) -> Any:
-        asked = None if device is None else torch.device(device)
-        index = getattr(asked, "index", None)
+        index = device if isinstance(device, int | None) else torch.device(device).index
         if index is None or index == torch.cuda.current_device():
             return ours()
         return original(device)

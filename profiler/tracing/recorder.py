@@ -6,6 +6,7 @@ or a lead.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ class Recorder:
 
     def __init__(self, gauge: Gauge, phases: Phases, insides: Insides) -> None:
         self._events: list[Event] = []
-        self._spans: list[tuple[float, float]] = []  # the marks of each
+        self._spans = array("d")  # the marks of each, of its begin and of its end
         self.resident: dict[str, int] = {}
         self.active: list[str] = []
         self.sending = False
@@ -104,7 +105,7 @@ class Recorder:
                 if span.resident_bytes >= 0:
                     self.resident[span.component] = span.resident_bytes
                 self._note(after.peak_bytes)
-                self._spans.append((begin, gauge.mark()))
+                self._spans.extend((begin, gauge.mark()))
                 host, link = gauge.take_host(), gauge.take_link()
                 index = insides.keep(inside, (span.kind, span.component))
                 insides.begin(after.allocated_bytes)
@@ -142,12 +143,13 @@ class Recorder:
                 )
 
     def events(self) -> list[Event]:
-        """Return the events so far, with the times that the gauge knows by now."""
-        at = self._gauge.seconds_at
-        return [
-            event._replace(start_seconds=at(begin), seconds=max(at(end) - at(begin), 0.0))
-            for event, (begin, end) in zip(self._events, self._spans, strict=True)
-        ]
+        """Return the events, with the times that the gauge knows by now."""
+        at, marks = self._gauge.seconds_at, iter(self._spans)
+        for index, (event, begin, end) in enumerate(zip(self._events, marks, marks, strict=True)):
+            start = at(begin)
+            seconds = max(at(end) - start, 0.0)
+            self._events[index] = event._replace(start_seconds=start, seconds=seconds)
+        return self._events
 
     def note_failure(self, error: BaseException, *, component: str, doing: str) -> None:
         """Keep what was on the card when `error` was first seen."""

@@ -113,8 +113,8 @@ def test_peaks_are_those_of_the_user_while_the_trace_runs():
         watch.take()
         kept = torch.empty(2 * MIB, dtype=torch.uint8, device="cuda")
         assert torch.cuda.max_memory_allocated() == 8 * MIB
-        torch.cuda.reset_peak_memory_stats()
-        assert torch.cuda.max_memory_allocated() == kept.numel()
+        torch.cuda.reset_peak_memory_stats("cuda")
+        assert torch.cuda.max_memory_allocated(0) == kept.numel()
         torch.empty(4 * MIB, dtype=torch.uint8, device="cuda")
         assert torch.cuda.max_memory_allocated() == 6 * MIB
         assert watch.take().peak_bytes == 6 * MIB
