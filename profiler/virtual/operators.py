@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
 
 # May mix devices: CUDA kernels take CPU tensors here (indices, or the other side of a copy).
+# The first tensor says where the result is, wherever the others are: C++ makes the indices of `x[:, [0, 1]]` on `meta`.
 _MIXES_DEVICES = {
     aten.copy_.default,
     aten.index.Tensor,
@@ -167,7 +168,7 @@ class Operators:
             func is aten._to_copy.default and canonical(explicit) == META
         ):
             return canonical(explicit)
-        if func is aten.copy_.default:
+        if func in _MIXES_DEVICES:
             return tensors[0].device
         devices = _devices_of(func, tensors)
         for kind in ("cuda", "meta", "cpu"):

@@ -63,6 +63,15 @@ def test_a_mask_selects_what_it_selects_and_everything_where_it_is_unknown(gpu):
     assert gpu.values.assumed["nonzero", "every element taken to be nonzero"] == 1
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_lists_of_indices_leave_a_tensor_where_it_is(gpu, device):
+    table = torch.arange(6, device=device).reshape(2, 3)
+    picked = table[:, [2, 0]]
+    assert (picked.device.type, picked.shape) == (device, (2, 2))
+    table[[0, 1], [0, 1]] = 7
+    assert table.device.type == device
+
+
 def test_tensors_on_two_devices_are_refused_in_the_words_of_torch(gpu):
     with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
         torch.ones(3, device="cuda") + torch.ones(3)
