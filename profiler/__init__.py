@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from profiler.planning import Plan, plan_offload
     from profiler.profile import Profile
     from profiler.sizing import plan_model, profile_model, verify_plan
-    from profiler.tracing import profile_pipeline, trace
+    from profiler.tracing import Call, profile_calls, profile_pipeline, trace
     from profiler.virtual import VirtualGPU
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Call",
     "Card",
     "FindingError",
     "InputError",
@@ -39,6 +40,7 @@ __all__ = [
     "load_pipeline",
     "plan_model",
     "plan_offload",
+    "profile_calls",
     "profile_model",
     "profile_pipeline",
     "trace",
@@ -54,7 +56,7 @@ _HOMES = {
     "profiler.planning": ("Plan", "plan_offload"),
     "profiler.profile": ("Profile",),
     "profiler.sizing": ("plan_model", "profile_model", "verify_plan"),
-    "profiler.tracing": ("profile_pipeline", "trace"),
+    "profiler.tracing": ("Call", "profile_calls", "profile_pipeline", "trace"),
     "profiler.virtual": ("VirtualGPU",),
 }
 _HOME_OF_NAME = {name: home for home, names in _HOMES.items() for name in names}

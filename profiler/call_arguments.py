@@ -1,4 +1,4 @@
-"""From the options of a scenario to the arguments of one pipeline's call.
+"""From the options of a call to the arguments of one pipeline's call.
 
 Pipelines name the same thing differently, and refuse different things. What they refuse is the
 user's mistake, so it is told as one.
@@ -19,7 +19,7 @@ from profiler.pipelines.sensible_call import blank_pictures, default_side
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.scenario import Scenario
+    from profiler.scenario import CallOptions
 
 _NAMES = {
     "height": ("height",),
@@ -31,14 +31,14 @@ _NAMES = {
 _SIDES = frozenset({"height", "width"})
 
 
-def call_arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
-    """Return the keyword arguments of `pipe`'s call for `scenario`; what is not set is left out.
+def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
+    """Return the keyword arguments of `pipe`'s call for `options`; what is not set is left out.
 
     Of a pipeline that takes no size and works on pictures, the pictures get the size.
 
     Args:
         pipe: the pipeline to call.
-        scenario: what to run.
+        options: how to call it.
 
     Raises:
         InputError: if the pipeline's call has no such argument, or a number is not positive.
@@ -47,7 +47,7 @@ def call_arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     picture_size: dict[str, int] = {}
     for option, names in _NAMES.items():
-        value = getattr(scenario, option)
+        value = getattr(options, option)
         if value is None:
             continue
         if value < 1:
@@ -61,10 +61,10 @@ def call_arguments(pipe: Any, scenario: Scenario) -> dict[str, Any]:
             raise InputError(f"{type(pipe).__name__} takes no {option}: drop --{option}")
     if picture_size:
         arguments.update(blank_pictures(pipe, picture_size))
-    for name in scenario.extra:
+    for name in options.extra:
         _check_accepted(pipe, name, accepted)
     arguments.update(_missing_side(pipe, arguments))
-    return {**arguments, **scenario.extra}
+    return {**arguments, **options.extra}
 
 
 def _missing_side(pipe: Any, arguments: dict[str, Any]) -> dict[str, int]:

@@ -6,8 +6,9 @@ budget, the slack is doubled and the next best is tried.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler.errors import FindingError
 from profiler.planning.planner import DoesNotFitError, plan_as
@@ -49,9 +50,19 @@ def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan
 
 
 def _shortened(plan: Plan) -> Plan:
-    steps = plan.call.get("num_inference_steps", STEPS)
-    shorter = min(steps, STEPS) if isinstance(steps, int) else STEPS
-    return replace(plan, call={**plan.call, "num_inference_steps": shorter})
+    return replace(
+        plan,
+        call=_with_few_steps(plan.call),
+        signatures=tuple(replace(one, call=_with_few_steps(one.call)) for one in plan.signatures),
+    )
+
+
+def _with_few_steps(call: dict[str, Any]) -> dict[str, Any]:
+    """Return a call of as few steps as confirm it; of a picture that is worked on, only a part of them is run."""
+    few = math.ceil(STEPS / min(max(call.get("strength") or 1.0, 0.01), 1.0))
+    steps = call.get("num_inference_steps", few)
+    shorter = min(steps, few) if isinstance(steps, int) else few
+    return {**call, "num_inference_steps": shorter}
 
 
 def _fragments(profile: Profile, plan: Plan) -> str:

@@ -249,6 +249,15 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CallSignature:
+    """One of the calls that come again and again, as plain values."""
+
+    pipeline_class: str
+    call: dict[str, Any]  # arguments that shape the run
+    weight: int = 1  # how often it comes, beside the others
+
+
+@dataclass(frozen=True, kw_only=True)
 class Totals:
     """Figures of the whole run.
 
@@ -311,6 +320,7 @@ class Profile:
     failure: Failure | None = None  # since version 0.4, as the next
     conditions: tuple[Condition, ...] = ()
     card_state: CardState | None = None  # of a measured run, where the driver tells
+    signatures: tuple[CallSignature, ...] = ()  # of its calls, in order, where they are several
 
     # What follows are doors only: files live in `record_file`, tables in `record_frames`, the JSON summary in
     # `record_summary`, notebooks in `record_display`. Each is imported on first use, and pandas and pyarrow with it.

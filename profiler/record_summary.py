@@ -34,6 +34,7 @@ def summary(profile: Profile) -> dict[str, Any]:
         "quantization": profile.quantization,
         "call": profile.call,
         "call_defaults": list(profile.call_defaults),
+        "signatures": [dataclasses.asdict(one) for one in profile.signatures],
         "sequence": list(profile.sequence),
         "excluded": list(profile.excluded),
         "gpu": dataclasses.asdict(profile.gpu),

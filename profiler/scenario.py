@@ -10,22 +10,36 @@ from profiler.modes import Mode
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """What to run. `None` leaves a choice to the pipeline's own default."""
+class CallOptions:
+    """How a model is called. `None` leaves a choice to the pipeline's own default."""
 
-    model: str  # catalogue name, diffusers folder or hub id
     pipeline_class: str = ""  # another diffusers pipeline over its components; "" for its own
-    gpu: str | None = None  # a card's key; the default card if only a capacity is given
-    capacity: str | int | None = None  # in place of the card's own
-    dtype: str | None = None  # the catalogue's own, else float32, if not given
-    quantization: dict[str, str] = field(default_factory=dict)  # component to kind, as "bnb-nf4"
-    mode: Mode = field(default_factory=lambda: Mode(name="model"))
+    weight: int = 1  # how often this call comes, beside others
     height: int | None = None
     width: int | None = None
     frames: int | None = None
     batch: int | None = None  # images or videos per prompt
     steps: int | None = None
+    cached_prompt: bool = False  # the prompt is encoded before: no text encoder runs
     extra: dict[str, Any] = field(default_factory=dict)  # any other argument of the pipeline's call
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario(CallOptions):
+    """What to run."""
+
+    model: str  # catalogue name, diffusers folder or hub id
+    gpu: str | None = None  # a card's key; the default card if only a capacity is given
+    capacity: str | int | None = None  # in place of the card's own
+    dtype: str | None = None  # the catalogue's own, else float32, if not given
+    quantization: dict[str, str] = field(default_factory=dict)  # component to kind, as "bnb-nf4"
+    mode: Mode = field(default_factory=lambda: Mode(name="model"))
+    also: tuple[CallOptions, ...] = ()  # other calls that come besides
+
+    @property
+    def calls(self) -> tuple[CallOptions, ...]:
+        """All calls, its own first."""
+        return (self, *self.also)
 
     def card(self) -> Card:
         """Return the card to stand in for.

@@ -13,15 +13,16 @@ from profiler.call_arguments import call_arguments, refusals_as_input_errors
 from profiler.errors import FindingError, InputError
 from profiler.hardware import Card, card
 from profiler.profile import Profile
-from profiler.scenario import Scenario
+from profiler.scenario import CallOptions, Scenario
 from profiler.units import TIB, format_bytes
 
 if TYPE_CHECKING:
     from profiler.applying import Verification
     from profiler.planning import Plan, Wish
+    from profiler.tracing import Call
 
-CONFIRMING_CALLS = 3
-"""Calls that a plan must get through before it is promised: each begins with what the ones before left behind."""
+CONFIRMING_ROUNDS = 3
+"""Rounds of its calls that a plan must get through before it is promised: each begins with what those before left."""
 
 Report = Callable[[str], None]
 """Told what is being done, one short line each."""
@@ -127,12 +128,14 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
 def _gets_through(plan: Plan, report: Report | None) -> bool:
     """Whether calls get through under the plan's budget: a first one, and some with what it left behind."""
     from profiler import applying
-    from profiler.tracing import profile_pipeline
+    from profiler.tracing import profile_calls
 
-    with _under_budget(plan, report) as (pipe, call, folder):
-        applying.apply(plan, pipe, disk_folder=folder)
+    with _under_budget(plan, report) as (pipe, folder):
+        calls = list(_calls_of(plan, pipe))
+        others = [call.pipe for call in calls if call.pipe is not None]
+        applying.apply(plan, pipe, disk_folder=folder, also=others)
         _tell(report, f"running {plan.model} under a plan")
-        runs = (profile_pipeline(pipe, **call) for _ in range(CONFIRMING_CALLS))
+        runs = (profile_calls(pipe, *calls) for _ in range(CONFIRMING_ROUNDS))
         return all(run.complete for run in runs)
 
 
@@ -144,17 +147,15 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     """
     from profiler import applying
 
-    with _under_budget(plan, report) as (pipe, call, folder):
+    with _under_budget(plan, report) as (pipe, folder):
         applying.apply(plan, pipe, disk_folder=folder)
         _tell(report, f"running {plan.model} under the plan")
-        return applying.verify(pipe, plan, **call)
+        return applying.verify(pipe, plan)
 
 
 @contextmanager
-def _under_budget(plan: Plan, report: Report | None) -> Iterator[tuple[Any, dict[str, Any], str]]:
-    """Yield the plan's pipeline on a card whose capacity is the budget, the plan's call, and a folder that goes."""
-    from profiler.pipelines.sensible_call import repeatable_call
-
+def _under_budget(plan: Plan, report: Report | None) -> Iterator[tuple[Any, str]]:
+    """Yield the plan's pipeline on a card whose capacity is the budget, and a folder that goes."""
     scenario = Scenario(
         model=plan.model,
         pipeline_class=plan.pipeline_class,
@@ -163,23 +164,49 @@ def _under_budget(plan: Plan, report: Report | None) -> Iterator[tuple[Any, dict
     )
     on = card(plan.gpu).with_capacity(plan.budget_bytes)
     with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
-        call = replace(scenario, extra=repeatable_call(pipe, plan.call))
-        yield pipe, call_arguments(pipe, call), folder
+        yield pipe, folder
+
+
+def _calls_of(plan: Plan, pipe: Any) -> Iterator[Call]:
+    """Yield the calls that the plan is for, each by the pipeline that it is of."""
+    from profiler.pipelines.recorded_call import repeatable_call
+    from profiler.tracing import Call
+
+    recorded = [(one.pipeline_class, one.call) for one in plan.signatures]
+    for class_name, call in recorded or [(plan.pipeline_class, plan.call)]:
+        other = _other_pipeline(pipe, class_name)
+        yield Call(other, **repeatable_call(other or pipe, call))
 
 
 def _profile_on(scenario: Scenario, on: Card, report: Report | None) -> Profile:
     with _stage(scenario, on, report) as pipe:
         from profiler.pipelines.stored_weights import pipeline_loading
-        from profiler.tracing import profile_pipeline
+        from profiler.tracing import profile_calls
         from profiler.tracing.parts import components_of
 
-        arguments = call_arguments(pipe, scenario)
+        calls = [_call(pipe, options) for options in scenario.calls]
         label: dict[str, object] = {"model": scenario.model, "quantization": scenario.quantization}
         _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
         loading_bytes = pipeline_loading(scenario.model, components_of(pipe)).peak_bytes
         with refusals_as_input_errors(pipe):
-            profile = profile_pipeline(pipe, mode=scenario.mode, label=label, **arguments)
+            profile = profile_calls(pipe, *calls, mode=scenario.mode, label=label)
     return replace(profile, totals=replace(profile.totals, loading_host_peak_bytes=loading_bytes))
+
+
+def _call(pipe: Any, options: CallOptions) -> Call:
+    """Return the call that `options` describe."""
+    from profiler.tracing import Call
+
+    other = _other_pipeline(pipe, options.pipeline_class)
+    arguments = call_arguments(other or pipe, options)
+    return Call(other, weight=options.weight, cached_prompt=options.cached_prompt, **arguments)
+
+
+def _other_pipeline(pipe: Any, class_name: str) -> Any:
+    """Return a pipeline of this class over the components of `pipe`; None where that is its own."""
+    from profiler.pipelines.sibling import sibling
+
+    return None if class_name in ("", type(pipe).__name__) else sibling(pipe, class_name)
 
 
 @contextmanager

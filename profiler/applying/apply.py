@@ -18,14 +18,15 @@ from profiler import diffusers_private as private
 from profiler.applying.checks import check
 from profiler.applying.snapshot import Snapshot, flags_of, snapshot
 from profiler.applying.split import all_or_nothing, options_of, split
-from profiler.applying.sticky import keep_excluded
+from profiler.applying.sticky import keep_excluded, share_end
 from profiler.applying.swaps import stream_blocks, swap
 from profiler.modes import DENOISERS, cast_denoisers, lower_vae_peak
+from profiler.pipelines.sibling import check_shared
 from profiler.planning.placements import RESIDENT, Grouped, Scheme, Sequential
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     import torch
@@ -43,6 +44,7 @@ def apply(
     gpu_id: int | None = None,
     device: Any = None,
     disk_folder: str | os.PathLike[str] | None = None,
+    also: Sequence[Any] = (),
 ) -> Applied:
     """Put `plan` into effect on `pipe`, which is changed in place.
 
@@ -52,6 +54,7 @@ def apply(
         gpu_id: As that method takes it: the accelerator's index, the one set before or 0 where it is None.
         device: As that method takes it: the accelerator, without an index if `gpu_id` is given.
         disk_folder: Where groups that the plan keeps on disk go, each component into a folder of its own in it.
+        also: Other pipelines over components of `pipe`, such as image to image: their calls then end as its do.
 
     Returns:
         A handle whose `undo` restores the pipeline; also a context manager that does so at its end.
@@ -61,7 +64,9 @@ def apply(
     """
     folder = None if disk_folder is None else Path(disk_folder)
     check(plan, pipe, gpu_id=gpu_id, device=device, disk_folder=folder)
-    return put(plan, pipe, gpu_id=gpu_id, device=device, folder=folder)
+    for other in also:
+        check_shared(pipe, other)
+    return put(plan, pipe, gpu_id=gpu_id, device=device, folder=folder, also=also)
 
 
 def put(
@@ -71,17 +76,20 @@ def put(
     gpu_id: int | None = None,
     device: Any = None,
     folder: Path | None = None,
+    also: Sequence[DiffusionPipeline] = (),
 ) -> Applied:
     """Do what `apply` does after its checks. Where it fails half-way, the pipeline is restored."""
     try:
         _cast(plan, pipe)
-        before = snapshot(pipe)
+        before = snapshot(pipe, also)
     except BaseException as error:
         _tell_what_stays(plan, error)
         raise
     try:
         _lower_vae(plan, pipe, before)
         _place(plan, pipe, before, _Where(gpu_id, device, folder))
+        for other in also:
+            share_end(pipe, other)
     except BaseException as error:
         before.restore()
         _tell_what_stays(plan, error)

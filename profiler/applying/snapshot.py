@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ _MISSING = object()
 
 @dataclass
 class Snapshot:
-    """The offload state of a pipeline and of the pipelines inside it. Owns no tensors, only where they were.
+    """The offload state of a pipeline, of those inside it and beside it. Owns no tensors, only where they were.
 
     Attributes:
         objects: Parameters and buffers of components that a plan offloads sequentially: accelerate makes new ones.
@@ -99,15 +99,15 @@ class Snapshot:
             vars(pipeline).update(attributes)
 
 
-def snapshot(pipe: DiffusionPipeline) -> Snapshot:
-    """Return the offload state of `pipe`."""
+def snapshot(pipe: DiffusionPipeline, also: Sequence[DiffusionPipeline] = ()) -> Snapshot:
+    """Return the offload state of `pipe`, and of others over its components."""
     components = private.modules_of(pipe)
     parts = [part for module in components.values() for part in module.modules()]
     return Snapshot(
         pipe=pipe,
         pipelines=tuple(
             (one, _kept(one, private.PIPELINE_STATE))
-            for one in (pipe, *private.inner_pipelines(pipe))
+            for one in (pipe, *private.inner_pipelines(pipe), *also)
         ),
         modules=tuple(
             (part, kept) for part in parts if (kept := _kept(part, private.MODULE_STATE))

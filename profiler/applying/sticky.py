@@ -22,6 +22,15 @@ def keep_excluded(pipe: DiffusionPipeline) -> None:
     setattr(pipe, diffusers_private.END_OF_CALL, MethodType(maybe_free_model_hooks, pipe))
 
 
+def share_end(pipe: DiffusionPipeline, other: DiffusionPipeline) -> None:
+    """Let the calls of `other`, a pipeline over components of `pipe`, end as those of `pipe` do.
+
+    By itself it knows of no hooks (diffusers 0.42 lists them on the pipeline that set them up), and would leave on the
+    card whatever its call used last.
+    """
+    setattr(other, diffusers_private.END_OF_CALL, pipe.maybe_free_model_hooks)
+
+
 def keeps_excluded(pipe: DiffusionPipeline) -> bool:
     """Whether `keep_excluded` is in effect."""
     method = vars(pipe).get(diffusers_private.END_OF_CALL)

@@ -11,8 +11,11 @@ import torch
 
 from profiler.applying.apply import apply
 from profiler.applying.drift import drift_of
+from profiler.applying.sticky import share_end
+from profiler.errors import InputError
 from profiler.hardware import card
-from profiler.pipelines.sensible_call import repeatable_call, sensible_call
+from profiler.pipelines.recorded_call import prepared_call, repeatable_call
+from profiler.pipelines.sibling import sibling
 from profiler.planning.plan import Predicted
 from profiler.tracing import trace
 from profiler.units import format_bytes
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from profiler.planning import Plan
     from profiler.profile import Event, Profile
 
-_CALLS = 2  # the first may still set up workspaces; the second is what the plan promised
+_ROUNDS = 2  # the first may still set up workspaces; the second is what the plan promised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class Verification:
 def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
     """Run `pipe` under `plan` twice and return how the second call compares with the promise.
 
+    A plan for several calls is verified by a second round of them, each called once.
+
     Where torch sees a card, real or virtual, the pipe runs as it is, so a plan that is no longer in effect shows.
     Without one a twin of it runs on a virtual card of the plan's kind, with the budget for its capacity; `pipe` is only
     read.
@@ -72,9 +77,12 @@ def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
         **call: Arguments of the pipeline's call; the plan's own, with blank pictures, where none are given.
 
     Raises:
-        InputError: if the plan is of another pipeline, or its card is unknown.
+        InputError: if the plan is of another pipeline, or for several calls and one is given, or its card is unknown.
     """
-    arguments, _ = sensible_call(pipe, call or repeatable_call(pipe, plan.call))
+    if call and plan.signatures:
+        raise InputError(
+            "the plan is for several calls, and is verified by them: give no arguments"
+        )
     with ExitStack() as stack:
         if not torch.cuda.is_available():
             virtual = stack.enter_context(
@@ -83,15 +91,16 @@ def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
             pipe = virtual.lend(pipe)
             apply(plan, pipe, disk_folder=stack.enter_context(TemporaryDirectory()))
         drift = drift_of(plan, pipe)
-        profile = _run(plan, pipe, arguments)
+        profile = _run(plan, pipe, call)
     return compare(plan, profile, drift)
 
 
 def compare(plan: Plan, profile: Profile, drift: tuple[str, ...] = ()) -> Verification:
-    """Return how the last call of `profile` compares with what `plan` promised."""
+    """Return how the last call of `profile`, or its last round of calls, compares with what `plan` promised."""
     last = max((event.call for event in profile.events), default=-1)
-    events = [event for event in profile.events if event.call == last]
-    found = _found(plan, profile, events)
+    weights = dict(enumerate(plan.weights, last + 1 - len(plan.weights)))
+    events = [event for event in profile.events if event.call in weights]
+    found = _found(plan, profile, events, weights)
     differences = _differences(plan, profile, events, found)
     return Verification(
         held=not differences and not drift,
@@ -104,29 +113,57 @@ def compare(plan: Plan, profile: Profile, drift: tuple[str, ...] = ()) -> Verifi
     )
 
 
-def _run(plan: Plan, pipe: Any, arguments: dict[str, Any]) -> Profile:
-    tracing = trace(pipe, label={"model": plan.model, "call": dict(plan.call)})
+def _run(plan: Plan, pipe: Any, call: dict[str, Any]) -> Profile:
+    given = [(type(pipe).__name__, call or plan.call)]
+    if plan.signatures:
+        given = [(one.pipeline_class, one.call) for one in plan.signatures]
+    called = [_called(pipe, class_name) for class_name, _ in given]
+    prepared = [
+        prepared_call(one, repeatable_call(one, recorded)).arguments
+        for one, (_, recorded) in zip(called, given, strict=True)
+    ]
+    tracing = trace(pipe, also=called, label={"model": plan.model, "call": dict(plan.call)})
     try:
         with tracing:
-            for _ in range(_CALLS):
-                pipe(**arguments)
+            for _ in range(_ROUNDS):
+                for one, arguments in zip(called, prepared, strict=True):
+                    one(**arguments)
     except torch.cuda.OutOfMemoryError:
         return tracing.profile  # it says so itself
     return tracing.profile
 
 
-def _found(plan: Plan, profile: Profile, events: list[Event]) -> Predicted:
+def _called(pipe: Any, class_name: str) -> Any:
+    """Return the pipeline that is called: `pipe`, or one of another class that shares its components and its end."""
+    if class_name == type(pipe).__name__:
+        return pipe
+    other = sibling(pipe, class_name)
+    share_end(pipe, other)
+    return other
+
+
+def _found(plan: Plan, profile: Profile, events: list[Event], weights: dict[int, int]) -> Predicted:
     peak = max(
         (max(e.lead_peak_bytes, e.peak_bytes) for e in profile.events if e.call >= 0), default=0
     )
-    margin = plan.margin
+    margin, calls = plan.margin, sum(weights.values())
+    moved = {
+        kind: sum(weights[e.call] * e.bytes for e in events if e.kind == kind) // calls
+        for kind in ("onload", "offload")
+    }
+    seconds = sum(times * _seconds(events, call) for call, times in weights.items()) / calls
     return Predicted(
         peak_allocated_bytes=peak,
         device_bytes=margin.context_bytes + peak + margin.slack_bytes,
-        h2d_weight_bytes=sum(event.bytes for event in events if event.kind == "onload"),
-        d2h_weight_bytes=sum(event.bytes for event in events if event.kind == "offload"),
-        seconds=events[-1].start_seconds - events[0].start_seconds if events else None,
+        h2d_weight_bytes=moved["onload"],
+        d2h_weight_bytes=moved["offload"],
+        seconds=seconds if events else None,
     )
+
+
+def _seconds(events: list[Event], call: int) -> float:
+    starts = [event.start_seconds for event in events if event.call == call]
+    return starts[-1] - starts[0] if starts else 0.0
 
 
 def _differences(

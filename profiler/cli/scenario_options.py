@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from profiler.cli.call_words import call_options, setting
 from profiler.errors import InputError
 from profiler.modes import MODES, Mode
 from profiler.scenario import Scenario
@@ -133,12 +133,35 @@ def scenario_of(
         int | None, typer.Option(help="Images or videos per prompt.", rich_help_panel=_CALL)
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoise steps.", rich_help_panel=_CALL)] = None,
+    cached_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--cached-prompt",
+            help="The prompt was encoded before: no text encoder runs.",
+            rich_help_panel=_CALL,
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
             help="Any other argument of the pipeline's call; repeat it for more.",
+            rich_help_panel=_CALL,
+        ),
+    ] = None,
+    weight: Annotated[
+        int,
+        typer.Option(
+            help="How often this call comes, beside those of --also.", rich_help_panel=_CALL
+        ),
+    ] = 1,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CALL",
+            help="Another call that comes as well, in the same words: 'height=512 width=512 cached-prompt weight=6' or "
+            "'pipeline=StableDiffusionXLImg2ImgPipeline strength=0.6'; repeat it for more.",
             rich_help_panel=_CALL,
         ),
     ] = None,
@@ -166,7 +189,10 @@ def scenario_of(
         frames=frames,
         batch=batch,
         steps=steps,
-        extra=dict(_setting(one) for one in settings or ()),
+        cached_prompt=cached_prompt,
+        extra=dict(setting(one, "--set") for one in settings or ()),
+        weight=weight,
+        also=tuple(map(call_options, also or ())),
     )
 
 
@@ -176,19 +202,6 @@ def _quantised(text: str) -> tuple[str, str]:
     if not equals or not component.isidentifier() or not kind:
         raise InputError(f"--quantize {text!r} names no component and kind: write transformer=nf4")
     return component, kind
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """Return key and value of `key=value`; the value is a Python literal where it reads as one."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise InputError(
-            f"--set {text!r} is no setting: write KEY=VALUE, such as guidance_scale=5.0"
-        )
-    try:
-        return key, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return key, value
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

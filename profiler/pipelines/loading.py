@@ -7,14 +7,12 @@ run them on a card.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import diffusers
 import torch
 
 from profiler.errors import InputError
@@ -24,6 +22,7 @@ from profiler.pipelines.folder import read_folder
 from profiler.pipelines.hub import fetch_configuration, is_hub_id
 from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
+from profiler.pipelines.sibling import find_pipeline_class
 from profiler.pipelines.tokenizers import StandInTokenizer
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def build_pipeline(
     """
     quantised = _quantisation(entry, quantization or {})
     with quiet():
-        cls = _pipeline_class(entry)
+        cls = find_pipeline_class(entry.pipeline_class, entry.name)
         components = {
             slot: _build(
                 part,
@@ -155,22 +154,9 @@ def _own_dtype(entry: Entry, slot: str) -> torch.dtype:
     return DTYPES[entry.dtypes.get(slot, entry.dtype)]
 
 
-def _pipeline_class(entry: Entry) -> type[DiffusionPipeline]:
-    cls = getattr(diffusers, entry.pipeline_class, None)
-    if inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline):
-        return cls
-    known = [name for name in dir(diffusers) if name.endswith("Pipeline")]
-    close = difflib.get_close_matches(entry.pipeline_class, known, n=2)
-    hint = f"; did it mean {' or '.join(close)}?" if close else ""
-    raise InputError(
-        f"{entry.name!r} asks for the pipeline class {entry.pipeline_class!r}, "
-        f"which diffusers {diffusers.__version__} does not have{hint}"
-    )
-
-
 def _check_complete(entry: Entry) -> None:
     """Raise InputError if the pipeline class cannot do without a component that the entry lacks."""
-    cls = _pipeline_class(entry)
+    cls = find_pipeline_class(entry.pipeline_class, entry.name)
     missing = [
         name
         for name, parameter in inspect.signature(cls).parameters.items()

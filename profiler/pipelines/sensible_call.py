@@ -7,7 +7,6 @@ pictures of the output's size, one for each IP-Adapter, and a strength at which 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ PROMPT = "a photograph of an astronaut riding a horse"
 # Where nothing tells: what Stable Diffusion's pipelines assume.
 _SIDE = 512
 _PICTURES = {"image": "image", "mask_image": "mask", "control_image": "image"}
-_RECORDED = re.compile(r"Image\((\d+), (\d+)\)")
 # Words in the names of diffusers' pipeline classes (0.42) that work on a picture of the user's, though most of
 # their signatures have None for it.
 _WORK_ON_PICTURES = (
@@ -92,19 +90,6 @@ def blank_pictures(pipe: Any, size: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded call with new pictures, of the same size, for those that the record only describes."""
-    masks = {name for name, kind in required_arguments(pipe).items() if kind == "mask"}
-    return {name: _repeated(value, name in masks) for name, value in recorded.items()}
-
-
-def _repeated(value: Any, mask: bool) -> Any:
-    if isinstance(value, list):
-        return [_repeated(item, mask) for item in value]
-    size = _RECORDED.fullmatch(value) if isinstance(value, str) else None
-    return _picture(int(size[1]), int(size[2]), mask=mask) if size else value
-
-
 def default_side(pipe: Any, name: str) -> int | None:
     """Return the pixels that `pipe` takes for its "width" or "height" if not given, where that can be told."""
     parameter = _parameters(pipe).get(name)
@@ -138,14 +123,15 @@ def _argument(pipe: Any, name: str, kind: str, given: Mapping[str, Any]) -> Any:
 
 
 def _blank(pipe: Any, kind: str, given: Mapping[str, Any]) -> Image:
-    """Return a picture of the output's size: black, or a mask that lets all of it be painted over."""
+    """Return a picture of the output's size."""
     width, height = (
         given.get(name) or default_side(pipe, name) or _SIDE for name in ("width", "height")
     )
-    return _picture(width, height, mask=kind == "mask")
+    return blank_picture(width, height, mask=kind == "mask")
 
 
-def _picture(width: int, height: int, *, mask: bool = False) -> Image:
+def blank_picture(width: int, height: int, *, mask: bool = False) -> Image:
+    """Return a black picture, or a mask that lets all of it be painted over."""
     from PIL import Image
 
     return Image.new("L", (width, height), 255) if mask else Image.new("RGB", (width, height))
@@ -162,7 +148,7 @@ def _adapter_pictures(pipe: Any, given: Mapping[str, Any]) -> dict[str, list[Ima
     adapters = getattr(projection, "image_projection_layers", ())
     if not len(adapters) or {"ip_adapter_image", "ip_adapter_image_embeds"} & set(given):
         return {}
-    return {"ip_adapter_image": [_picture(_SIDE, _SIDE) for _ in adapters]}
+    return {"ip_adapter_image": [blank_picture(_SIDE, _SIDE) for _ in adapters]}
 
 
 def _would_run_no_step(

@@ -11,7 +11,7 @@ of equal denoise steps. `evaluate` equals `simulate` by property test.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from profiler.planning.link import Link
     from profiler.planning.placements import Inside, Scheme
     from profiler.planning.weights import WeightSize
-    from profiler.planning.whole_rides import WholeRide
+    from profiler.planning.whole_rides import Moved, WholeRide
     from profiler.planning.workload import Op, Workload
     from profiler.profile import Component, Event
 
@@ -47,7 +47,7 @@ SPLIT = "(split)"
 """The ride of a component that does not move as a whole."""
 
 _REPEATS = 2
-"""Calls replayed after the recorded ones: where a call does not end by freeing, the next one may differ."""
+"""Rounds of calls replayed after the recorded ones: where a call does not end by freeing, the next one may differ."""
 
 
 class Choice(NamedTuple):
@@ -61,9 +61,9 @@ class Choice(NamedTuple):
 class Ride(NamedTuple):
     """What one component does under one choice."""
 
-    h2d_bytes: int  # weights moved per call, once calls repeat
+    h2d_bytes: int  # weights moved in a round of calls, once rounds repeat
     d2h_bytes: int
-    exposed_nanoseconds: int  # by which these moves prolong such a call
+    exposed_nanoseconds: int  # by which these moves prolong such a round
     first_nanoseconds: int  # by which set-up and moves prolong the first one
     load: NDArray[np.int64]  # allocated bytes on the card at each moment, over those of the moment
     host: HostBytes
@@ -80,7 +80,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Totals:
-    """What a plan costs: the highest allocated bytes of all calls, the rest of a call once calls repeat."""
+    """What a plan costs: the highest allocated bytes of all calls, the rest of a round once rounds repeat."""
 
     peak_allocated_bytes: int
     h2d_weight_bytes: int
@@ -118,13 +118,20 @@ class Rides:
     _forwards: dict[str, Forwards]
     _whole: dict[tuple[str, str], WholeRide]  # by component, and where it lives
     _link: Link
-    _last_call: int
+    _round: tuple[
+        tuple[int, int], ...
+    ]  # the calls of the last round, and how often each comes in it
     _floating: NDArray[np.int64] = field(init=False)
     _remembered: dict[object, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Gather what `loads` adds up."""
         self._floating = np.array([one.floating_bytes for one in self.moments], dtype=np.int64)
+
+    def of_call(self, place: int) -> Rides:
+        """Return the same for one call of a round alone, by its place in it."""
+        alone = tuple((call, int(at == place)) for at, (call, _) in enumerate(self._round))
+        return replace(self, _round=alone)
 
     def rides(self, scheme: Scheme) -> list[Ride]:
         """Return what each component does under `scheme`."""
@@ -194,15 +201,21 @@ class Rides:
     ) -> Ride:
         link = self._link
         way = link.pinned if swap == PINNED else link.pageable
-        back_bytes = whole.d2h_bytes if swap == COPY else whole.cast_d2h_bytes
-        first_back_bytes = whole.first_d2h_bytes if swap == COPY else whole.first_cast_d2h_bytes
+
+        def moved(one: Moved) -> tuple[int, int, int]:
+            back_bytes = one.d2h_bytes if swap == COPY else one.cast_d2h_bytes
+            return one.h2d_bytes, back_bytes, way(one.h2d_bytes) + link.back(back_bytes)
+
+        up = down = exposed = 0
+        for (_, times), one in zip(self._round, map(moved, whole.last), strict=True):
+            up, down, exposed = up + times * one[0], down + times * one[1], exposed + times * one[2]
         placing = link.pageable(nbytes) if whole.placed else 0
         packing = _packing(host.pinned) if swap == PINNED else 0
         return Ride(
-            whole.h2d_bytes,
-            back_bytes,
-            way(whole.h2d_bytes) + link.back(back_bytes),
-            placing + packing + way(whole.first_h2d_bytes) + link.back(first_back_bytes),
+            up,
+            down,
+            exposed,
+            placing + packing + moved(whole.first)[2],
             whole.load,
             host,
             sound,
@@ -224,7 +237,10 @@ class Rides:
         forwards = self._forwards[name]
         made = tuple(passes(self._components[name], number, forwards, inside, self._link))
         counted = list(zip(forwards.kinds, made, strict=True))
-        last = [(kind.times.get(self._last_call, 0), one) for kind, one in counted]
+        last = [
+            (sum(times * kind.times.get(call, 0) for call, times in self._round), one)
+            for kind, one in counted
+        ]
         first = [(kind.times.get(0, 0), one) for kind, one in counted]
         left_bytes = max((max(one.waiting_bytes, one.left_bytes) for one in made), default=0)
         load = [
@@ -294,9 +310,10 @@ def tabulate(workload: Workload, link: Link | None = None) -> Rides:
         workload: What the calls do.
         link: How long copies take; without it they take no time.
     """
-    calls = len(workload.calls) + _REPEATS
+    size = len(workload.weights)
+    calls = len(workload.calls) + _REPEATS * size
+    last_round = range(calls - size, calls)
     ops = [op for call in range(calls) for op in workload.tape(call)]
-    last = len(ops) - len(workload.calls[-1])
     walk = Walk(workload, ops)
     whole = {}
     for part in workload.components:
@@ -304,7 +321,7 @@ def tabulate(workload: Workload, link: Link | None = None) -> Rides:
         others = (other for other in workload.names if other != part.name)
         for where in (TRAVELS, STAYS, UNEVICTED, *others):
             ridden = STAYS if part.name in workload.fixed else where
-            whole[part.name, where] = ride_whole(part.name, weights, ridden, ops, last)
+            whole[part.name, where] = ride_whole(part.name, weights, ridden, ops, last_round)
     moments = [
         moment for op, spots in zip(ops, walk.spots, strict=True) for moment in _moments(op, spots)
     ]
@@ -317,7 +334,7 @@ def tabulate(workload: Workload, link: Link | None = None) -> Rides:
         {name: walk.forwards(index) for index, name in enumerate(workload.names)},
         {key: one.at(kept) for key, one in whole.items()},
         link or UNKNOWN,
-        calls - 1,
+        tuple(zip(last_round, workload.weights, strict=True)),
     )
 
 

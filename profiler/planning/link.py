@@ -5,7 +5,7 @@ Its computing takes as long as ever; what a plan decides is which copies run, at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,12 +21,18 @@ DISK_BYTES_PER_SECOND = 2e9
 
 @dataclass(frozen=True)
 class Link:
-    """Seconds per byte on the way to the card and back, and those of a call without its weight copies."""
+    """Seconds per byte on the way to the card and back, and those of a call without its weight copies.
+
+    Attributes:
+        other_seconds: those of a call; of several the mean, by weight; None where they are unknown.
+        in_calls: those of each of several calls.
+    """
 
     pageable_seconds: float
     back_seconds: float
     pinned_seconds: float
-    other_seconds: float | None = None  # None where unknown
+    other_seconds: float | None = None
+    in_calls: tuple[float, ...] = ()
 
     def pageable(self, nbytes: int) -> int:
         """Return the nanoseconds of a copy from pageable memory."""
@@ -40,7 +46,11 @@ class Link:
         """Return the nanoseconds of a copy from pinned memory."""
         return round(nbytes * self.pinned_seconds * NANOSECONDS)
 
-    def call_seconds(self, exposed_nanoseconds: int) -> float | None:
+    def of_call(self, place: int) -> Link:
+        """Return the same for one of several calls, by its place among them."""
+        return replace(self, other_seconds=self.in_calls[place]) if self.in_calls else self
+
+    def call_seconds(self, exposed_nanoseconds: float) -> float | None:
         """Return the seconds of a call that waits so long for weights; None where they are unknown."""
         if self.other_seconds is None:
             return None
@@ -53,7 +63,8 @@ UNKNOWN = Link(0.0, 0.0, 0.0)
 
 def link_of(profile: Profile) -> Link | None:
     """Return the link of `profile`: its card's rates, else those its own copies achieved, else None."""
-    call = max(event.call for event in profile.events)
+    weights = tuple(signature.weight for signature in profile.signatures) or (1,)
+    last = max(event.call for event in profile.events)
     moves = [event for event in profile.events if event.kind in ("onload", "offload")]
     gpu = profile.gpu
     h2d = _seconds_per_byte(gpu.h2d_bytes_per_second, moves, "onload")
@@ -61,10 +72,15 @@ def link_of(profile: Profile) -> Link | None:
     if h2d is None or d2h is None:
         return None
     pinned = 1 / gpu.pinned_bytes_per_second if gpu.pinned_bytes_per_second > 0 else h2d
+    in_calls = [_other_seconds(profile, last - back) for back in reversed(range(len(weights)))]
+    whole = sum(times * seconds for times, seconds in zip(weights, in_calls, strict=True))
+    return Link(h2d, d2h, pinned, whole / sum(weights), tuple(in_calls))
+
+
+def _other_seconds(profile: Profile, call: int) -> float:
     events = [event for event in profile.events if event.call == call]
     whole = events[-1].start_seconds + events[-1].seconds - events[0].start_seconds
-    copying = sum(event.seconds for event in moves if event.call == call)
-    return Link(h2d, d2h, pinned, whole - copying)
+    return whole - sum(event.seconds for event in events if event.kind in ("onload", "offload"))
 
 
 def _seconds_per_byte(rate: float, moves: list[Event], kind: str) -> float | None:

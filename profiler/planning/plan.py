@@ -28,7 +28,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """What a plan needs and moves. Bytes moved and seconds are those of one call, once calls repeat."""
+    """What a plan needs and moves.
+
+    Bytes moved and seconds are those of one call, once calls repeat; of a plan for several calls the mean of all, each
+    counted as often as its weight says.
+    """
 
     peak_allocated_bytes: int
     device_bytes: int  # context + peak + slack + error band: what the budget must cover
@@ -38,6 +42,18 @@ class Predicted:
     first_seconds: float | None = None  # to the end of the first call, set-up included
     host_pageable_bytes: int = 0  # of weights, at rest
     host_pinned_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCall:
+    """One of several calls that a plan is for, and what it moves by itself, once rounds repeat."""
+
+    pipeline_class: str
+    call: dict[str, Any]
+    weight: int
+    h2d_weight_bytes: int
+    d2h_weight_bytes: int
+    seconds: float | None = None  # None where the copy rates of the card are unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +97,9 @@ class Proof:
     """Why no other candidate is better: none of them, explored or not, can cost less than `bound`."""
 
     objective: str  # "bytes" or "seconds"
-    cost: int  # of the plan: bytes or nanoseconds of weight copies per call
+    cost: (
+        int  # of the plan: bytes or nanoseconds of weight copies per call, or per round of several
+    )
     bound: int
     gap: int
     nodes: int  # partial plans that were opened
@@ -123,7 +141,7 @@ class Plan:
     ] = ()  # 8-bit components that stay on the card because nothing can move them
     moves: tuple[
         tuple[str, str, int], ...
-    ] = ()  # (kind, component, bytes) of a call, once calls repeat
+    ] = ()  # (kind, component, bytes) of a call, once calls repeat; of a round each call once
     model: str = ""
     call: dict[str, Any] = field(default_factory=dict)
     gpu: str = ""
@@ -136,6 +154,9 @@ class Plan:
     modifiers: tuple[str, ...] = ()  # of MODIFIERS
     uses: tuple[Use, ...] = ()  # of one call, in order: what `as_offload_strategy` goes by
     ram_bytes: int | None = None  # what it must stay within on the host; None for unlimited
+    signatures: tuple[
+        PlannedCall, ...
+    ] = ()  # where it is for several calls; the first one is `call`
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -149,6 +170,11 @@ class Plan:
         return self.smallest.budget_bytes
 
     @property
+    def weights(self) -> tuple[int, ...]:
+        """Return how often each of its calls comes in a round."""
+        return tuple(one.weight for one in self.signatures) or (1,)
+
+    @property
     def scheme(self) -> Scheme:
         """Return where everything lives, as one record."""
         inside = {name: inside_of(record) for name, record in self.inside.items()}
@@ -157,7 +183,7 @@ class Plan:
         )
 
     def apply(self, pipe: Any, **where: Any) -> Any:
-        """Put the plan into effect on `pipe`; see `profiler.applying.apply` for `gpu_id`, `device`, `disk_folder`."""
+        """Put the plan into effect on `pipe`; `profiler.applying.apply` says what `where` may hold."""
         # The layer above, so it is loaded by name: plans can be read without torch.
         return import_module("profiler.applying").apply(self, pipe, **where)
 
@@ -265,6 +291,7 @@ def _plan(record: dict[str, Any]) -> Plan:
             "excluded": tuple(record["excluded"]),
             "immovable": tuple(record["immovable"]),
             "modifiers": tuple(record.get("modifiers", ())),
+            "signatures": tuple(_record(PlannedCall, one) for one in record.get("signatures", ())),
             "uses": tuple(_use(use) for use in record.get("uses", ())),
             "predicted": _record(Predicted, record["predicted"]),
             "stock": _alternative(record["stock"]),

@@ -40,6 +40,11 @@ def maybe_free_model_hooks(pipe):
 pipe.maybe_free_model_hooks = MethodType(maybe_free_model_hooks, pipe)
 """
 
+_ALSO = """
+# A {name} over the same components is to end its calls as this pipeline does:
+# other.maybe_free_model_hooks = pipe.maybe_free_model_hooks
+"""
+
 _DISK = """from pathlib import Path
 
 disk_folder = Path("offload")  # each component gets an empty folder of its own in it
@@ -78,6 +83,8 @@ def _pieces(plan: Plan, scheme: Scheme) -> Iterator[str]:
         yield 'pipe.to("cuda")\n'
     else:
         yield from _mixed(plan, scheme)
+    others = {one.pipeline_class: None for one in plan.signatures}
+    yield from (_ALSO.format(name=name) for name in others if name != plan.pipeline_class)
 
 
 def _mixed(plan: Plan, scheme: Scheme) -> Iterator[str]:

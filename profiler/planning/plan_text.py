@@ -9,7 +9,7 @@ from profiler.planning.wording import inside_words, worded
 from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from profiler.planning.plan import Alternative, Margin, Plan, Predicted
+    from profiler.planning.plan import Alternative, Margin, Plan, PlannedCall, Predicted
 
 
 def text_of(plan: Plan) -> str:
@@ -26,6 +26,7 @@ def text_of(plan: Plan) -> str:
         *([f"  changes    {', '.join(plan.modifiers)}"] if plan.modifiers else []),
         f"  predicted  {_figures(plan.predicted)}",
         f"  as it is   {_figures(plan.stock.predicted)}",
+        *_calls(plan),
         f"  host RAM   {_host(plan.predicted)}",
         f"  margin     {_sum(plan.margin)}",
         f"  proof      gap {plan.proof.gap}: {plan.proof.nodes:,} partial plans opened of {plan.proof.candidates:,}",
@@ -54,11 +55,17 @@ def html_of(plan: Plan) -> str:
         f"<tr><td>{escape(name)}</td><td>{escape(worded(plan, name))}</td></tr>"
         for name in plan.placements
     )
+    calls = "".join(
+        f"<tr><td>{one.weight} x {escape(call_words(plan, one))}</td><td></td>"
+        f"<td>{format_bytes(one.h2d_weight_bytes)}</td><td>{format_bytes(one.d2h_weight_bytes)}</td>"
+        f"<td>{_seconds(one)}</td></tr>"
+        for one in plan.signatures
+    )
     return (
         f"<h4>Plan for {escape(plan.model or plan.pipeline_class)} "
         f"within {format_bytes(plan.budget_bytes)}</h4>"
         "<table><thead><tr><th></th><th>device</th><th>up per call</th><th>down per call</th>"
-        f"<th>seconds</th></tr></thead><tbody>{body}</tbody></table>"
+        f"<th>seconds</th></tr></thead><tbody>{body}{calls}</tbody></table>"
         f"<table><thead><tr><th>component</th><th>placement</th></tr></thead><tbody>{placements}</tbody></table>"
         f"<pre>{escape(plan.to_code())}</pre>"
     )
@@ -72,13 +79,31 @@ def _figures(one: Predicted) -> str:
     )
 
 
+def _calls(plan: Plan) -> list[str]:
+    """Return a line for each of several calls that the plan is for."""
+    return [
+        f"  {'' if number else 'calls':<9}  {one.weight} x {call_words(plan, one)}: "
+        f"{format_bytes(one.h2d_weight_bytes)} up and {format_bytes(one.d2h_weight_bytes)} down, {_seconds(one)}"
+        for number, one in enumerate(plan.signatures)
+    ]
+
+
+def call_words(plan: Plan, one: PlannedCall) -> str:
+    """Return what tells a call from the others: its pipeline, and the arguments that not all have alike."""
+    told = [] if one.pipeline_class == plan.pipeline_class else [one.pipeline_class]
+    for name, value in one.call.items():
+        if any(other.call.get(name) != value for other in plan.signatures):
+            told.append(name.replace("_", " ") if value is True else f"{name}={value}")
+    return ", ".join(told) or "as it is called first"
+
+
 def _host(one: Predicted) -> str:
     """Return what the weights take of the host's memory."""
     total = format_bytes(one.host_pageable_bytes + one.host_pinned_bytes)
     return f"{total} of weights, {format_bytes(one.host_pinned_bytes)} of it pinned"
 
 
-def _seconds(one: Predicted) -> str:
+def _seconds(one: Predicted | PlannedCall) -> str:
     return "seconds unknown" if one.seconds is None else format_seconds(one.seconds)
 
 

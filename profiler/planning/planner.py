@@ -17,7 +17,15 @@ from profiler.errors import FindingError, InputError
 from profiler.planning import does_not_fit
 from profiler.planning.cost import Rides, evaluate
 from profiler.planning.placements import Scheme, inside_record, known_part
-from profiler.planning.plan import Alternative, Margin, Plan, Predicted, Proof, Smallest
+from profiler.planning.plan import (
+    Alternative,
+    Margin,
+    Plan,
+    PlannedCall,
+    Predicted,
+    Proof,
+    Smallest,
+)
 from profiler.planning.replay import simulate
 from profiler.planning.search import Outcome, Problem, Solver, search
 from profiler.planning.tables import OBJECTIVES, Tables, tables_of
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
 
     from profiler.planning.choices import Choices
     from profiler.planning.workload import Workload
-    from profiler.profile import Profile
+    from profiler.profile import CallSignature, Profile
 
 _FRONT_POINTS = 32
 
@@ -218,14 +226,15 @@ class _Desk:
         return max(math.floor(room / (1 + self.band)), -1)
 
     def predicted(self, scheme: Scheme) -> Predicted:
-        totals = evaluate(self.rides, scheme)
+        totals, link = evaluate(self.rides, scheme), self.tables.link
+        calls = sum(self.workload.weights)
         return Predicted(
             peak_allocated_bytes=totals.peak_allocated_bytes,
             device_bytes=self.margin(totals.peak_allocated_bytes, 0).device_bytes,
-            h2d_weight_bytes=totals.h2d_weight_bytes,
-            d2h_weight_bytes=totals.d2h_weight_bytes,
-            seconds=self.tables.link.call_seconds(totals.exposed_nanoseconds),
-            first_seconds=self.tables.link.call_seconds(totals.first_nanoseconds),
+            h2d_weight_bytes=totals.h2d_weight_bytes // calls,
+            d2h_weight_bytes=totals.d2h_weight_bytes // calls,
+            seconds=link.call_seconds(totals.exposed_nanoseconds / calls),
+            first_seconds=link.of_call(0).call_seconds(totals.first_nanoseconds),
             host_pageable_bytes=totals.host.pageable,
             host_pinned_bytes=totals.host.pinned,
         )
@@ -305,13 +314,32 @@ class _Desk:
         )
 
     def moves(self, scheme: Scheme) -> tuple[tuple[str, str, int], ...]:
-        """Return the weight moves of one call, once calls repeat."""
-        call = len(self.workload.calls)
-        events = simulate(self.workload, scheme, calls=call + 1)
+        """Return the weight moves of one call, or of each of several once, once they repeat."""
+        repeated = self.workload.repeated
+        events = simulate(self.workload, scheme, calls=repeated.stop)
         return tuple(
             (event.kind, event.component, event.bytes)
             for event in events
-            if event.call == call and event.kind in ("onload", "offload")
+            if event.call in repeated and event.kind in ("onload", "offload")
+        )
+
+    def planned_calls(self, scheme: Scheme) -> tuple[PlannedCall, ...]:
+        """Return what each of several calls does under `scheme`."""
+        return tuple(
+            self._planned_call(signature, place, scheme)
+            for place, signature in enumerate(self.profile.signatures)
+        )
+
+    def _planned_call(self, signature: CallSignature, place: int, scheme: Scheme) -> PlannedCall:
+        totals = evaluate(self.rides.of_call(place), scheme)
+        link = self.tables.link.of_call(place)
+        return PlannedCall(
+            pipeline_class=signature.pipeline_class,
+            call=dict(signature.call),
+            weight=signature.weight,
+            h2d_weight_bytes=totals.h2d_weight_bytes,
+            d2h_weight_bytes=totals.d2h_weight_bytes,
+            seconds=link.call_seconds(totals.exposed_nanoseconds),
         )
 
     def plan(self, outcome: Outcome, smallest: Smallest) -> Plan:
@@ -352,6 +380,7 @@ class _Desk:
             swaps=dict(best.swaps),
             ram_bytes=self.wish.ram_bytes,
             modifiers=self.wish.modifiers,
+            signatures=self.planned_calls(best),
         )
 
 

@@ -28,10 +28,11 @@ class Use:
 
 
 def uses_of(workload: Workload) -> tuple[Use, ...]:
-    """Return the uses of one call, once calls repeat."""
+    """Return the uses of one call, or of each of several once, once they repeat."""
     reader = _Reader(workload)
-    for op in workload.tape(len(workload.calls)):
-        reader.read(op)
+    for call in workload.repeated:
+        for op in workload.tape(call):
+            reader.read(op)
     return tuple(_merged(reader.finished()))
 
 

@@ -5,7 +5,7 @@ It is driven through the operations of all calls by itself, since its time on th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy as np
 from profiler.planning.workload import FREE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from profiler.planning.weights import Weights, WeightSize
@@ -22,15 +24,23 @@ TRAVELS, STAYS, UNEVICTED = "(travels)", "(stays)", "(unevicted)"
 """Rides without a successor: excluded in stock diffusers, excluded for good, evicted only by the call's end."""
 
 
-class WholeRide(NamedTuple):
-    """What a component does that moves as a whole; bytes moved are those of a call, once calls repeat."""
+class Moved(NamedTuple):
+    """Weights moved in one call."""
 
-    h2d_bytes: int
-    d2h_bytes: int
-    cast_d2h_bytes: int  # the part of it that no copy on the host could stand for
-    first_h2d_bytes: int  # in the first call
-    first_d2h_bytes: int
-    first_cast_d2h_bytes: int
+    h2d_bytes: int = 0
+    d2h_bytes: int = 0
+    cast_d2h_bytes: int = 0  # the part of it that no copy on the host could stand for
+
+    def and_also(self, other: Moved) -> Moved:
+        """Return the sum of both."""
+        return Moved(*map(sum, zip(self, other, strict=True)))
+
+
+class WholeRide(NamedTuple):
+    """What a component does that moves as a whole."""
+
+    first: Moved  # in the first call
+    last: tuple[Moved, ...]  # in each call of a round, once rounds repeat
     moved_bytes: int  # by one move, where it is never cast
     allocated_bytes: int
     load: NDArray[np.int64]
@@ -47,18 +57,22 @@ class WholeRide(NamedTuple):
         """Return the same of other weights; of a component that is never cast."""
         own = max(self.moved_bytes, 1)
         present = self.load > 0
+
+        def of(moved: Moved) -> Moved:
+            return Moved(*(nbytes // own * size.moved_bytes for nbytes in moved))
+
         return self._replace(
-            h2d_bytes=self.h2d_bytes // own * size.moved_bytes,
-            d2h_bytes=self.d2h_bytes // own * size.moved_bytes,
-            first_h2d_bytes=self.first_h2d_bytes // own * size.moved_bytes,
-            first_d2h_bytes=self.first_d2h_bytes // own * size.moved_bytes,
+            first=of(self.first),
+            last=tuple(map(of, self.last)),
             moved_bytes=size.moved_bytes,
             allocated_bytes=size.allocated_bytes,
             load=np.where(present, size.allocated_bytes, 0),
         )
 
 
-def ride_whole(name: str, weights: Weights, where: str, ops: list[Op], last: int) -> WholeRide:
+def ride_whole(
+    name: str, weights: Weights, where: str, ops: list[Op], last: Iterable[int]
+) -> WholeRide:
     """Return what a component does through all calls.
 
     Args:
@@ -66,16 +80,9 @@ def ride_whole(name: str, weights: Weights, where: str, ops: list[Op], last: int
         weights: Its weights.
         where: Who evicts it: another component's name, or one of the rides without a successor.
         ops: The operations of all calls.
-        last: Where the call begins whose moves count.
+        last: The numbers of the last round's calls.
     """
     return _Rider(name, weights, where).ride(ops, last)
-
-
-@dataclass
-class _Moved:
-    up: int = 0
-    down: int = 0
-    down_cast: int = 0  # of what was cast on the card
 
 
 class _Rider:
@@ -88,25 +95,20 @@ class _Rider:
         self._cast: str | None = None
         self._cast_on_card = False
         self._sound, self._is_cast, self._is_moved = True, False, False
-        self._moved = _Moved()
+        self._call = 0
+        self._moved: defaultdict[int, Moved] = defaultdict(Moved)  # by call
 
-    def ride(self, ops: list[Op], last: int) -> WholeRide:
-        """Return the ride; bytes are those of the operations from `last` on."""
+    def ride(self, ops: list[Op], last: Iterable[int]) -> WholeRide:
+        """Return the ride."""
         load: list[int] = []
-        first = self._moved
-        for index, op in enumerate(ops):
-            if index == last or (op.event.call > 0 and self._moved is first):
-                self._moved = _Moved()
+        for op in ops:
+            self._call = op.event.call
             load += [self._resident_bytes()] * len(op.lead)
             load.append(self._react(op))
         size = self._weights.size(None)
         return WholeRide(
-            self._moved.up,
-            self._moved.down,
-            self._moved.down_cast,
-            first.up,
-            first.down,
-            first.down_cast,
+            self._moved[ops[0].event.call],
+            tuple(self._moved[call] for call in last),
             size.moved_bytes,
             size.allocated_bytes,
             np.array(load, dtype=np.int64),
@@ -156,12 +158,9 @@ class _Rider:
             return
         self._on_card = on
         moved = self._weights.size(self._cast).moved_bytes
-        if on:
-            self._moved.up += moved
-        else:
-            self._moved.down += moved
-            if self._cast_on_card:
-                self._moved.down_cast += self._weights.floating_bytes(self._cast)
+        cast = self._weights.floating_bytes(self._cast) if self._cast_on_card else 0
+        more = Moved(h2d_bytes=moved) if on else Moved(0, moved, cast)
+        self._moved[self._call] = self._moved[self._call].and_also(more)
         self._cast_on_card = False
 
     def _resident_bytes(self) -> int:

@@ -75,6 +75,9 @@ class Workload:
     fixed: frozenset[str] = (
         frozenset()
     )  # components that no hook moves: 8-bit weights stay on the card
+    weights: tuple[int, ...] = (
+        1,
+    )  # of the last calls, which make a round: how often each comes in it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -82,14 +85,22 @@ class Workload:
         return tuple(component.name for component in self.components)
 
     def tape(self, call: int) -> tuple[Op, ...]:
-        """Return the operations of call `call`; after the recorded calls the last one repeats."""
+        """Return the operations of call `call`; after the recorded calls the last round repeats."""
         return self.calls[call] if call < len(self.calls) else self._repeat(call)
 
+    @property
+    def repeated(self) -> range:
+        """The numbers of the first calls that are repeated ones: a whole round."""
+        return range(len(self.calls), len(self.calls) + len(self.weights))
+
     def _repeat(self, call: int) -> tuple[Op, ...]:
-        """Return the last call once more, starting with the floating bytes that it left behind (cuBLAS workspaces)."""
-        ops = self.calls[-1]
-        left = ops[-1].after_floating_bytes
-        included, repeated = left, []
+        """Return a call once more, starting with the floating bytes that a round leaves behind (cuBLAS workspaces)."""
+        place = (call - len(self.calls)) % len(self.weights)
+        ops, *later = self.calls[len(self.calls) - len(self.weights) + place :]
+        included = left = self.calls[-1][-1].after_floating_bytes
+        for op in (op for following in later for op in following):
+            included = min(included, op.before_floating_bytes, op.after_floating_bytes)
+        repeated = []
         for op in reversed(ops):
             included = min(included, op.after_floating_bytes)
             after = left - included
@@ -123,11 +134,17 @@ def workload_of(profile: Profile) -> Workload:
     device = min(devices) if devices else "cuda:0"
     eight_bit = {c.name for c in profile.components if c.quantization == "bitsandbytes-8bit"}
     fixed = frozenset() if _moves_eight_bit(profile.versions) else frozenset(eight_bit)
+    weights = tuple(signature.weight for signature in profile.signatures) or (1,)
+    if len(calls) < len(weights):
+        raise InputError(
+            "cannot plan from a profile that lacks some of its calls: profile it again"
+        )
     return Workload(
         profile.components,
         tuple(tuple(_with_free(calls[call])) for call in sorted(calls)),
         device,
         fixed,
+        weights,
     )
 
 

@@ -1,6 +1,6 @@
 """The tracer: sees accelerate's and diffusers' hooks, asks torch for memory figures, and returns a `Profile`."""
 
-from profiler.tracing.profiling import profile_pipeline
+from profiler.tracing.profiling import Call, profile_calls, profile_pipeline
 from profiler.tracing.tracer import Trace, trace
 
-__all__ = ["Trace", "profile_pipeline", "trace"]
+__all__ = ["Call", "Trace", "profile_calls", "profile_pipeline", "trace"]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -47,18 +47,20 @@ class Entries:
         self._handles: list[Any] = []
         self._earlier = sys.exception()  # which is being handled around the trace
 
-    def watch(self, patches: Patches, target: Any) -> None:
-        """Stand at every entry point of the components, and of the pipeline or module itself."""
+    def watch(self, patches: Patches, target: Any, also: Sequence[Any] = ()) -> None:
+        """Stand at every entry point of the components, and of the pipelines or the module itself."""
         if isinstance(target, nn.Module):
             self._watch_forward(target, next(iter(self._modules)), "forward", whole_call=True)
         else:
-            self._watch_pipeline(patches, target)
+            self._watch_pipelines(patches, (target, *also))
         for name, module in self._modules.items():
             self._watch_methods(patches, name, module)
 
-    def _watch_pipeline(self, patches: Patches, pipe: Any) -> None:
-        patches.replace(type(pipe), "__call__", self._calling(pipe))
-        for value in list(vars(pipe).values()):
+    def _watch_pipelines(self, patches: Patches, pipes: Sequence[Any]) -> None:
+        values = {id(value): value for pipe in pipes for value in vars(pipe).values()}
+        for pipe in {id(pipe): pipe for pipe in pipes}.values():
+            patches.replace(type(pipe), "__call__", self._calling(pipe))
+        for value in values.values():
             if callable(getattr(type(value), "step", None)) and hasattr(value, "timesteps"):
                 patches.replace(value, "step", self._stepping(value))
         for name, module in self._modules.items():

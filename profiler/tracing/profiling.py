@@ -1,8 +1,11 @@
-"""`profile_pipeline`: one run as the user would run it, on the card that is there or on a virtual one."""
+"""`profile_pipeline`: one run as the user would run it, on the card that is there or on a virtual one.
+
+`profile_calls` is the same for several calls that come again and again, for a plan that suits them all.
+"""
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,17 +16,41 @@ from profiler.errors import InputError
 from profiler.hardware import Card
 from profiler.modes import MODES, Mode, enable_mode
 from profiler.pipelines.quiet import quiet
-from profiler.pipelines.sensible_call import sensible_call
-from profiler.profile import Profile
+from profiler.pipelines.recorded_call import CACHED_PROMPT, PreparedCall, prepared_call
+from profiler.profile import CallSignature, Profile
 from profiler.tracing import hooks
 from profiler.tracing.bounds import widened
 from profiler.tracing.parts import components_of
-from profiler.tracing.tracer import trace
+from profiler.tracing.tracer import Trace, trace
 from profiler.virtual import VirtualGPU
 from profiler.virtual.functions import active_gpu
+from profiler.virtual.lending import lend_together
 from profiler.virtual.tensor import CUDA
 
 DEFAULT_CARD = "rtx-4090"
+
+
+class Call:
+    """One of the calls that come again and again.
+
+    Args:
+        pipe: another pipeline over components of the profiled one that is called; None for that one itself.
+        weight: how often it comes, beside the others.
+        cached_prompt: whether the embeddings of its prompt are there before, so that no text encoder runs.
+        **arguments: of the call, as for `profile_pipeline`.
+
+    Raises:
+        InputError: if `weight` is no whole number from 1 on.
+    """
+
+    def __init__(
+        self, pipe: Any = None, *, weight: int = 1, cached_prompt: bool = False, **arguments: Any
+    ) -> None:
+        if type(weight) is not int or weight < 1:
+            raise InputError(f"a call cannot come {weight!r} times: give a whole number from 1 on")
+        self.pipe = pipe
+        self.weight = weight
+        self.arguments = {**arguments, CACHED_PROMPT: True} if cached_prompt else arguments
 
 
 def profile_pipeline(
@@ -32,6 +59,7 @@ def profile_pipeline(
     mode: str | Mode | None = None,
     gpu: str | Card | None = None,
     label: dict[str, Any] | None = None,
+    cached_prompt: bool = False,
     **call: Any,
 ) -> Profile:
     """Run a pipeline once and return its profile.
@@ -45,6 +73,7 @@ def profile_pipeline(
         mode: how to place it: a name of `profiler.modes.MODES`, or a `Mode` with its options.
         gpu: the virtual card to run on.
         label: `Profile` fields that only the caller knows, as `model`.
+        cached_prompt: whether the prompt is encoded before, outside of what is profiled.
         **call: arguments of the pipeline's call, tensors for a twin (prompt embeddings) taken to be on the card;
             sensible ones, blank pictures among them, are taken for those
             that it cannot do without, and named in the profile's `call_defaults`.
@@ -60,7 +89,41 @@ def profile_pipeline(
         >>> profile = profile_pipeline(pipe, gpu="rtx-4060", mode="model")
         >>> profile.steps
     """
+    only = Call(cached_prompt=cached_prompt, **call)
+    return profile_calls(pipe, only, mode=mode, gpu=gpu, label=label)
+
+
+def profile_calls(
+    pipe: Any,
+    *calls: Call,
+    mode: str | Mode | None = None,
+    gpu: str | Card | None = None,
+    label: dict[str, Any] | None = None,
+) -> Profile:
+    """Run several calls one after the other and return the profile of all of them.
+
+    A plan that is made from it fits each of them, in whatever order they come, and is best for all together, each
+    counted as often as its weight says.
+
+    Args:
+        pipe: a loaded diffusers pipeline.
+        *calls: what comes again and again.
+        mode: as for `profile_pipeline`.
+        gpu: as for `profile_pipeline`.
+        label: as for `profile_pipeline`.
+
+    Raises:
+        InputError: as `profile_pipeline`, and if a pipeline has components that `pipe` lacks, or there is no call.
+
+    Example:
+        >>> img2img = StableDiffusionXLImg2ImgPipeline(**pipe.components)
+        >>> profile = profile_calls(pipe, Call(weight=9, cached_prompt=True), Call(img2img), gpu="rtx-4060")
+        >>> plan_offload(profile, 8 << 30)
+    """
+    if not calls:
+        raise InputError("there is nothing to profile: give at least one Call()")
     chosen = Mode(name=mode) if isinstance(mode, str) else mode
+    pipes = [pipe, *(pipe if call.pipe is None else call.pipe for call in calls)]
     if active_gpu() is not None or (gpu is None and torch.cuda.is_available()):
         if gpu is not None:
             raise InputError(
@@ -71,11 +134,11 @@ def profile_pipeline(
                 "mode= places a twin on a virtual card; on a real card place the pipe yourself "
                 "(pipe.enable_model_cpu_offload()), or name a virtual card with gpu="
             )
-        return _run(pipe, chosen, call, label)
+        return _run(pipes, calls, chosen, label)
     modules = components_of(pipe)
     wanted = chosen or repeated_mode(hooks.mode_of(pipe, modules))
     with VirtualGPU(gpu or DEFAULT_CARD) as virtual:
-        return _run(virtual.lend(pipe), wanted, _on_card(virtual, call), label)
+        return _run(lend_together(virtual, pipes), calls, wanted, label, lent_to=virtual)
 
 
 def _on_card(gpu: VirtualGPU, call: dict[str, Any]) -> dict[str, Any]:
@@ -103,20 +166,40 @@ def repeated_mode(name: str) -> Mode:
 
 
 def _run(
-    pipe: Any, mode: Mode | None, call: dict[str, Any], label: dict[str, Any] | None
+    pipes: list[Any],
+    calls: tuple[Call, ...],
+    mode: Mode | None,
+    label: dict[str, Any] | None,
+    lent_to: VirtualGPU | None = None,
 ) -> Profile:
-    arguments, chosen = sensible_call(pipe, call)
-    known = {"call": _plain(pipe, arguments), "call_defaults": chosen, **(label or {})}
-    tracing = trace(pipe, label=known)
+    """Trace the calls; the first of `pipes` is the one that is placed, the others those that are called."""
+    pipe, *called = pipes
+    with ExitStack() as stack:
+        if active_gpu() is not None:
+            # The libraries' notes are for those who will see an image.
+            stack.enter_context(quiet())
+            for one in {id(one): one for one in pipes}.values():
+                _without_bar(one, stack)
+        given = [call.arguments for call in calls]
+        if lent_to is not None:
+            given = [_on_card(lent_to, arguments) for arguments in given]
+        prepared = list(map(prepared_call, called, given))
+
+        def run() -> None:
+            for one, (arguments, _, _) in zip(called, prepared, strict=True):
+                one(**arguments)
+
+        tracing = trace(pipe, also=called, label=_told(called, calls, prepared) | (label or {}))
+        return _traced(tracing, pipe, mode, run)
+
+
+def _traced(tracing: Trace, pipe: Any, mode: Mode | None, run: Callable[[], None]) -> Profile:
+    """Place the pipeline and run under the trace; return what was seen, also of a run that failed on the card."""
     try:
-        with tracing, ExitStack() as stack:
-            if active_gpu() is not None:
-                # The libraries' notes are for those who will see an image.
-                stack.enter_context(quiet())
-                _without_bar(pipe, stack)
+        with tracing:
             if mode is not None:
                 enable_mode(pipe, mode)
-            pipe(**arguments)
+            run()
     except torch.cuda.OutOfMemoryError:
         return tracing.profile
     except RuntimeError:
@@ -124,11 +207,20 @@ def _run(
             raise
         return tracing.profile
     virtual = active_gpu()
-    if virtual is None:
-        return tracing.profile
-    with quiet(), ExitStack() as stack:
-        _without_bar(pipe, stack)
-        return widened(tracing.profile, virtual, pipe, lambda: pipe(**arguments))
+    return tracing.profile if virtual is None else widened(tracing.profile, virtual, pipe, run)
+
+
+def _told(
+    called: list[Any], calls: tuple[Call, ...], prepared: list[PreparedCall]
+) -> dict[str, Any]:
+    """Return what the record says of the calls."""
+    told: dict[str, Any] = {"call": prepared[0].plain, "call_defaults": prepared[0].chosen}
+    if len(calls) > 1:
+        told["signatures"] = tuple(
+            CallSignature(pipeline_class=type(pipe).__name__, call=one.plain, weight=call.weight)
+            for pipe, call, one in zip(called, calls, prepared, strict=True)
+        )
+    return told
 
 
 def _without_bar(pipe: Any, stack: ExitStack) -> None:
@@ -136,36 +228,3 @@ def _without_bar(pipe: Any, stack: ExitStack) -> None:
     if hasattr(pipe, "set_progress_bar_config") and not hasattr(pipe, "_progress_bar_config"):
         pipe.set_progress_bar_config(disable=True)
         stack.callback(delattr, pipe, "_progress_bar_config")
-
-
-def _plain(pipe: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments as plain values, with the defaults that shape the run filled in."""
-    parameters = inspect.signature(type(pipe).__call__).parameters
-    shaping = (
-        "height",
-        "width",
-        "num_frames",
-        "num_inference_steps",
-        "num_images_per_prompt",
-        "guidance_scale",
-    )
-    plain: dict[str, Any] = {}
-    for name in shaping:
-        default = parameters[name].default if name in parameters else None
-        if default is not None and default is not inspect.Parameter.empty:
-            plain[name] = default
-    plain.update({name: _described(value) for name, value in arguments.items()})
-    return plain
-
-
-def _described(value: Any) -> Any:
-    if isinstance(value, str | int | float | bool | None):
-        return value
-    if isinstance(value, list):
-        return [_described(item) for item in value]
-    shape = getattr(value, "shape", None) or getattr(value, "size", None)
-    return (
-        f"{type(value).__name__}{tuple(shape)}"
-        if isinstance(shape, tuple | list)
-        else type(value).__name__
-    )

@@ -7,7 +7,7 @@ Ctrl-C, and torch's peak statistics are, on a virtual card, as if nobody had loo
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from torch import nn
 from profiler.errors import InputError, ProfilerError
 from profiler.patching import Patches
 from profiler.pipelines import stand_ins
+from profiler.pipelines.sibling import check_shared
 from profiler.profile import Assumption, Component, Event, Failure, Profile, Totals
 from profiler.tracing import hooks
 from profiler.tracing.card_gauge import CardGauge
@@ -36,15 +37,16 @@ from profiler.virtual.functions import active_gpu
 _LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "bitsandbytes", "vram-profiler")
 
 
-def trace(target: Any, *, label: dict[str, Any] | None = None) -> Trace:
+def trace(target: Any, *, also: Sequence[Any] = (), label: dict[str, Any] | None = None) -> Trace:
     """Return a context manager that profiles the code inside it.
 
     Args:
         target: a diffusers pipeline, or one module of it.
-        label: `Profile` fields that the tracer cannot know: `model`, `call`, `call_defaults`, `dtype`.
+        also: other pipelines over components of that one, whose calls are calls as well.
+        label: `Profile` fields that the tracer cannot know: `model`, `call`, `call_defaults`, `signatures`, `dtype`.
 
     Raises:
-        InputError: on entering, if torch sees no card, real or virtual.
+        InputError: on entering, if torch sees no card, real or virtual; if one of `also` has components of its own.
 
     Example:
         >>> with trace(pipe) as t:
@@ -52,7 +54,7 @@ def trace(target: Any, *, label: dict[str, Any] | None = None) -> Trace:
         ...     pipe("a dog")
         >>> t.profile.peak
     """
-    return Trace(target, label or {})
+    return Trace(target, label or {}, also=also)
 
 
 class Trace:
@@ -62,13 +64,19 @@ class Trace:
         target: a pipeline, or one module of it.
         label: fields of the profile.
         gauge: who reads the card, for tests; the one at hand if not given.
+        also: other pipelines whose calls are calls as well.
     """
 
     def __init__(
-        self, target: Any, label: dict[str, Any], gauge: Callable[[], Gauge] | None = None
+        self,
+        target: Any,
+        label: dict[str, Any],
+        gauge: Callable[[], Gauge] | None = None,
+        also: Sequence[Any] = (),
     ) -> None:
         self._make_gauge = gauge or _gauge_at_hand
         self._target = target
+        self._also = tuple(also)
         self._label = label
         self._modules: dict[str, nn.Module] = components_of(target)
         self._patches = Patches()
@@ -91,6 +99,8 @@ class Trace:
                 "torch sees no GPU: use profile_pipeline(pipe), which sizes it on a virtual card, "
                 'or put the code inside `with VirtualGPU("rtx-4090"):`'
             )
+        for other in self._also:
+            check_shared(self._target, other)
         denoisers = frozenset(name for name, module in self._modules.items() if is_denoiser(module))
         self._denoisers = denoisers
         self._components = tuple(describe(name, module) for name, module in self._modules.items())
@@ -109,7 +119,7 @@ class Trace:
         self._other = {"h2d": 0, "d2h": 0}
         try:
             Moves(self._recorder, self._modules).watch(self._patches)
-            self._entries.watch(self._patches, self._target)
+            self._entries.watch(self._patches, self._target, self._also)
             self._watch_device()
             self._insides.watch(self._patches, self._components, self._recorder.active)
             self._gauge.watch(self._patches, self._copied)

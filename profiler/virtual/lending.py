@@ -7,7 +7,7 @@ over the original function; the offload mode is applied to the twin by diffusers
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -28,16 +28,23 @@ _T = TypeVar("_T")
 
 def lend(gpu: VirtualGPU, original: _T) -> _T:
     """Return a twin of a pipeline or module on `gpu`, all of it in virtual host memory."""
+    (twin,) = lend_together(gpu, [original])
+    return twin  # type: ignore[no-any-return]
+
+
+def lend_together(gpu: VirtualGPU, originals: Sequence[Any]) -> list[Any]:
+    """Return a twin of each pipeline or module; they share what the originals share."""
     with gpu.suspended():
-        originals = list(_modules_in(original))
-        twins = dict(zip(map(id, originals), _twin_of_modules(gpu, originals), strict=True))
-        return _twin(original, twins)  # type: ignore[no-any-return]
+        modules = list(_modules_in(originals))
+        twins = dict(zip(map(id, modules), _twin_of_modules(gpu, modules), strict=True))
+        return [_twin(original, twins) for original in originals]
 
 
-def _modules_in(original: Any) -> Iterator[nn.Module]:
-    """Yield the modules of a pipeline, those of the pipelines inside it included, each once."""
+def _modules_in(originals: Sequence[Any]) -> Iterator[nn.Module]:
+    """Yield the modules of pipelines, those of the pipelines inside them included, each once."""
     seen: set[int] = set()
-    waiting = [original]
+    outer = set(map(id, originals))
+    waiting = list(originals)
     while waiting:
         value = waiting.pop()
         if id(value) in seen:
@@ -45,7 +52,7 @@ def _modules_in(original: Any) -> Iterator[nn.Module]:
         seen.add(id(value))
         if isinstance(value, nn.Module):
             yield value
-        elif value is original or _is_pipeline(value):
+        elif id(value) in outer or _is_pipeline(value):
             waiting += vars(value).values()
 
 

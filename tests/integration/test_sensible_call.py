@@ -8,10 +8,10 @@ from PIL import Image
 
 from profiler.call_arguments import call_arguments
 from profiler.pipelines import load_pipeline
+from profiler.pipelines.recorded_call import repeatable_call
 from profiler.pipelines.sensible_call import (
     PROMPT,
     default_side,
-    repeatable_call,
     required_arguments,
     sensible_call,
 )

@@ -1,0 +1,99 @@
+"""A call ready to be made, the same as plain values for a record, and the way back from a record."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from profiler.pipelines.cached_prompt import with_cached_prompt
+from profiler.pipelines.sensible_call import blank_picture, required_arguments, sensible_call
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CACHED_PROMPT = "cached_prompt"
+"""Stands among the arguments of a call whose prompt was encoded before."""
+
+_RECORDED_PICTURE = re.compile(r"Image\((\d+), (\d+)\)")
+_SHAPING = (
+    "height",
+    "width",
+    "num_frames",
+    "num_inference_steps",
+    "num_images_per_prompt",
+    "guidance_scale",
+)
+
+
+class PreparedCall(NamedTuple):
+    """A call of a pipeline.
+
+    Attributes:
+        arguments: What to call it with.
+        plain: The same for a record.
+        chosen: The names of the arguments that nobody gave.
+    """
+
+    arguments: dict[str, Any]
+    plain: dict[str, Any]
+    chosen: tuple[str, ...]
+
+
+def prepared_call(pipe: Any, given: Mapping[str, Any]) -> PreparedCall:
+    """Return a call of `pipe`, with sensible arguments for those that it cannot do without.
+
+    With a cached prompt the text encoders run now, and not in the call.
+
+    Args:
+        pipe: a diffusers pipeline.
+        given: what the user chose; `CACHED_PROMPT` may be among it.
+
+    Raises:
+        InputError: if the prompt is to be cached and the pipeline does not take embeddings.
+    """
+    words = {name: value for name, value in given.items() if name != CACHED_PROMPT}
+    arguments, chosen = sensible_call(pipe, words)
+    plain = plain_call(pipe, arguments)
+    if given.get(CACHED_PROMPT):
+        arguments = with_cached_prompt(pipe, arguments)
+        plain[CACHED_PROMPT] = True
+    return PreparedCall(arguments, plain, chosen)
+
+
+def plain_call(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments as plain values, with the defaults that shape the run filled in."""
+    parameters = inspect.signature(type(pipe).__call__).parameters
+    plain: dict[str, Any] = {}
+    for name in _SHAPING:
+        default = parameters[name].default if name in parameters else None
+        if default is not None and default is not inspect.Parameter.empty:
+            plain[name] = default
+    plain.update({name: _described(value) for name, value in arguments.items()})
+    return plain
+
+
+def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded call with new pictures, of the same size, for those that the record only describes."""
+    masks = {name for name, kind in required_arguments(pipe).items() if kind == "mask"}
+    return {name: _repeated(value, name in masks) for name, value in recorded.items()}
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, list):
+        return [_described(item) for item in value]
+    shape = getattr(value, "shape", None) or getattr(value, "size", None)
+    return (
+        f"{type(value).__name__}{tuple(shape)}"
+        if isinstance(shape, tuple | list)
+        else type(value).__name__
+    )
+
+
+def _repeated(value: Any, mask: bool) -> Any:
+    if isinstance(value, list):
+        return [_repeated(item, mask) for item in value]
+    size = _RECORDED_PICTURE.fullmatch(value) if isinstance(value, str) else None
+    return blank_picture(int(size[1]), int(size[2]), mask=mask) if size else value

@@ -1,0 +1,77 @@
+"""Another pipeline over the components of one: image to image beside text to image."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+from torch import nn
+
+from profiler.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def find_pipeline_class(name: str, asked_by: str) -> type[DiffusionPipeline]:
+    """Return diffusers' pipeline of this name.
+
+    Args:
+        name: of the class.
+        asked_by: whose it is, for the message.
+
+    Raises:
+        InputError: if there is none.
+    """
+    cls = getattr(diffusers, name, None)
+    if inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline):
+        return cls
+    known = [name for name in dir(diffusers) if name.endswith("Pipeline")]
+    close = difflib.get_close_matches(name, known, n=2)
+    hint = f"; did it mean {' or '.join(close)}?" if close else ""
+    raise InputError(
+        f"{asked_by!r} asks for the pipeline class {name!r}, "
+        f"which diffusers {diffusers.__version__} does not have{hint}"
+    )
+
+
+def sibling(pipe: DiffusionPipeline, class_name: str) -> DiffusionPipeline:
+    """Return a pipeline of another class that shares `pipe`'s components, which are left as they are.
+
+    diffusers' own `from_pipe` (0.42) casts shared components to float32 unless it is told a dtype.
+
+    Raises:
+        InputError: if there is no such class, or it needs a component that `pipe` lacks.
+    """
+    cls = find_pipeline_class(class_name, type(pipe).__name__)
+    held = {**pipe.config, **pipe.components}
+    wanted = inspect.signature(cls).parameters
+    needed = [name for name, one in wanted.items() if one.default is one.empty]
+    missing = [name for name in needed if name not in held]
+    if missing:
+        raise InputError(
+            f"{type(pipe).__name__} has no {', '.join(missing)}, which {class_name} needs"
+        )
+    given = (name for name in wanted if name in needed or held.get(name) is not None)
+    made: DiffusionPipeline = cls(**{name: held.get(name) for name in given})
+    return made
+
+
+def check_shared(pipe: DiffusionPipeline, other: Any) -> None:
+    """Refuse a pipeline that has modules which `pipe` does not have under the same name.
+
+    Raises:
+        InputError: naming them.
+    """
+    own = [
+        name
+        for name, part in other.components.items()
+        if isinstance(part, nn.Module) and pipe.components.get(name) is not part
+    ]
+    if own:
+        raise InputError(
+            f"the {type(other).__name__} has a {', '.join(own)} of its own: make it of the components of the "
+            f"{type(pipe).__name__}, or name the pipeline that has the most components first"
+        )
