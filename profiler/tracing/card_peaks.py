@@ -9,20 +9,24 @@ What remains: the peaks of `torch.cuda.max_memory_allocated` and `max_memory_res
 `torch.cuda.memory_stats` are those since the last boundary, and its counters of allocations count ours. Allocated may
 stay up to 2 MiB short where no cached block can be cut to measure. Both stay short where the driver has less free than
 the peak took; reserved does where it was far above allocated and the cache was emptied since, or where what is cached
-now is more than was ever allocated. Neither comes out too high, but with expandable segments, by less than one of their
-pages. Nothing is done with other allocators than PyTorch's own.
+now is more than was ever allocated. Neither comes out too high, but reserved with expandable segments, by up to two of
+their pages. Nothing is done with other allocators than PyTorch's own, nor with settings under which a block does not
+serve the request of its size: rounding, blocks that are not split, other segments, garbage collection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
+from profiler.errors import InputError
 from profiler.patching import Patches
 from profiler.units import MIB
+from profiler.virtual.allocator_settings import Settings, settings_from_environment
 
 # Source: kMinBlockSize, kSmallSize, kSmallBuffer, kMinLargeAlloc, kLargeBuffer in PyTorch's c10/core/AllocatorConfig.h.
 _BLOCK_BYTES = 512
@@ -31,6 +35,13 @@ _SMALL_SEGMENT_BYTES = 2 * MIB
 _LARGE_BYTES = 10 * MIB
 _SHARED_SEGMENT_BYTES = 20 * MIB
 _DRIVER_MARGIN_BYTES = 64 * MIB
+_HARMLESS: dict[str, Any] = {
+    "expandable_segments": False,
+    "memory_fraction": 1.0,
+    "pinned_max_round_bytes": 0,
+    "pinned_max_cached_bytes": 0,
+    "pinned_reserve_bytes": 0,
+}
 
 
 class Figures(NamedTuple):
@@ -118,7 +129,7 @@ def _raise_peaks(allocated_bytes: int, reserved_bytes: int) -> None:
     now = figures()
     if now.peak_bytes >= allocated_bytes and now.peak_reserved_bytes >= reserved_bytes:
         return
-    if torch.cuda.get_allocator_backend() != "native":
+    if torch.cuda.get_allocator_backend() != "native" or not _serves_exactly():
         return
     missing = reserved_bytes - now.reserved_bytes
     free_bytes, _ = torch.cuda.mem_get_info()
@@ -130,6 +141,15 @@ def _raise_peaks(allocated_bytes: int, reserved_bytes: int) -> None:
             _reach_in_cache(allocated_bytes - now.allocated_bytes)
     except torch.cuda.OutOfMemoryError:
         return  # somebody else has taken what was free; the docstring says what that leaves
+
+
+def _serves_exactly() -> bool:
+    """Tell whether, as the allocator is set, a free block serves the request of its size, and nothing else happens."""
+    try:
+        settings = settings_from_environment()
+    except InputError:
+        return False
+    return replace(settings, **_HARMLESS) == replace(Settings(), **_HARMLESS)
 
 
 def _reach_in_cache(missing: int) -> None:

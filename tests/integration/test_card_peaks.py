@@ -80,6 +80,38 @@ def test_peaks_are_reached_again_and_the_cache_is_what_it_was(acts):
     assert reserved <= true_reserved
 
 
+ROUNDED = [
+    ("allocate", 301043685, 1),
+    ("look",),
+    ("allocate", 101478522, 0),
+    ("empty",),
+    ("look",),
+    ("allocate", 177979110, 0),
+    ("allocate", 3559262, 0),
+    ("free", 1),
+    ("free", 1),
+]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["roundup_power2_divisions:4", "max_split_size_mb:64", "garbage_collection_threshold:0.5"],
+)
+def test_settings_under_which_a_block_does_not_serve_its_size_are_left_alone(setting, monkeypatch):
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", setting)
+    allocated, reserved, cached = done(ROUNDED, looked_at=True)
+    true_allocated, true_reserved, true_cached = done(ROUNDED, looked_at=False)
+    assert cached == true_cached
+    assert (allocated <= true_allocated, reserved <= true_reserved) == (True, True)
+
+
+def test_expandable_segments_are_what_they_were(monkeypatch):
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    allocated, _, cached = done(ROUNDED, looked_at=True)
+    true_allocated, _, true_cached = done(ROUNDED, looked_at=False)
+    assert (allocated, cached) == (true_allocated, true_cached)
+
+
 @pytest.mark.parametrize(
     ("family", "mode"),
     [
