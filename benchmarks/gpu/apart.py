@@ -9,8 +9,9 @@ import multiprocessing
 import os
 import traceback
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from above import FOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ class Apart:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["validation_runs"])
+        context.set_forkserver_preload(["at_hand"])
         self._ours, theirs = context.Pipe(duplex=False)
         self._process = context.Process(
             target=_answer, args=(theirs, function, arguments), daemon=True
@@ -68,10 +69,9 @@ class Apart:
 
 @contextmanager
 def _found_by_name() -> Iterator[None]:
-    """Let the fork server, which imports by name, find the modules beside this one."""
+    """Let the fork server, which imports by name, find the modules beside this one and one folder up."""
     before = os.environ.get("PYTHONPATH")
-    here = str(Path(__file__).parent)
-    os.environ["PYTHONPATH"] = here if before is None else os.pathsep.join((here, before))
+    os.environ["PYTHONPATH"] = os.pathsep.join((*FOLDERS, *([] if before is None else [before])))
     try:
         yield
     finally:

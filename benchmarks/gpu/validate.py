@@ -15,56 +15,41 @@ is never a result. `--list` prints the cases.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import os
-import re
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import validation_cases
 import validation_record
 from apart import Apart, FailedError
+from session import Session, add_options
+from validation_record import VALIDATION
 
 from profiler.errors import InputError
-from profiler.hardware import Card, card, card_of_properties
 from profiler.units import format_bytes, parse_bytes
 
-ROOT = Path(__file__).resolve().parents[2]
-DRY_CARD = "h200"
-_SECONDS_TO_IMPORT = 240.0
+if TYPE_CHECKING:
+    from profiler.hardware import Card
 
 
 class Validation:
-    """One run of this script: the record so far, and how it goes on."""
+    """One run of this script."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self._stand_in = card(options.card) if options.dry else None
-        self._deadline = time.monotonic() + options.budget_seconds
-        self._case_seconds = options.case_seconds
+        self.session = Session(VALIDATION, options)
         self._host_bytes = options.host_memory
-        self._again = options.again
-        self._output: Path | None = options.output
-        if self._stand_in is not None and self._output is None:
-            raise InputError("a dry run keeps nothing among the results: name a file with -o")
-        if self._output is not None and self._output.exists():
-            validation_record.load(self._output)  # a wrong file is told before any work
-        about = Apart(about_here, self._stand_in).result(seconds=_SECONDS_TO_IMPORT)
-        self._card: Card = about.pop("virtual_card")
-        self.path = self._output or self._own_path()
-        self.record = self._continued(about)
 
     def run(self, cases: list[validation_cases.Case]) -> None:
         """Run the cases that the record lacks, predicting the next one while one is measured."""
-        waiting = [case for case in cases if not self._is_done(case)]
+        missing = set(self.session.waiting(case.id for case in cases))
+        waiting = [case for case in cases if case.id in missing]
         upcoming = self._start(waiting[0]) if waiting else None
         for index, case in enumerate(waiting):
             assert upcoming is not None
-            if self._left() <= 0:
+            if self.session.is_late(len(waiting) - index):
                 upcoming.stop()
-                print(f"no time for {len(waiting) - index} cases: the same command goes on")
                 return
             current = upcoming
             began = time.monotonic()
@@ -74,17 +59,16 @@ class Validation:
             if prediction is not None:
                 self._measure(case, prediction, entry)
             entry["wall_seconds"] = round(time.monotonic() - began, 1)
-            self.record["cases"][case.id] = entry
-            validation_record.save(self.record, self.path)
+            self.session.keep(case.id, entry)
             print(_told(case.id, entry), flush=True)
 
     def _start(self, case: validation_cases.Case) -> Apart:
-        return Apart(predict_case, case, self._card)
+        return Apart(predict_case, case, self.session.card)
 
     def _predicted(self, case: validation_cases.Case, running: Apart) -> tuple[Any, dict[str, Any]]:
         entry = case.as_json()
         try:
-            prediction = running.result(seconds=self._limit())
+            prediction = running.result(seconds=self.session.limit())
         except FailedError as error:
             return None, {**entry, "failed": f"prediction: {error}"}
         entry["predicted"] = prediction.figures
@@ -96,8 +80,8 @@ class Validation:
 
     def _measure(self, case: validation_cases.Case, prediction: Any, entry: dict[str, Any]) -> None:
         try:
-            measured = Apart(measure_case, case, prediction, self._stand_in).result(
-                seconds=self._limit()
+            measured = Apart(measure_case, case, prediction, self.session.stand_in).result(
+                seconds=self.session.limit()
             )
         except FailedError as error:
             entry["failed"] = f"measurement: {error}"
@@ -105,58 +89,8 @@ class Validation:
         entry["measured"] = measured
         entry["errors"] = validation_record.errors_of(prediction.figures, measured)
 
-    def _left(self) -> float:
-        return self._deadline - time.monotonic()
-
-    def _limit(self) -> float:
-        return min(self._case_seconds, self._left())
-
-    def _is_done(self, case: validation_cases.Case) -> bool:
-        entry = self.record["cases"].get(case.id)
-        return entry is not None and not (self._again and "failed" in entry)
-
-    def _own_path(self) -> Path:
-        name = re.sub(r"[^a-z0-9]+", "-", self._card.name.lower()).strip("-")
-        return ROOT / "benchmarks" / "results" / name / "validate.json"
-
-    def _continued(self, about: dict[str, Any]) -> dict[str, Any]:
-        fresh = {
-            "kind": validation_record.KIND,
-            "schema_version": validation_record.SCHEMA_VERSION,
-            "dry": self._stand_in is not None,
-            "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
-            **about,
-            "cases": {},
-        }
-        if not self.path.exists():
-            return fresh
-        known = validation_record.load(self.path)
-        for what in ("dry", "card", "versions"):
-            if known[what] != fresh[what]:
-                raise InputError(
-                    f"{self.path} was made with {what} {known[what]}, here it is {fresh[what]}: "
-                    "name another file with -o"
-                )
-        return known
-
 
 # What runs in the other processes: torch is imported there only.
-
-
-def about_here(stand_in: Card | None) -> dict[str, Any]:
-    """Return the machine's record, and the card to predict for."""
-    import torch
-    import validation_runs
-
-    from profiler.virtual import VirtualGPU
-
-    if stand_in is not None:
-        with VirtualGPU(stand_in):
-            return {**validation_runs.about_this_machine(), "virtual_card": stand_in}
-    if not torch.cuda.is_available():
-        raise InputError("torch sees no GPU: run this where one is, or try it with --dry")
-    properties = torch.cuda.get_device_properties(0)
-    return {**validation_runs.about_this_machine(), "virtual_card": card_of_properties(properties)}
 
 
 def predict_case(case: validation_cases.Case, on: Card) -> Any:
@@ -193,20 +127,9 @@ def _told(name: str, entry: dict[str, Any]) -> str:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--only", default="", help="cases whose id contains this (--list shows them)"
-    )
+    add_options(parser)
     parser.add_argument("--models", help="other models than the chosen ones, comma between")
-    parser.add_argument("-o", "--output", type=Path, help="the JSON file; it is continued")
-    parser.add_argument("--budget-seconds", type=float, default=float("inf"))
-    parser.add_argument(
-        "--case-seconds", type=float, default=300.0, help="give a case up after this"
-    )
     parser.add_argument("--host-memory", type=parse_bytes, default=_host_bytes(), help="as 128GiB")
-    parser.add_argument("--again", action="store_true", help="run cases again that failed")
-    parser.add_argument("--dry", action="store_true", help="try it on a virtual card")
-    parser.add_argument("--card", default=DRY_CARD, help="with --dry: which")
-    parser.add_argument("--list", action="store_true", help="print the cases and end")
     return parser.parse_args(arguments)
 
 
@@ -227,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
         validation.run(cases)
     except (InputError, FailedError) as error:
         raise SystemExit(f"validate: {error}") from error
-    print(json.dumps(validation.record.get("summary", {})))
+    print(json.dumps(validation.session.record.get("summary", {})))
 
 
 if __name__ == "__main__":

@@ -5,18 +5,10 @@ Nothing here needs a card or torch: the recorded results are read again by the t
 
 from __future__ import annotations
 
-import json
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from profiler.atomic import write_text
-from profiler.errors import InputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-KIND = "vram-profiler validation"
-SCHEMA_VERSION = 1
+from case_record import Kind
 
 RELATIVE = {
     "allocated": "peak_allocated_bytes",
@@ -71,24 +63,11 @@ def summary_of(cases: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Return the record at `path`.
-
-    Raises:
-        InputError: if it is none.
-    """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        known = record["kind"] == KIND and record["schema_version"] == SCHEMA_VERSION
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no record of a validation ({error})") from error
-    if not known:
-        raise InputError(f"{path} is no record of a validation of version {SCHEMA_VERSION}")
-    return dict(record)
-
-
-def save(record: dict[str, Any], path: Path) -> None:
-    """Write the record, whole or not at all, with its summary renewed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record["summary"] = summary_of(list(record["cases"].values()))
-    write_text(path, json.dumps(record, indent=1) + "\n")
+VALIDATION = Kind(
+    name="vram-profiler validation",
+    told="a validation",
+    schema_version=1,
+    file="validate.json",
+    summary_of=summary_of,
+)
+load, save = VALIDATION.load, VALIDATION.save

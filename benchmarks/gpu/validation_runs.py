@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from at_hand import call_of, reserving_at_most
 from validation_cases import PLAN, STEPS, Case
 
 from profiler import nvml
 from profiler.applying import apply
-from profiler.calibrating.machine import beside_allocator_bytes, card_at_hand, versions
+from profiler.calibrating.machine import beside_allocator_bytes
 from profiler.errors import ProfilerError
 from profiler.modes import enable_mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
-from profiler.pipelines.sensible_call import sensible_call
 from profiler.planning import Plan, plan_offload
 from profiler.record_reading import calls, direction, phases
 from profiler.sizing import plan_model
@@ -118,7 +118,7 @@ def _measured(pipe: Any, case: Case, prediction: Prediction, before_bytes: int) 
 
 def _traced(pipe: Any, case: Case, *, plan: Plan | None) -> Profile:
     """Return the profile of `CALLS` calls, the placement included."""
-    arguments, _ = sensible_call(pipe, {"num_inference_steps": STEPS, **case.call})
+    arguments = call_of(pipe, {"num_inference_steps": STEPS, **case.call})
     pipe.set_progress_bar_config(disable=True)
     tracing = trace(
         pipe, label={"model": case.model, "call": {"num_inference_steps": STEPS, **case.call}}
@@ -138,17 +138,13 @@ def _traced(pipe: Any, case: Case, *, plan: Plan | None) -> Profile:
 
 def _holds(pipe: Any, case: Case, promised: dict[str, Any]) -> dict[str, Any]:
     """Return whether one more call gets through when the allocator may reserve no more than was promised."""
-    arguments, _ = sensible_call(pipe, {"num_inference_steps": STEPS, **case.call})
+    arguments = call_of(pipe, {"num_inference_steps": STEPS, **case.call})
     allowed_bytes = promised["promised_device_bytes"] - promised["context_bytes"]
-    capacity_bytes = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(min(allowed_bytes / capacity_bytes, 1.0))
     try:
-        pipe(**arguments)
+        with reserving_at_most(allowed_bytes):
+            pipe(**arguments)
     except torch.cuda.OutOfMemoryError as error:
         return {"allowed_reserved_bytes": allowed_bytes, "fits": False, "error": str(error)}
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
     return {"allowed_reserved_bytes": allowed_bytes, "fits": True}
 
 
@@ -207,24 +203,3 @@ def _by_phase(profile: Profile, samples: list[tuple[float, int]], start: float) 
         if inside:
             found[event.phase] = max(found.get(event.phase, 0), *inside)
     return found
-
-
-def about_this_machine() -> dict[str, Any]:
-    """Return the card at hand and the versions beside it."""
-    import accelerate
-    import diffusers
-    import transformers
-
-    card = card_at_hand()
-    return {
-        "card": card.name,
-        "compute_capability": list(card.compute_capability),
-        "multi_processor_count": card.multi_processor_count,
-        "total_memory_bytes": card.capacity_bytes,
-        "versions": {
-            **versions(),
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-            "accelerate": accelerate.__version__,
-        },
-    }

@@ -24,7 +24,8 @@ from profiler.tracing.parts import (
 )
 from profiler.tracing.recorder import Recorder, Span
 from profiler.virtual.allocator_settings import round_block
-from profiler.virtual.quantised import Slot
+from profiler.virtual.quantised import Slot, beside_weights
+from profiler.virtual.subclasses import inner_tensors
 
 DROPPED = "meta"
 """`to_device` of an offload that moved nothing: the device copy was dropped, a host copy was there already."""
@@ -63,21 +64,29 @@ class Moves:
 
     def _applying(self, name: str, module: nn.Module) -> Callable[..., Any]:
         original = module._apply
+        # Moved past `_apply` by methods of their own, so that it does not see each of them.
+        wrapped = any(next(beside_weights(part), None) for part in module.modules()) or any(
+            inner_tensors(one)[0] is not one for one in module.parameters()
+        )
 
         def _apply(fn: Any, recurse: bool = True) -> Any:
             if self._recorder.in_span:
                 return original(fn, recurse)
-            before = _looked_up(module)
-            there = all(device == "cuda" for device, _ in before.values())
-            attempted = "cast" if there else "onload"
-            move = Span("move", name, asked_by=hooks.who_asked(), attempted=attempted)
+            seen = _Before(fn, module)
+            if wrapped:
+                seen.look()
+            move = Span("move", name, asked_by=hooks.who_asked())
             with self._recorder.span(move) as span:
                 try:
-                    return original(fn, recurse)
+                    return original(seen, recurse)
+                except BaseException:
+                    span.attempted = "cast" if seen.all_on_card() else "onload"
+                    raise
                 finally:  # out of memory half-way, a part of it is on the card
-                    _classify(span, before, module)
-                    _leave_out_dropped(span, fn)
-                    span.resident_bytes = resident_bytes(tensors_of(module))
+                    _classify(span, seen.tensors, module)
+                    if not span.dropped:
+                        _leave_out_dropped(span, fn)
+                        span.resident_bytes = resident_bytes(tensors_of(module))
 
         return _apply
 
@@ -173,19 +182,44 @@ def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
     span.dtype = main_dtype(list(sent))
 
 
-def _looked_up(module: nn.Module) -> dict[Slot, tuple[str, torch.dtype]]:
-    """Return the device and dtype of each tensor, by its place; a tied one by its first."""
-    seen: set[int] = set()
-    found: dict[Slot, tuple[str, torch.dtype]] = {}
-    for slot, tensor in placed_tensors(module):
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            found[slot] = (tensor.device.type, tensor.dtype)
-    return found
+class _Before:
+    """Stands for the function that `_apply` calls on each tensor, and knows what was before it changed the first one.
+
+    Most calls change nothing, as a pipeline's `.to` of what is there already: a look at every tensor would take longer
+    than they do.
+    """
+
+    def __init__(self, fn: Callable[[torch.Tensor], torch.Tensor], module: nn.Module) -> None:
+        self.tensors: dict[Slot, tuple[str, torch.dtype]] = {}
+        self._fn = fn
+        self._module = module
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        result = self._fn(tensor)
+        if result is not tensor and not self.tensors:
+            self.look()
+        return result
+
+    def look(self) -> None:
+        """Take down the device and dtype of each tensor, by its place; of a tied one by its first."""
+        seen: set[int] = set()
+        for slot, tensor in placed_tensors(self._module):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                self.tensors[slot] = (tensor.device.type, tensor.dtype)
+
+    def all_on_card(self) -> bool:
+        """Whether everything was on the device."""
+        if not self.tensors:
+            self.look()
+        return all(device == "cuda" for device, _ in self.tensors.values())
 
 
 def _classify(span: Span, before: dict[Slot, tuple[str, torch.dtype]], module: nn.Module) -> None:
     """Say what a call of `_apply` did to `module`: onload, offload, cast, or nothing."""
+    if not before:
+        span.dropped = True
+        return
     now = [(before[slot], one) for slot, one in placed_tensors(module) if slot in before]
     after = [tensor for _, tensor in now]
     cast = [tensor for (_, dtype), tensor in now if dtype != tensor.dtype]

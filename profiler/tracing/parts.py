@@ -67,10 +67,18 @@ def placed_tensors(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
         yield from beside_weights(part)
 
 
-def _visited(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        yield from _visited(child)
-    yield module
+def _visited(module: nn.Module) -> list[nn.Module]:
+    """Return a module's parts, children before their parents. A list: every move looks through it."""
+    found: list[nn.Module] = []
+    _visit(module, found)
+    return found
+
+
+def _visit(module: nn.Module, found: list[nn.Module]) -> None:
+    for child in dict.fromkeys(module._modules.values()):
+        if child is not None:
+            _visit(child, found)
+    found.append(module)
 
 
 def nbytes(tensor: torch.Tensor) -> int:

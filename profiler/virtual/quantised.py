@@ -20,6 +20,7 @@ from profiler.virtual.tensor import VirtualTensor
 
 _STATES = ("code", "absmax", "offset")
 _EIGHT_BIT = ("CB", "SCB")
+_PLAIN = (nn.Parameter, VirtualTensor, type(None))
 
 Slot = tuple[int, str]
 """A place that holds a tensor: the id of what has it, and a name."""
@@ -27,6 +28,8 @@ Slot = tuple[int, str]
 
 def weights_in(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
     """Yield the parameters and buffers of one module without its children; of a wrapper, what is in it."""
+    if not (module._parameters or module._buffers):
+        return
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
         if tensor is not None:
             for number, plain in enumerate(inner_tensors(tensor)):
@@ -36,8 +39,11 @@ def weights_in(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
 def beside_weights(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
     """Yield what else one module without its children keeps of bitsandbytes; the weights may be among it again."""
     for parameter in module._parameters.values():
-        yield from _beside(parameter)
-    if hasattr(module, "state"):
+        if type(parameter) not in _PLAIN:
+            yield from _beside(parameter)
+    if "state" in vars(
+        module
+    ):  # asking a module for what it has not takes longer than all else here
         yield from _attributes(module.state, _EIGHT_BIT)
 
 

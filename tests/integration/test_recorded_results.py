@@ -87,8 +87,8 @@ def made_up(tmp_path):
     prediction = predict(case, h200)
     measured = measure(case, prediction, h200)
     record = {
-        "kind": validation_record.KIND,
-        "schema_version": validation_record.SCHEMA_VERSION,
+        "kind": validation_record.VALIDATION.name,
+        "schema_version": validation_record.VALIDATION.schema_version,
         "dry": True,
         "card": h200.name,
         "compute_capability": list(h200.compute_capability),
