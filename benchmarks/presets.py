@@ -96,15 +96,20 @@ def presets(profile: Profile) -> dict[str, Scheme]:
     }
 
 
+def hand_to_manager(pipe: Any, **options: Any) -> None:
+    """Let diffusers' ComponentsManager place the components of a pipeline, with options of its own."""
+    manager = ComponentsManager()
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            manager.add(name, part)
+    manager.enable_auto_cpu_offload("cuda", **options)
+
+
 def managed(model: str, gpu: str) -> dict[str, Any] | None:
     """Return what a run under diffusers' ComponentsManager takes; None where it runs out of memory."""
     with VirtualGPU(gpu), quiet():
         pipe = load_pipeline(model)
-        manager = ComponentsManager()
-        for name, part in pipe.components.items():
-            if isinstance(part, torch.nn.Module):
-                manager.add(name, part)
-        manager.enable_auto_cpu_offload("cuda")
+        hand_to_manager(pipe)
         pipe.set_progress_bar_config(disable=True)
         profile = profile_pipeline(pipe)
     if not profile.complete:
