@@ -88,7 +88,7 @@ def _page(profile: Profile) -> dict[str, Any]:
         "answer": story.answer(profile),
         "verdict": verdict(profile),
         "figures": story.figures(profile),
-        "call": story.call_text(profile),
+        "calls": story.call_texts(profile),
         "pieces": sum_pieces(profile),
         "card_share": card_share(profile),
         "bill": story.bill(profile),

@@ -5,7 +5,7 @@ Every form of report (page, picture, terminal) takes its sentences from here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler import record_moments as moments
 from profiler import verdict as verdicts
@@ -124,10 +124,20 @@ def bill(profile: Profile) -> list[BillRow]:
     return sorted(rows, key=lambda row: (row.what == "unattributed", -row.bytes))
 
 
-def call_text(profile: Profile) -> str:
-    """Return the call as code, the arguments that the profiler chose included."""
-    arguments = ", ".join(f"{name}={_short(value)}" for name, value in profile.call.items())
-    return f"pipe({arguments})"
+def call_texts(profile: Profile) -> list[str]:
+    """Return each call as code, the arguments that the profiler chose included."""
+    if not profile.signatures:
+        return [_call("pipe", profile.call)]
+    own = profile.signatures[0].pipeline_class
+    return [
+        f"{one.weight} x {_call('pipe' if one.pipeline_class == own else one.pipeline_class, one.call)}"
+        for one in profile.signatures
+    ]
+
+
+def _call(called: str, given: dict[str, Any]) -> str:
+    arguments = ", ".join(f"{name}={_short(value)}" for name, value in given.items())
+    return f"{called}({arguments})"
 
 
 def _short(value: object) -> str:

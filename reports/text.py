@@ -169,7 +169,7 @@ def _findings(profile: Profile) -> list[RenderableType]:
 
 
 def _basis(profile: Profile) -> Text:
-    lines = [story.call_text(profile)]
+    lines = story.call_texts(profile)
     lines += [
         f"assumed: {one.what}{f' ({one.effect})' if one.effect else ''}"
         for one in profile.assumptions

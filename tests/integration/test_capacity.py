@@ -18,7 +18,7 @@ from profiler.errors import FindingError
 from profiler.hardware import card
 from profiler.pipelines.quiet import quiet
 from profiler.planning import Wish, plan_offload
-from profiler.sizing import CONFIRMING_CALLS
+from profiler.sizing import CONFIRMING_ROUNDS
 from profiler.tracing import profile_pipeline, trace
 from profiler.units import GIB, TIB
 from profiler.virtual import VirtualGPU
@@ -93,7 +93,7 @@ def test_no_promised_plan_exceeds_its_budget(request):
                 found,
                 wish,
                 gets_through=lambda plan, call=call: gets_through(
-                    plan, *call, steps=3, calls=CONFIRMING_CALLS
+                    plan, *call, steps=3, calls=CONFIRMING_ROUNDS
                 ),
             )
         except FindingError:

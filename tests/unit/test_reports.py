@@ -17,7 +17,7 @@ from rich.console import Console
 import reports
 from profiler.errors import InputError
 from profiler.planning import Plan, plan_offload
-from profiler.profile import BillItem, Profile
+from profiler.profile import BillItem, CallSignature, Profile
 from profiler.units import GIB, MIB
 from reports import story
 from reports.plan_view import plan_view
@@ -220,3 +220,20 @@ def test_one_line_in_a_prompt() -> None:
         "<Profile sd15, model, predicted for NVIDIA GeForce RTX 4060: "
         "peak 0 B, on the card 300.0 MiB, 0 events>"
     )
+
+
+def test_several_calls_are_told_one_by_one() -> None:
+    call = {"height": 512, "cached_prompt": True}
+    signatures = (
+        CallSignature(pipeline_class="FluxPipeline", call={"height": 1024}, weight=3),
+        CallSignature(pipeline_class="FluxPipeline", call=call),
+        CallSignature(pipeline_class="FluxImg2ImgPipeline", call={"strength": 0.6}, weight=2),
+    )
+    profile = dataclasses.replace(sdxl_model_offload(steps=1, calls=3), signatures=signatures)
+    for told in (
+        "3 x pipe(height=1024)",
+        "1 x pipe(height=512, cached_prompt=True)",
+        "2 x FluxImg2ImgPipeline(strength=0.6)",
+    ):
+        assert told in reports.render_html([profile])
+        assert told in as_text(profile)
