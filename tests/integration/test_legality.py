@@ -265,7 +265,9 @@ def excluded_components_have_no_hook():
     vae=Facts(blocks=3, quantized=True),
 )
 def quantised_weights_are_more_than_tensors():
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    bitsandbytes = pytest.importorskip(
+        "bitsandbytes", reason="the library that quantises is not installed"
+    )
     model = nn.ModuleList([bitsandbytes.nn.Linear4bit(64, 64)]).to("cuda")
     state = model[0].weight.quant_state
     model[0].weight.data = torch.empty_like(model[0].weight.data, device="cpu")  # as `drop` does
