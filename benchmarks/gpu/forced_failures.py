@@ -144,14 +144,14 @@ def fail(
         profile = _failed(pipe, arguments, moment)
         found = {**_told(profile, moment), "weights_counted": _weights_agree(pipe, profile)}
         context_bytes = plan.margin.context_bytes
+        _cast_back(pipe, profile)
         found["budget_bytes"] = plan.budget_bytes
         found["placements"] = dict(plan.placements)
         try:
             with reserving_at_most(plan.budget_bytes - context_bytes):
-                applied = apply(plan, pipe)
+                apply(plan, pipe)
                 for _ in range(CALLS_AFTER):
                     pipe(**arguments)
-                applied.undo()
         except (RuntimeError, ValueError) as error:
             return {
                 **found,
@@ -190,6 +190,15 @@ def _told(profile: Profile, moment: Moment) -> dict[str, Any]:
         "requested_bytes": failure.requested_bytes,
         "finding": next((one.title for one in profile.findings if one.kind == "out_of_memory"), ""),
     }
+
+
+def _cast_back(pipe: Any, profile: Profile) -> None:
+    """Do what the profile says of components that the failed call had cast."""
+    dtypes = {part.name: getattr(torch, part.dtype) for part in profile.components}
+    for finding in profile.findings:
+        if finding.kind == "left_cast":
+            (name,) = finding.components
+            getattr(pipe, name).to(dtypes[name])
 
 
 def _weights_agree(pipe: Any, profile: Profile) -> bool:

@@ -25,6 +25,7 @@ _FINDERS: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     capacity.spilled,
     failures.out_of_memory,
     failures.ended_early,
+    failures.left_cast,
     sharing.shared_files,
     sharing.shared_exclusions,
     placing.on_card_before,

@@ -150,6 +150,32 @@ def ended_early(profile: Profile) -> Iterator[Finding]:
     )
 
 
+def left_cast(profile: Profile) -> Iterator[Finding]:
+    """Yield the components that a call had cast when it failed, and did not cast back: the next call fails on them.
+
+    SDXL casts its VAE to single precision for the decode and back after it, and takes one that is in single precision
+    for one that need not be cast: the latents stay in half precision (diffusers 0.42.1).
+    """
+    if profile.complete or profile.failure is None:
+        return
+    dtypes = {part.name: part.dtype for part in profile.components}
+    last = {event.component: event for event in profile.events if event.kind == "cast"}
+    for name, event in last.items():
+        half_way = (profile.failure.doing, profile.failure.component) == ("cast", name)
+        if event.call < 0 or not (half_way or event.dtype != dtypes.get(name)):
+            continue
+        yield Finding(
+            kind="left_cast",
+            severity=PROBLEM,
+            title=f"{name} was left as it was cast",
+            detail=f"The call failed before {name} was cast back to {dtypes[name]}; the next one would fail on it.",
+            fix=f"pipe.{name}.to(torch.{dtypes[name]})",
+            bytes=0,
+            components=(name,),
+            events=(event.ordinal,),
+        )
+
+
 def _where(profile: Profile) -> tuple[str, tuple[int, ...]]:
     if profile.failure is not None:
         return profile.failure.component, (profile.failure.ordinal,)

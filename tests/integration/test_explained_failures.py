@@ -141,6 +141,38 @@ def test_in_the_decode_of_a_real_pipeline_the_fix_is_tiling():
     assert found.fix == "pipe.vae.enable_tiling()"
 
 
+def half_sdxl():
+    """Return a tiny SDXL in half precision, whose VAE is cast for the decode, on the CPU, and its call."""
+    pipe, call = replay_worlds.sdxl()
+    pipe.to(torch.float16)
+    pipe.set_progress_bar_config(disable=True)
+    call |= {"height": 512, "width": 512, "output_type": "pil", "num_inference_steps": 1}
+    return pipe, call
+
+
+def test_what_a_failed_call_left_cast_is_told_since_the_next_one_fails_on_it():
+    """Stock SDXL asks whether its VAE is in half precision, and casts nothing where a failed call left it in single."""
+    with card(2 * GIB) as gpu, quiet():
+        pipe, call = half_sdxl()
+        pipe.enable_model_cpu_offload()
+        segments = gpu.allocator.segments
+
+        def tighten(*_):
+            segments.allowed_bytes = gpu.allocator.reserved_bytes
+
+        handle = pipe.vae.decoder.register_forward_pre_hook(tighten)
+        profile = profile_pipeline(pipe, **call)
+        handle.remove()
+        segments.allowed_bytes = None
+        assert (profile.failure.component, profile.failure.doing) == ("vae", "decode")
+        (found,) = [one for one in profile.findings if one.kind == "left_cast"]
+        assert profile.events[found.events[0]].kind == "cast"
+        with pytest.raises(RuntimeError, match="should be the same"):
+            pipe(**call)
+        exec(found.fix, {"pipe": pipe, "torch": torch})
+        pipe(**call)
+
+
 def test_what_is_in_pieces_is_told_from_what_is_missing():
     """Two blocks of 8 MiB share a segment of 20; with one of each pair freed, 60 of 100 MiB are free, 12 in a piece."""
     script = Script({"a": (1000,)}, (Act("run", "a", kept=8 * MIB),) * 10)
