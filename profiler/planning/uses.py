@@ -28,12 +28,25 @@ class Use:
 
 
 def uses_of(workload: Workload) -> tuple[Use, ...]:
-    """Return the uses of one call, or of each of several once, once they repeat."""
+    """Return the uses of one call, or of each of several once, once they repeat.
+
+    Each needs the most that any use of its component does, in the first calls, too: they may cast or set up more.
+    """
     reader = _Reader(workload)
+    for call in range(workload.repeated.start):
+        reader.read_call(workload.tape(call))
+    before = len(reader.finished())
     for call in workload.repeated:
-        for op in workload.tape(call):
-            reader.read(op)
-    return tuple(_merged(reader.finished()))
+        reader.read_call(workload.tape(call))
+    uses = reader.finished()
+    needed: dict[str, int] = {}
+    for use in uses[:before]:
+        needed[use.component] = max(needed.get(use.component, 0), use.other_bytes)
+    repeated = (
+        replace(use, other_bytes=max(use.other_bytes, needed.get(use.component, 0)))
+        for use in uses[before:]
+    )
+    return tuple(_merged(repeated))
 
 
 class _Reader:
@@ -42,15 +55,18 @@ class _Reader:
     def __init__(self, workload: Workload) -> None:
         self._weights = weights_of(workload.components)
         self._casts: dict[str, str | None] = dict.fromkeys(self._weights)
-        for call in workload.calls:
-            self._casts |= {op.event.component: op.event.dtype for op in call if op.kind == "cast"}
         self._immovable_bytes = sum(self._size(name) for name in workload.fixed)
         self._fixed = workload.fixed
         self._entered: list[str] = []
         self._uses: list[Use] = []
         self._before_bytes = 0
 
-    def read(self, op: Op) -> None:
+    def read_call(self, ops: Iterable[Op]) -> None:
+        """Go through the operations of one call."""
+        for op in ops:
+            self._read(op)
+
+    def _read(self, op: Op) -> None:
         name = op.event.component
         self._need(op.lead_floating_bytes)
         if op.kind == "enter":
