@@ -24,6 +24,7 @@ KEYS = [
     "quantization",
     "call",
     "call_defaults",
+    "signatures",
     "sequence",
     "excluded",
     "gpu",
