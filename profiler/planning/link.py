@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from profiler.errors import InputError
+from profiler.hardware import card
+
 if TYPE_CHECKING:
     from profiler.profile import Event, Profile
 
@@ -62,13 +65,17 @@ UNKNOWN = Link(0.0, 0.0, 0.0)
 
 
 def link_of(profile: Profile) -> Link | None:
-    """Return the link of `profile`: its card's rates, else those its own copies achieved, else None."""
+    """Return the link of `profile`: the rates it was made with, else those that its copies achieved, else its card's.
+
+    None where nobody knows the card.
+    """
     weights = tuple(signature.weight for signature in profile.signatures) or (1,)
     last = max(event.call for event in profile.events)
     moves = [event for event in profile.events if event.kind in ("onload", "offload")]
     gpu = profile.gpu
-    h2d = _seconds_per_byte(gpu.h2d_bytes_per_second, moves, "onload")
-    d2h = _seconds_per_byte(gpu.d2h_bytes_per_second, moves, "offload")
+    known_h2d, known_d2h = _known_rates(gpu.name)
+    h2d = _seconds_per_byte(gpu.h2d_bytes_per_second, moves, "onload", known_h2d)
+    d2h = _seconds_per_byte(gpu.d2h_bytes_per_second, moves, "offload", known_d2h)
     if h2d is None or d2h is None:
         return None
     pinned = 1 / gpu.pinned_bytes_per_second if gpu.pinned_bytes_per_second > 0 else h2d
@@ -83,9 +90,22 @@ def _other_seconds(profile: Profile, call: int) -> float:
     return whole - sum(event.seconds for event in events if event.kind in ("onload", "offload"))
 
 
-def _seconds_per_byte(rate: float, moves: list[Event], kind: str) -> float | None:
+def _known_rates(name: str) -> tuple[float, float]:
+    """Return the bytes per second to a card of this name and back; 0 where it is not known."""
+    try:
+        known = card(name)
+    except InputError:
+        return 0.0, 0.0
+    return known.h2d_bytes_per_second, known.d2h_bytes_per_second
+
+
+def _seconds_per_byte(
+    rate: float, moves: list[Event], kind: str, known_rate: float
+) -> float | None:
     if rate > 0:
         return 1 / rate
     seconds = sum(event.seconds for event in moves if event.kind == kind)
     moved = sum(event.bytes for event in moves if event.kind == kind)
-    return seconds / moved if seconds and moved else None
+    if seconds and moved:
+        return seconds / moved
+    return 1 / known_rate if known_rate else None

@@ -9,6 +9,7 @@ from card_worlds import card_gauge, tiny, traced_as
 
 from profiler.modes import Mode, enable_mode
 from profiler.planning import plan_offload
+from profiler.planning.link import link_of
 from profiler.tracing import Trace
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
@@ -112,6 +113,15 @@ def test_a_plan_from_a_measured_run_is_the_plan_from_a_predicted_one(family):
             assert ours.moves == theirs.moves
             assert ours.predicted.peak_allocated_bytes == theirs.predicted.peak_allocated_bytes
             assert ours.predicted.seconds == pytest.approx(theirs.predicted.seconds, rel=1e-3)
+
+
+def test_a_run_that_copied_nothing_back_is_planned_at_the_rate_of_its_card():
+    """Everything was on the card: what it would take to bring weights home is nowhere in the run."""
+    measured, predicted = (traced_as(gauge, "sdxl", Mode()) for gauge in (card_gauge, None))
+    assert measured.gpu.d2h_bytes_per_second == 0
+    assert link_of(measured).back(10**9) == link_of(predicted).back(10**9)
+    unknown = dataclasses.replace(measured, gpu=dataclasses.replace(measured.gpu, name="A card"))
+    assert link_of(unknown) is None
 
 
 def test_later_forwards_are_what_the_second_one_did():
