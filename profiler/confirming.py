@@ -1,7 +1,8 @@
 """A plan is promised only after it ran: fragmentation follows no sum, so the winner is run in the full allocator.
 
-The search counts what is allocated, with a stated slack. Where the run of the winner does not get through under the
-budget, the slack is doubled and the next best is tried.
+The search counts what is allocated, with a stated slack. Where the run of the winner does not get through with three
+quarters of that slack, the slack is doubled and the next best is tried. A quarter stays for calls that come later: they
+find the free memory in other pieces.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 LEAST_SLACK_BYTES = 256 * MIB
 """Where doubling begins for a card whose slack is stated as less."""
 
-STEPS = 2
-"""Denoise steps of a confirming call: one that is the first, and one that is not."""
+ROUNDS = (2, 3, 4)
+"""Denoise steps of the calls that a plan must get through, one after the other, before it is promised. Each begins with
+what those before left behind; and how far the host is ahead when a stream begins to bring weights differs with them."""
+
+_KEPT = 4  # the part of the slack that is not given to the confirming run: one of so many
 
 
 def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan], bool]) -> Plan:
@@ -33,14 +37,14 @@ def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan
     Args:
         profile: what to plan for.
         wish: what the plan is to be.
-        gets_through: runs a plan with its budget as the card's capacity.
+        gets_through: runs a plan's `ROUNDS` on a card of `confirming_bytes`.
 
     Raises:
         FindingError: if no plan fits, or none gets through though its bytes would fit.
     """
     plan = plan_as(profile, wish)
     slack_bytes = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
-    while not gets_through(_shortened(plan)):
+    while not gets_through(plan):
         slack_bytes *= 2
         try:
             plan = plan_as(profile, replace(wish, slack_bytes=slack_bytes))
@@ -49,20 +53,25 @@ def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan
     return plan
 
 
-def _shortened(plan: Plan) -> Plan:
+def confirming_bytes(plan: Plan) -> int:
+    """Return the capacity of the card on which a plan is confirmed."""
+    return plan.budget_bytes - plan.margin.slack_bytes // _KEPT
+
+
+def shortened(plan: Plan, steps: int) -> Plan:
+    """Return the plan for calls of so many denoise steps at most."""
     return replace(
         plan,
-        call=_with_few_steps(plan.call),
-        signatures=tuple(replace(one, call=_with_few_steps(one.call)) for one in plan.signatures),
+        call=_of_steps(plan.call, steps),
+        signatures=tuple(replace(one, call=_of_steps(one.call, steps)) for one in plan.signatures),
     )
 
 
-def _with_few_steps(call: dict[str, Any]) -> dict[str, Any]:
-    """Return a call of as few steps as confirm it; of a picture that is worked on, only a part of them is run."""
-    few = math.ceil(STEPS / min(max(call.get("strength") or 1.0, 0.01), 1.0))
+def _of_steps(call: dict[str, Any], wanted: int) -> dict[str, Any]:
+    """Return a call of so many steps at most; of a picture that is worked on, only a part of them is run."""
+    few = math.ceil(wanted / min(max(call.get("strength") or 1.0, 0.01), 1.0))
     steps = call.get("num_inference_steps", few)
-    shorter = min(steps, few) if isinstance(steps, int) else few
-    return {**call, "num_inference_steps": shorter}
+    return {**call, "num_inference_steps": min(steps, few) if isinstance(steps, int) else few}
 
 
 def _fragments(profile: Profile, plan: Plan) -> str:

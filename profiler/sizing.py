@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from profiler.planning import Plan, Wish
     from profiler.tracing import Call
 
-CONFIRMING_ROUNDS = 3
-"""Rounds of its calls that a plan must get through before it is promised: each begins with what those before left."""
-
 Report = Callable[[str], None]
 """Told what is being done, one short line each."""
 
@@ -128,15 +125,15 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
 def _gets_through(plan: Plan, report: Report | None) -> bool:
     """Whether calls get through under the plan's budget: a first one, and some with what it left behind."""
     from profiler import applying
+    from profiler.confirming import ROUNDS, confirming_bytes, shortened
     from profiler.tracing import profile_calls
 
-    with _under_budget(plan, report) as (pipe, folder):
-        calls = list(_calls_of(plan, pipe))
-        others = [call.pipe for call in calls if call.pipe is not None]
+    with _planned_pipeline(plan, confirming_bytes(plan), report) as (pipe, folder):
+        rounds = [list(_calls_of(shortened(plan, steps), pipe)) for steps in ROUNDS]
+        others = [call.pipe for calls in rounds for call in calls if call.pipe is not None]
         applying.apply(plan, pipe, disk_folder=folder, also=others)
         _tell(report, f"running {plan.model} under a plan")
-        runs = (profile_calls(pipe, *calls) for _ in range(CONFIRMING_ROUNDS))
-        return all(run.complete for run in runs)
+        return all(profile_calls(pipe, *calls).complete for calls in rounds)
 
 
 def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
@@ -147,22 +144,24 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     """
     from profiler import applying
 
-    with _under_budget(plan, report) as (pipe, folder):
+    with _planned_pipeline(plan, plan.budget_bytes, report) as (pipe, folder):
         applying.apply(plan, pipe, disk_folder=folder)
         _tell(report, f"running {plan.model} under the plan")
         return applying.verify(pipe, plan)
 
 
 @contextmanager
-def _under_budget(plan: Plan, report: Report | None) -> Iterator[tuple[Any, str]]:
-    """Yield the plan's pipeline on a card whose capacity is the budget, and a folder that goes."""
+def _planned_pipeline(
+    plan: Plan, capacity_bytes: int, report: Report | None
+) -> Iterator[tuple[Any, str]]:
+    """Yield the plan's pipeline on a card of this capacity, and a folder that goes."""
     scenario = Scenario(
         model=plan.model,
         pipeline_class=plan.pipeline_class,
         dtype=plan.dtype or None,
         quantization=plan.quantization,
     )
-    on = card(plan.gpu).with_capacity(plan.budget_bytes)
+    on = card(plan.gpu).with_capacity(capacity_bytes)
     with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
         yield pipe, folder
 

@@ -1,8 +1,10 @@
 """A plan is promised only after its run got through the full allocator under the budget."""
 
+from dataclasses import replace
+
 import pytest
 
-from profiler.confirming import confirmed_plan
+from profiler.confirming import ROUNDS, confirmed_plan, shortened
 from profiler.errors import FindingError
 from profiler.planning import Wish
 from profiler.scenario import Scenario
@@ -36,15 +38,18 @@ def test_the_next_best_is_taken_where_the_winner_does_not_get_through(sdxl):
 
 
 def test_a_plan_is_run_with_few_steps_and_returned_with_all(sdxl):
-    steps = []
-
-    def gets_through(plan):
-        steps.append(plan.call["num_inference_steps"])
-        return True
-
     sdxl.call["num_inference_steps"] = 50
-    plan = confirmed_plan(sdxl, STOCK, gets_through=gets_through)
-    assert (steps, plan.call["num_inference_steps"]) == ([2], 50)
+    plan = confirmed_plan(sdxl, STOCK, gets_through=lambda plan: True)
+    assert plan.call["num_inference_steps"] == 50
+    steps = [shortened(plan, wanted).call["num_inference_steps"] for wanted in ROUNDS]
+    assert steps == list(ROUNDS)
+    # A picture that is worked on with half the strength runs half the steps; nobody gets more than was asked for.
+    for call, wanted in (
+        ({"num_inference_steps": 50, "strength": 0.5}, 4),
+        ({"num_inference_steps": 1}, 1),
+        ({}, 2),
+    ):
+        assert shortened(replace(plan, call=call), 2).call["num_inference_steps"] == wanted
 
 
 def test_what_never_gets_through_is_told_as_fragmentation_and_the_advice_works(monkeypatch):
