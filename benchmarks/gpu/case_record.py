@@ -47,3 +47,12 @@ class Kind:
         path.parent.mkdir(parents=True, exist_ok=True)
         record["summary"] = self.summary_of(list(record["cases"].values()))
         write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def error_of(predicted: float | None, measured: float | None) -> float | None:
+    """Return the error as a fraction; None where one side is not known, 0 where both are nothing."""
+    if predicted is None or measured is None:
+        return None
+    if not measured:
+        return None if predicted else 0.0
+    return predicted / measured - 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from case_record import Kind
+from case_record import Kind, error_of
 from plan_cases import FEW, MODEL_OFFLOAD, OURS
 
 LIMIT_TO_BEST = 1.0
@@ -19,15 +19,7 @@ COMPARED = {"device": "device_bytes", "seconds": "steady_seconds", "bytes": "wei
 def errors_of(predicted: dict[str, Any] | None, measured: dict[str, Any]) -> dict[str, Any]:
     """Return the errors of a prediction as fractions of what was measured, None where a side is not known."""
     known = predicted or {}
-    return {name: _error(known.get(key), measured.get(key)) for name, key in COMPARED.items()}
-
-
-def _error(predicted: float | None, measured: float | None) -> float | None:
-    if predicted is None or measured is None:
-        return None
-    if not measured:
-        return None if predicted else 0.0
-    return predicted / measured - 1
+    return {name: error_of(known.get(key), measured.get(key)) for name, key in COMPARED.items()}
 
 
 def ratios_of(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from case_record import Kind
+from case_record import Kind, error_of
 
 RELATIVE = {
     "allocated": "peak_allocated_bytes",
@@ -24,11 +24,11 @@ EXACT = ("complete", "h2d_weight_bytes", "d2h_weight_bytes", "moves", "moves_sha
 def errors_of(predicted: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
     """Return the errors of a prediction: fractions of what was measured, and whether what must be equal is."""
     found: dict[str, Any] = {
-        name: _error(predicted.get(key), measured.get(key)) for name, key in RELATIVE.items()
+        name: error_of(predicted.get(key), measured.get(key)) for name, key in RELATIVE.items()
     }
     phases = measured.get("phases", {})
     found["phases"] = {
-        name: _error(
+        name: error_of(
             predicted.get("phases", {}).get(name, {}).get("peak_allocated_bytes"),
             phase["peak_allocated_bytes"],
         )
@@ -36,15 +36,6 @@ def errors_of(predicted: dict[str, Any], measured: dict[str, Any]) -> dict[str, 
     }
     found["equal"] = {key: predicted.get(key) == measured.get(key) for key in EXACT}
     return found
-
-
-def _error(predicted: float | None, measured: float | None) -> float | None:
-    """Return the error as a fraction; None where one side is not known, 0 where both are nothing."""
-    if predicted is None or measured is None:
-        return None
-    if not measured:
-        return None if predicted else 0.0
-    return predicted / measured - 1
 
 
 def summary_of(cases: list[dict[str, Any]]) -> dict[str, Any]:

@@ -91,15 +91,10 @@ def _is_words(name: str) -> bool:
 
 def _no_words(pipe: Any) -> dict[str, None]:
     """Return the prompts that the call insists on, as None."""
-    parameters = _parameters(type(pipe).__call__)
     return {
         name: None
-        for name, parameter in parameters.items()
-        if _is_words(name) and parameter.default not in (None, parameter.empty)
-    } | {
-        name: None
-        for name, parameter in parameters.items()
-        if name == "prompt" and parameter.default is parameter.empty
+        for name, parameter in _parameters(type(pipe).__call__).items()
+        if _is_words(name) and parameter.default is not None
     }
 
 
