@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from profiler.errors import InputError
-from profiler.units import KIB, MIB, parse_bytes
+from profiler.units import KIB, MIB, format_bytes, parse_bytes
 
 DEFAULT_CARD = "rtx-4060"
 """Stands in where only a capacity is given: a common 8 GB card, so its clock flatters nobody."""
@@ -72,9 +72,10 @@ class Card:
             InputError: if it is no size, or less than the context alone takes.
         """
         capacity_bytes = parse_bytes(capacity)
-        if capacity_bytes <= self.context_bytes + self.slack_bytes:
+        if capacity_bytes <= self.context_bytes:
             raise InputError(
-                f"a capacity of {capacity} leaves nothing beside the CUDA context: give 1GiB or more"
+                f"a capacity of {capacity} leaves nothing beside the CUDA context "
+                f"({format_bytes(self.context_bytes)}): give 1GiB or more"
             )
         return replace(self, capacity_bytes=capacity_bytes)
 

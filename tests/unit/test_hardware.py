@@ -39,6 +39,14 @@ def test_capacity_replaces_the_cards_own_and_nothing_else():
     assert changed.with_capacity(own.capacity_bytes) == own
 
 
+def test_capacity_is_whatever_lies_above_the_context():
+    """A plan for the smallest of budgets is confirmed on a card with not much more than the context."""
+    own = card("h100")
+    assert own.with_capacity(own.context_bytes + MIB).capacity_bytes == own.context_bytes + MIB
+    with pytest.raises(InputError, match=r"leaves nothing beside the CUDA context \(600\.0 MiB\)"):
+        own.with_capacity(own.context_bytes)
+
+
 def test_capacity_alone_takes_the_default_card():
     assert choose_card(capacity="8GiB") == card(DEFAULT_CARD).with_capacity("8GiB")
 
