@@ -76,6 +76,7 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 _WATCHED = {
     "torch": ("Tensor",),
+    "torch._C": (),
     "torch.cuda": (),
     "torch.cuda.memory": (),
     "torch.cuda.streams": ("Stream", "Event"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from profiler.virtual.allocator_blocks import Block, Pool
 from profiler.virtual.allocator_segments import SMALL_REQUEST_BYTES, Segments, pools_for
@@ -17,6 +18,9 @@ from profiler.virtual.allocator_settings import BLOCK_BYTES, UNLIMITED, Settings
 from profiler.virtual.allocator_statistics import Stat, Tally, give, retire, split, take
 from profiler.virtual.allocator_waits import Waits
 from profiler.virtual.clock import Clock
+
+if TYPE_CHECKING:
+    from profiler.virtual.allocator_history import History
 
 
 class BlockTooLargeError(Exception):
@@ -52,6 +56,7 @@ class Allocator:
         busy: whether it is in the middle of a request.
         waits: the freed blocks that streams still work with.
         best_fit_only: whether the free blocks alone decide which one a request gets, and by best fit.
+        history: told of everything that is done, while it records; else None.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Allocator:
         self.oversize = Stat()
         self.retries = self.failures = self.flushes = 0
         self.waits = Waits(clock or Clock())
+        self.history: History | None = None
         self._late: list[Block] = []
         self.busy = False
         tallies = (self.all, *(pool.tally for pool in self.pools))
@@ -133,6 +139,8 @@ class Allocator:
             take(pool.tallies, block.size, nbytes)
             if block.size >= self._max_split_bytes:
                 self.oversize.change(1)
+            if self.history is not None:
+                self.history.note("alloc", block.address, nbytes, stream)
         finally:
             self.busy = False
             if self._late:
@@ -162,6 +170,8 @@ class Allocator:
         give(block.pool.tallies, block.size)
         if block.size >= self._max_split_bytes:
             self.oversize.change(-1)
+        if self.history is not None:
+            self.history.note("free_requested", block.address, block.requested, block.stream)
         if block.uses:
             self.waits.add(block, block.uses)
             block.uses = None
@@ -254,6 +264,8 @@ class Allocator:
             block = segments.grow(pool, size, stream)
         if block is None:
             self.failures += 1
+            if self.history is not None:
+                self.history.note("oom", segments.free_bytes, size, stream)
             raise BlockTooLargeError(nbytes, segments.segment_bytes(size))
         return block
 
@@ -275,6 +287,8 @@ class Allocator:
         """Put `block`, merged with its free neighbours, among the free ones. Source: `free_block`."""
         pool = block.pool
         retire(pool.tallies, block.size, block.requested)
+        if self.history is not None:
+            self.history.note("free_completed", block.address, block.requested, block.stream)
         size = block.size
         block, merged = pool.merge(block)
         pool.add(block)

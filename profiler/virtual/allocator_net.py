@@ -24,8 +24,8 @@ Interval = tuple[int, int]
 
 
 def is_settled(allocator: Allocator) -> bool:
-    """Tell whether the free blocks alone decide which blocks the next requests get."""
-    return allocator.best_fit_only and not allocator.waits.queues
+    """Tell whether the free blocks alone decide which blocks the next requests get, and nobody wants to see each."""
+    return allocator.best_fit_only and not allocator.waits.queues and allocator.history is None
 
 
 class Conditions(NamedTuple):

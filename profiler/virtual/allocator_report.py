@@ -91,7 +91,8 @@ def _segment(blocks: list[Block]) -> dict[str, Any]:
 
 
 def _block(block: Block) -> dict[str, Any]:
-    state = "active_allocated" if block.allocated else "active_awaiting_free"
+    # Torch's documentation says `active_awaiting_free`; its C++ says this.
+    state = "active_allocated" if block.allocated else "active_pending_free"
     return {
         "address": block.address,
         "size": block.size,

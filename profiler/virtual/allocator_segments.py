@@ -7,11 +7,15 @@ function names the one that it follows there.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from profiler.units import MIB
 from profiler.virtual.allocator_blocks import AddressSpace, Block, ExpandableSegment, Pool
 from profiler.virtual.allocator_settings import BLOCK_BYTES, UNLIMITED, Settings
 from profiler.virtual.allocator_statistics import Stat, Tally
+
+if TYPE_CHECKING:
+    from profiler.virtual.allocator_history import History
 
 SMALL_REQUEST_BYTES = MIB  # kSmallSize: the largest request that the small pool serves
 SMALL_SEGMENT_BYTES = 2 * MIB  # kSmallBuffer
@@ -41,6 +45,7 @@ class Segments:
         allowed_bytes: the most that may be reserved, where a memory fraction is set.
         oversize: the segments of at least the size that is never split.
         allocations, frees: calls of the driver.
+        history: told of them, while it records; else None.
     """
 
     def __init__(self, limit_bytes: int, settings: Settings, tally: Tally) -> None:
@@ -48,6 +53,7 @@ class Segments:
         self.allowed_bytes: int | None = None
         self.oversize = Stat()
         self.allocations = self.frees = 0
+        self.history: History | None = None
         self._settings = settings
         self._tally = tally
         self._addresses = AddressSpace()
@@ -85,6 +91,7 @@ class Segments:
         self._heads[block.address] = block
         self._count(pool, nbytes)
         self._count_segments(pool, 1)
+        self._note("segment_alloc", block.address, nbytes, stream)
         if nbytes >= self._settings.max_split_bytes:
             self.oversize.change(1)
         return block
@@ -96,6 +103,7 @@ class Segments:
         self._addresses.release(block.address, block.size)
         self._count(block.pool, -block.size)
         self._count_segments(block.pool, -1)
+        self._note("segment_free", block.address, block.size, block.stream)
         if block.size >= self._settings.max_split_bytes:
             self.oversize.change(-1)
 
@@ -208,10 +216,11 @@ class Segments:
         pool.drop(block)
         if nbytes < block.size:
             pool.add_unmapped(block.cut(nbytes))
+        self._count(pool, nbytes)
+        self._note("segment_map", block.address, nbytes, block.stream)
         block.mapped = True
         block, _ = pool.merge(block)
         pool.add(block)
-        self._count(pool, nbytes)
         return block
 
     def _unmap(self, block: Block, segment: ExpandableSegment) -> None:
@@ -228,10 +237,11 @@ class Segments:
             pool.add(before)
         if end - begin < block.size:
             pool.add(block.cut(end - begin))
+        self._count(pool, begin - end)
+        self._note("segment_unmap", block.address, block.size, block.stream)
         block.mapped = False
         block, _ = pool.merge(block)
         pool.add_unmapped(block)
-        self._count(pool, begin - end)
         if block.whole:
             pool.drop(block)
             self._expandable.remove(segment)
@@ -239,8 +249,17 @@ class Segments:
 
     # -- counting
 
+    @property
+    def free_bytes(self) -> int:
+        """What the driver could still give."""
+        return self.limit_bytes - self._tally.reserved_bytes.current
+
     def _driver_has(self, nbytes: int) -> bool:
-        return self._tally.reserved_bytes.current + nbytes <= self.limit_bytes
+        return nbytes <= self.free_bytes
+
+    def _note(self, action: str, address: int, nbytes: int, stream: int) -> None:
+        if self.history is not None:
+            self.history.note(action, address, nbytes, stream)
 
     def _count(self, pool: Pool, nbytes: int) -> None:
         for tally in pool.tallies:

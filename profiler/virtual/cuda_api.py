@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from profiler.patching import Patches
-from profiler.virtual import allocator_report
+from profiler.virtual import allocator_history, allocator_report
+from profiler.virtual.allocator_history import History
 from profiler.virtual.streams import event_class, generator_class, stream_class
 from profiler.virtual.tensor import CUDA, canonical
 
@@ -29,8 +30,10 @@ _summary = torch.cuda.memory.memory_summary
 @contextmanager
 def installed(gpu: VirtualGPU) -> Iterator[None]:
     """Let torch answer for `gpu` on this thread, and leave torch as it was found."""
+    history = gpu.allocator.history or History(gpu.allocator, gpu.clock)
     with Patches() as patches, _queues_kept(), _detection_renewed():
-        for name, ours in _functions(gpu).items():
+        _replace_behind(gpu, history, patches)
+        for name, ours in (*_functions(gpu).items(), *_snapshots(history).items()):
             for owner in (torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams):
                 original = vars(owner).get(name)
                 if original is not None:
@@ -50,6 +53,20 @@ def installed(gpu: VirtualGPU) -> Iterator[None]:
         yield
         # A pipeline may hold on to its streams; the GPU need not.
         gpu.current_stream = gpu.default_stream
+
+
+def _replace_behind(gpu: VirtualGPU, history: History, patches: Patches) -> None:
+    """Replace what torch's own Python functions call in C++; a CPU build has none of it."""
+    for name, ours in allocator_history.functions(history).items():
+        original = vars(torch._C).get(name, _absent(name))
+        patches.replace(torch._C, name, here_or(gpu, ours, original))
+
+
+def _absent(name: str) -> Callable[..., Any]:
+    def absent(*_: Any, **__: Any) -> Any:
+        raise AttributeError(f"module 'torch._C' has no attribute '{name}'")
+
+    return absent
 
 
 def here_or(
@@ -143,9 +160,6 @@ def _memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "max_memory_reserved": lambda device=None: allocator.peak_reserved_bytes,
         "memory_stats": lambda device=None: allocator_report.flat_stats(allocator),
         "memory_stats_as_nested_dict": lambda device=None: allocator_report.nested_stats(allocator),
-        "memory_snapshot": lambda mempool_id=None, include_traces=True: allocator_report.snapshot(
-            allocator
-        ),
         # Given an index, torch's own does not ask for the type of `torch.cuda.device`, which is replaced.
         "memory_summary": lambda device=None, abbreviated=False: _checked(
             device, _summary(0, abbreviated)
@@ -167,6 +181,10 @@ def _memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
             (allocator.segments.allowed_bytes or gpu.capacity_bytes) / gpu.capacity_bytes
         ),
     }
+
+
+def _snapshots(history: History) -> dict[str, Callable[..., Any]]:
+    return {"memory_snapshot": lambda mempool_id=None, include_traces=True: history.segments()}
 
 
 def _raw_memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:

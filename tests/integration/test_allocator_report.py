@@ -1,7 +1,11 @@
 """What `torch.cuda` says about memory inside a virtual GPU: PyTorch's keys, PyTorch's words."""
 
+import pickle
+import threading
+
 import pytest
 import torch
+from torch.cuda import memory
 
 from profiler.virtual import VirtualGPU
 
@@ -115,8 +119,68 @@ def test_record_stream_holds_memory_back_until_the_stream_is_done(gpu):
     # The host runs ahead of the stream: 400 MiB take longer to add to than a launch.
     other = held(400)
     assert torch.cuda.memory_reserved() == 800 * MIB
+    blocks = [block for segment in torch.cuda.memory_snapshot() for block in segment["blocks"]]
+    assert [block["state"] for block in blocks] == ["active_pending_free", "active_allocated"]
     torch.cuda.synchronize()
     again = held(400)
     assert torch.cuda.memory_reserved() == 800 * MIB
     assert other.data_ptr() != again.data_ptr()
     assert torch.cuda.memory_allocated() == 800 * MIB
+
+
+def test_torch_refuses_what_it_refuses():
+    with VirtualGPU("rtx-4090"):
+        for wrong, message in (
+            ({"enabled": "some"}, "expected state"),
+            ({"context": "some"}, "expected context"),
+            ({"stacks": "some"}, "expected stacks"),
+            ({"skip_actions": ["some"]}, "Unknown TraceEntry action"),
+        ):
+            with pytest.raises(RuntimeError, match=message):
+                memory._record_memory_history(**wrong)
+        assert not torch._C._cuda_isHistoryEnabled()
+        memory._record_memory_history(True, trace_alloc_max_entries=10)  # as it was called once
+        assert torch._C._cuda_isHistoryEnabled()
+        memory._record_memory_history(False)
+        assert not torch._C._cuda_isHistoryEnabled()
+
+
+@pytest.mark.parametrize("build", ["cpu", "cuda"])
+def test_other_threads_find_torch_as_it_is(build, monkeypatch):
+    """A CPU build of torch has no such functions in C++, and has none afterwards."""
+    found = []
+    monkeypatch.delattr(torch._C, "_cuda_isHistoryEnabled", raising=False)
+    if build == "cuda":
+        monkeypatch.setattr(torch._C, "_cuda_isHistoryEnabled", lambda: "own", raising=False)
+
+    def look():
+        try:
+            found.append(torch._C._cuda_isHistoryEnabled())
+        except AttributeError as error:
+            found.append(str(error))
+
+    before = dict(vars(torch._C))
+    with VirtualGPU("rtx-4090"):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    absent = "module 'torch._C' has no attribute '_cuda_isHistoryEnabled'"
+    assert found == ["own" if build == "cuda" else absent]
+    assert dict(vars(torch._C)) == before
+
+
+def test_a_dump_is_the_pickle_of_a_snapshot(tmp_path):
+    with VirtualGPU("rtx-4090"):
+        memory._record_memory_history(context=None)
+        kept = torch.empty(1000, device="cuda")
+        memory._dump_snapshot(str(tmp_path / "dump.pickle"))
+        snapshot = memory._snapshot()
+        assert kept.is_cuda
+    dumped = pickle.loads((tmp_path / "dump.pickle").read_bytes())
+    assert dumped["segments"] == snapshot["segments"]
+    assert [entry["action"] for entry in snapshot["device_traces"][0]] == [
+        "segment_alloc",
+        "alloc",
+        "snapshot",
+    ]
+    assert dumped["device_traces"][0] == snapshot["device_traces"][0][:2]
