@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from profiler.memory_history import MemoryHistory  # noqa: TC001  # for `get_type_hints`
+
 if TYPE_CHECKING:
     import os
 
@@ -321,6 +323,9 @@ class Profile:
     conditions: tuple[Condition, ...] = ()
     card_state: CardState | None = None  # of a measured run, where the driver tells
     signatures: tuple[CallSignature, ...] = ()  # of its calls, in order, where they are several
+    memory_history: MemoryHistory | None = (
+        None  # where it was asked for; no part of a saved profile
+    )
 
     # What follows are doors only: files live in `record_file`, tables in `record_frames`, the JSON summary in
     # `record_summary`, notebooks in `record_display`. Each is imported on first use, and pandas and pyarrow with it.

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _HEADER_KEY = b"vram_profiler"
+_NOT_IN_HEADER = ("events", "memory_history")  # the rows, and what has a file of its own
 _APART = ("parts", "insides")  # long, and of use to a planner only: compressed
 _T = TypeVar("_T")
 
@@ -108,7 +109,9 @@ def _event_schema() -> pa.Schema:
 
 def _header_text(profile: Profile) -> str:
     fields = {
-        f.name: getattr(profile, f.name) for f in dataclasses.fields(profile) if f.name != "events"
+        f.name: getattr(profile, f.name)
+        for f in dataclasses.fields(profile)
+        if f.name not in _NOT_IN_HEADER
     }
     header = {
         "schema_version": SCHEMA_VERSION,

@@ -25,15 +25,18 @@ Report = Callable[[str], None]
 """Told what is being done, one short line each."""
 
 
-def profile_model(scenario: Scenario, *, report: Report | None = None) -> Profile:
+def profile_model(
+    scenario: Scenario, *, report: Report | None = None, memory_history: bool = False
+) -> Profile:
     """Return the predicted profile of one call of the scenario's pipeline, without weights.
 
-    A run that exceeds the capacity gives an incomplete profile that says so.
+    A run that exceeds the capacity gives an incomplete profile that says so. With `memory_history` it has torch's own
+    history of the run.
 
     Raises:
         InputError: if the model, the card or an argument of the call cannot be used.
     """
-    return _profile_on(scenario, scenario.card(), report)
+    return _profile_on(scenario, scenario.card(), report, memory_history=memory_history)
 
 
 def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -> Profile:
@@ -177,7 +180,9 @@ def _calls_of(plan: Plan, pipe: Any) -> Iterator[Call]:
         yield Call(other, **repeatable_call(other or pipe, call))
 
 
-def _profile_on(scenario: Scenario, on: Card, report: Report | None) -> Profile:
+def _profile_on(
+    scenario: Scenario, on: Card, report: Report | None, *, memory_history: bool = False
+) -> Profile:
     with _stage(scenario, on, report) as pipe:
         from profiler.pipelines.stored_weights import pipeline_loading
         from profiler.tracing import profile_calls
@@ -188,7 +193,9 @@ def _profile_on(scenario: Scenario, on: Card, report: Report | None) -> Profile:
         _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
         loading_bytes = pipeline_loading(scenario.model, components_of(pipe)).peak_bytes
         with refusals_as_input_errors(pipe):
-            profile = profile_calls(pipe, *calls, mode=scenario.mode, label=label)
+            profile = profile_calls(
+                pipe, *calls, mode=scenario.mode, label=label, memory_history=memory_history
+            )
     return replace(profile, totals=replace(profile.totals, loading_host_peak_bytes=loading_bytes))
 
 

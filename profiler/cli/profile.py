@@ -20,6 +20,12 @@ def profile(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report (HTML).")] = None,
     png: Annotated[Path | None, typer.Option(help="Write the picture (PNG).")] = None,
+    memory_history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pickle", help="Write torch's own history, for pytorch.org/memory_viz."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Profile one run of MODEL on a card that need not be there.
@@ -33,12 +39,15 @@ def profile(
     from profiler.sizing import profile_model
     from profiler.verdict import FITS, TIGHT, verdict
 
-    for path in filter(None, (output, html, png)):
+    for path in filter(None, (output, html, png, memory_history)):
         check_writable(path)
     with printing.progress() as report:
-        found = profile_model(scenario, report=report)
+        recorded = memory_history is not None
+        found = profile_model(scenario, report=report, memory_history=recorded)
         found = with_remedy(found, scenario, report=report)
         printing.write(found, output=output, html=html, png=png)
+        if memory_history is not None and found.memory_history is not None:
+            found.memory_history.save(memory_history)
     if as_json:
         printing.answer_json(found.summary())
     else:

@@ -139,6 +139,7 @@ class Entries:
         def step(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             self._phases.stepped(scheduler)
+            self._recorder.relabel()
             return result
 
         step.__wrapped__ = original  # type: ignore[attr-defined]  # pipelines look at its signature
@@ -149,11 +150,13 @@ class Entries:
         self._beginning(self._phases.call)
         self._recorder.instant(Span("begin"))
         self._phases.started()
+        self._recorder.relabel()
 
     def _end(self) -> None:
         self._note_failure(*_running(self._recorder.active))
         self._recorder.instant(Span("end"))
         self._phases.end_call()
+        self._recorder.relabel()
 
     def _note_failure(self, component: str, doing: str) -> None:
         error = sys.exception()
@@ -164,6 +167,7 @@ class Entries:
         self._phases.enter(name, entry)
         self._recorder.instant(Span("enter", name, entry=entry))
         self._recorder.active.append(name)
+        self._recorder.relabel()
         self._insides.entering(name, entry, arguments)
 
     def _exit(self, name: str, entry: str) -> None:
@@ -171,6 +175,7 @@ class Entries:
         self._insides.leaving(name)
         self._note_failure(name, entry)
         self._recorder.active.remove(name)
+        self._recorder.relabel()
 
 
 def _running(active: list[str]) -> tuple[str, str]:

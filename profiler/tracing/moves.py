@@ -165,10 +165,12 @@ class Moves:
 
         def send_to_device(*args: Any, **kwargs: Any) -> Any:
             outer, self._recorder.sending = self._recorder.sending, True
+            self._recorder.relabel()
             try:
                 return original(*args, **kwargs)
             finally:
                 self._recorder.sending = outer
+                self._recorder.relabel()
 
         return send_to_device
 

@@ -60,6 +60,7 @@ def profile_pipeline(
     gpu: str | Card | None = None,
     label: dict[str, Any] | None = None,
     cached_prompt: bool = False,
+    memory_history: bool = False,
     **call: Any,
 ) -> Profile:
     """Run a pipeline once and return its profile.
@@ -74,6 +75,7 @@ def profile_pipeline(
         gpu: the virtual card to run on.
         label: `Profile` fields that only the caller knows, as `model`.
         cached_prompt: whether the prompt is encoded before, outside of what is profiled.
+        memory_history: as for `trace`.
         **call: arguments of the pipeline's call, tensors for a twin (prompt embeddings) taken to be on the card;
             sensible ones, blank pictures among them, are taken for those
             that it cannot do without, and named in the profile's `call_defaults`.
@@ -90,7 +92,7 @@ def profile_pipeline(
         >>> profile.steps
     """
     only = Call(cached_prompt=cached_prompt, **call)
-    return profile_calls(pipe, only, mode=mode, gpu=gpu, label=label)
+    return profile_calls(pipe, only, mode=mode, gpu=gpu, label=label, memory_history=memory_history)
 
 
 def profile_calls(
@@ -99,6 +101,7 @@ def profile_calls(
     mode: str | Mode | None = None,
     gpu: str | Card | None = None,
     label: dict[str, Any] | None = None,
+    memory_history: bool = False,
 ) -> Profile:
     """Run several calls one after the other and return the profile of all of them.
 
@@ -111,6 +114,7 @@ def profile_calls(
         mode: as for `profile_pipeline`.
         gpu: as for `profile_pipeline`.
         label: as for `profile_pipeline`.
+        memory_history: as for `trace`.
 
     Raises:
         InputError: as `profile_pipeline`, and if a pipeline has components that `pipe` lacks, or there is no call.
@@ -134,11 +138,12 @@ def profile_calls(
                 "mode= places a twin on a virtual card; on a real card place the pipe yourself "
                 "(pipe.enable_model_cpu_offload()), or name a virtual card with gpu="
             )
-        return _run(pipes, calls, chosen, label)
+        return _run(pipes, calls, chosen, label, memory_history=memory_history)
     modules = components_of(pipe)
     wanted = chosen or repeated_mode(hooks.mode_of(pipe, modules))
     with VirtualGPU(gpu or DEFAULT_CARD) as virtual:
-        return _run(lend_together(virtual, pipes), calls, wanted, label, lent_to=virtual)
+        lent = lend_together(virtual, pipes)
+        return _run(lent, calls, wanted, label, lent_to=virtual, memory_history=memory_history)
 
 
 def _on_card(gpu: VirtualGPU, call: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +175,9 @@ def _run(
     calls: tuple[Call, ...],
     mode: Mode | None,
     label: dict[str, Any] | None,
+    *,
     lent_to: VirtualGPU | None = None,
+    memory_history: bool,
 ) -> Profile:
     """Trace the calls; the first of `pipes` is the one that is placed, the others those that are called."""
     pipe, *called = pipes
@@ -189,7 +196,8 @@ def _run(
             for one, (arguments, _, _) in zip(called, prepared, strict=True):
                 one(**arguments)
 
-        tracing = trace(pipe, also=called, label=_told(called, calls, prepared) | (label or {}))
+        told = _told(called, calls, prepared) | (label or {})
+        tracing = trace(pipe, also=called, label=told, memory_history=memory_history)
         return _traced(tracing, pipe, mode, run)
 
 

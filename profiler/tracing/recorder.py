@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from profiler.profile import BillItem, Event, Failure
+from profiler.tracing.history import History, Made
 from profiler.tracing.insides import Insides
 from profiler.tracing.memory import Gauge, largest_free_block_bytes, shortage_of
 from profiler.tracing.phases import Phases
@@ -38,13 +39,21 @@ class Span:
 class Recorder:
     """Collects the events of one trace.
 
+    Args:
+        gauge: reads the card.
+        phases: knows the phase.
+        insides: knows what parts did between events.
+        history: is told what memory is for, if torch records its history.
+
     Attributes:
         resident: allocated bytes on the device, by component.
         active: the components that are running, outermost first.
         sending: whether a hook is sending inputs, inside a span of weights.
     """
 
-    def __init__(self, gauge: Gauge, phases: Phases, insides: Insides) -> None:
+    def __init__(
+        self, gauge: Gauge, phases: Phases, insides: Insides, history: History | None = None
+    ) -> None:
         self._events: list[Event] = []
         self._spans = array("d")  # the marks of each, of its begin and of its end
         self.resident: dict[str, int] = {}
@@ -53,6 +62,8 @@ class Recorder:
         self._gauge = gauge
         self._phases = phases
         self._insides = insides
+        self._history = history
+        self._moving = ""  # the component whose weights are being moved
         self._pending_peak = 0
         self._in_span = False
         self._worst = (-1, {}, "")  # type: tuple[int, dict[str, int], str]
@@ -62,6 +73,19 @@ class Recorder:
     def in_span(self) -> bool:
         """Whether weights are being moved."""
         return self._in_span
+
+    def relabel(self) -> None:
+        """Say what memory is for from now on; to be called when that may have changed."""
+        if self._history is None:
+            return
+        phases = self._phases
+        when = (phases.call, phases.name, phases.step)
+        if self._in_span and self._moving and not self.sending:
+            self._history.label(Made(self._moving, "weights", *when))
+        elif self.active:
+            self._history.label(Made(self.active[-1], "activations", *when))
+        else:
+            self._history.label(Made("", "other", *when))
 
     def instant(self, span: Span) -> None:
         """Record something that takes no time."""
@@ -93,10 +117,13 @@ class Recorder:
         begin = gauge.mark()
         phase, step, call = self._phases.name, self._phases.step, self._phases.call
         self._in_span = span.kind in ("onload", "offload", "cast", "move", "empty_cache")
+        self._moving = span.component
+        self.relabel()
         try:
             yield
         finally:
             self._in_span = False
+            self.relabel()
             after = gauge.take()
             if span.dropped:
                 self._pending_peak = max(lead_peak, after.peak_bytes)

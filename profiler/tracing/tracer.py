@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from profiler.tracing.card_gauge import CardGauge
 from profiler.tracing.card_insides import CardInsides
 from profiler.tracing.conditions import Conditions
 from profiler.tracing.entries import Entries
+from profiler.tracing.history import History
 from profiler.tracing.insides import Insides
 from profiler.tracing.memory import Gauge
 from profiler.tracing.moves import Moves
@@ -37,16 +39,25 @@ from profiler.virtual.functions import active_gpu
 _LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "bitsandbytes", "vram-profiler")
 
 
-def trace(target: Any, *, also: Sequence[Any] = (), label: dict[str, Any] | None = None) -> Trace:
+def trace(
+    target: Any,
+    *,
+    also: Sequence[Any] = (),
+    label: dict[str, Any] | None = None,
+    memory_history: bool = False,
+) -> Trace:
     """Return a context manager that profiles the code inside it.
 
     Args:
         target: a diffusers pipeline, or one module of it.
         also: other pipelines over components of that one, whose calls are calls as well.
         label: `Profile` fields that the tracer cannot know: `model`, `call`, `call_defaults`, `signatures`, `dtype`.
+        memory_history: whether torch records its own history meanwhile, for `profile.memory_history`. Where it was
+            recording before, it goes on with its settings.
 
     Raises:
-        InputError: on entering, if torch sees no card, real or virtual; if one of `also` has components of its own.
+        InputError: on entering, if torch sees no card, real or virtual; if one of `also` has components of its own; if
+            torch's allocator has no history.
 
     Example:
         >>> with trace(pipe) as t:
@@ -54,7 +65,7 @@ def trace(target: Any, *, also: Sequence[Any] = (), label: dict[str, Any] | None
         ...     pipe("a dog")
         >>> t.profile.peak
     """
-    return Trace(target, label or {}, also=also)
+    return Trace(target, label or {}, also=also, memory_history=memory_history)
 
 
 class Trace:
@@ -65,6 +76,7 @@ class Trace:
         label: fields of the profile.
         gauge: who reads the card, for tests; the one at hand if not given.
         also: other pipelines whose calls are calls as well.
+        memory_history: whether torch records its own history.
     """
 
     def __init__(
@@ -73,6 +85,8 @@ class Trace:
         label: dict[str, Any],
         gauge: Callable[[], Gauge] | None = None,
         also: Sequence[Any] = (),
+        *,
+        memory_history: bool = False,
     ) -> None:
         self._make_gauge = gauge or _gauge_at_hand
         self._target = target
@@ -80,6 +94,7 @@ class Trace:
         self._label = label
         self._modules: dict[str, nn.Module] = components_of(target)
         self._patches = Patches()
+        self._history = History(self._modules) if memory_history else None
         self._profile: Profile | None = None
 
     @property
@@ -107,7 +122,7 @@ class Trace:
         self._gauge = self._make_gauge()
         self._phases = Phases(denoisers)
         self._insides = _insides_for(self._gauge, self._modules)
-        self._recorder = Recorder(self._gauge, self._phases, self._insides)
+        self._recorder = Recorder(self._gauge, self._phases, self._insides, self._history)
         self._conditions = Conditions(self._target, self._modules)
         self._entries = Entries(
             self._recorder,
@@ -118,6 +133,9 @@ class Trace:
         )
         self._other = {"h2d": 0, "d2h": 0}
         try:
+            if self._history is not None:
+                self._history.begin()
+                self._recorder.relabel()
             Moves(self._recorder, self._modules).watch(self._patches)
             self._entries.watch(self._patches, self._target, self._also)
             self._watch_device()
@@ -125,6 +143,7 @@ class Trace:
             self._gauge.watch(self._patches, self._copied)
         except BaseException:
             self._detach()
+            self._leave_history()
             raise
         return self
 
@@ -135,8 +154,17 @@ class Trace:
         traceback: TracebackType | None,
     ) -> None:
         self._detach()
-        self._gauge.settle()
-        self._profile = self._finished(error)
+        try:
+            # Before the peaks are put back, which allocates.
+            history = None if self._history is None else self._history.taken()
+            self._gauge.settle()
+        finally:
+            self._leave_history()
+        self._profile = replace(self._finished(error), memory_history=history)
+
+    def _leave_history(self) -> None:
+        if self._history is not None:
+            self._history.leave()
 
     def _detach(self) -> None:
         self._gauge.unwatch(self._copied)

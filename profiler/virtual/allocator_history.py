@@ -3,9 +3,9 @@
 The allocator tells a `History` only while it records; otherwise it has none to tell. Each entry is noted when the
 figures have changed. Frames are left empty: a forward that is replayed has no Python that asked.
 
-Source: `recordHistory`, `record_trace` and `snapshot` in PyTorch's c10/cuda/CUDACachingAllocator.cpp, the keys in
-torch/csrc/cuda/memory_snapshot.cpp, both as copies of late 2025 have them (with `skip_actions`, `user_metadata` and
-`pool_id`); the actions in the header c10/core/CachingDeviceAllocator.h of torch 2.13.0.
+Source: `recordHistory`, `record_trace` and `snapshot` in PyTorch's c10/cuda/CUDACachingAllocator.cpp and the keys in
+torch/csrc/cuda/memory_snapshot.cpp, in copies that have the arguments and keys of torch 2.13.0 (`skip_actions`,
+`user_metadata`, `pool_id`); the actions in the header c10/core/CachingDeviceAllocator.h of 2.13.0 itself.
 """
 
 from __future__ import annotations

@@ -1,0 +1,180 @@
+"""Torch's own memory history for the length of a trace: every entry says what it was made for.
+
+Torch attaches a string, its metadata, to whatever its allocator does on a thread. The tracer sets it wherever it sees
+a component entered or left, weights moved, or a step taken. On a real card and on a virtual one the same private
+functions of torch 2.13 do it; they are named here alone.
+
+A recording that was on before goes on: it is neither cleared nor ended, nor are its settings changed. Where it forgets
+entries, or leaves kinds out, the snapshot is that, and the highest point is not told. Otherwise the trace records,
+without stack traces, and ends it. The string that was set before is set again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from bisect import bisect_right
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from profiler.errors import InputError
+from profiler.memory_history import BEFORE, HeldBlock, MemoryHistory
+from profiler.tracing.block_replay import DoesNotAddUpError, Held, highest
+from profiler.tracing.parts import on_card, tensors_of
+from profiler.virtual.allocator_settings import (
+    Settings,
+    parse_settings,
+    settings_from_environment,
+)
+
+_OURS = "torch's recording was off; the trace turned it on and off again"
+_THEIRS = "torch was recording before the trace and still is: its settings, and its earlier entries, are as they were"
+_GAP = (
+    "torch was recording before the trace, and keeps too few entries (max_entries) or leaves some out (skip_actions); "
+    "end that with torch.cuda.memory._record_memory_history(enabled=None), and trace again"
+)
+_STRANGE = (
+    "the entries that torch recorded do not make the blocks that are there: was its recording changed inside the "
+    "trace, or is a CUDA graph's pool in use?"
+)
+
+
+class Made(NamedTuple):
+    """What memory is made for from some moment on; the fields are those of `HeldBlock`."""
+
+    component: str
+    what: str
+    call: int
+    phase: str
+    step: int
+
+    def __str__(self) -> str:
+        """Return the string that torch attaches: `unet: activations, call 0, denoise step 3`."""
+        when = "" if self.call < 0 else f", call {self.call}"
+        step = "" if self.step < 0 else f" step {self.step}"
+        return f"{self.component or 'pipeline'}: {self.what}{when}, {self.phase}{step}"
+
+
+_NOBODY_KNOWS = Made("", "other", -1, "", -1)  # another thread, or under a string of somebody else
+
+
+class History:
+    """Torch's recording, from `begin` to `leave`.
+
+    Args:
+        modules: components by name.
+    """
+
+    def __init__(self, modules: dict[str, nn.Module]) -> None:
+        self._modules = modules
+        self._made: dict[str, Made] = {}
+        self._begun = self._recording = False
+
+    def begin(self) -> None:
+        """Begin, if nobody records yet.
+
+        Raises:
+            InputError: if torch's allocator is another one, which has no history.
+        """
+        backend = torch.cuda.get_allocator_backend()
+        if backend != "native":
+            raise InputError(
+                f"memory_history=True needs PyTorch's own allocator, and this is {backend}: take the backend out of "
+                "PYTORCH_ALLOC_CONF, or trace without it"
+            )
+        self._device = torch.cuda.current_device()
+        self._recording = not torch._C._cuda_isHistoryEnabled()  # of others there is nothing to end
+        self._users = torch.cuda.memory._get_memory_metadata()
+        self._begun = True
+        if self._recording:
+            torch.cuda.memory._record_memory_history("all", context=None, stacks="python")
+        # The entry of this very snapshot is where the trace begins.
+        self._first = f"vram-profiler: trace {uuid.uuid4().hex} begins"
+        self._set(self._first)
+        self._before = self._own(torch.cuda.memory_snapshot(include_traces=False))
+        self._owners = _addresses(self._modules)
+
+    def label(self, made: Made) -> None:
+        """Let what is allocated from now on be for this."""
+        text = str(made)
+        self._made[text] = made
+        now = torch.cuda.memory._get_memory_metadata()
+        if now != self._now:
+            self._users = now  # somebody else set it meanwhile: it is theirs that is put back
+        self._set(text)
+
+    def _set(self, text: str) -> None:
+        self._now = text
+        torch.cuda.memory._set_memory_metadata(text)
+
+    def taken(self) -> MemoryHistory:
+        """Return what was recorded, and end what was begun; what the tracer does from now on is no part of it."""
+        snapshot = torch.cuda.memory._snapshot()
+        if self._recording:
+            self._stop()
+        else:
+            self.label(Made("vram-profiler", "peak statistics, reached again", -1, "place", -1))
+        note, gap = (_OURS, _STRANGE) if self._recording else (_THEIRS, _GAP)
+        try:
+            entries = self._own_entries(snapshot)
+            after = self._own(snapshot["segments"])
+            peak = highest(self._before, entries, after, _settings(snapshot))
+        except (DoesNotAddUpError, InputError):
+            return MemoryHistory(snapshot=snapshot, held=(), note=note, gap=gap)
+        held = tuple(self._mapped(block, entries) for block in peak.held)
+        return MemoryHistory(snapshot=snapshot, held=held, note=note)
+
+    def leave(self) -> None:
+        """Put everything back. Safe to call twice, and where nothing was begun."""
+        if not self._begun:
+            return
+        self._begun = False
+        if self._recording and torch._C._cuda_isHistoryEnabled():
+            self._stop()
+        if torch.cuda.memory._get_memory_metadata() == self._now:
+            torch.cuda.memory._set_memory_metadata(self._users)
+
+    def _stop(self) -> None:
+        torch.cuda.memory._record_memory_history(enabled=None)
+
+    def _own(self, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [segment for segment in segments if segment["device"] == self._device]
+
+    def _own_entries(self, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the entries of this trace; DoesNotAddUpError where its beginning is not among them."""
+        entries: list[dict[str, Any]] = snapshot["device_traces"][self._device]
+        for number, entry in enumerate(entries):
+            if entry["user_metadata"] == self._first:
+                return entries[number:]
+        raise DoesNotAddUpError("the first entry")
+
+    def _mapped(self, block: Held, entries: list[dict[str, Any]]) -> HeldBlock:
+        if block.entry >= 0:
+            made = self._made.get(entries[block.entry]["user_metadata"], _NOBODY_KNOWS)
+        else:
+            component = self._owner_of(block)
+            made = Made(component, "weights" if component else "other", -1, BEFORE, -1)
+        return HeldBlock(block.address, block.size, block.requested, *made)
+
+    def _owner_of(self, block: Held) -> str:
+        """Return the component that had a tensor in a block when the trace began; "" for none."""
+        index = bisect_right(self._owners, (block.address + block.size - 1, "\U0010ffff")) - 1
+        address, name = self._owners[index] if index >= 0 else (-1, "")
+        return name if address >= block.address else ""
+
+
+def _settings(snapshot: dict[str, Any]) -> Settings:
+    """Return how the allocator is set now; InputError for what is not known."""
+    text = snapshot["allocator_settings"].get("PYTORCH_CUDA_ALLOC_CONF")
+    return parse_settings(text) if text else settings_from_environment()
+
+
+def _addresses(modules: dict[str, nn.Module]) -> list[tuple[int, str]]:
+    """Return where on the card the components have their tensors, by address."""
+    return sorted(
+        (tensor.data_ptr(), name)
+        for name, module in modules.items()
+        for tensor in tensors_of(module)
+        if on_card(tensor)
+    )
