@@ -70,6 +70,7 @@ class History:
         self._modules = modules
         self._made: dict[str, Made] = {}
         self._begun = self._recording = False
+        self._now = self._users = ""
 
     def begin(self) -> None:
         """Begin, if nobody records yet.
@@ -84,8 +85,8 @@ class History:
                 "PYTORCH_ALLOC_CONF, or trace without it"
             )
         self._device = torch.cuda.current_device()
-        self._recording = not torch._C._cuda_isHistoryEnabled()  # of others there is nothing to end
-        self._users = torch.cuda.memory._get_memory_metadata()
+        self._recording = not torch._C._cuda_isHistoryEnabled()  # else somebody else is
+        self._now = self._users = torch.cuda.memory._get_memory_metadata()
         self._begun = True
         if self._recording:
             torch.cuda.memory._record_memory_history("all", context=None, stacks="python")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -154,12 +155,10 @@ class Trace:
         traceback: TracebackType | None,
     ) -> None:
         self._detach()
-        try:
-            # Before the peaks are put back, which allocates.
+        with ExitStack() as stack:
+            stack.callback(self._leave_history)
+            stack.callback(self._gauge.settle)  # which allocates to put peaks back
             history = None if self._history is None else self._history.taken()
-            self._gauge.settle()
-        finally:
-            self._leave_history()
         self._profile = replace(self._finished(error), memory_history=history)
 
     def _leave_history(self) -> None:

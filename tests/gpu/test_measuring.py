@@ -1,4 +1,4 @@
-"""On a real card: the peaks that a trace leaves, its seconds beside torch's own events, and plans from its parts."""
+"""On a real card: the peaks that a trace leaves, its seconds beside torch's own, plans from its parts, and blocks."""
 
 import pytest
 import torch
@@ -83,3 +83,23 @@ def test_a_measured_run_can_be_planned_part_by_part(pipe):
     assert min(steps) >= 0
     assert len(set(steps[1:])) == 1
     assert plan_offload(t.profile, 1 << 40).smallest.plan.inside
+
+
+@pytest.mark.parametrize("mode", ["resident", "model"])
+def test_the_blocks_of_a_memory_history_are_the_peak(pipe, mode):
+    """To the byte, and the weights are the bill's but for rests that could not be split off."""
+    if mode == "model":
+        pipe.enable_model_cpu_offload()
+    else:
+        pipe.to("cuda")
+    with trace(pipe, memory_history=True) as t:
+        called(pipe)
+    assert not torch._C._cuda_isHistoryEnabled()
+    assert torch.cuda.memory._get_memory_metadata() == ""
+    history = t.profile.memory_history
+    assert history.blocks["bytes"].sum() == t.profile.totals.peak_allocated_bytes
+    sums = history.by_component
+    taken = sums[sums["what"] == "weights"].set_index("component")["bytes"].to_dict()
+    bill = {one.holder: one.bytes for one in t.profile.bill if one.what == "weights"}
+    assert set(taken) == set(bill) != set()
+    assert all(bill[name] <= size <= bill[name] + 64 * MIB for name, size in taken.items())
