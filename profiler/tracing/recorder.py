@@ -10,11 +10,12 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from profiler.profile import BillItem, Event, Failure
+from profiler.profile import BillItem, Event, Failure, Inside
 from profiler.tracing.history import History, Made
 from profiler.tracing.insides import Insides
-from profiler.tracing.memory import Gauge, largest_free_block_bytes, shortage_of
+from profiler.tracing.memory import Gauge, Reading, largest_free_block_bytes, shortage_of
 from profiler.tracing.phases import Phases
 
 
@@ -34,6 +35,18 @@ class Span:
     resident_bytes: int = -1  # -1: as before
     dropped: bool = False  # nothing happened after all
     attempted: str = "onload"  # what a move was to be, if it fails before anything moved
+
+
+class _Opened(NamedTuple):
+    """What is known where an event begins."""
+
+    before: Reading
+    lead_peak_bytes: int
+    inside: Inside | None
+    mark: float
+    phase: str
+    step: int
+    call: int
 
 
 class Recorder:
@@ -89,8 +102,12 @@ class Recorder:
 
     def instant(self, span: Span) -> None:
         """Record something that takes no time."""
-        with self.span(span):
-            pass
+        if self._in_span:
+            return
+        opened = self._opened()
+        self.relabel()
+        now = opened.before._replace(peak_bytes=opened.before.allocated_bytes)
+        self._append(span, opened, now, opened.mark)
 
     @contextmanager
     def span(self, span: Span) -> Iterator[Span]:
@@ -109,13 +126,7 @@ class Recorder:
     @contextmanager
     def _event(self, span: Span) -> Iterator[None]:
         gauge, insides = self._gauge, self._insides
-        before = insides.read()
-        lead_peak = max(self._pending_peak, insides.take_peak_of_visits(), before.peak_bytes)
-        self._pending_peak = 0
-        self._note(lead_peak)
-        inside = insides.ended()
-        begin = gauge.mark()
-        phase, step, call = self._phases.name, self._phases.step, self._phases.call
+        opened = self._opened()
         self._in_span = span.kind in ("onload", "offload", "cast", "move", "empty_cache")
         self._moving = span.component
         self.relabel()
@@ -126,48 +137,69 @@ class Recorder:
             self.relabel()
             after = gauge.take()
             if span.dropped:
-                self._pending_peak = max(lead_peak, after.peak_bytes)
+                self._pending_peak = max(opened.lead_peak_bytes, after.peak_bytes)
                 insides.pending_peak_bytes = max(insides.pending_peak_bytes, after.peak_bytes)
             else:
                 if span.resident_bytes >= 0:
                     self.resident[span.component] = span.resident_bytes
                 self._note(after.peak_bytes)
-                self._spans.extend((begin, gauge.mark()))
-                host, link = gauge.take_host(), gauge.take_link()
-                index = insides.keep(inside, (span.kind, span.component))
-                insides.begin(after.allocated_bytes)
-                self._events.append(
-                    Event(
-                        ordinal=len(self._events),
-                        call=call,
-                        kind=span.kind,
-                        component=span.component,
-                        group=span.group,
-                        entry=span.entry,
-                        bytes=span.bytes,
-                        dtype=span.dtype,
-                        from_device=span.from_device,
-                        to_device=span.to_device,
-                        stream=gauge.stream(),
-                        phase=phase,
-                        step=step,
-                        asked_by=span.asked_by,
-                        lead_peak_bytes=lead_peak,
-                        before_bytes=before.allocated_bytes,
-                        peak_bytes=after.peak_bytes,
-                        after_bytes=after.allocated_bytes,
-                        reserved_bytes=after.reserved_bytes,
-                        resident_bytes=self.resident.get(span.component, 0),
-                        start_seconds=0.0,  # `events` knows when
-                        seconds=0.0,
-                        host_pageable_bytes=host.pageable_bytes,
-                        host_pinned_bytes=host.pinned_bytes,
-                        host_peak_bytes=host.peak_bytes,
-                        transfer_seconds=link.busy_seconds,
-                        exposed_transfer_seconds=link.exposed_seconds,
-                        inside=index,
-                    )
-                )
+                self._append(span, opened, after, gauge.mark())
+
+    def _opened(self) -> _Opened:
+        """Return what is known where an event begins."""
+        before = self._insides.read()
+        peaks = self._pending_peak, self._insides.take_peak_of_visits(), before.peak_bytes
+        self._pending_peak = 0
+        self._note(max(peaks))
+        phases = self._phases
+        return _Opened(
+            before,
+            max(peaks),
+            self._insides.ended(),
+            self._gauge.mark(),
+            phases.name,
+            phases.step,
+            phases.call,
+        )
+
+    def _append(self, span: Span, opened: _Opened, after: Reading, end: float) -> None:
+        gauge, insides = self._gauge, self._insides
+        self._spans.extend((opened.mark, end))
+        host, link = gauge.take_host(), gauge.take_link()
+        index = insides.keep(opened.inside, (span.kind, span.component))
+        insides.begin(after.allocated_bytes)
+        self._events.append(
+            Event(
+                ordinal=len(self._events),
+                call=opened.call,
+                kind=span.kind,
+                component=span.component,
+                group=span.group,
+                entry=span.entry,
+                bytes=span.bytes,
+                dtype=span.dtype,
+                from_device=span.from_device,
+                to_device=span.to_device,
+                stream=gauge.stream(),
+                phase=opened.phase,
+                step=opened.step,
+                asked_by=span.asked_by,
+                lead_peak_bytes=opened.lead_peak_bytes,
+                before_bytes=opened.before.allocated_bytes,
+                peak_bytes=after.peak_bytes,
+                after_bytes=after.allocated_bytes,
+                reserved_bytes=after.reserved_bytes,
+                resident_bytes=self.resident.get(span.component, 0),
+                start_seconds=0.0,  # `events` knows when
+                seconds=0.0,
+                host_pageable_bytes=host.pageable_bytes,
+                host_pinned_bytes=host.pinned_bytes,
+                host_peak_bytes=host.peak_bytes,
+                transfer_seconds=link.busy_seconds,
+                exposed_transfer_seconds=link.exposed_seconds,
+                inside=index,
+            )
+        )
 
     def events(self) -> list[Event]:
         """Return the events, with the times that the gauge knows by now."""
