@@ -3,8 +3,8 @@
 Run: python benchmarks/tracer_overhead.py [--pairs 30] [--json]
 
 The weights are real and the CPU computes with them; the tracer stands where it stands on a card. What a card adds is
-missing: its counters and events are stand-ins, and no weights are moved. `benchmarks/gpu/tracer_overhead.py` is the
-same on a card.
+missing: its counters and events are stand-ins, its allocator has nothing to write down, and no weights are moved.
+`benchmarks/gpu/tracer_overhead.py` is the same on a card.
 
 Seconds are the process's own on one thread, the two ways in turn; the ratio is the median of pairs. Limits: a ratio of
 1.03, 1 MB of host memory for every 1000 events, nothing on the device (of a virtual card, on which the pipe runs for

@@ -13,7 +13,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from profiler.units import MIB
-from profiler.virtual.allocator_settings import BLOCK_BYTES, Settings
+from profiler.virtual.allocator_settings import (
+    BLOCK_BYTES,
+    Settings,
+    parse_settings,
+    settings_from_environment,
+)
 
 _SMALL_REQUEST_BYTES = MIB  # kSmallSize
 
@@ -102,6 +107,19 @@ class BlockReplay:
             else:
                 self.waiting[begin] = held
 
+    def check(self, segments: Iterable[dict[str, Any]]) -> None:
+        """Compare with what a snapshot shows.
+
+        Raises:
+            DoesNotAddUpError: unless its segments hold the blocks that this came to.
+        """
+        told = BlockReplay(segments, self._settings)
+        for ours, theirs in ((self.held, told.held), (self.waiting, told.waiting)):
+            if {block[:3] for block in ours.values()} != {block[:3] for block in theirs.values()}:
+                raise DoesNotAddUpError("the blocks at the end")
+        if self.reserved_bytes != told.reserved_bytes:
+            raise DoesNotAddUpError("the segments at the end")
+
     # -- blocks
 
     def _allocate(self, number: int, address: int, requested: int) -> None:
@@ -170,6 +188,17 @@ class BlockReplay:
         self.reserved_bytes -= size
 
 
+def segments_of(segments: Iterable[dict[str, Any]], device: int) -> list[dict[str, Any]]:
+    """Return those of one device."""
+    return [segment for segment in segments if segment["device"] == device]
+
+
+def settings_of(snapshot: dict[str, Any]) -> Settings:
+    """Return how the allocator was set when a snapshot was taken; InputError for what is not known."""
+    text = snapshot["allocator_settings"].get("PYTORCH_CUDA_ALLOC_CONF")
+    return parse_settings(text) if text else settings_from_environment()
+
+
 class Peak(NamedTuple):
     """The highest point of a recording.
 
@@ -207,7 +236,7 @@ def highest(
         blocks.append(replay.held[entry["addr"]] if entry["action"] == "alloc" else None)
         if replay.allocated_bytes > peak_bytes:
             peak_bytes, at = replay.allocated_bytes, number
-    _check(replay, BlockReplay(after, settings))
+    replay.check(after)
     held = dict(BlockReplay(before, settings).held)
     for entry, block in zip(entries[: at + 1], blocks, strict=False):
         if block is not None:
@@ -216,11 +245,3 @@ def highest(
             del held[entry["addr"]]
     assert sum(block.size for block in held.values()) == peak_bytes, peak_bytes
     return Peak(peak_bytes, tuple(held[address] for address in sorted(held)))
-
-
-def _check(found: BlockReplay, told: BlockReplay) -> None:
-    for ours, theirs in ((found.held, told.held), (found.waiting, told.waiting)):
-        if {block[:3] for block in ours.values()} != {block[:3] for block in theirs.values()}:
-            raise DoesNotAddUpError("the blocks at the end")
-    if found.reserved_bytes != told.reserved_bytes:
-        raise DoesNotAddUpError("the segments at the end")

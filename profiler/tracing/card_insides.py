@@ -1,9 +1,9 @@
 """What parts do on a real card: looked at in the first two forwards of each kind, and taken to be the same later on.
 
-Reading the allocator at every part costs what a launch costs, so the hook at the parts stands only while a forward is
-looked at: the first one, which makes caches and workspaces, and the second, which stands for all that follow. Forwards
-are of one kind that have the same component, entry point, and shapes of arguments. A later one that does not do the
-same events as the second is not vouched for, and the next one is looked at again.
+Looking costs time at every part (`card_looks.py`), so the hook at the parts stands only while a forward is looked at:
+the first one, which makes caches and workspaces, and the second, which stands for all that follow. Forwards are of one
+kind that have the same component, entry point, and shapes of arguments. A later one that does not do the same events as
+the second is not vouched for, and the next one is looked at again.
 
 A forward inside which a hook moves weights is not looked at: how long its parts would take without copies cannot be
 known, and a plan is made from whole components anyway.
@@ -22,10 +22,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from profiler.errors import InputError
 from profiler.patching import Patches
-from profiler.profile import Event, Inside
+from profiler.profile import Event, Inside, Visit
 from profiler.tracing import hooks
+from profiler.tracing.block_replay import DoesNotAddUpError
 from profiler.tracing.card_gauge import CardGauge
+from profiler.tracing.card_looks import Look, Reading, Recording, can_record
 from profiler.tracing.insides import Insides
 
 LOOKED_AT = 2
@@ -41,6 +44,19 @@ class _Step(NamedTuple):
 
     ended_by: tuple[str, str]
     inside: int
+
+
+class _Interval(NamedTuple):
+    """What parts did between two events of a forward, not read yet.
+
+    In place of the peak of each visit is the number of its moment, in place of the stream's time the mark.
+    """
+
+    inside: Inside
+    look: Look
+    base_bytes: int
+    start: int  # the last moment before it; -1 for none
+    began: int  # the mark at which it began
 
 
 @dataclass
@@ -70,7 +86,11 @@ class CardInsides(Insides):
         self._steps: list[_Step] = []
         self._moved = False
         self._entered = (0.0, 0.0)
-        self._begins: list[int] = []  # the mark at which each known interval began
+        self._look: Look = Reading(gauge)
+        self._start = -1
+        self._records = can_record()
+        self._proved = False  # whether a recording added up
+        self._intervals: list[_Interval] = []
         self._forward = -1  # how many outermost forwards there were
         self._forwards: list[int] = []  # in which of them each event was told of
         self._unlike: set[int] = set()
@@ -80,6 +100,7 @@ class CardInsides(Insides):
 
     def unwatch(self) -> None:
         self._standing.restore()
+        self._look.end()
 
     # -- which forwards
 
@@ -94,6 +115,7 @@ class CardInsides(Insides):
             return
         self._watch.running = self._looks()
         if self._watch.running:
+            self._look, self._start = self._new_look(), -1
             self._standing.replace(nn.Module, "_call_impl", self._call_impl)
             self._watch.restart()
         self._entered = self._card.mark(), self._card.host_seconds()
@@ -105,6 +127,10 @@ class CardInsides(Insides):
             return
         self._standing.restore()
         if self._watch.running:
+            self._look.end()
+        if self._watch.running and not self._adds_up():
+            self._unlike.add(self._forward)
+        elif self._watch.running:
             kind.first = kind.first or tuple(self._steps)
             kind.steady = tuple(self._steps)
             kind.looked += 1
@@ -116,6 +142,22 @@ class CardInsides(Insides):
             host_seconds = self._card.host_seconds() - host_began
             kind.others.append((began, self._card.mark(), host_seconds))
         self._kind, self._watch.running = None, False
+
+    def _new_look(self) -> Look:
+        self._records = self._records and can_record()
+        return Recording() if self._records else Reading(self._card)
+
+    def _adds_up(self) -> bool:
+        """Whether the look that has ended tells its moments; asked of the first recording, before others follow it."""
+        if self._proved or not self._records:
+            return True
+        try:
+            self._look.moments()
+        except (DoesNotAddUpError, InputError):
+            self._records = False
+            return False
+        self._proved = True
+        return True
 
     def _looks(self) -> bool:
         return self._kind is not None and self._kind.looked < LOOKED_AT
@@ -138,13 +180,12 @@ class CardInsides(Insides):
             return -1
         if not self._looks():
             return self._as_before(kind, ended_by, moves=moves)
-        begins = self._watch.began
-        known = len(self.known)
-        index = super().keep(inside, ended_by)
-        if index == known:
-            self._begins.append(begins)
-        elif inside is not None and kind.looked:  # the second forward is warm
-            self.known[index], self._begins[index] = inside, begins
+        index = -1
+        if inside is not None:
+            index = len(self._intervals)
+            self._intervals.append(
+                _Interval(inside, self._look, self._base_bytes, self._start, self._watch.began)
+            )
         if index >= 0 or not moves:
             self._steps.append(_Step(ended_by, index))
         return index
@@ -160,57 +201,104 @@ class CardInsides(Insides):
             self._unlike.add(self._forward)
         return -1
 
-    # -- their times
+    # -- what is read at their moments
+
+    def begin(self, base_bytes: int) -> None:
+        super().begin(base_bytes)
+        if self._watch.running:
+            self._start = self._look.pass_moment(0)
+
+    def ended(self) -> Inside | None:
+        if not self._watch.running or not self._visits:
+            return None
+        tail = self._look.pass_moment(self.pending_peak_bytes)
+        return Inside(tuple(self._visits), tail, *self._watch.since())
+
+    def take_peak_of_visits(self) -> int:
+        return self._look.take_peak()
 
     def _visit(self, component: int, part: int, entering: int) -> None:
-        self._watch.pause()
-        super()._visit(component, part, entering)
-        self._watch.resume()
+        watch = self._watch
+        watch.pause()
+        moment = self._look.pass_moment(self.pending_peak_bytes)
+        self.pending_peak_bytes = 0
+        self._visits.append(Visit(component, part, entering, moment, 0, *watch.since()))
+        watch.resume()
+
+    # -- what it was
 
     def settled(self, events: list[Event]) -> list[Event]:
-        for index, began in enumerate(self._begins):
-            self.known[index] = self._read_off(self.known[index], began)
+        found = list(map(self._read_off, self._intervals))
         done: set[int] = set()
         for kind in self._kinds.values():
-            self._scale(kind, done)
+            self._scale(kind, found, done)
+        indices = [-1 if inside is None else self._keep(inside) for inside in found]
         return [
-            event._replace(inside=-1) if forward in self._unlike else event
+            event._replace(inside=-1 if forward in self._unlike else indices[event.inside])
+            if event.inside >= 0
+            else event
             for event, forward in zip(events, self._forwards, strict=True)
         ]
 
-    def _read_off(self, inside: Inside, began: int) -> Inside:
-        """Return an interval whose marks are read."""
-        at = self._card.seconds_at
+    def _keep(self, inside: Inside) -> int:
+        """Return the index of an interval, by what was visited and allocated."""
+        return super().keep(inside, ("", ""))
+
+    def _read_off(self, interval: _Interval) -> Inside | None:
+        """Return an interval whose moments and marks are read; None if they cannot be told."""
+        try:
+            moments = interval.look.moments()
+        except (DoesNotAddUpError, InputError):
+            return None
+        inside, base_bytes, at = interval.inside, interval.base_bytes, self._card.seconds_at
+        before = interval.start
+
+        def peak_bytes(moment: int) -> int:
+            nonlocal before
+            peak = max(one.peak_bytes for one in moments[before + 1 : moment + 1])
+            before = moment
+            return peak - base_bytes
 
         def since(mark: int) -> int:
-            return max(round((at(mark) - at(began)) * _NANOSECONDS), 0)
+            return max(round((at(mark) - at(interval.began)) * _NANOSECONDS), 0)
 
         visits = tuple(
-            visit._replace(stream_nanoseconds=since(visit.stream_nanoseconds))
+            visit._replace(
+                peak_bytes=peak_bytes(visit.peak_bytes),
+                allocated_bytes=moments[visit.peak_bytes].allocated_bytes - base_bytes,
+                stream_nanoseconds=since(visit.stream_nanoseconds),
+            )
             for visit in inside.visits
         )
-        return inside._replace(visits=visits, stream_nanoseconds=since(inside.stream_nanoseconds))
+        return inside._replace(
+            visits=visits,
+            peak_bytes=peak_bytes(inside.peak_bytes),
+            stream_nanoseconds=since(inside.stream_nanoseconds),
+        )
 
-    def _scale(self, kind: _Kind, done: set[int]) -> None:
+    def _scale(self, kind: _Kind, found: list[Inside | None], done: set[int]) -> None:
         """Give the forwards that were looked at the times of those that were not, and the first those of the second."""
-        indices = {step.inside for step in kind.steady if step.inside >= 0}
-        if kind.others and indices:
+        looked = {step.inside: inside for step in kind.steady if (inside := _of(step, found))}
+        if kind.others and looked:
             at = self._card.seconds_at
             stream = median(at(end) - at(begin) for begin, end, _ in kind.others)
             host = median(host_seconds for _, _, host_seconds in kind.others)
-            looked = [self.known[step.inside] for step in kind.steady if step.inside >= 0]
             factors = (
-                _factor(host, sum(inside.host_nanoseconds for inside in looked)),
-                _factor(stream, sum(inside.stream_nanoseconds for inside in looked)),
+                _factor(host, sum(inside.host_nanoseconds for inside in looked.values())),
+                _factor(stream, sum(inside.stream_nanoseconds for inside in looked.values())),
             )
-            for index in indices - done:
-                self.known[index] = _scaled(self.known[index], *factors)
-        done |= indices
+            for index, inside in looked.items():
+                if index not in done:
+                    found[index] = _scaled(inside, *factors)
+        done |= looked.keys()
         for first, steady in zip(kind.first, kind.steady, strict=False):
-            if first.inside not in (-1, *done) and steady.inside >= 0:
-                self.known[first.inside] = _timed_as(
-                    self.known[first.inside], self.known[steady.inside]
-                )
+            cold, warm = _of(first, found), _of(steady, found)
+            if cold is not None and warm is not None and first.inside not in done:
+                found[first.inside] = _timed_as(cold, warm)
+
+
+def _of(step: _Step, found: list[Inside | None]) -> Inside | None:
+    return found[step.inside] if step.inside >= 0 else None
 
 
 class _Watch:

@@ -20,13 +20,14 @@ from torch import nn
 
 from profiler.errors import InputError
 from profiler.memory_history import BEFORE, HeldBlock, MemoryHistory
-from profiler.tracing.block_replay import DoesNotAddUpError, Held, highest
-from profiler.tracing.parts import on_card, tensors_of
-from profiler.virtual.allocator_settings import (
-    Settings,
-    parse_settings,
-    settings_from_environment,
+from profiler.tracing.block_replay import (
+    DoesNotAddUpError,
+    Held,
+    highest,
+    segments_of,
+    settings_of,
 )
+from profiler.tracing.parts import on_card, tensors_of
 
 _OURS = "torch's recording was off; the trace turned it on and off again"
 _THEIRS = "torch was recording before the trace and still is: its settings, and its earlier entries, are as they were"
@@ -93,7 +94,7 @@ class History:
         # The entry of this very snapshot is where the trace begins.
         self._first = f"vram-profiler: trace {uuid.uuid4().hex} begins"
         self._set(self._first)
-        self._before = self._own(torch.cuda.memory_snapshot(include_traces=False))
+        self._before = segments_of(torch.cuda.memory_snapshot(include_traces=False), self._device)
         self._owners = _addresses(self._modules)
 
     def label(self, made: Made) -> None:
@@ -119,8 +120,8 @@ class History:
         note, gap = (_OURS, _STRANGE) if self._recording else (_THEIRS, _GAP)
         try:
             entries = self._own_entries(snapshot)
-            after = self._own(snapshot["segments"])
-            peak = highest(self._before, entries, after, _settings(snapshot))
+            after = segments_of(snapshot["segments"], self._device)
+            peak = highest(self._before, entries, after, settings_of(snapshot))
         except (DoesNotAddUpError, InputError):
             return MemoryHistory(snapshot=snapshot, held=(), note=note, gap=gap)
         held = tuple(self._mapped(block, entries) for block in peak.held)
@@ -138,9 +139,6 @@ class History:
 
     def _stop(self) -> None:
         torch.cuda.memory._record_memory_history(enabled=None)
-
-    def _own(self, segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [segment for segment in segments if segment["device"] == self._device]
 
     def _own_entries(self, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the entries of this trace; DoesNotAddUpError where its beginning is not among them."""
@@ -163,12 +161,6 @@ class History:
         index = bisect_right(self._owners, (block.address + block.size - 1, "\U0010ffff")) - 1
         address, name = self._owners[index] if index >= 0 else (-1, "")
         return name if address >= block.address else ""
-
-
-def _settings(snapshot: dict[str, Any]) -> Settings:
-    """Return how the allocator is set now; InputError for what is not known."""
-    text = snapshot["allocator_settings"].get("PYTORCH_CUDA_ALLOC_CONF")
-    return parse_settings(text) if text else settings_from_environment()
 
 
 def _addresses(modules: dict[str, nn.Module]) -> list[tuple[int, str]]:

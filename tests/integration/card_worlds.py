@@ -33,12 +33,15 @@ def tiny(family):
     return pipe, call
 
 
-def traced_as(gauge, family, mode, *, calls=2, steps=3):
-    """Return the profile of a tiny pipeline in a mode, set-up included."""
+def traced_as(gauge, family, mode, *, calls=2, steps=3, recorded=False):
+    """Return the profile of a tiny pipeline in a mode, set-up included; `recorded`: somebody has torch record."""
     with VirtualGPU("rtx-4090", replay=False):
+        if recorded:
+            torch.cuda.memory._record_memory_history("all", context=None)
         pipe, call = tiny(family)
         with Trace(pipe, {}, gauge) as t:
             enable_mode(pipe, mode)
             for _ in range(calls):
                 pipe(num_inference_steps=steps, **call)
+        assert torch._C._cuda_isHistoryEnabled() == recorded
         return t.profile

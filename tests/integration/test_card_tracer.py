@@ -11,6 +11,7 @@ from profiler.modes import Mode, enable_mode
 from profiler.planning import plan_offload
 from profiler.planning.link import link_of
 from profiler.tracing import Trace
+from profiler.tracing.block_replay import BlockReplay, DoesNotAddUpError
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 
@@ -134,6 +135,39 @@ def test_later_forwards_are_what_the_second_one_did():
     ]
     assert exits == [0, 1, 1, 1, 1, 1]
     assert len(profile.insides) == 2
+
+
+def test_parts_are_read_where_torch_records_for_somebody_else():
+    """That recording goes on, and every part's memory and time is what our own would have told."""
+    read, recorded = (
+        traced_as(card_gauge, "sdxl", Mode(), recorded=theirs) for theirs in (True, False)
+    )
+    assert read.insides == recorded.insides
+    assert told(read) == told(recorded)
+
+
+def test_a_recording_that_does_not_add_up_is_no_longer_asked_for(monkeypatch):
+    """One forward is lost to it, and the next ones are read."""
+    exits = []
+    for broken in (False, True):
+        if broken:
+            monkeypatch.setattr(BlockReplay, "check", _does_not_add_up)
+        profile = traced_as(card_gauge, "flux", Mode())
+        visits = [inside.visits for inside in profile.insides]
+        exits.append(
+            [
+                visits[event.inside] if event.inside >= 0 else None
+                for event in profile.events
+                if (event.kind, event.component) == ("exit", "transformer")
+            ]
+        )
+    first, *later = exits[0]
+    assert first != later[0]
+    assert exits[1] == [None, *later]
+
+
+def _does_not_add_up(*_):
+    raise DoesNotAddUpError("a test")
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
