@@ -1,8 +1,9 @@
 """A plan is promised only after it ran: fragmentation follows no sum, so the winner is run in the full allocator.
 
-The search counts what is allocated, with a stated slack. Where the run of the winner does not get through with three
-quarters of that slack, the slack is doubled and the next best is tried. A quarter stays for calls that come later: they
-find the free memory in other pieces.
+The search counts what is allocated, with a stated slack. The winner is run on two cards: one with a quarter of that
+slack less than the budget, which stays for calls that come later and find the free memory in other pieces, and one of
+just the budget, because a card with less sometimes gets through where one with more does not: it empties its cache
+earlier. Where either run fails, the slack is doubled and the next best is tried.
 """
 
 from __future__ import annotations
@@ -28,23 +29,25 @@ ROUNDS = (2, 3, 4)
 """Denoise steps of the calls that a plan must get through, one after the other, before it is promised. Each begins with
 what those before left behind; and how far the host is ahead when a stream begins to bring weights differs with them."""
 
-_KEPT = 4  # the part of the slack that is not given to the confirming run: one of so many
+_KEPT = 4  # the part of the slack that is not given to the first confirming run: one of so many
 
 
-def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan], bool]) -> Plan:
+def confirmed_plan(
+    profile: Profile, wish: Wish, *, gets_through: Callable[[Plan, int], bool]
+) -> Plan:
     """Return the best plan whose run gets through under the budget.
 
     Args:
         profile: what to plan for.
         wish: what the plan is to be.
-        gets_through: runs a plan's `ROUNDS` on a card of `confirming_bytes`.
+        gets_through: runs a plan's `ROUNDS` on a card of so many bytes.
 
     Raises:
         FindingError: if no plan fits, or none gets through though its bytes would fit.
     """
     plan = plan_as(profile, wish)
     slack_bytes = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
-    while not gets_through(plan):
+    while not all(gets_through(plan, capacity) for capacity in _capacities(plan)):
         slack_bytes *= 2
         try:
             plan = plan_as(profile, replace(wish, slack_bytes=slack_bytes))
@@ -53,9 +56,9 @@ def confirmed_plan(profile: Profile, wish: Wish, *, gets_through: Callable[[Plan
     return plan
 
 
-def confirming_bytes(plan: Plan) -> int:
-    """Return the capacity of the card on which a plan is confirmed."""
-    return plan.budget_bytes - plan.margin.slack_bytes // _KEPT
+def _capacities(plan: Plan) -> tuple[int, int]:
+    """Return the bytes of the cards on which a plan is confirmed."""
+    return plan.budget_bytes - plan.margin.slack_bytes // _KEPT, plan.budget_bytes
 
 
 def shortened(plan: Plan, steps: int) -> Plan:

@@ -102,7 +102,11 @@ def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
 
     if profile.source != "predicted" or not profile.model:
         return plan_as(profile, wish)
-    return confirmed_plan(profile, wish, gets_through=lambda plan: _gets_through(plan, report))
+    return confirmed_plan(
+        profile,
+        wish,
+        gets_through=lambda plan, capacity_bytes: _gets_through(plan, capacity_bytes, report),
+    )
 
 
 def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
@@ -125,13 +129,13 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
         )
 
 
-def _gets_through(plan: Plan, report: Report | None) -> bool:
-    """Whether calls get through under the plan's budget: a first one, and some with what it left behind."""
+def _gets_through(plan: Plan, capacity_bytes: int, report: Report | None) -> bool:
+    """Whether calls get through on a card of so much: a first one, and some with what it left behind."""
     from profiler import applying
-    from profiler.confirming import ROUNDS, confirming_bytes, shortened
+    from profiler.confirming import ROUNDS, shortened
     from profiler.tracing import profile_calls
 
-    with _planned_pipeline(plan, confirming_bytes(plan), report) as (pipe, folder):
+    with _planned_pipeline(plan, capacity_bytes, report) as (pipe, folder):
         rounds = [list(_calls_of(shortened(plan, steps), pipe)) for steps in ROUNDS]
         others = [call.pipe for calls in rounds for call in calls if call.pipe is not None]
         applying.apply(plan, pipe, disk_folder=folder, also=others)
