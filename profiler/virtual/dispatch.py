@@ -178,7 +178,7 @@ class Dispatcher:
             if type(part) is tuple:
                 found.append(self._without_offsets(part))
             else:
-                found.append(self.gpu.tag_at_start(part) if type(part) is int else part)
+                found.append(self.gpu.tags.at_start(part) if type(part) is int else part)
         return tuple(found)
 
     def run(

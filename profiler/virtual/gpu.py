@@ -26,13 +26,10 @@ from profiler.virtual.lending import lend
 from profiler.virtual.operators import Operators
 from profiler.virtual.replay import Replay
 from profiler.virtual.storage import HostMemory, Storage
+from profiler.virtual.tags import Tags
 from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
 from profiler.virtual.values import Values
 from profiler.virtual.workspaces import NOTHING, Workspace, matrix_product
-
-_FIRST_TAG = -(
-    1 << 50
-)  # so far below any integer that an operator takes, that a key cannot be misread
 
 _T = TypeVar("_T")
 
@@ -55,6 +52,7 @@ class VirtualGPU:
         h2d_bytes, d2h_bytes: what crossed the link so far.
         copy_observers: called with (from, to, bytes) after each copy.
         replay: leaves out forwards; None where that is switched off.
+        tags: the numbers of tensors' metadata.
 
     Raises:
         InputError: for an unknown card, a capacity that leaves nothing beside the CUDA context, or settings in
@@ -93,8 +91,7 @@ class VirtualGPU:
         self.most_peak_bytes = (
             0  # the highest point if every workspace took what it can take at most
         )
-        self._tags: dict[Any, int] = {}
-        self._metadata: list[Any] = []  # of each tag, in their order
+        self.tags = Tags()
         self._blas_streams: dict[int, Block] = {}
         self.default_stream: Any = None
         self.current_stream: Any = None
@@ -305,29 +302,6 @@ class VirtualGPU:
 
     # -- making tensors
 
-    def tag(
-        self,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...],
-        dtype: torch.dtype,
-        offset: int,
-        device: torch.device,
-    ) -> int:
-        """Return the interned number of this metadata."""
-        key = (shape, stride, dtype, offset, device)
-        tag = self._tags.get(key)
-        if tag is None:
-            tag = self._tags[key] = _FIRST_TAG - len(self._tags)
-            self._metadata.append(key)
-        return tag
-
-    def tag_at_start(self, number: int) -> int:
-        """Return the tag of the same metadata at offset 0, for a tag; any other number as it is."""
-        if number > _FIRST_TAG:
-            return number
-        shape, stride, dtype, _, device = self._metadata[_FIRST_TAG - number]
-        return self.tag(shape, stride, dtype, 0, device)
-
     def like(
         self, tensor: torch.Tensor, device: torch.device, storage: Storage | None = None
     ) -> VirtualTensor:
@@ -338,7 +312,7 @@ class VirtualGPU:
             int(tensor.storage_offset()),
         )
         nbytes = tensor.untyped_storage().nbytes() if storage is None else storage.nbytes
-        tag = self.tag(shape, stride, tensor.dtype, offset, device)
+        tag = self.tags.of((shape, stride, tensor.dtype, offset, device))
         source = NEW if storage is None else 0
         out = Out(source, shape, stride, tensor.dtype, offset, nbytes, tag, device)
         holder: Any = () if storage is None else (_Holder(storage),)

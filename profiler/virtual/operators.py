@@ -155,7 +155,7 @@ class Operators:
         if source not in (NEW, ARGUMENT):
             device = tensors[source].device
         shape, stride, offset = tuple(leaf.shape), tuple(leaf.stride()), int(leaf.storage_offset())
-        tag = self.gpu.tag(shape, stride, leaf.dtype, offset, device)
+        tag = self.gpu.tags.of((shape, stride, leaf.dtype, offset, device))
         nbytes = storage.nbytes() if source == NEW else 0
         return Out(source, shape, stride, leaf.dtype, offset, nbytes, tag, device, index)
 
