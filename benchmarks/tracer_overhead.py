@@ -6,9 +6,9 @@ The weights are real and the CPU computes with them; the tracer stands where it 
 missing: its counters and events are stand-ins, its allocator has nothing to write down, and no weights are moved.
 `benchmarks/gpu/tracer_overhead.py` is the same on a card.
 
-Seconds are the process's own on one thread, the two ways in turn; the ratio is the median of pairs. Limits: a ratio of
-1.03, 1 MB of host memory for every 1000 events, nothing on the device (of a virtual card, on which the pipe runs for
-that).
+Seconds are the process's own on one thread, the two ways in turn; the ratio is the median, and beside it stands what
+plain calls are to the plain ones around them. Limits: a ratio of 1.03, 1 MB of host memory for every 1000 events,
+nothing on the device (of a virtual card, on which the pipe runs for that).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from tracing_cost import device_memory, host_memory, slowdown
+from tracing_cost import LEAST_PAIRS, device_memory, host_memory, slowdown
 
 from profiler.patching import Patches
 from profiler.virtual import VirtualGPU, cuda_api
@@ -140,9 +140,11 @@ def main() -> None:
         description=__doc__.splitlines()[0],
         epilog="example: python benchmarks/tracer_overhead.py --pairs 30 --json",
     )
-    parser.add_argument("--pairs", type=int, default=30, help="calls of each kind, 30 by default")
+    parser.add_argument("--pairs", type=int, default=30, help="traced calls, 30 by default")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
+    if options.pairs < LEAST_PAIRS:
+        parser.error(f"--pairs {options.pairs}: at least {LEAST_PAIRS} give quartiles")
     torch.set_num_threads(1)
     found = measured(options.pairs)
     print(json.dumps(found, indent=2) if options.json else worded(found))
@@ -155,8 +157,9 @@ def worded(one: dict[str, Any]) -> str:
     low, high = one["ratio_quartiles"]
     device = max(figure for name, figure in one.items() if name.startswith("device_"))
     return (
-        f"traced / plain {one['ratio']:.3f} (quartiles {low:.3f} to {high:.3f}, {one['pairs']} pairs of "
-        f"{one['plain_seconds']:.2f} s, {one['events']} events), around it {one['attaching_seconds']:.3f} s; "
+        f"traced / plain {one['ratio']:.3f} (quartiles {low:.3f} to {high:.3f}, {one['pairs']} calls of "
+        f"{one['plain_seconds']:.2f} s, {one['events']} events), plain / plain {one['noise']:.3f}, "
+        f"around it {one['attaching_seconds']:.3f} s; "
         f"host {one['host_bytes_per_1000_events'] / 1e6:.2f} MB for 1000 events and "
         f"{one['host_bytes_once'] / 1e6:.2f} MB once; device {device} bytes"
     )

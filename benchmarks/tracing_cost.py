@@ -10,6 +10,7 @@ import gc
 import statistics
 import time
 import tracemalloc
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +18,11 @@ import torch
 from profiler.tracing import trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 PER_EVENTS = 1000
+LEAST_PAIRS = 3
+"""Traced calls that give quartiles of the ratio, and of the noise beside it."""
 _MORE_CALLS = 4
 
 
@@ -30,40 +33,43 @@ def slowdown(
     pairs: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Return the median ratio of seconds with the tracer to seconds without, over pairs of calls.
+    """Return the median ratio of seconds with the tracer to seconds without: each call to the two around it.
 
-    The order changes from pair to pair, so that a machine that becomes slower favours neither. One call of each kind
-    goes before.
+    Plain and traced calls come in turn, so a machine that becomes slower favours neither. The same ratio of plain calls
+    to the plain ones around them stands beside it: as far as that is from 1, the machine's noise hides the tracer. One
+    call of each kind goes before.
 
     Args:
         pipe: what is traced.
         call: calls it once.
-        pairs: how many, at least 2.
+        pairs: how many traced calls, at least `LEAST_PAIRS`.
         clock: in seconds; `time.process_time` leaves out what other processes of a busy machine take.
     """
-    _plain(call, clock)
     _traced(pipe, call, clock)
-    plain, traced, attaching = [], [], []
-    events = 0
-    for number in range(pairs):
-        for with_trace in (False, True) if number % 2 else (True, False):
-            if with_trace:
-                seconds, around, events = _traced(pipe, call, clock)
-                traced.append(seconds)
-                attaching.append(around)
-            else:
-                plain.append(_plain(call, clock))
-    ratios = [with_it / without for with_it, without in zip(traced, plain, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
+    _plain(call, clock)
+    plain = [_plain(call, clock)]
+    found = []
+    for _ in range(pairs):
+        found.append(_traced(pipe, call, clock))
+        plain.append(_plain(call, clock))
+    traced, attaching, events = zip(*found, strict=True)
+    between = [(before + after) / 2 for before, after in pairwise(plain)]
+    around = [(before + after) / 2 for before, after in zip(plain, plain[2:], strict=False)]
     return {
-        "ratio": statistics.median(ratios),
-        "ratio_quartiles": [low, high],
+        **_median("ratio", traced, between),
+        **_median("noise", plain[1:-1], around),
         "pairs": pairs,
         "plain_seconds": statistics.median(plain),
         "traced_seconds": statistics.median(traced),
         "attaching_seconds": statistics.median(attaching),
-        "events": events,
+        "events": events[-1],
     }
+
+
+def _median(name: str, seconds: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    ratios = [one / other for one, other in zip(seconds, others, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {name: middle, f"{name}_quartiles": [low, high]}
 
 
 def _plain(call: Callable[[], Any], clock: Callable[[], float]) -> float:

@@ -3,9 +3,10 @@
 Run: python benchmarks/gpu/tracer_overhead.py [--pairs 10] [--budget-seconds 540] [-o FILE.json]
 
 Weights are random, so nothing is downloaded. Each mode runs in a process of its own: calls without and with the tracer
-in turn, waited for; the ratio is the median of pairs. Limits: a ratio of 1.01, 1 MB of host memory for every 1000
-events, nothing on the device. Without -o the file is benchmarks/results/CARD/tracer_overhead.json; a mode that it
-holds is not run again. `benchmarks/tracer_overhead.py` is the same beside real computing on the CPU.
+in turn, waited for; the ratio is the median of each to those around it, and beside it stands what plain calls are to
+plain ones. Limits: a ratio of 1.01, 1 MB of host memory for every 1000 events, nothing on the device. Without -o the
+file is benchmarks/results/CARD/tracer_overhead.json; a mode that it holds is not run again.
+`benchmarks/tracer_overhead.py` is the same beside real computing on the CPU.
 
 `--dry` tries all of this on a virtual card; its figures mean nothing, and such a file is never a result.
 """
@@ -17,10 +18,12 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import above  # noqa: F401  # the last one is up there
 from apart import Apart, FailedError
 from case_record import Kind
 from session import Session, add_options
 from tracer_overhead_cases import MODES, measure
+from tracing_cost import LEAST_PAIRS
 
 from profiler.errors import InputError
 
@@ -59,8 +62,8 @@ def _told(name: str, entry: dict[str, Any]) -> str:
     low, high = entry["ratio_quartiles"]
     device = max(entry[f"device_{what}_bytes"] for what in ("peak", "reserved", "stays"))
     return (
-        f"{name:28} traced / plain {entry['ratio']:.4f} (quartiles {low:.4f} to {high:.4f}, {entry['pairs']} pairs "
-        f"of {entry['plain_seconds']:.2f} s, {entry['events']} events), around it "
+        f"{name:28} traced / plain {entry['ratio']:.4f} (quartiles {low:.4f} to {high:.4f}, {entry['pairs']} calls "
+        f"of {entry['plain_seconds']:.2f} s, {entry['events']} events), plain / plain {entry['noise']:.4f}, around it "
         f"{entry['attaching_seconds']:.3f} s; host {entry['host_bytes_per_1000_events'] / 1e6:.2f} MB "
         f"for 1000 events; device {device} bytes"
     )
@@ -74,11 +77,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add_options(parser)
     parser.add_argument("--model", default="sdxl-base", help="a catalogue name or a folder")
-    parser.add_argument("--pairs", type=int, default=10, help="calls of each kind, at least 2")
+    parser.add_argument(
+        "--pairs", type=int, default=10, help=f"traced calls, at least {LEAST_PAIRS}"
+    )
     parser.add_argument("--steps", type=int, default=20, help="denoise steps of a call")
     options = parser.parse_args(arguments)
-    if options.pairs < 2:
-        parser.error(f"--pairs {options.pairs}: at least 2 give quartiles")
+    if options.pairs < LEAST_PAIRS:
+        parser.error(f"--pairs {options.pairs}: at least {LEAST_PAIRS} give quartiles")
     modes = {f"{options.model}:{mode}": mode for mode in MODES if options.only in mode}
     if options.list:
         print("\n".join(modes))
