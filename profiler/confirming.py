@@ -1,9 +1,9 @@
 """A plan is promised only after it ran: fragmentation follows no sum, so the winner is run in the full allocator.
 
-The search counts what is allocated, with a stated slack. The winner is run on two cards: one with a quarter of that
-slack less than the budget, which stays for calls that come later and find the free memory in other pieces, and one of
-just the budget, because a card with less sometimes gets through where one with more does not: it empties its cache
-earlier. Where either run fails, the slack is doubled and the next best is tried.
+The search counts what is allocated, with a slack that the card states. The winner is run on two cards: one with a
+quarter of that slack less than the budget, which stays for calls that come later and find the free memory in other
+pieces, and one of just the budget, because a card with less sometimes gets through where one with more does not: it
+empties its cache earlier. Where either run fails, the search is given twice the slack, and the next best is tried.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ ROUNDS = (2, 3, 4)
 """Denoise steps of the calls that a plan must get through, one after the other, before it is promised. Each begins with
 what those before left behind; and how far the host is ahead when a stream begins to bring weights differs with them."""
 
-_KEPT = 4  # the part of the slack that is not given to the first confirming run: one of so many
+_KEPT = (
+    4  # the part of the stated slack that is not given to the first confirming run: one of so many
+)
 
 
 def confirmed_plan(
@@ -47,18 +49,14 @@ def confirmed_plan(
     """
     plan = plan_as(profile, wish)
     slack_bytes = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
-    while not all(gets_through(plan, capacity) for capacity in _capacities(plan)):
+    capacities = wish.budget_bytes - profile.gpu.slack_bytes // _KEPT, wish.budget_bytes
+    while not all(gets_through(plan, capacity) for capacity in capacities):
         slack_bytes *= 2
         try:
             plan = plan_as(profile, replace(wish, slack_bytes=slack_bytes))
         except DoesNotFitError:
             raise FindingError(_fragments(profile, plan)) from None
     return plan
-
-
-def _capacities(plan: Plan) -> tuple[int, int]:
-    """Return the bytes of the cards on which a plan is confirmed."""
-    return plan.budget_bytes - plan.margin.slack_bytes // _KEPT, plan.budget_bytes
 
 
 def shortened(plan: Plan, steps: int) -> Plan:
