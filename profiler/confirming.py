@@ -3,7 +3,8 @@
 The search counts what is allocated, with a slack that the card states. The winner is run on two cards: one with a
 quarter of that slack less than the budget, which stays for calls that come later and find the free memory in other
 pieces, and one of just the budget, because a card with less sometimes gets through where one with more does not: it
-empties its cache earlier. Where either run fails, the search is given twice the slack, and the next best is tried.
+empties its cache earlier. Where either run fails, the search is given twice the slack, and the next best is tried; then
+the least slack that does is looked for between the last that did not and the first that did.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ what those before left behind; and how far the host is ahead when a stream begin
 _KEPT = (
     4  # the part of the stated slack that is not given to the first confirming run: one of so many
 )
+_HALVINGS = 3  # of the span in which the least slack that does is looked for
 
 
 def confirmed_plan(
@@ -47,16 +49,56 @@ def confirmed_plan(
     Raises:
         FindingError: if no plan fits, or none gets through though its bytes would fit.
     """
+    trials = _Trials(profile, wish, gets_through)
     plan = plan_as(profile, wish)
-    slack_bytes = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
-    capacities = wish.budget_bytes - profile.gpu.slack_bytes // _KEPT, wish.budget_bytes
-    while not all(gets_through(plan, capacity) for capacity in capacities):
-        slack_bytes *= 2
+    if trials.runs(plan):
+        return plan
+    too_little = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
+    enough = 2 * too_little
+    while (best := trials.plan(enough)) is not None and not trials.runs(best):
+        too_little, enough = enough, 2 * enough
+    for _ in range(_HALVINGS):
+        middle = (too_little + enough) // 2
+        between = trials.plan(middle)
+        if between is None:
+            enough = middle
+        elif trials.runs(between):
+            best, enough = between, middle
+        else:
+            too_little = middle
+    if best is None:
+        raise FindingError(_fragments(profile, plan))
+    return best
+
+
+class _Trials:
+    """The plans of one wish that were run, and which of them got through."""
+
+    def __init__(
+        self, profile: Profile, wish: Wish, gets_through: Callable[[Plan, int], bool]
+    ) -> None:
+        self._profile = profile
+        self._wish = wish
+        self._gets_through = gets_through
+        kept = profile.gpu.slack_bytes // _KEPT
+        self._capacities = wish.budget_bytes - kept, wish.budget_bytes
+        self._outcomes: list[tuple[Plan, bool]] = []
+
+    def plan(self, slack_bytes: int) -> Plan | None:
+        """Return the best plan with so much slack; None where it does not fit."""
         try:
-            plan = plan_as(profile, replace(wish, slack_bytes=slack_bytes))
+            return plan_as(self._profile, replace(self._wish, slack_bytes=slack_bytes))
         except DoesNotFitError:
-            raise FindingError(_fragments(profile, plan)) from None
-    return plan
+            return None
+
+    def runs(self, plan: Plan) -> bool:
+        """Whether a plan gets through; one that does what an earlier one did is not run again."""
+        for other, outcome in self._outcomes:
+            if (other.scheme, other.modifiers) == (plan.scheme, plan.modifiers):
+                return outcome
+        outcome = all(self._gets_through(plan, capacity) for capacity in self._capacities)
+        self._outcomes.append((plan, outcome))
+        return outcome
 
 
 def shortened(plan: Plan, steps: int) -> Plan:
