@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BEFORE = "before the trace"
 
+_NOBODY = "pipeline"
 _WORDS = ("component", "what", "phase")
 _CELL = "text-align:left;padding:3px 18px 3px 0;border:0;background:none"
 _NUMBER = "text-align:right;padding:3px 18px 3px 0;border:0;background:none;font-variant-numeric:tabular-nums"
@@ -106,11 +107,16 @@ class MemoryHistory:
         if self.gap:
             return f"<div>{escape(repr(self))}</div>"
         rows = "".join(
-            f'<tr style="background:none"><td style="{_CELL}">{escape(component)}</td>'
+            f'<tr style="background:none"><td style="{_CELL}">{escape(component or _NOBODY)}</td>'
             f'<td style="{_CELL}">{what}</td><td style="{_NUMBER}">{blocks}</td>'
             f'<td style="{_NUMBER}">{format_bytes(nbytes)}</td></tr>'
             for component, what, blocks, nbytes, _ in self._sums()
         )
+        names = "".join(
+            f'<th style="{_CELL if name in _WORDS else _NUMBER};font-weight:600">{name}</th>'
+            for name in ("component", "what", "blocks", "allocated")
+        )
+        rows = f'<tr style="background:none">{names}</tr>{rows}'
         return (
             '<div style="max-width:760px;line-height:1.5">'
             f'<div style="font-weight:600">{self._peak()} at the peak</div>'
