@@ -7,17 +7,11 @@ the second is not vouched for, and the next one is looked at again.
 
 A forward inside which a hook moves weights is not looked at: how long its parts would take without copies cannot be
 known, and a plan is made from whole components anyway.
-
-Times are the card's own, by its events, in the looked-at forward, which the looking holds up; where there are others of
-its kind they are scaled to what those took. A component that runs once or twice has none, and its first forward loads
-kernels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +24,7 @@ from profiler.tracing.block_replay import DoesNotAddUpError
 from profiler.tracing.card_gauge import CardGauge
 from profiler.tracing.card_looks import Look, Reading, Recording, can_record
 from profiler.tracing.insides import Insides
+from profiler.tracing.looked_at import Interval, Kind, Step, told
 
 LOOKED_AT = 2
 MOST_KINDS = 32
@@ -37,38 +32,6 @@ MOST_KINDS = 32
 
 _NANOSECONDS = 10**9
 _MOVES = frozenset({"onload", "offload", "cast", "empty_cache", "sync"})
-
-
-class _Step(NamedTuple):
-    """An event inside a forward, and what parts did before it."""
-
-    ended_by: tuple[str, str]
-    inside: int
-
-
-class _Interval(NamedTuple):
-    """What parts did between two events of a forward, not read yet.
-
-    In place of the peak of each visit is the number of its moment, in place of the stream's time the mark.
-    """
-
-    inside: Inside
-    look: Look
-    base_bytes: int
-    start: int  # the last moment before it; -1 for none
-    began: int  # the mark at which it began
-
-
-@dataclass
-class _Kind:
-    """Forwards of one kind. Steps are those of the first one looked at, and of the last."""
-
-    looked: int = 0
-    first: tuple[_Step, ...] = ()
-    steady: tuple[_Step, ...] = ()
-    others: list[tuple[float, float, float]] = field(
-        default_factory=list
-    )  # two marks and host seconds of those that were not looked at
 
 
 class CardInsides(Insides):
@@ -81,16 +44,16 @@ class CardInsides(Insides):
         self._call_impl: Any = None
         self._standing = Patches()
         self._running: list[str] = []
-        self._kinds: dict[Any, _Kind] = {}
-        self._kind: _Kind | None = None  # of the outermost forward that runs
-        self._steps: list[_Step] = []
+        self._kinds: dict[Any, Kind] = {}
+        self._kind: Kind | None = None  # of the outermost forward that runs
+        self._steps: list[Step] = []
         self._moved = False
-        self._entered = (0.0, 0.0)
+        self._entered = 0, 0.0  # a mark, and the host's seconds
         self._look: Look = Reading(gauge)
         self._start = -1
         self._records = can_record()
         self._proved = False  # whether a recording added up
-        self._intervals: list[_Interval] = []
+        self._intervals: list[Interval] = []
         self._forward = -1  # how many outermost forwards there were
         self._forwards: list[int] = []  # in which of them each event was told of
         self._unlike: set[int] = set()
@@ -162,14 +125,14 @@ class CardInsides(Insides):
     def _looks(self) -> bool:
         return self._kind is not None and self._kind.looked < LOOKED_AT
 
-    def _kind_of(self, component: str, entry: str, arguments: tuple[Any, ...]) -> _Kind | None:
+    def _kind_of(self, component: str, entry: str, arguments: tuple[Any, ...]) -> Kind | None:
         key = (component, entry, _shapes(arguments))
         kind = self._kinds.get(key)
         if kind is None:
             module = self._modules[component]
             if len(self._kinds) >= MOST_KINDS or not self._places or hooks.acts_inside(module):
                 return None
-            kind = self._kinds[key] = _Kind()
+            kind = self._kinds[key] = Kind()
         return kind
 
     def keep(self, inside: Inside | None, ended_by: tuple[str, str]) -> int:
@@ -184,13 +147,13 @@ class CardInsides(Insides):
         if inside is not None:
             index = len(self._intervals)
             self._intervals.append(
-                _Interval(inside, self._look, self._base_bytes, self._start, self._watch.began)
+                Interval(inside, self._look, self._base_bytes, self._start, self._watch.began)
             )
         if index >= 0 or not moves:
-            self._steps.append(_Step(ended_by, index))
+            self._steps.append(Step(ended_by, index))
         return index
 
-    def _as_before(self, kind: _Kind, ended_by: tuple[str, str], *, moves: bool) -> int:
+    def _as_before(self, kind: Kind, ended_by: tuple[str, str], *, moves: bool) -> int:
         """Return what the second forward of the kind did before such an event."""
         due = len(self._steps)
         step = kind.steady[due] if due < len(kind.steady) else None
@@ -228,10 +191,7 @@ class CardInsides(Insides):
     # -- what it was
 
     def settled(self, events: list[Event]) -> list[Event]:
-        found = list(map(self._read_off, self._intervals))
-        done: set[int] = set()
-        for kind in self._kinds.values():
-            self._scale(kind, found, done)
+        found = told(self._intervals, self._kinds.values(), self._card.seconds_at)
         indices = [-1 if inside is None else self._keep(inside) for inside in found]
         return [
             event._replace(inside=-1 if forward in self._unlike else indices[event.inside])
@@ -243,62 +203,6 @@ class CardInsides(Insides):
     def _keep(self, inside: Inside) -> int:
         """Return the index of an interval, by what was visited and allocated."""
         return super().keep(inside, ("", ""))
-
-    def _read_off(self, interval: _Interval) -> Inside | None:
-        """Return an interval whose moments and marks are read; None if they cannot be told."""
-        try:
-            moments = interval.look.moments()
-        except (DoesNotAddUpError, InputError):
-            return None
-        inside, base_bytes, at = interval.inside, interval.base_bytes, self._card.seconds_at
-        before = interval.start
-
-        def peak_bytes(moment: int) -> int:
-            nonlocal before
-            peak = max(one.peak_bytes for one in moments[before + 1 : moment + 1])
-            before = moment
-            return peak - base_bytes
-
-        def since(mark: int) -> int:
-            return max(round((at(mark) - at(interval.began)) * _NANOSECONDS), 0)
-
-        visits = tuple(
-            visit._replace(
-                peak_bytes=peak_bytes(visit.peak_bytes),
-                allocated_bytes=moments[visit.peak_bytes].allocated_bytes - base_bytes,
-                stream_nanoseconds=since(visit.stream_nanoseconds),
-            )
-            for visit in inside.visits
-        )
-        return inside._replace(
-            visits=visits,
-            peak_bytes=peak_bytes(inside.peak_bytes),
-            stream_nanoseconds=since(inside.stream_nanoseconds),
-        )
-
-    def _scale(self, kind: _Kind, found: list[Inside | None], done: set[int]) -> None:
-        """Give the forwards that were looked at the times of those that were not, and the first those of the second."""
-        looked = {step.inside: inside for step in kind.steady if (inside := _of(step, found))}
-        if kind.others and looked:
-            at = self._card.seconds_at
-            stream = median(at(end) - at(begin) for begin, end, _ in kind.others)
-            host = median(host_seconds for _, _, host_seconds in kind.others)
-            factors = (
-                _factor(host, sum(inside.host_nanoseconds for inside in looked.values())),
-                _factor(stream, sum(inside.stream_nanoseconds for inside in looked.values())),
-            )
-            for index, inside in looked.items():
-                if index not in done:
-                    found[index] = _scaled(inside, *factors)
-        done |= looked.keys()
-        for first, steady in zip(kind.first, kind.steady, strict=False):
-            cold, warm = _of(first, found), _of(steady, found)
-            if cold is not None and warm is not None and first.inside not in done:
-                found[first.inside] = _timed_as(cold, warm)
-
-
-def _of(step: _Step, found: list[Inside | None]) -> Inside | None:
-    return found[step.inside] if step.inside >= 0 else None
 
 
 class _Watch:
@@ -338,33 +242,3 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_shapes(item) for item in value)
     return value if isinstance(value, bool | str | None) else type(value)
-
-
-def _factor(seconds: float, nanoseconds: int) -> float:
-    """Return by what times are multiplied: looking only holds up, so by no more than 1."""
-    return min(seconds * _NANOSECONDS / nanoseconds, 1.0) if nanoseconds else 1.0
-
-
-def _scaled(inside: Inside, host: float, stream: float) -> Inside:
-    times = [(round(a * host), round(b * stream)) for a, b in _times(inside)]
-    return _with_times(inside, times)
-
-
-def _timed_as(inside: Inside, other: Inside) -> Inside:
-    """Return `inside` with the times of another one, if the same parts were visited in it."""
-    alike = [visit[:3] for visit in inside.visits] == [visit[:3] for visit in other.visits]
-    return _with_times(inside, _times(other)) if alike else inside
-
-
-def _times(inside: Inside) -> list[tuple[int, int]]:
-    visits = [(visit.host_nanoseconds, visit.stream_nanoseconds) for visit in inside.visits]
-    return [*visits, (inside.host_nanoseconds, inside.stream_nanoseconds)]
-
-
-def _with_times(inside: Inside, times: list[tuple[int, int]]) -> Inside:
-    *of_visits, (host, stream) = times
-    visits = [
-        visit._replace(host_nanoseconds=at_host, stream_nanoseconds=at_stream)
-        for visit, (at_host, at_stream) in zip(inside.visits, of_visits, strict=True)
-    ]
-    return Inside(tuple(visits), inside.peak_bytes, host, stream)
