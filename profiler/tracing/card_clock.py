@@ -9,7 +9,6 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -37,56 +36,52 @@ class CardClock:
         self._failed = False
         self._anchor: Any = None
         self._anchor_seconds = 0.0
-        self._unread.append((self._next(), self._recorded()))
+        self.mark()
 
     def mark(self) -> int:
         """Mark this moment, and return its number."""
-        number = self._next()
+        number = len(self._seconds)
+        self._seconds.append(self._host_seconds() - self._host_began)
         if not self._failed:
-            self._unread.append((number, self._recorded()))
-            self._read(_READ_AT_ONCE)
+            self._guarded(self._record, number)
         return number
 
     def settle(self) -> None:
         """Wait for the last mark, and read all."""
         if self._unread and not self._failed:
             self._guarded(self._unread[-1][1].synchronize)
-        self._read(len(self._unread))
+        if not self._failed:
+            self._guarded(self._read, len(self._unread))
 
     def seconds_at(self, number: int) -> float:
         """Return the seconds from the start to a mark; the host's for one that is not read yet."""
         return self._seconds[number]
 
-    def _next(self) -> int:
-        self._seconds.append(self._host_seconds() - self._host_began)
-        return len(self._seconds) - 1
-
-    def _recorded(self) -> Any:
+    def _record(self, number: int) -> None:
         event = self._spare.pop() if self._spare else torch.cuda.Event(enable_timing=True)
-        self._guarded(event.record)
-        return event
+        event.record()
+        self._unread.append((number, event))
+        self._read(_READ_AT_ONCE)
 
     def _read(self, most: int) -> None:
+        unread = self._unread
         for _ in range(most):
-            if self._failed or not self._unread or not self._guarded(self._unread[0][1].query):
+            if not unread or not unread[0][1].query():
                 return
-            number, event = self._unread.popleft()
+            number, event = unread.popleft()
             if self._anchor is None:
                 self._anchor, self._seconds[number] = event, 0.0
                 continue
-            milliseconds = self._guarded(partial(self._anchor.elapsed_time, event))
-            if milliseconds is None:
-                return
+            milliseconds = self._anchor.elapsed_time(event)
             self._seconds[number] = self._anchor_seconds + milliseconds / 1000
             if milliseconds > _NEW_ANCHOR_MILLISECONDS:
                 self._anchor, event = event, self._anchor
                 self._anchor_seconds = self._seconds[number]
             self._spare.append(event)
 
-    def _guarded(self, ask: Callable[[], Any]) -> Any:
-        """Return what an event says; None once the card has failed, which the run itself will tell."""
+    def _guarded(self, ask: Callable[..., Any], *args: Any) -> None:
+        """Ask events; no more once the card has failed, which the run itself will tell."""
         try:
-            return ask()
+            ask(*args)
         except RuntimeError:
             self._failed = True
-            return None

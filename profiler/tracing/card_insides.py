@@ -181,12 +181,13 @@ class CardInsides(Insides):
         return self._look.take_peak()
 
     def _visit(self, component: int, part: int, entering: int) -> None:
-        watch = self._watch
-        watch.pause()
+        began = self._card.host_seconds()
         moment = self._look.pass_moment(self.pending_peak_bytes)
         self.pending_peak_bytes = 0
-        self._visits.append(Visit(component, part, entering, moment, 0, *watch.since()))
-        watch.resume()
+        host = self._watch.host_until(began)
+        visit = Visit(component, part, entering, moment, 0, host, self._card.mark())
+        self._visits.append(visit)
+        self._watch.looking_seconds += self._card.host_seconds() - began
 
     # -- what it was
 
@@ -211,26 +212,21 @@ class _Watch:
     def __init__(self, gauge: CardGauge) -> None:
         self.running = False
         self.began = 0
+        self.looking_seconds = 0.0  # since it began
         self._gauge = gauge
-        self._host_began = self._paused_at = self._paused_seconds = 0.0
+        self._host_began = 0.0
 
     def restart(self) -> None:
         if self.running:
             self.began = self._gauge.mark()
-            self._host_began, self._paused_seconds = self._gauge.host_seconds(), 0.0
-            self._paused_at = 0.0
+            self._host_began, self.looking_seconds = self._gauge.host_seconds(), 0.0
 
     def since(self) -> tuple[int, int]:
-        now = self._paused_at or self._gauge.host_seconds()
-        host = now - self._host_began - self._paused_seconds
-        return round(host * _NANOSECONDS), self._gauge.mark()
+        return self.host_until(self._gauge.host_seconds()), self._gauge.mark()
 
-    def pause(self) -> None:
-        self._paused_at = self._gauge.host_seconds()
-
-    def resume(self) -> None:
-        self._paused_seconds += self._gauge.host_seconds() - self._paused_at
-        self._paused_at = 0.0
+    def host_until(self, now: float) -> int:
+        """Return the nanoseconds of the host from the beginning to `now`, less those of looking."""
+        return round((now - self._host_began - self.looking_seconds) * _NANOSECONDS)
 
 
 def _shapes(value: Any) -> Any:
