@@ -30,7 +30,7 @@ from diffusers.utils.import_utils import is_bitsandbytes_version, is_transformer
 from diffusers.utils.torch_utils import empty_device_cache, get_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from diffusers.hooks.hooks import HookRegistry
 
@@ -56,6 +56,8 @@ PIPELINE_HOOKS = (ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
 
 MODULE_HOOKS = ("_hf_hook", REGISTRY, "hf_device_map")
 """Where a module holds on to hooks, and through them to other modules."""
+
+_HOOKED = frozenset({"_hf_hook", REGISTRY})
 
 MODULE_STATE = (
     "_hf_hook",
@@ -210,11 +212,17 @@ def is_left_alone(module: torch.nn.Module) -> bool:
 
 def is_sequentially_offloaded(module: torch.nn.Module) -> bool:
     """Whether accelerate's sequential offload holds any part of the module."""
-    return any(
-        isinstance(hook, AlignDevicesHook) and hook.offload
-        for part in module.modules()
-        for hook in _hooks_on(part)
-    )
+    return any(map(is_held_by_accelerate, hooked(module.modules())))
+
+
+def is_held_by_accelerate(part: torch.nn.Module) -> bool:
+    """Whether accelerate's sequential offload holds this very part."""
+    return any(isinstance(hook, AlignDevicesHook) and hook.offload for hook in _hooks_on(part))
+
+
+def hooked(parts: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
+    """Return those of `parts` on which accelerate or diffusers hang hooks."""
+    return [part for part in parts if not _HOOKED.isdisjoint(vars(part))]
 
 
 def offload_device(pipe: DiffusionPipeline, gpu_id: int | None, device: Any) -> torch.device:

@@ -7,7 +7,7 @@ those that it shares with applying are in `profiler/diffusers_private.py`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -98,7 +98,7 @@ def mode_of(pipe: Any, modules: dict[str, nn.Module]) -> str:
     for module in modules.values():
         if private.model_hooks_on(module):  # of a pipeline that shares the component
             modes.add("model")
-        modes |= set(_modes_inside(module))
+        modes |= set(_modes_inside(module.modules()))
     if len(modes) > 1:
         return "mixed"
     return modes.pop() if modes else "resident"
@@ -106,7 +106,7 @@ def mode_of(pipe: Any, modules: dict[str, nn.Module]) -> str:
 
 def group_files(module: nn.Module) -> Iterator[str]:
     """Yield the files to which group offload writes weights of a component."""
-    for part in module.modules():
+    for part in private.hooked(module.modules()):
         hook = _registered(part, "group_offloading")
         path = getattr(hook.group, "safetensors_file_path", "") if hook is not None else ""
         if path:
@@ -115,7 +115,7 @@ def group_files(module: nn.Module) -> Iterator[str]:
 
 def storage_dtype(module: nn.Module) -> str:
     """Return the dtype in which layerwise casting stores a component's layers, "" where it is not active."""
-    found = (_registered(part, "layerwise_casting") for part in module.modules())
+    found = (_registered(part, "layerwise_casting") for part in private.hooked(module.modules()))
     hook = next((hook for hook in found if hook is not None), None)
     return "" if hook is None else str(hook.storage_dtype).removeprefix("torch.")
 
@@ -125,10 +125,11 @@ def _registered(part: nn.Module, name: str) -> Any:
     return None if registry is None else registry.get_hook(name)
 
 
-def _modes_inside(module: nn.Module) -> Iterator[str]:
-    if private.is_sequentially_offloaded(module):
+def _modes_inside(parts: Iterable[nn.Module]) -> Iterator[str]:
+    hooked = private.hooked(parts)
+    if any(map(private.is_held_by_accelerate, hooked)):
         yield "sequential"
-    for part in module.modules():
+    for part in hooked:
         if _registered(part, private.STREAMED) is not None:
             yield "streamed"
             return
@@ -140,11 +141,12 @@ def _modes_inside(module: nn.Module) -> Iterator[str]:
 
 def acts_inside(module: nn.Module) -> bool:
     """Tell whether anything but the module's own code acts at its parts: an offload hook, or a compiler."""
+    parts = list(module.modules())  # once: walking takes longer than looking
     compiled = any(
-        getattr(part, "_compiled_call_impl", None) or type(part).__name__ == "OptimizedModule"
-        for part in module.modules()
+        vars(part).get("_compiled_call_impl") or type(part).__name__ == "OptimizedModule"
+        for part in parts
     )
-    return compiled or next(_modes_inside(module), None) is not None
+    return compiled or next(_modes_inside(parts), None) is not None
 
 
 def hook_tensors(hook: Any, module: nn.Module) -> list[Any]:
