@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from above import FOLDERS
 
+from profiler.errors import ProfilerError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
@@ -87,7 +89,12 @@ def _answer(
     try:
         connection.send((True, function(*arguments)))
     except BaseException as error:  # noqa: BLE001  # told to the process that asked
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        connection.send(
-            (False, f"{type(error).__name__} at {last.filename}:{last.lineno}: {str(error)[:500]}")
-        )
+        connection.send((False, _told(error)))
+
+
+def _told(error: BaseException) -> str:
+    """Return what an error says; with its place, unless it was written for the user."""
+    if isinstance(error, ProfilerError):
+        return str(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {last.filename}:{last.lineno}: {str(error)[:500]}"

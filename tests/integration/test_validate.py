@@ -51,7 +51,7 @@ def test_a_dry_run_records_each_case_and_goes_on_where_it_was_cut_off(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "torch sees no GPU"),
+        ([], "^validate: torch sees no GPU"),
         (["--dry"], "a dry run keeps nothing among the results"),
         (["--dry", "-o", str(ROOT / "pyproject.toml")], "is no record of a validation"),
     ],
