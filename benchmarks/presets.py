@@ -55,6 +55,9 @@ GROUPS = {
 }
 MANAGER = "ComponentsManager"
 OURS = "our plan"
+TILED = "our plan, the VAE in tiles"
+ALLOWED = ("vae-tiling", "vae-slicing")
+"""What may change the picture where nothing fits otherwise."""
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "presets.json"
 PAGE = ROOT / "docs" / "presets.md"
@@ -69,7 +72,8 @@ diffusers 0.42.1 does not get through: SDXL's VAE is cast in every call, which a
 ([every mode](zoo.md)).
 
 ComponentsManager ran with the card's memory as its limit; its figure is reserved memory with the context. Our plan ran
-so, too, before it was promised.
+so, too, before it was promised. Where there is none that leaves the picture as it is, another one may decode in tiles
+(`vram plan --allow vae-tiling,vae-slicing`); no preset beside it does, so it stands apart.
 """
 
 
@@ -148,11 +152,13 @@ def figures(predicted: Predicted) -> dict[str, Any]:
     }
 
 
-def planned(profile: Profile, budget_bytes: int, ram_bytes: int) -> dict[str, Any]:
+def planned(
+    source: Scenario | Profile, budget_bytes: int, ram_bytes: int, allow: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Return the figures of our plan, or why there is none."""
     start = time.perf_counter()
     try:
-        plan = plan_model(profile, budget_bytes, ram_bytes=ram_bytes)
+        plan = plan_model(source, budget_bytes, ram_bytes=ram_bytes, allow=allow)
     except FindingError as error:
         return {"error": str(error)}
     return {
@@ -161,12 +167,14 @@ def planned(profile: Profile, budget_bytes: int, ram_bytes: int) -> dict[str, An
         "gap": plan.proof.gap,
         "planning_seconds": time.perf_counter() - start,
         "placements": {name: worded(plan, name) for name in plan.placements},
+        "modifiers": plan.modifiers,
     }
 
 
 def rows(model: str, gpu: str) -> Iterator[dict[str, Any]]:
     """Yield a row for each size of host memory."""
-    profile = profile_without_limit(Scenario(model=model, gpu=gpu))
+    scenario = Scenario(model=model, gpu=gpu)
+    profile = profile_without_limit(scenario)
     wanted = presets(profile)
     weighed = dict(zip(wanted, weigh(profile, wanted.values()), strict=True))
     found = {label: None if one is None else figures(one) for label, one in weighed.items()}
@@ -182,6 +190,9 @@ def rows(model: str, gpu: str) -> Iterator[dict[str, Any]]:
             "presets": {**copy.deepcopy(found), MANAGER: auto},
             "ours": ours,
         }
+        loads = (profile.totals.loading_host_peak_bytes or 0) <= ram * GIB
+        if "error" in ours and loads:
+            row["tiled"] = planned(scenario, budget_bytes, ram * GIB, ALLOWED)
         strike(row)
         yield row
 
@@ -210,6 +221,11 @@ def cell(row: dict[str, Any], one: dict[str, Any] | None) -> str:
     return f"{one['device_bytes'] / GIB:.1f}; {one['host_bytes'] / GIB:.0f}; **{one['seconds']:.1f} s**"
 
 
+def of_plan(row: dict[str, Any], one: dict[str, Any]) -> str:
+    """Return what a table shows of a plan."""
+    return "none" if "error" in one else cell(row, one)
+
+
 def page(found: list[dict[str, Any]]) -> str:
     """Return docs/presets.md."""
     text = [INTRODUCTION]
@@ -223,8 +239,10 @@ def page(found: list[dict[str, Any]]) -> str:
         for label in labels[:-2]:
             cells = [cell(row, row["presets"][label]) for row in own]
             text.append(f"| {label} | {' | '.join(cells)} |")
-        ours = ["none" if "error" in row["ours"] else cell(row, row["ours"]) for row in own]
-        text.append(f"| {OURS} | {' | '.join(ours)} |")
+        text.append(f"| {OURS} | {' | '.join(of_plan(row, row['ours']) for row in own)} |")
+        if any("seconds" in row.get("tiled", {}) for row in own):
+            tiled = [of_plan(row, row["tiled"]) if "tiled" in row else "" for row in own]
+            text.append(f"| {TILED} | {' | '.join(tiled)} |")
         text.append(f"| {labels[-1]} | {' | '.join(map(ratio, own))} |")
     return "\n".join(text) + "\n"
 
