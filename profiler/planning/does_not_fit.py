@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from profiler.planning.planner import Wish
     from profiler.profile import Profile
 
+_FEW = 10  # weights of less than one part in so many are not what decides
+
 
 def message(profile: Profile, smallest: Smallest, wish: Wish) -> str:
     """Return the finding in one paragraph."""
@@ -31,16 +33,26 @@ def message(profile: Profile, smallest: Smallest, wish: Wish) -> str:
 def remedies(profile: Profile, smallest: Smallest, wish: Wish) -> list[str]:
     """Return what would lower the peak that decides, most promising first."""
     weights = []
-    if profile.dtype == "float32":
-        weights.append("dtype float16 or bfloat16")
     if wish.ram_bytes is not None:
         weights.append("more host memory, or the lever disk")
     if len(wish.levers) < len(LEVERS):
         weights.append(f"all levers ({', '.join(LEVERS)})")
-    weights.append(f"a quantised {smallest.component or 'component'}")
+    weights.append(f"a quantised {_heaviest(profile, smallest)}")
+    if _FEW * smallest.weight_bytes < smallest.other_bytes:
+        weights = []
+    if profile.dtype == "float32":
+        weights.insert(0, "dtype float16 or bfloat16")
     activations = ["a smaller height and width, fewer frames or a smaller batch"]
     if smallest.moment == "decode":
         activations.insert(0, "pipe.vae.enable_tiling()")
     if smallest.other_bytes > smallest.weight_bytes:
         return activations + weights
     return weights + activations
+
+
+def _heaviest(profile: Profile, smallest: Smallest) -> str:
+    """Return the component whose weights lower that peak: the one at work, unless others hold most of it."""
+    sizes = {part.name: part.bytes for part in profile.components}
+    if 2 * sizes.get(smallest.component, 0) >= smallest.weight_bytes:
+        return smallest.component
+    return max(sizes, key=lambda name: sizes[name], default="component")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from itertools import combinations, permutations
 
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from offload_worlds import workloads
 
 from profiler.errors import InputError
-from profiler.planning import DoesNotFitError, Plan, plan_offload
+from profiler.planning import DoesNotFitError, Plan, Wish, plan_offload
 from profiler.planning.choices import choices_of
 from profiler.planning.cost import evaluate, tabulate
+from profiler.planning.does_not_fit import remedies
 from profiler.planning.placements import Scheme
 from profiler.planning.replay import simulate
 from profiler.planning.search import search
@@ -98,6 +100,25 @@ def test_smallest_budget_is_the_edge():
     with pytest.raises(DoesNotFitError, match=r"1 B are missing.*unet.*sequential") as caught:
         plan_offload(profile, 10 * KIB - 1, **STOCK)
     assert (caught.value.exit_code, caught.value.missing_bytes) == (3, 1)
+
+
+def test_what_to_try_is_what_would_lower_that_peak():
+    profile = text_to_image()
+    smallest = plan_offload(profile, 15 * KIB, **STOCK).smallest
+    wish = Wish(budget_bytes=KIB, ram_bytes=12 * KIB)
+
+    def tried(component, moment, weight_bytes, other_bytes):
+        held = {"weight_bytes": weight_bytes * KIB, "other_bytes": other_bytes * KIB}
+        return remedies(
+            profile, replace(smallest, component=component, moment=moment, **held), wish
+        )
+
+    smaller = "a smaller height and width, fewer frames or a smaller batch"
+    more, tiles = "more host memory, or the lever disk", "pipe.vae.enable_tiling()"
+    assert tried("te", "encode", 2, 1) == [more, "a quantised te", smaller]
+    # Of 11 KiB of weights during the decode the VAE has one.
+    assert tried("vae", "decode", 11, 4) == [more, "a quantised unet", tiles, smaller]
+    assert tried("vae", "decode", 0, 4) == [tiles, smaller]
 
 
 def test_front_runs_from_the_smallest_peak_to_no_transfers():
