@@ -23,6 +23,12 @@ MODELS = (
     "chroma",
     "hunyuanvideo",
     "mochi-1",
+    "sd35-large",
+    "flux2-klein-4b",
+    "sana-1600m",
+    "auraflow",
+    "hunyuandit",
+    "cogvideox-2b",
 )
 MODES: dict[str, dict[str, Any]] = {
     "resident": {"name": "resident"},
