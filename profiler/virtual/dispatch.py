@@ -139,7 +139,8 @@ class Dispatcher:
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors: list[VirtualTensor] = []
         try:
-            key: Any = (id(func), key_of(args, tensors))
+            # Factories, and what promotes integers, go by torch's default dtype.
+            key: Any = (id(func), torch.get_default_dtype(), key_of(args, tensors))
             if kwargs:
                 key += (tuple(kwargs), key_of(kwargs.values(), tensors))
         except LeftToWrapperError:

@@ -30,6 +30,20 @@ def test_memory_is_freed_with_the_last_view(gpu):
     assert torch.cuda.memory_allocated() == 0
 
 
+def test_the_default_dtype_decides_factories_and_what_promotes_integers(gpu):
+    counts = torch.ones(3, dtype=torch.int64, device="cuda")
+    made = []
+    try:
+        for dtype in (torch.float32, torch.float16, torch.float32):
+            torch.set_default_dtype(dtype)
+            made.append(
+                (torch.empty(3, device="cuda").dtype, (counts / 2).dtype, counts.add(0.5).dtype)
+            )
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert made == [(dtype,) * 3 for dtype in (torch.float32, torch.float16, torch.float32)]
+
+
 def test_a_cast_holds_old_and_new_at_once(gpu):
     tensor = torch.empty(1 << 20, device="cuda")
     tensor = tensor.half()
