@@ -26,10 +26,11 @@ _MOST_NAMED = 3
 
 
 class Budget(NamedTuple):
-    """What a plan may take of a card."""
+    """What a plan may take of a GPU."""
 
     nbytes: int
-    origin: str  # where the figure comes from, for the reader; "" where it was typed
+    origin: str  # where the figure comes from, for the reader; "" if it was typed
+    gpu: str = ""  # key of the GPU that it names; "" if it names none
 
 
 def card_budget(text: str) -> Budget:
@@ -50,10 +51,10 @@ def card_budget(text: str) -> Budget:
         chosen = card(text)
     except InputError as error:
         raise InputError(
-            f"{text!r} is no budget: give a size (8GiB), a card that `vram list gpus` names, or -2GiB for what is free "
-            "now but 2 GiB"
+            f"{text!r} is not a budget: pass a size (8GiB), a GPU from `vram list gpus`, or -2GiB to leave 2 GiB of "
+            "the free memory unused"
         ) from error
-    return Budget(chosen.capacity_bytes, f"all of {chosen.name}")
+    return Budget(chosen.capacity_bytes, f"all of {chosen.name}", chosen.key)
 
 
 def _free_but(margin_bytes: int) -> Budget:

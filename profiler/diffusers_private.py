@@ -48,6 +48,11 @@ REGISTRY = "_diffusers_hook"
 STREAMED = "streamed_block"
 """What the hooks of travelling blocks are called there."""
 
+OFFLOAD_HOOKS = frozenset(
+    {_GROUP_OFFLOADING, _LAYER_EXECUTION_TRACKER, _LAZY_PREFETCH_GROUP_OFFLOADING, STREAMED}
+)
+"""Names of the hooks there that place weights."""
+
 PIPELINE_STATE = (SEQUENCE, EXCLUDED, ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
 """What enabling model offload, and a plan, leave on a pipeline."""
 

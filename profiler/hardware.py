@@ -18,8 +18,8 @@ from typing import Any
 from profiler.errors import InputError
 from profiler.units import KIB, MIB, format_bytes, parse_bytes
 
-DEFAULT_CARD = "rtx-4060"
-"""Stands in where only a capacity is given: a common 8 GB card, so its clock flatters nobody."""
+DEFAULT_GPU = "rtx-4060"
+"""Stands in when no GPU is named, in the command and in Python: a common one, of 8 GB, so that it flatters nobody."""
 
 _FAMILY_WORDS = frozenset({"nvidia", "geforce", "rtx", "tesla", "gpu"})
 
@@ -101,7 +101,7 @@ def choose_card(name: str | None = None, capacity: str | int | None = None) -> C
     Raises:
         InputError: if the card is unknown or the capacity no size.
     """
-    chosen = card(name or DEFAULT_CARD)
+    chosen = card(name or DEFAULT_GPU)
     return chosen if capacity is None else chosen.with_capacity(capacity)
 
 

@@ -6,6 +6,8 @@ needed, so that the names of the modes cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from typing import Any
 from profiler.errors import InputError
 
 MODES = ("resident", "model", "sequential", "group-block", "group-leaf")
+DEFAULT_MODE = "model"
+"""How a pipeline is placed when nobody says: by `enable_model_cpu_offload`."""
 DENOISERS = ("transformer", "transformer_2", "unet", "prior", "decoder")
 """Names that diffusers gives to the components which run once a step."""
 
@@ -57,6 +61,16 @@ class Mode:
                 f"diffusers forces one block per group with a stream: drop --blocks {self.blocks}"
             )
 
+    @property
+    def unsplit(self) -> Mode:
+        """The same under model offload: what splits no component, and leaves the rest as it is."""
+        return Mode(
+            name="model",
+            vae_tiling=self.vae_tiling,
+            vae_slicing=self.vae_slicing,
+            layerwise_casting=self.layerwise_casting,
+        )
+
 
 def enable_mode(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
     """Place `pipe` as `mode` says, by diffusers' own calls. The pipe is changed.
@@ -64,12 +78,26 @@ def enable_mode(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
     Raises:
         InputError: if the pipeline cannot be placed so; the message is diffusers' own.
     """
-    try:
-        # Casting comes before offloading: group offload must take the float8 weights, not those before.
+    prepare(pipe, mode)
+    place(pipe, mode, device=device)
+
+
+def prepare(pipe: Any, mode: Mode) -> None:
+    """Set what `mode` sets besides the placement. It comes first: offloading must take weights as they are stored.
+
+    Raises:
+        InputError: if the pipeline has nothing that can be set so.
+    """
+    with _refusals(pipe, mode):
         if mode.layerwise_casting:
             cast_denoisers(pipe)
         lower_vae_peak(pipe, tiling=mode.vae_tiling, slicing=mode.vae_slicing)
-        _place(pipe, mode, device)
+
+
+@contextmanager
+def _refusals(pipe: Any, mode: Mode) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, TypeError, LookupError, NotImplementedError) as error:
         name = type(pipe).__name__
         raise InputError(
@@ -151,16 +179,22 @@ def group_component(part: Any, options: dict[str, Any], folder: Path | None = No
         apply_group_offloading(part, **own)
 
 
-def _place(pipe: Any, mode: Mode, device: str) -> None:
-    match mode.name:
-        case "resident":
-            pipe.to(device)
-        case "model":
-            pipe.enable_model_cpu_offload(device=device)
-        case "sequential":
-            pipe.enable_sequential_cpu_offload(device=device)
-        case _:
-            _group(pipe, mode, device)
+def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
+    """Place `pipe` as `mode` says, and set nothing else.
+
+    Raises:
+        InputError: if the pipeline cannot be placed so.
+    """
+    with _refusals(pipe, mode):
+        match mode.name:
+            case "resident":
+                pipe.to(device)
+            case "model":
+                pipe.enable_model_cpu_offload(device=device)
+            case "sequential":
+                pipe.enable_sequential_cpu_offload(device=device)
+            case _:
+                _group(pipe, mode, device)
 
 
 def _group(pipe: Any, mode: Mode, device: str) -> None:

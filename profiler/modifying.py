@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 
 from profiler.errors import InputError
 from profiler.planning.placements import MODIFIERS
-from profiler.planning.vocabulary import SWAP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.planning import Wish
     from profiler.scenario import Scenario
 
 
@@ -40,20 +38,8 @@ def modified(scenario: Scenario, modifiers: tuple[str, ...]) -> Scenario:
         return scenario
     mode = replace(
         scenario.mode,
-        vae_tiling="vae-tiling" in modifiers,
-        vae_slicing="vae-slicing" in modifiers,
-        layerwise_casting="fp8" in modifiers,
+        vae_tiling=scenario.mode.vae_tiling or "vae-tiling" in modifiers,
+        vae_slicing=scenario.mode.vae_slicing or "vae-slicing" in modifiers,
+        layerwise_casting=scenario.mode.layerwise_casting or "fp8" in modifiers,
     )
     return replace(scenario, mode=mode)
-
-
-def wish_under(wish: Wish, modifiers: tuple[str, ...]) -> Wish:
-    """Return `wish` for a run with these in effect.
-
-    Layers that are cast for each forward bring memory of their own, which travelling blocks and groups are not replayed
-    with: of the levers only swapping is left.
-    """
-    if not modifiers:
-        return wish
-    levers = tuple(lever for lever in wish.levers if lever == SWAP or "fp8" not in modifiers)
-    return replace(wish, levers=levers, modifiers=modifiers)

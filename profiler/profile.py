@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.memory_history import MemoryHistory  # noqa: TC001  # for `get_type_hints`
+from profiler.settings import Setting  # noqa: TC001  # the same
 
 if TYPE_CHECKING:
     import os
@@ -169,6 +170,7 @@ class Gpu:
     pinned_bytes_per_second: float = 0.0
     virtual: bool = True
     driver: str = ""
+    is_default: bool = False  # nobody named it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +308,7 @@ class Profile:
     model: str = ""  # catalogue name, folder or hub id; "" where the pipe was handed over
     dtype: str = ""  # of the largest component that is not quantised
     quantization: dict[str, str] = field(default_factory=dict)  # as asked for: component to kind
+    dtypes: dict[str, str] = field(default_factory=dict)  # as asked for: component, or "default"
     call: dict[str, Any] = field(default_factory=dict)  # arguments that shape the run, plain values
     call_defaults: tuple[str, ...] = ()  # names in `call` that the profiler chose
     sequence: tuple[str, ...] = ()  # model_cpu_offload_seq, split
@@ -323,6 +326,7 @@ class Profile:
     conditions: tuple[Condition, ...] = ()
     card_state: CardState | None = None  # of a measured run, where the driver tells
     signatures: tuple[CallSignature, ...] = ()  # of its calls, in order, where they are several
+    settings: tuple[Setting, ...] = ()  # since version 0.5: what else changes memory or time
     memory_history: MemoryHistory | None = (
         None  # where it was asked for; no part of a saved profile
     )

@@ -30,8 +30,9 @@ def one_line(profile: Profile) -> str:
     totals = profile.totals
     name = profile.model or profile.pipeline_class
     state = "" if profile.complete else ", incomplete"
+    run = "".join(f", {phrase}" for phrase in reading.run_phrases(profile))
     return (
-        f"<Profile {name}, {profile.mode}, {profile.source} for {profile.gpu.name}: "
+        f"<Profile {name}, {profile.mode}{run}, {profile.source} for {profile.gpu.name}: "
         f"peak {format_bytes(totals.peak_allocated_bytes)}, on the card {format_bytes(totals.device_bytes)}, "
         f"{len(profile.events)} events{state}>"
     )
@@ -50,9 +51,10 @@ def _heading(profile: Profile) -> str:
     where = f"{format_bytes(profile.gpu.capacity_bytes)} {escape(profile.gpu.name)}"
     band = format_band(profile.error_band, profile.error_band_below)
     sure = f", error band {band}" if profile.error_band else ""
+    run = escape("".join(f", {phrase}" for phrase in reading.run_phrases(profile)))
     return (
         f'<div style="font-size:1.15em;font-weight:600"><span style="{dot};margin-right:8px"></span>'
-        f"{answer.capitalize()}: {name}, {escape(profile.mode)}</div>"
+        f"{answer.capitalize()}: {name}, {escape(profile.mode)}{run}</div>"
         f'<div style="{_SOFT};margin-bottom:10px">{escape(profile.source)} for {where}{sure}</div>'
     )
 

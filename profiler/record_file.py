@@ -35,6 +35,7 @@ from profiler.profile import (
     Totals,
     Visit,
 )
+from profiler.settings import Setting
 
 if TYPE_CHECKING:
     import os
@@ -177,6 +178,7 @@ def _profile(header: dict[str, Any], table: pa.Table) -> Profile:
         "bill": tuple(_record(BillItem, fields) for fields in header["bill"]),
         "assumptions": tuple(_record(Assumption, fields) for fields in header["assumptions"]),
         "conditions": tuple(_record(Condition, fields) for fields in header.get("conditions", ())),
+        "settings": tuple(_record(Setting, one) for one in header.get("settings", ())),
         "signatures": tuple(_record(CallSignature, one) for one in header.get("signatures", ())),
         "failure": _failure(header.get("failure")),
         "card_state": _card_state(header.get("card_state")),

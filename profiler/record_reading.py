@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from profiler.profile import PHASES
 from profiler.remembering import once_per_profile
+from profiler.settings import LAYERWISE_CASTING, run_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +42,26 @@ class Tally(NamedTuple):
         0.0  # the link was busy; 0 where it was measured, since torch does not tell
     )
     exposed_transfer_seconds: float = 0.0  # what a link without delay would save; the same
+
+
+def other_dtypes(profile: Profile) -> dict[str, str]:
+    """Return the dtypes of the components that are in another one than the profile's, by name."""
+    cast = {one.component for one in profile.settings if one.what == LAYERWISE_CASTING}
+    return {
+        part.name: part.dtype
+        for part in profile.components
+        if part.dtype not in ("", profile.dtype) and not part.quantization and part.name not in cast
+    }
+
+
+def run_phrases(profile: Profile) -> list[str]:
+    """Return what the run was besides its model, call and placement: dtypes, quantisation, settings."""
+    return run_words(
+        dtype=profile.dtype,
+        dtypes=other_dtypes(profile),
+        quantization=profile.quantization,
+        settings=profile.settings,
+    )
 
 
 class Step(NamedTuple):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from profiler.hardware import Card, choose_card
-from profiler.modes import Mode
+from profiler.modes import DEFAULT_MODE, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +34,22 @@ class Scenario(CallOptions):
     model: str  # catalogue name, diffusers folder or hub id
     gpu: str | None = None  # a card's key; the default card if only a capacity is given
     capacity: str | int | None = None  # in place of the card's own
-    dtype: str | None = None  # the catalogue's own, else float32, if not given
+    dtype: str | Mapping[str, str] | None = None  # of all or by component; the model's own if None
     quantization: dict[str, str] = field(default_factory=dict)  # component to kind, as "bnb-nf4"
-    mode: Mode = field(default_factory=lambda: Mode(name="model"))
+    mode: Mode = field(default_factory=lambda: Mode(name=DEFAULT_MODE))
     also: tuple[CallOptions, ...] = ()  # other calls that come besides
 
     @property
     def calls(self) -> tuple[CallOptions, ...]:
         """All calls, its own first."""
         return (self, *self.also)
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The dtypes asked for by component, "default" for all others; empty for the model's own."""
+        if self.dtype is None:
+            return {}
+        return {"default": self.dtype} if isinstance(self.dtype, str) else dict(self.dtype)
 
     def card(self) -> Card:
         """Return the card to stand in for.

@@ -71,20 +71,29 @@ def plan_model(
         InputError: if the scenario cannot be run, or the profile not be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
     """
-    from profiler.modifying import combinations_of, modified, wish_under
+    from profiler.modifying import combinations_of, modified
     from profiler.planning import Wish
+    from profiler.planning.placements import scheme_in_mode
 
     wished = Wish(budget_bytes=budget_bytes, **wish)
     first: FindingError | None = None
     for modifiers in combinations_of(allow):
-        profile = source
-        if not isinstance(profile, Profile):
-            profile = _to_plan_from(modified(profile, modifiers), report)
-        elif modifiers:
-            raise InputError(f"{', '.join(allow)} need another run: plan from the model instead")
+        if isinstance(source, Profile):
+            if modifiers:
+                raise InputError(
+                    f"{', '.join(allow)} need another run: plan from the model instead"
+                )
+            profile = source
+        else:
+            scenario = modified(source, modifiers)
+            if modifiers and scenario == source:
+                continue  # in effect already
+            profile = _to_plan_from(scenario, report)
+            names = [part.name for part in profile.components]
+            wished = replace(wished, compared_with=scheme_in_mode(scenario.mode, names))
         _tell(report, "searching")
         try:
-            plan = _planned(profile, wish_under(wished, modifiers), report)
+            plan = _planned(profile, wished, report)
         except FindingError as error:
             first = first or error
             continue
@@ -110,8 +119,10 @@ def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
 
 
 def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
+    """Return the profile of a run that splits no component, whatever the mode that the plan is compared with."""
     if not Path(scenario.model).is_file():
-        return profile_without_limit(scenario, report=report)
+        whole = replace(scenario, mode=scenario.mode.unsplit)
+        return profile_without_limit(whole, report=report)
     if scenario != Scenario(model=scenario.model):
         raise InputError(
             f"{scenario.model} is a profile, with its card and call: drop the other options"
@@ -165,7 +176,7 @@ def _planned_pipeline(
     scenario = Scenario(
         model=plan.model,
         pipeline_class=plan.pipeline_class,
-        dtype=plan.dtype or None,
+        dtype=(plan.dtype or None) if plan.dtypes is None else plan.dtypes or None,
         quantization=plan.quantization,
     )
     on = card(plan.gpu).with_capacity(capacity_bytes)
@@ -193,14 +204,22 @@ def _profile_on(
         from profiler.tracing.parts import components_of
 
         calls = [_call(pipe, options) for options in scenario.calls]
-        label: dict[str, object] = {"model": scenario.model, "quantization": scenario.quantization}
+        label: dict[str, object] = {
+            "model": scenario.model,
+            "quantization": scenario.quantization,
+            "dtypes": scenario.dtypes,
+        }
         _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
         loading_bytes = pipeline_loading(scenario.model, components_of(pipe)).peak_bytes
         with refusals_as_input_errors(pipe):
             profile = profile_calls(
                 pipe, *calls, mode=scenario.mode, label=label, memory_history=memory_history
             )
-    return replace(profile, totals=replace(profile.totals, loading_host_peak_bytes=loading_bytes))
+    return replace(
+        profile,
+        gpu=replace(profile.gpu, is_default=scenario.gpu is None),
+        totals=replace(profile.totals, loading_host_peak_bytes=loading_bytes),
+    )
 
 
 def _call(pipe: Any, options: CallOptions) -> Call:

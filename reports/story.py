@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler import record_moments as moments
+from profiler import record_reading as reading
 from profiler import verdict as verdicts
 from profiler.findings import findings
 from profiler.units import format_band, format_bytes, format_seconds
@@ -68,10 +69,11 @@ def answer(profile: Profile) -> Answer:
 
 
 def title(profile: Profile) -> str:
-    """Return what was run: `sdxl-base, model offload`."""
-    return (
-        f"{profile.model or profile.pipeline_class}, {MODE_NAMES.get(profile.mode, profile.mode)}"
-    )
+    """Return what was run: `sd15 (StableDiffusionPipeline), model offload, float16, vae works in tiles`."""
+    own = profile.pipeline_class
+    what = f"{profile.model} ({own})" if profile.model else own
+    mode = MODE_NAMES.get(profile.mode, profile.mode)
+    return ", ".join([what, mode, *reading.run_phrases(profile)])
 
 
 def figures(profile: Profile) -> list[Figure]:
@@ -169,7 +171,8 @@ def _basis(profile: Profile) -> str:
         return f"Measured on {profile.gpu.name}."
     band = format_band(profile.error_band, profile.error_band_below)
     sure = f", error band {band}" if profile.error_band else ""
-    return f"Predicted for {profile.gpu.name}, no GPU was used{sure}."
+    default = ", the default GPU since none was named" if profile.gpu.is_default else ""
+    return f"Predicted for {profile.gpu.name}{default}, no GPU was used{sure}."
 
 
 def _peak(profile: Profile) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from profiler import diffusers_private as private
 from profiler.applying.checks import check
+from profiler.applying.run_differences import differences
 from profiler.applying.snapshot import Snapshot, flags_of, snapshot
 from profiler.applying.split import all_or_nothing, options_of, split
 from profiler.applying.sticky import keep_excluded, share_end
@@ -23,6 +24,7 @@ from profiler.applying.swaps import stream_blocks, swap
 from profiler.modes import DENOISERS, cast_denoisers, lower_vae_peak
 from profiler.pipelines.sibling import check_shared
 from profiler.planning.placements import RESIDENT, Grouped, Scheme, Sequential
+from profiler.settings import VAE, VAE_TILING
 
 if TYPE_CHECKING:
     import os
@@ -66,6 +68,12 @@ def apply(
     check(plan, pipe, gpu_id=gpu_id, device=device, disk_folder=folder)
     for other in also:
         check_shared(pipe, other)
+    told = differences(plan, pipe)
+    if told:
+        warnings.warn(
+            f"the plan was made for another run, and its figures do not hold: {'; '.join(told)}",
+            stacklevel=3,
+        )
     return put(plan, pipe, gpu_id=gpu_id, device=device, folder=folder, also=also)
 
 
@@ -176,6 +184,9 @@ def _lower_vae(plan: Plan, pipe: DiffusionPipeline, before: Snapshot) -> None:
     flags = flags_of(pipe.vae)
     try:
         lower_vae_peak(pipe, tiling=tiling, slicing=slicing)
+        for one in plan.settings:
+            if one.what == VAE_TILING and one.component == VAE:
+                vars(pipe.vae).update(one.value)
     finally:
         before.note_flags(pipe.vae, flags)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import diffusers_private as private
 from profiler.applying.apply import sequence_for
+from profiler.applying.run_differences import differences
 from profiler.applying.split import options_of
 from profiler.applying.sticky import keeps_excluded
 from profiler.applying.streamed import StreamedOffload
@@ -33,7 +34,7 @@ def drift_of(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:
         return ("sequential offload is active: something enabled it after the plan",)
     if any(map(private.is_group_offloaded, whole.values())):
         return ("group offload is active: something enabled it after the plan",)
-    return (*_lines(plan, pipe, modules), *_modifier_lines(plan, pipe))
+    return (*_lines(plan, pipe, modules), *_modifier_lines(plan, pipe), *differences(plan, pipe))
 
 
 def _lines(

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from profiler.cli import printing
 from profiler.cli.scenario_options import takes_scenario
+from profiler.hardware import card
 from profiler.scenario import Scenario
 
+if TYPE_CHECKING:
+    from profiler.budgets import Budget
+    from profiler.planning import Plan
 
-@partial(takes_scenario, placement=False)
+
+@takes_scenario
 def plan(
     scenario: Scenario,
     budget: Annotated[
         str,
         typer.Option(
-            help="GPU memory that the driver may show as used: a size (8GiB), a card, or -2GiB for what is free now "
-            "less 2 GiB."
+            help="GPU memory that the driver may show as used: a size (8GiB), a GPU (all of it, and --gpu if that is "
+            "not given), or -2GiB for what is free now less 2 GiB."
         ),
     ],
     ram: Annotated[
@@ -68,6 +73,7 @@ def plan(
     from profiler.sizing import plan_model
 
     allowed = card_budget(budget)
+    scenario = _on_budgets_gpu(scenario, allowed)
     ram_bytes = _ram_bytes(ram)
     if output is not None:
         check_writable(output)
@@ -89,8 +95,23 @@ def plan(
     elif code:
         printing.answer(found.to_code())
     else:
-        origin = f"\n  budget     {allowed.origin}" if allowed.origin else ""
-        printing.answer(found.to_text() + origin)
+        printing.answer(found.to_text() + _origin(allowed, found))
+
+
+def _on_budgets_gpu(scenario: Scenario, budget: Budget) -> Scenario:
+    """Return the scenario on the GPU that the budget names, unless it is on one by its own options or a profile's."""
+    if not budget.gpu or scenario.gpu or scenario.capacity or Path(scenario.model).is_file():
+        return scenario
+    return replace(scenario, gpu=budget.gpu)
+
+
+def _origin(budget: Budget, found: Plan) -> str:
+    """Return the line that says what the budget is, and whether context and clock are another GPU's; "" for a size."""
+    if not budget.origin:
+        return ""
+    other = budget.gpu and card(budget.gpu).name != found.gpu
+    clock = f"; context and seconds are those of {found.gpu}" if other else ""
+    return f"\n  budget     {budget.origin}{clock}"
 
 
 def _names(text: str) -> tuple[str, ...]:

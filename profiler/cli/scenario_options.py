@@ -10,7 +10,8 @@ import typer
 
 from profiler.cli.call_words import call_options, setting
 from profiler.errors import InputError
-from profiler.modes import MODES, Mode
+from profiler.hardware import DEFAULT_GPU
+from profiler.modes import DEFAULT_MODE, MODES, Mode
 from profiler.scenario import Scenario
 from profiler.units import parse_bytes
 
@@ -22,29 +23,14 @@ _CALL = "Call"
 _PLACE = "Placement"
 
 
-_PLACEMENT = (
-    "mode",
-    "stream",
-    "record_stream",
-    "blocks",
-    "disk",
-    "vae_tiling",
-    "vae_slicing",
-    "layerwise_casting",
-)
-
-
-def takes_scenario(command: Callable[..., None], *, placement: bool = True) -> Callable[..., None]:
+def takes_scenario(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(scenario, ...)` the model argument and the options of `scenario_of`.
 
     Typer reads a command's options off its signature, so the decorated command's signature is the
-    two joined, with every annotation resolved. A command that finds the placement itself goes
-    without the options for it.
+    two joined, with every annotation resolved.
     """
     shared, own = _parameters(scenario_of), _parameters(command)
     own.pop("scenario")
-    if not placement:
-        shared = {name: one for name, one in shared.items() if name not in _PLACEMENT}
 
     @functools.wraps(command)
     def joined(**options: Any) -> None:
@@ -74,7 +60,10 @@ def scenario_of(
     ] = "",
     gpu: Annotated[
         str | None,
-        typer.Option(help="Card to stand in for: `vram list gpus`.", rich_help_panel=_CARD),
+        typer.Option(
+            help=f"GPU to stand in for, of `vram list gpus`; {DEFAULT_GPU} if none is named.",
+            rich_help_panel=_CARD,
+        ),
     ] = None,
     capacity: Annotated[
         str | None,
@@ -82,7 +71,7 @@ def scenario_of(
     ] = None,
     mode: Annotated[
         str, typer.Option(help=f"One of {', '.join(MODES)}.", rich_help_panel=_PLACE)
-    ] = "model",
+    ] = DEFAULT_MODE,
     stream: Annotated[
         bool,
         typer.Option("--stream", help="Group modes: copy on a stream.", rich_help_panel=_PLACE),

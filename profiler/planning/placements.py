@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from profiler.modes import Mode
+
 OFFLOAD, OUTSIDE, RESIDENT = "offload", "outside", "resident"
 GROUP_BLOCK, GROUP_LEAF, SEQUENTIAL = "group-block", "group-leaf", "sequential"
 COPY, DROP, PINNED = "copy", "drop", "pinned"
@@ -132,6 +134,20 @@ class Scheme:
         """Return the components that carry a model-offload hook, in the order in which diffusers places the hooks."""
         outside = (name for name in names if self.placement(name) == OUTSIDE)
         return (*self.sequence, *outside)
+
+
+def scheme_in_mode(mode: Mode, names: Sequence[str]) -> Scheme | None:
+    """Return the scheme that a mode of diffusers makes of components of these names; None for its model offload."""
+    match mode.name:
+        case "model":
+            return None
+        case "resident":
+            return Scheme(excluded=frozenset(names), sticky=True)
+        case "sequential":
+            return Scheme(inside=dict.fromkeys(names, Sequential()), sticky=True)
+    blocks = (mode.blocks or 1) if mode.name == GROUP_BLOCK else 0
+    grouped = Grouped(blocks, mode.stream, mode.record_stream, disk=bool(mode.disk))
+    return Scheme(inside=dict.fromkeys(names, grouped), sticky=True)
 
 
 def known_part(scheme: Scheme, names: Sequence[str]) -> Scheme:

@@ -16,6 +16,7 @@ from profiler.atomic import write_text
 from profiler.errors import InputError
 from profiler.planning.placements import Scheme, inside_of
 from profiler.planning.uses import Use
+from profiler.settings import Setting, run_words
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Plan:
     model: str = ""
     call: dict[str, Any] = field(default_factory=dict)
     gpu: str = ""
-    dtype: str = ""
+    dtype: str = ""  # of the largest component that is not quantised
     quantization: dict[str, str] = field(default_factory=dict)
     # Since version 0.4. Components that are split or streamed, as `placements.inside_record` writes them; how
     # components leave the card where it is not by a copy; what the denoisers and the VAE were told besides.
@@ -157,6 +158,14 @@ class Plan:
     signatures: tuple[
         PlannedCall, ...
     ] = ()  # where it is for several calls; the first one is `call`
+    # Since version 0.5. The run that it was made from, which it holds for.
+    gpu_bytes: int = 0  # total memory of the GPU; 0 where it is not known
+    gpu_is_default: bool = False  # nobody named the GPU
+    dtypes: dict[str, str] | None = (
+        None  # as asked for, component or "default"; None in older files
+    )
+    other_dtypes: dict[str, str] = field(default_factory=dict)  # of components not in `dtype`
+    settings: tuple[Setting, ...] = ()  # what was set besides the placement; `modifiers` among it
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -173,6 +182,16 @@ class Plan:
     def weights(self) -> tuple[int, ...]:
         """Return how often each of its calls comes in a round."""
         return tuple(one.weight for one in self.signatures) or (1,)
+
+    @property
+    def run_words(self) -> list[str]:
+        """Return what the planned run is besides its model, call and placement, as phrases."""
+        return run_words(
+            dtype=self.dtype,
+            dtypes=self.other_dtypes,
+            quantization=self.quantization,
+            settings=self.settings,
+        )
 
     @property
     def scheme(self) -> Scheme:
@@ -291,6 +310,7 @@ def _plan(record: dict[str, Any]) -> Plan:
             "excluded": tuple(record["excluded"]),
             "immovable": tuple(record["immovable"]),
             "modifiers": tuple(record.get("modifiers", ())),
+            "settings": tuple(_record(Setting, one) for one in record.get("settings", ())),
             "signatures": tuple(_record(PlannedCall, one) for one in record.get("signatures", ())),
             "uses": tuple(_use(use) for use in record.get("uses", ())),
             "predicted": _record(Predicted, record["predicted"]),

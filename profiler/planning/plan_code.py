@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from profiler.modes import DENOISERS
 from profiler.planning import plan_code_hooks as hooks
 from profiler.planning.placements import (
     COPY,
@@ -15,6 +14,7 @@ from profiler.planning.placements import (
     Sequential,
     Streamed,
 )
+from profiler.planning.plan_code_run import head, needs_torch, settings_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,11 +72,12 @@ def code_for(plan: Plan) -> str:
 
 def _pieces(plan: Plan, scheme: Scheme) -> Iterator[str]:
     alike = _alike(plan, scheme)
-    if scheme.inside or scheme.swaps or "fp8" in plan.modifiers:
+    yield head(plan)
+    if scheme.inside or scheme.swaps or needs_torch(plan):
         yield "import torch\n\n"
     if any(isinstance(how, Grouped) and how.disk for how in scheme.inside.values()):
         yield _DISK
-    yield from _modifiers(plan)
+    yield from settings_lines(plan)
     if alike is not None:
         yield _pipelines_call(alike)
     elif not (scheme.hooked(plan.placements) or scheme.inside):
@@ -134,16 +135,6 @@ def _options(how: Grouped, name: str, device: str) -> Iterator[str]:
             yield f"{option}=True"
     if how.disk:
         yield f"offload_to_disk_path=str(disk_folder / {_quoted(name)})"
-
-
-def _modifiers(plan: Plan) -> Iterator[str]:
-    if "fp8" in plan.modifiers:
-        for name in (name for name in DENOISERS if name in plan.placements):
-            options = f"storage_dtype=torch.float8_e4m3fn, compute_dtype=pipe.{name}.dtype"
-            yield f"pipe.{name}.enable_layerwise_casting({options})\n"
-    for modifier, method in (("vae-tiling", "enable_tiling"), ("vae-slicing", "enable_slicing")):
-        if modifier in plan.modifiers:
-            yield f"pipe.vae.{method}()\n"
 
 
 def _model_offload(plan: Plan, scheme: Scheme) -> str:

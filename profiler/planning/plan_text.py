@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from profiler.planning.plan_code_run import called_as
 from profiler.planning.wording import inside_words, worded
 from profiler.units import format_bytes, format_seconds
 
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 
 def text_of(plan: Plan) -> str:
     """Return the plan in a few lines."""
+    own = plan.pipeline_class
+    what = f"{plan.model} ({own})" if plan.model else own
     lines = [
-        f"Plan for {plan.model or plan.pipeline_class} within {format_bytes(plan.budget_bytes)}",
+        f"Plan for {what} within {format_bytes(plan.budget_bytes)}",
         f"  sequence   {' -> '.join(plan.sequence) or 'none'}",
         f"  resident   {', '.join(plan.excluded) or 'none'}{' (sticky)' if plan.sticky else ''}",
         *_outside(plan),
@@ -23,7 +26,12 @@ def text_of(plan: Plan) -> str:
             f"  {'' if number else 'besides':<9}  {phrase}"
             for number, phrase in enumerate(inside_words(plan))
         ),
-        *([f"  changes    {', '.join(plan.modifiers)}"] if plan.modifiers else []),
+        *([f"  run        {'; '.join(plan.run_words)}"] if plan.run_words else []),
+        *(
+            f"  {'' if number else 'call':<9}  {call}"
+            for number, call in enumerate(called_as(plan))
+        ),
+        *([f"  gpu        {_gpu(plan)}"] if plan.gpu else []),
         f"  predicted  {_figures(plan.predicted)}",
         f"  as it is   {_figures(plan.stock.predicted)}",
         *_calls(plan),
@@ -69,6 +77,19 @@ def html_of(plan: Plan) -> str:
         f"<table><thead><tr><th>component</th><th>placement</th></tr></thead><tbody>{placements}</tbody></table>"
         f"<pre>{escape(plan.to_code())}</pre>"
     )
+
+
+def _gpu(plan: Plan) -> str:
+    """Return the GPU that was planned for, whether anybody named it, and whether the budget is more than it has."""
+    words = [plan.gpu]
+    if plan.gpu_bytes:
+        words.append(format_bytes(plan.gpu_bytes))
+    told = ", ".join(words)
+    if plan.gpu_is_default:
+        told += " (the default: name yours with --gpu or gpu=)"
+    if plan.gpu_bytes and plan.budget_bytes > plan.gpu_bytes:
+        told += f"; the budget of {format_bytes(plan.budget_bytes)} is more than it has"
+    return told
 
 
 def _figures(one: Predicted) -> str:

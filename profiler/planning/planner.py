@@ -13,6 +13,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from profiler import record_reading as reading
 from profiler.errors import FindingError, InputError
 from profiler.planning import does_not_fit
 from profiler.planning.cost import Rides, evaluate
@@ -30,7 +31,8 @@ from profiler.planning.replay import simulate
 from profiler.planning.search import Outcome, Problem, Solver, search
 from profiler.planning.tables import OBJECTIVES, Tables, tables_of
 from profiler.planning.uses import uses_of
-from profiler.planning.vocabulary import DISK, LEVERS, check_levers, splits
+from profiler.planning.vocabulary import DISK, LEVERS, SWAP, check_levers, splits
+from profiler.settings import modifiers_of, of_workload
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Wish:
         levers: Which placements may be used besides sequence and exclusions, of `vocabulary.LEVERS`.
         time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
         slack_bytes: What to allow for the free memory's pieces; None for what the profile's card states.
-        modifiers: What was in effect when the profile was made, and is to be under the plan.
+        compared_with: The placement that the plan is shown beside, as it is; None for the pipeline's own model offload.
     """
 
     budget_bytes: int
@@ -76,7 +78,7 @@ class Wish:
     levers: tuple[str, ...] = LEVERS
     time_limit_seconds: float | None = None
     slack_bytes: int | None = None
-    modifiers: tuple[str, ...] = ()
+    compared_with: Scheme | None = None
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -167,7 +169,38 @@ class _Desk:
 
     @cached_property
     def _search(self) -> tuple[Choices, Solver]:
-        return self.tables.search_for(self.objective, self.wish.levers, sticky=self.wish.sticky)
+        return self.tables.search_for(self.objective, self.levers, sticky=self.wish.sticky)
+
+    @property
+    def modifiers(self) -> tuple[str, ...]:
+        """What lowered the peak of the profile's run besides its placement, and is to do so under the plan."""
+        return modifiers_of(self.profile.settings)
+
+    @property
+    def levers(self) -> tuple[str, ...]:
+        """The levers that can be replayed for this profile.
+
+        Layers that are cast for each forward bring memory of their own, which blocks that travel and groups are not
+        replayed with: of the levers only swapping is left.
+        """
+        cast = "fp8" in self.modifiers
+        return tuple(lever for lever in self.wish.levers if lever == SWAP or not cast)
+
+    def compared_with(self) -> Scheme:
+        """Return the placement that the plan is shown beside.
+
+        Raises:
+            InputError: if the pipeline cannot be placed so.
+        """
+        wished = self.wish.compared_with
+        if wished is None:
+            return self.tables.stock
+        if not self.runs(wished):
+            raise InputError(
+                f"{self.profile.pipeline_class} cannot be placed in the mode that the plan is to be compared with: "
+                "name another --mode, or none"
+            )
+        return wished
 
     @cached_property
     def objective(self) -> str:
@@ -243,7 +276,7 @@ class _Desk:
         """Whether every component that is split can be, and none leaves the card while it runs."""
         parts = {part.name: part for part in self.profile.components}
         return self.rides.sound(scheme) and all(
-            inside in splits(parts[name], self.rides, LEVERS)
+            inside in splits(parts[name], self.rides, (*LEVERS, DISK))
             for name in parts
             if (inside := scheme.split(name)) is not None
         )
@@ -356,7 +389,7 @@ class _Desk:
             immovable=self.ordered(self.workload.fixed),
             placements=best.placements(names),
             predicted=self.predicted(best),
-            stock=self.alternative(self.tables.stock),
+            stock=self.alternative(self.compared_with()),
             margin=self.margin(outcome.found[0].peak, self.wish.budget_bytes),
             proof=Proof(
                 objective=self.objective,
@@ -374,12 +407,17 @@ class _Desk:
             model=profile.model,
             call=dict(profile.call),
             gpu=profile.gpu.name,
+            gpu_bytes=profile.gpu.capacity_bytes,
+            gpu_is_default=profile.gpu.is_default,
             dtype=profile.dtype,
+            dtypes=dict(profile.dtypes),
+            other_dtypes=reading.other_dtypes(profile),
             quantization=profile.quantization,
+            settings=of_workload(profile.settings),
             inside=_records(best),
             swaps=dict(best.swaps),
             ram_bytes=self.wish.ram_bytes,
-            modifiers=self.wish.modifiers,
+            modifiers=self.modifiers,
             signatures=self.planned_calls(best),
         )
 

@@ -92,9 +92,9 @@ class Conditions:
 
     def _castings(self) -> Iterator[Condition]:
         for name, module in self._modules.items():
-            dtype = hooks.storage_dtype(module)
-            if dtype:
-                yield Condition(what="layerwise_casting", component=name, detail=dtype)
+            dtypes = hooks.casting_dtypes(module)
+            if dtypes is not None:
+                yield Condition(what="layerwise_casting", component=name, detail=dtypes[0])
 
 
 @lru_cache(maxsize=64)

@@ -113,11 +113,16 @@ def group_files(module: nn.Module) -> Iterator[str]:
             yield path
 
 
-def storage_dtype(module: nn.Module) -> str:
-    """Return the dtype in which layerwise casting stores a component's layers, "" where it is not active."""
+def casting_dtypes(module: nn.Module) -> tuple[str, str] | None:
+    """Return the dtypes in which layerwise casting stores and computes a component's layers, None if it is off."""
     found = (_registered(part, "layerwise_casting") for part in private.hooked(module.modules()))
     hook = next((hook for hook in found if hook is not None), None)
-    return "" if hook is None else str(hook.storage_dtype).removeprefix("torch.")
+    if hook is None:
+        return None
+    storage, compute = (
+        str(dtype).removeprefix("torch.") for dtype in (hook.storage_dtype, hook.compute_dtype)
+    )
+    return storage, compute
 
 
 def _registered(part: nn.Module, name: str) -> Any:

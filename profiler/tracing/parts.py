@@ -109,7 +109,7 @@ def describe(name: str, module: nn.Module) -> Component:
     tensors = list(tensors_of(module))
     first = next((inner_tensors(one)[0] for one in module.parameters()), None)
     first_tensor = next((i for i, tensor in enumerate(tensors) if tensor is first), 0)
-    quantization = _quantization(module)
+    quantization = quantization_of(module)
     return Component(
         name=name,
         class_name=type(module).__name__,
@@ -182,7 +182,8 @@ def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Part]:
         )
 
 
-def _quantization(module: nn.Module) -> str:
+def quantization_of(module: nn.Module) -> str:
+    """Return what a component is quantised by, as `bitsandbytes-8bit`; "" if it is not."""
     for flag, name in (
         ("is_loaded_in_8bit", "bitsandbytes-8bit"),
         ("is_loaded_in_4bit", "bitsandbytes-4bit"),

@@ -7,27 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
 
 from profiler.errors import InputError
-from profiler.hardware import Card
-from profiler.modes import MODES, Mode, enable_mode
+from profiler.hardware import DEFAULT_GPU, Card
+from profiler.modes import Mode, place, prepare
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.recorded_call import CACHED_PROMPT, PreparedCall, prepared_call
-from profiler.profile import CallSignature, Profile
-from profiler.tracing import hooks
+from profiler.profile import Assumption, CallSignature, Profile
 from profiler.tracing.bounds import widened
-from profiler.tracing.parts import components_of
+from profiler.tracing.own_mode import default_mode, is_unplaced, own_mode
 from profiler.tracing.tracer import Trace, trace
 from profiler.virtual import VirtualGPU
 from profiler.virtual.functions import active_gpu
 from profiler.virtual.lending import lend_together
 from profiler.virtual.tensor import CUDA
-
-DEFAULT_CARD = "rtx-4090"
 
 
 class Call:
@@ -65,14 +63,15 @@ def profile_pipeline(
 ) -> Profile:
     """Run a pipeline once and return its profile.
 
-    Where torch sees a card, `pipe` runs on it as it is. Elsewhere, or with `gpu`, a twin of it runs on a
-    virtual card and `pipe` is only read: its mode is repeated on the twin unless `mode` names another, and
-    `resident` stands for a pipe that has none.
+    If torch sees a GPU, `pipe` runs on it as it is. Otherwise, or with `gpu`, a twin of it runs on a virtual GPU and
+    `pipe` is only read: its placement is repeated on the twin unless `mode` names another. A pipe that has not been
+    placed yet runs under model offload (`profiler.modes.DEFAULT_MODE`), as with the command, or resident if its class
+    has no sequence for that; the profile's assumptions say so.
 
     Args:
         pipe: a loaded diffusers pipeline.
         mode: how to place it: a name of `profiler.modes.MODES`, or a `Mode` with its options.
-        gpu: the virtual card to run on.
+        gpu: the virtual GPU to run on; `profiler.hardware.DEFAULT_GPU` if torch sees none.
         label: `Profile` fields that only the caller knows, as `model`.
         cached_prompt: whether the prompt is encoded before, outside of what is profiled.
         memory_history: as for `trace`.
@@ -138,12 +137,27 @@ def profile_calls(
                 "mode= places a twin on a virtual card; on a real card place the pipe yourself "
                 "(pipe.enable_model_cpu_offload()), or name a virtual card with gpu="
             )
+        if chosen is None and active_gpu() is not None and is_unplaced(pipe):
+            return _by_default(
+                _run(pipes, calls, default_mode(pipe), label, memory_history=memory_history)
+            )
         return _run(pipes, calls, chosen, label, memory_history=memory_history)
-    modules = components_of(pipe)
-    wanted = chosen or repeated_mode(hooks.mode_of(pipe, modules))
-    with VirtualGPU(gpu or DEFAULT_CARD) as virtual:
+    unplaced = chosen is None and is_unplaced(pipe)
+    wanted = chosen or (default_mode(pipe) if unplaced else own_mode(pipe))
+    with VirtualGPU(gpu or DEFAULT_GPU) as virtual:
         lent = lend_together(virtual, pipes)
-        return _run(lent, calls, wanted, label, lent_to=virtual, memory_history=memory_history)
+        profile = _run(lent, calls, wanted, label, lent_to=virtual, memory_history=memory_history)
+    if gpu is None:
+        profile = replace(profile, gpu=replace(profile.gpu, is_default=True))
+    return _by_default(profile) if unplaced else profile
+
+
+def _by_default(profile: Profile) -> Profile:
+    """Return the profile with a word that nobody chose its placement."""
+    told = Assumption(
+        what=f"the pipe was not placed: it ran in mode {profile.mode!r}, the default; mode= names another"
+    )
+    return replace(profile, assumptions=(*profile.assumptions, told))
 
 
 def _on_card(gpu: VirtualGPU, call: dict[str, Any]) -> dict[str, Any]:
@@ -155,19 +169,6 @@ def _on_card(gpu: VirtualGPU, call: dict[str, Any]) -> dict[str, Any]:
         return gpu.place(leaf.detach().cpu(), CUDA)
 
     return {name: tree_map(place, value) for name, value in call.items()}
-
-
-def repeated_mode(name: str) -> Mode:
-    """Return the mode of this name, for a twin.
-
-    Raises:
-        InputError: for one that no single call of diffusers makes.
-    """
-    if name == "mixed":
-        raise InputError("this pipe mixes several offload modes: say with mode= which one to size")
-    if name not in MODES:
-        raise InputError(f"this pipe is {name} by a plan: say with mode= which mode to size")
-    return Mode(name=name)
 
 
 def _run(
@@ -202,11 +203,16 @@ def _run(
 
 
 def _traced(tracing: Trace, pipe: Any, mode: Mode | None, run: Callable[[], None]) -> Profile:
-    """Place the pipeline and run under the trace; return what was seen, also of a run that failed on the card."""
+    """Place the pipeline and run under the trace; return what was seen, also of a run that failed on the card.
+
+    Weights are cast before the trace: a plan must know the components as they are stored.
+    """
+    if mode is not None:
+        prepare(pipe, mode)
     try:
         with tracing:
             if mode is not None:
-                enable_mode(pipe, mode)
+                place(pipe, mode)
             run()
     except torch.cuda.OutOfMemoryError:
         return tracing.profile

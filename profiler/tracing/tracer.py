@@ -21,6 +21,7 @@ from profiler.patching import Patches
 from profiler.pipelines import stand_ins
 from profiler.pipelines.sibling import check_shared
 from profiler.profile import Assumption, Component, Event, Failure, Profile, Totals
+from profiler.settings import LAYERWISE_CASTING, Setting
 from profiler.tracing import hooks
 from profiler.tracing.card_gauge import CardGauge
 from profiler.tracing.card_insides import CardInsides
@@ -33,6 +34,7 @@ from profiler.tracing.moves import Moves
 from profiler.tracing.parts import components_of, describe, is_denoiser
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
+from profiler.tracing.settings_read import settings_of
 from profiler.tracing.virtual_gauge import VirtualGauge
 from profiler.tracing.virtual_insides import VirtualInsides
 from profiler.virtual.functions import active_gpu
@@ -213,6 +215,7 @@ class Trace:
         failure = recorder.failure(error)
         events = self._insides.settled(recorder.events())
         pipe = None if isinstance(self._target, nn.Module) else self._target
+        settings = settings_of(self._modules)
         return Profile(
             source="predicted" if gauge.predicted else "measured",
             gpu=gauge.gpu(),
@@ -236,7 +239,8 @@ class Trace:
             error="" if error is None else _explained(error, failure),
             failure=failure,
             conditions=self._conditions.found(),
-            **{"dtype": _pipeline_dtype(self._components), **self._label},
+            settings=settings,
+            **{"dtype": _pipeline_dtype(self._components, settings), **self._label},
         )
 
     def _stand_ins(self) -> tuple[Assumption, ...]:
@@ -295,11 +299,14 @@ def _call_seconds(events: list[Event]) -> list[float]:
     return lengths
 
 
-def _pipeline_dtype(components: tuple[Component, ...]) -> str:
-    """Return the dtype of the largest component that is not quantised."""
+def _pipeline_dtype(components: tuple[Component, ...], settings: tuple[Setting, ...]) -> str:
+    """Return the dtype that the largest component which is not quantised computes in."""
     plain = (component for component in components if not component.quantization)
-    largest = max(plain, key=lambda component: component.bytes, default=None)
-    return largest.dtype if largest is not None else ""
+    largest = max(plain, key=lambda component: component.parameters, default=None)
+    if largest is None:
+        return ""
+    casts = {one.component: one.value for one in settings if one.what == LAYERWISE_CASTING}
+    return str(casts[largest.name]["compute"]) if largest.name in casts else largest.dtype
 
 
 def _explained(error: BaseException, failure: Failure | None) -> str:

@@ -1,7 +1,8 @@
 """A twin of a loaded pipeline: the same modules with virtual tensors, without hooks. The original is only read.
 
 Each tensor becomes one virtual tensor, so ties stay ties. Hooks are left behind, since a copied hook's `forward` closes
-over the original function; the offload mode is applied to the twin by diffusers' own calls.
+over the original function; the offload mode is applied to the twin by diffusers' own calls, and hooks that are no
+placement are hung up anew (`lent_hooks`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from diffusers.configuration_utils import ConfigMixin
 from torch import nn
 
 from profiler.diffusers_private import MODULE_HOOKS, MODULE_STATE, PIPELINE_HOOKS
+from profiler.virtual.lent_hooks import repeat_hooks
 from profiler.virtual.quantised import beside_weights, memory_of, weights_in
 from profiler.virtual.subclasses import is_wrapper, view_as
 from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
@@ -36,7 +38,9 @@ def lend_together(gpu: VirtualGPU, originals: Sequence[Any]) -> list[Any]:
     """Return a twin of each pipeline or module; they share what the originals share."""
     with gpu.suspended():
         modules = list(_modules_in(originals))
-        twins = dict(zip(map(id, modules), _twin_of_modules(gpu, modules), strict=True))
+        copies = _twin_of_modules(gpu, modules)
+        repeat_hooks(zip(modules, copies, strict=True))
+        twins = dict(zip(map(id, modules), copies, strict=True))
         return [_twin(original, twins) for original in originals]
 
 

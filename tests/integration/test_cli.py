@@ -217,3 +217,27 @@ def test_version_is_the_packages(vram):
 @pytest.mark.parametrize("command", ["demo", "list", "profile", "plan", "verify", "report"])
 def test_help_has_an_example(vram, command):
     assert f"Example: vram {command}" in vram(command, "--help").stdout
+
+
+def gpu_line(done):
+    return next(line for line in done.stdout.splitlines() if line.strip().startswith("gpu"))
+
+
+def test_the_gpu_of_a_plan_is_the_one_that_was_named_or_is_said_to_be_the_default(vram):
+    assert "RTX 4060, 7.62 GiB (the default" in gpu_line(vram("plan", *SMALL, "--budget", "2GiB"))
+    named = vram("plan", *SMALL, "--budget", "rtx-3060")
+    assert gpu_line(named).strip().endswith("NVIDIA GeForce RTX 3060, 11.73 GiB")
+    assert "context and seconds" not in named.stdout
+    both = vram("plan", *SMALL, "--budget", "rtx-3060", "--gpu", "rtx-4090")
+    assert "NVIDIA GeForce RTX 4090, " in gpu_line(both)
+    assert "context and seconds are those of NVIDIA GeForce RTX 4090" in both.stdout
+    above = vram("plan", *SMALL, "--budget", "16GiB", "--gpu", "rtx-4060")
+    assert "the budget of 16.00 GiB is more than it has" in gpu_line(above)
+    vram("profile", *SMALL, "--gpu", "rtx-4060", "-o", "p.parquet")
+    saved = vram("plan", "p.parquet", "--budget", "rtx-3060")
+    assert "context and seconds are those of NVIDIA GeForce RTX 4060" in saved.stdout
+
+
+def test_the_default_gpu_is_named_in_help_and_report(vram):
+    assert "rtx-4060" in vram("profile", "--help").stdout
+    assert "the default GPU since none was named" in vram("profile", *SMALL).stdout

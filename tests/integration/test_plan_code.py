@@ -59,6 +59,7 @@ def test_code_does_what_apply_does_for_any_scheme(tmp_path, data):
 
 
 MIXED = """\
+# Planned for NetPipeline, within 1024.00 GiB.
 import torch
 
 pipe.vae.enable_tiling()
@@ -97,7 +98,7 @@ def test_what_diffusers_can_do_is_a_few_lines():
     assert plan.to_code() == MIXED
     alike = place(nets(), inside=dict.fromkeys(NAMES, Grouped(stream=True)))
     assert alike.to_code() == (
-        "import torch\n\n"
+        "# Planned for NetPipeline, within 1024.00 GiB.\nimport torch\n\n"
         'pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level", use_stream=True)\n'
     )
     alike = place(nets(), inside=dict.fromkeys(NAMES, Sequential()))

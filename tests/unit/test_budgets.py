@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from profiler import budgets, nvml
-from profiler.budgets import card_budget, free_host_bytes
+from profiler.budgets import Budget, card_budget, free_host_bytes
 from profiler.errors import InputError
 from profiler.hardware import card
 from profiler.nvml import CardMemory, Holder
@@ -13,11 +13,14 @@ from profiler.units import GIB, MIB
 
 
 def test_a_size_is_itself():
-    assert card_budget("8GiB") == (8 * GIB, "")
+    assert card_budget("8GiB") == Budget(8 * GIB, "")
 
 
 def test_a_card_is_all_of_it():
-    assert card_budget("rtx-4090").nbytes == card("rtx-4090").capacity_bytes
+    chosen = card("rtx-4090")
+    assert card_budget("rtx-4090") == Budget(
+        chosen.capacity_bytes, f"all of {chosen.name}", chosen.key
+    )
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def desktop(monkeypatch):
 
 
 def test_a_minus_is_what_is_free_less_that(desktop):
-    assert card_budget("-2GiB") == (
+    assert card_budget("-2GiB") == Budget(
         18 * GIB,
         "20.00 GiB free on RTX 4090 now beside Xorg (7) 500.0 MiB, a process (9), less 2.00 GiB",
     )

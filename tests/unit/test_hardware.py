@@ -3,7 +3,7 @@
 import pytest
 
 from profiler.errors import InputError
-from profiler.hardware import DEFAULT_CARD, card, card_of_properties, cards, choose_card
+from profiler.hardware import DEFAULT_GPU, card, card_of_properties, cards, choose_card
 from profiler.units import GIB, MIB
 
 ALL = pytest.mark.parametrize("one", cards(), ids=lambda one: one.key)
@@ -48,7 +48,7 @@ def test_capacity_is_whatever_lies_above_the_context():
 
 
 def test_capacity_alone_takes_the_default_card():
-    assert choose_card(capacity="8GiB") == card(DEFAULT_CARD).with_capacity("8GiB")
+    assert choose_card(capacity="8GiB") == card(DEFAULT_GPU).with_capacity("8GiB")
 
 
 @pytest.mark.parametrize("capacity", ["8 apples", "100MiB"])

@@ -27,6 +27,11 @@ STOCK = {"levers": (), "objective": "bytes"}
 """Plans by diffusers' own calls, the end of a call apart."""
 
 
+def head(budget):
+    """Return the comments with which the code of a plan for `text_to_image` begins."""
+    return f"# Planned for TinyPipeline on Test card (1.00 GiB), within {budget}.\n# It holds for float16.\n"
+
+
 def text_to_image(**changes):
     """Encoder 2 KiB, denoiser 8 KiB, VAE 1 KiB; activations 1, 2 and 4 KiB. Resident: 11 KiB of weights."""
     sizes = {"te": 2 * KIB, "unet": 8 * KIB, "vae": KIB}
@@ -46,7 +51,7 @@ def test_with_room_for_everything_nothing_is_offloaded():
     plan = plan_offload(text_to_image(), 15 * KIB, **STOCK)
     assert plan.placements == {"te": "resident", "unet": "resident", "vae": "resident"}
     assert (plan.predicted.peak_allocated_bytes, plan.predicted.h2d_weight_bytes) == (15 * KIB, 0)
-    assert plan.to_code() == 'pipe.to("cuda")\n'
+    assert plan.to_code() == head("15.0 KiB") + 'pipe.to("cuda")\n'
     assert repr(plan).endswith("keeps te, unet, vae; nothing in turn; 15.0 KiB of 15.0 KiB>")
 
 
@@ -171,7 +176,7 @@ def test_eight_bit_weights_stay_where_they_are():
     plan = plan_offload(profile, 4096, **STOCK)
     assert plan.smallest_budget_bytes == 3072
     assert (plan.placements["te"], plan.immovable) == ("resident", ("te",))
-    assert plan.to_code() == 'pipe.to("cuda")\n'
+    assert plan.to_code() == head("4.0 KiB") + 'pipe.to("cuda")\n'
     assert plan.stock.excluded == ()
     assert plan.stock.predicted.h2d_weight_bytes == 2048
 
@@ -235,7 +240,8 @@ def test_text_and_html_tell_the_same_plan():
 
 def test_sticky_code_keeps_the_caches_and_the_excluded():
     code = plan_offload(text_to_image(), 13 * KIB, **STOCK).to_code()
-    assert code.splitlines()[:3] == [
+    assert code.startswith(head("13.0 KiB"))
+    assert code.splitlines()[2:5] == [
         'pipe.model_cpu_offload_seq = "te->vae"',
         'pipe._exclude_from_cpu_offload = ["unet"]',
         "pipe.enable_model_cpu_offload()",

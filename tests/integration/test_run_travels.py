@@ -1,0 +1,115 @@
+"""Whatever changes a run is in its profile, its plan, the plan's code, the report's heading and what is advised."""
+
+from __future__ import annotations
+
+import inspect
+from typing import NamedTuple
+
+import pytest
+import typer
+from tiny_folder import write_tiny_pipeline
+from typer.testing import CliRunner
+
+from profiler.cli.scenario_options import scenario_of, takes_scenario
+from profiler.planning import Plan
+from profiler.profile import Profile
+from profiler.sizing import plan_model, profile_model, verify_plan
+from profiler.units import MIB
+from reports import story
+
+IMAGE_TO_IMAGE = "StableDiffusionImg2ImgPipeline"
+
+
+class Option(NamedTuple):
+    """One option, and the words that name it in the heading of a report and in a plan."""
+
+    words: tuple[str, ...]
+    told: str  # in the heading, the code and the plan
+    placed: dict[str, object] | None = None  # what a plan, which places anew, is compared with
+
+
+GROUPS = ("--mode", "group-block")
+OPTIONS = {
+    "pipeline": Option(("--pipeline", IMAGE_TO_IMAGE), IMAGE_TO_IMAGE),
+    "gpu": Option(("--gpu", "rtx-3060"), "RTX 3060"),
+    "capacity": Option(("--capacity", "5GiB"), "5.00 GiB"),
+    "mode": Option(("--mode", "sequential"), "sequential", {"kind": "sequential"}),
+    "stream": Option((*GROUPS, "--stream"), "stream=True", {"stream": True}),
+    "record_stream": Option(
+        (*GROUPS, "--stream", "--record-stream"), "record_stream=True", {"record_stream": True}
+    ),
+    "blocks": Option((*GROUPS, "--blocks", "2"), "blocks=2", {"blocks": 2}),
+    "disk": Option((*GROUPS, "--disk", "there"), "disk=True", {"disk": True}),
+    "vae_tiling": Option(("--vae-tiling",), "vae works in tiles"),
+    "vae_slicing": Option(("--vae-slicing", "--batch", "2"), "vae works picture by picture"),
+    "layerwise_casting": Option(("--layerwise-casting",), "unet stored as float8_e4m3fn"),
+    "dtype": Option(("--dtype", "float16"), "float16"),
+    "quantize": Option(
+        ("--quantize", "unet=torchao-int8wo", "--dtype", "bfloat16"),
+        "unet quantised to torchao-int8wo",
+    ),
+    "height": Option(("--height", "128"), "height=128"),
+    "width": Option(("--width", "128"), "width=128"),
+    "frames": Option((), ""),  # of videos; the pipeline here makes pictures
+    "batch": Option(("--batch", "2"), "num_images_per_prompt=2"),
+    "steps": Option(("--steps", "3"), "num_inference_steps=3"),
+    "cached_prompt": Option(("--cached-prompt",), "cached_prompt=True"),
+    "settings": Option(("--set", "guidance_scale=1.5"), "guidance_scale=1.5"),
+    "weight": Option(("--weight", "3", "--also", "height=128 width=128"), "3"),
+    "also": Option(("--also", "height=128 width=128 weight=2"), "height=128"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(write_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+def scenario_from(folder, *words):
+    """Return the scenario that the command's options describe, later ones before earlier ones."""
+    found = []
+    app = typer.Typer()
+
+    @app.command()
+    @takes_scenario
+    def command(scenario: object) -> None:
+        found.append(scenario)
+
+    base = ("--height", "64", "--width", "64", "--steps", "2")
+    done = CliRunner().invoke(app, [folder, *base, *words])
+    assert done.exit_code == 0, done.output
+    return found[0]
+
+
+def test_every_option_is_watched():
+    assert set(inspect.signature(scenario_of).parameters) == {"model", *OPTIONS}
+
+
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.words])
+def test_an_option_travels(name, folder, tmp_path):
+    option = OPTIONS[name]
+    scenario = scenario_from(folder, *option.words)
+    profile_model(scenario).save(tmp_path / "profile.parquet")
+    profile = Profile.load(tmp_path / "profile.parquet")
+    assert profile.complete
+    heading = " ".join(
+        [story.title(profile), *story.answer(profile), *story.call_texts(profile), profile.model]
+    )
+    assert option.told in heading
+    source = scenario if option.placed else profile
+    plan_model(source, 900 * MIB).save(tmp_path / "plan.json")
+    plan = Plan.load(tmp_path / "plan.json")
+    if option.placed:
+        for record in plan.stock.inside.values():
+            assert option.placed.items() <= record.items()
+        assert len(plan.stock.inside) == len(plan.placements)
+        return
+    assert option.told in plan.to_text() + str(plan.call)
+    code = " ".join(plan.to_code().replace("\n#", "").split())
+    assert option.told in code
+    found = verify_plan(plan)
+    assert found.held, str(found)
+    if plan.signatures:  # promised in whatever order they come; run in one
+        assert found.found.peak_allocated_bytes <= plan.predicted.peak_allocated_bytes
+    else:
+        assert found.found.peak_allocated_bytes == plan.predicted.peak_allocated_bytes
