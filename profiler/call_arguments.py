@@ -61,8 +61,9 @@ def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
             raise InputError(f"{type(pipe).__name__} takes no {option}: drop --{option}")
     if picture_size:
         arguments.update(blank_pictures(pipe, picture_size))
-    for name in options.extra:
+    for name, value in options.extra.items():
         _check_accepted(pipe, name, accepted)
+        _check_switch(pipe, name, value)
     arguments.update(_missing_side(pipe, arguments))
     return {**arguments, **options.extra}
 
@@ -85,6 +86,13 @@ def _check_accepted(pipe: Any, name: str, accepted: list[str]) -> None:
         close = difflib.get_close_matches(name, accepted, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(accepted)}"
         raise InputError(f"{type(pipe).__name__} takes no argument {name!r}: {hint}")
+
+
+def _check_switch(pipe: Any, name: str, value: Any) -> None:
+    """Refuse words for what is on or off: any word, "off" as well, counts as on in Python."""
+    default = inspect.signature(type(pipe).__call__).parameters[name].default
+    if isinstance(default, bool) and isinstance(value, str):
+        raise InputError(f"{name} is on or off, not {value!r}: write {name}=true or {name}=false")
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-import shlex
+import re
+import warnings
 from typing import Any
 
 from profiler.errors import InputError
@@ -12,28 +13,31 @@ from profiler.scenario import CallOptions
 _NUMBERS = ("weight", "height", "width", "frames", "batch", "steps")
 _PIPELINE = "pipeline"
 _CACHED = "cached-prompt"
+_TOKEN = re.compile(r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|.""", re.DOTALL)
+_QUOTES = ("'", '"')
+_OPENING = ("(", "[", "{")
+_CLOSING = (")", "]", "}")
+_JSON_WORDS = {"true": True, "false": False, "null": None}
 
 
 def call_options(text: str) -> CallOptions:
     """Return the call that `text` describes.
 
     The words are the options of the command without their dashes; any other KEY=VALUE is an argument of the pipeline's
-    call.
+    call. Quotes and brackets hold words together.
 
     Raises:
         InputError: if a word is neither, or no whole number stands where one must.
     """
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise InputError(f"--also {text!r} cannot be read: {error}") from error
     known: dict[str, Any] = {}
     extra: dict[str, Any] = {}
-    for word in words:
+    for word in _words(text):
         if word == _CACHED:
             known["cached_prompt"] = True
             continue
         key, value = setting(word, "--also")
+        if isinstance(value, str) and word.endswith(f"={value}"):  # read as nothing else
+            value = _unquoted(value)
         if key == _PIPELINE:
             known["pipeline_class"] = str(value)
         elif key in _NUMBERS:
@@ -43,8 +47,34 @@ def call_options(text: str) -> CallOptions:
     return CallOptions(**known, extra=extra)
 
 
+def _words(text: str) -> list[str]:
+    """Split at white space outside of quotes and brackets, as a shell that knows lists and objects would."""
+    words = [""]
+    depth = 0
+    for token in _TOKEN.findall(text):
+        if token in _QUOTES:
+            raise InputError(f"--also {text!r} cannot be read: a quotation mark has no partner")
+        depth = max(depth + (token in _OPENING) - (token in _CLOSING), 0)
+        if token.isspace() and not depth:
+            words.append("")
+        else:
+            words[-1] += token
+    if depth:
+        raise InputError(f"--also {text!r} cannot be read: a bracket is not closed")
+    return [_unquoted(word) if word[0] in _QUOTES else word for word in words if word]
+
+
+def _unquoted(text: str) -> str:
+    """Return the text without the quotation marks and backslashes that held it together."""
+    tokens = _TOKEN.findall(text)
+    return "".join(
+        token if len(token) == 1 else token[1:-1] if token[0] in _QUOTES else token[1:]
+        for token in tokens
+    )
+
+
 def setting(text: str, option: str) -> tuple[str, Any]:
-    """Return key and value of `key=value`; the value is a Python literal where it reads as one.
+    """Return key and value of `key=value`; the value as `value_of` reads it.
 
     Raises:
         InputError: naming the option, if it is none.
@@ -54,10 +84,40 @@ def setting(text: str, option: str) -> tuple[str, Any]:
         raise InputError(
             f"{option} {text!r} is no setting: write KEY=VALUE, such as guidance_scale=5.0"
         )
+    return key, value_of(value)
+
+
+def value_of(text: str) -> Any:
+    """Return what a value that was typed stands for; text that reads as nothing else is a string.
+
+    JSON and Python are both understood: `false` as `False`, `null` as `None`, numbers, `"quoted"` strings, lists,
+    `(0, 0)` and objects, at any depth.
+
+    Example:
+        >>> value_of('{"scale": 0.5, "dynamic": false}'), value_of("a cat")
+        ({'scale': 0.5, 'dynamic': False}, 'a cat')
+    """
     try:
-        return key, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return key, value
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python about text that it can read in part
+            tree = ast.parse(text.strip(), mode="eval")
+        return ast.literal_eval(_PlainValues().visit(tree))
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+class _PlainValues(ast.NodeTransformer):
+    """Turns JSON's words into Python's, and refuses what no argument of a call is."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Constant:
+        if node.id not in _JSON_WORDS:
+            raise ValueError(node.id)
+        return ast.Constant(_JSON_WORDS[node.id])
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        if not isinstance(node.value, bool | int | float | str | None):
+            raise TypeError(type(node.value).__name__)  # `...`, b"bytes" and complex numbers
+        return node
 
 
 def _number(key: str, value: Any) -> int:

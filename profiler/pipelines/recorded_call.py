@@ -74,16 +74,26 @@ def plain_call(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded call with new pictures, of the same size, for those that the record only describes."""
+    """Return a recorded call with new pictures, of the same size, for those that the record only describes.
+
+    A record holds lists only; the pipeline gets tuples where it says that it wants them.
+    """
     masks = {name for name, kind in required_arguments(pipe).items() if kind == "mask"}
-    return {name: _repeated(value, name in masks) for name, value in recorded.items()}
+    repeated = {name: _repeated(value, name in masks) for name, value in recorded.items()}
+    for name, parameter in inspect.signature(type(pipe).__call__).parameters.items():
+        wanted = str(parameter.annotation).lower()
+        if isinstance(repeated.get(name), list) and "tuple" in wanted and "list" not in wanted:
+            repeated[name] = tuple(repeated[name])
+    return repeated
 
 
 def _described(value: Any) -> Any:
     if isinstance(value, str | int | float | bool | None):
         return value
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_described(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _described(item) for name, item in value.items()}
     shape = getattr(value, "shape", None) or getattr(value, "size", None)
     return (
         f"{type(value).__name__}{tuple(shape)}"

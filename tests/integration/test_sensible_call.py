@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from profiler.call_arguments import call_arguments
+from profiler.errors import InputError
 from profiler.pipelines import load_pipeline
-from profiler.pipelines.recorded_call import repeatable_call
+from profiler.pipelines.recorded_call import plain_call, repeatable_call
 from profiler.pipelines.sensible_call import (
     PROMPT,
     default_side,
@@ -170,6 +171,29 @@ def test_recorded_call_is_repeated_with_new_pictures_of_the_recorded_sizes():
         "image": ("RGB", (1024, 768)),
         "mask_image": ("L", (8, 16)),
     }
+
+
+def test_recorded_call_has_the_lists_tuples_and_objects_that_the_call_had():
+    pipe = load_pipeline("sdxl-base")
+    call = {
+        "prompt": "a cat",
+        "original_size": (512, 512),
+        "sigmas": [1.0, 0.5],
+        "cross_attention_kwargs": {"scale": 0.5},
+    }
+
+    recorded = plain_call(pipe, call)
+
+    assert recorded.items() >= {**call, "original_size": [512, 512]}.items()
+    assert repeatable_call(pipe, recorded).items() >= call.items()
+
+
+def test_switch_that_is_neither_on_nor_off_is_refused():
+    pipe = load_pipeline("pixart-sigma-xl")
+    scenario = Scenario(model="pixart-sigma-xl", extra={"use_resolution_binning": "off"})
+
+    with pytest.raises(InputError, match="use_resolution_binning is on or off, not 'off': write"):
+        call_arguments(pipe, scenario)
 
 
 @pytest.mark.parametrize(

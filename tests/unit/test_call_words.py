@@ -1,0 +1,78 @@
+"""What a value typed after `KEY=` stands for, on the command line and in the words of `--also`."""
+
+from __future__ import annotations
+
+import pytest
+
+from profiler.cli.call_words import call_options, setting, value_of
+from profiler.errors import InputError
+from profiler.scenario import CallOptions
+
+VALUES = {
+    "false": False,
+    "False": False,
+    "true": True,
+    "null": None,
+    "None": None,
+    "7": 7,
+    "1e-3": 0.001,
+    "-0.5": -0.5,
+    "[1, false, null]": [1, False, None],
+    "(0, 0)": (0, 0),
+    '{"scale": 0.5, "deep": {"on": true}}': {"scale": 0.5, "deep": {"on": True}},
+    "{'scale': [True, None]}": {"scale": [True, None]},
+    '"false"': "false",
+    "'7'": "7",
+    "": "",
+    "cat": "cat",
+    "a cat, (masterpiece:1.2)": "a cat, (masterpiece:1.2)",
+    "falsehood": "falsehood",
+    "[a cat]": "[a cat]",
+    "...": "...",
+    "b'cat'": "b'cat'",
+    "2j": "2j",
+    "__import__('os')": "__import__('os')",
+    "{[]: 1}": "{[]: 1}",
+    "a\\d": "a\\d",
+    "(" * 5000: "(" * 5000,
+}
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES.items(), ids=[text[:20] for text in VALUES])
+def test_value_is_what_json_or_python_means_by_it_else_a_string(text, value):
+    read = value_of(text)
+    assert (type(read), read) == (type(value), value)
+    assert setting(f"key={text}", "--set") == ("key", value)
+
+
+def test_words_of_a_call_hold_the_same_values():
+    words = (
+        "height=512 cached-prompt use_resolution_binning=false negative_prompt=null sigmas=[1, 0.5] "
+        'cross_attention_kwargs={"scale": 0.5} prompt="7" prompt_2=\'a  b\' output_type=latent'
+    )
+    assert call_options(words) == CallOptions(
+        height=512,
+        cached_prompt=True,
+        extra={
+            "use_resolution_binning": False,
+            "negative_prompt": None,
+            "sigmas": [1, 0.5],
+            "cross_attention_kwargs": {"scale": 0.5},
+            "prompt": "7",
+            "prompt_2": "a  b",
+            "output_type": "latent",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "words", ['"prompt=a b"', "prompt=a' 'b", "prompt='a b'", 'prompt="a b"', "prompt=a\\ b"]
+)
+def test_words_are_quoted_as_in_a_shell(words):
+    assert call_options(words) == CallOptions(extra={"prompt": "a b"})
+
+
+@pytest.mark.parametrize("words", ["prompt='a b", "sigmas=[1, 2", "sigmas", "weight=true"])
+def test_words_that_cannot_be_read_are_refused_by_name(words):
+    with pytest.raises(InputError, match="--also"):
+        call_options(words)
