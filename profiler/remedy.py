@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from profiler.errors import FindingError, ProfilerError
 from profiler.modes import Mode
+from profiler.pipelines.dtypes import written
 from profiler.sizing import plan_model
 from profiler.units import GIB, MIB, format_bytes, parse_bytes
 from profiler.verdict import ran_out_of_memory
@@ -72,7 +73,7 @@ def _command(scenario: Scenario, budget_bytes: int) -> str:
         "--pipeline": scenario.pipeline_class or None,
         "--gpu": scenario.gpu,
         "--capacity": scenario.capacity and _size(parse_bytes(scenario.capacity)),
-        "--dtype": scenario.dtype,
+        "--dtype": scenario.dtype and written(scenario.dtype),
         "--height": scenario.height,
         "--width": scenario.width,
         "--frames": scenario.frames,

@@ -12,6 +12,7 @@ from profiler.cli.call_words import call_options, setting
 from profiler.errors import InputError
 from profiler.hardware import DEFAULT_GPU
 from profiler.modes import DEFAULT_MODE, MODES, Mode
+from profiler.pipelines.dtypes import dtypes_of
 from profiler.scenario import Scenario
 from profiler.units import parse_bytes
 
@@ -104,7 +105,11 @@ def scenario_of(
         ),
     ] = False,
     dtype: Annotated[
-        str | None, typer.Option(help="bfloat16, float16 or float32.", rich_help_panel=_CALL)
+        str | None,
+        typer.Option(
+            help="bfloat16, float16 or float32; by component: bfloat16,vae=float32.",
+            rich_help_panel=_CALL,
+        ),
     ] = None,
     quantize: Annotated[
         list[str] | None,
@@ -161,7 +166,7 @@ def scenario_of(
         pipeline_class=pipeline,
         gpu=gpu,
         capacity=None if capacity is None else parse_bytes(capacity),
-        dtype=dtype,
+        dtype=None if dtype is None else dtypes_of(dtype),
         quantization=dict(_quantised(one) for one in quantize or ()),
         mode=Mode(
             name=mode,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ import torch
 from profiler.errors import InputError
 from profiler.pipelines.building import build_module, find_class
 from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
+from profiler.pipelines.dtypes import by_component, dtype_name
 from profiler.pipelines.folder import read_folder
 from profiler.pipelines.hub import fetch_configuration, is_hub_id
 from profiler.pipelines.quantising import build_quantised
@@ -26,11 +28,7 @@ from profiler.pipelines.sibling import find_pipeline_class
 from profiler.pipelines.tokenizers import StandInTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from diffusers import DiffusionPipeline
-
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 # Any of these beside a tokenizer's configuration means that its real vocabulary is there.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
@@ -39,7 +37,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "t
 def load_pipeline(
     model: str | os.PathLike[str],
     *,
-    dtype: str | torch.dtype | None = None,
+    dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None,
     weights: str = "none",
     quantization: Mapping[str, Any] | None = None,
     pipeline_class: str = "",
@@ -49,9 +47,10 @@ def load_pipeline(
     Args:
         model: A name of the catalogue, a local diffusers folder, or a hub id `org/name` (of which
             only the JSON and tokenizer files are fetched).
-        dtype: "float16", "bfloat16" or "float32", as `from_pretrained` would be given it. None
-            takes what the model card recommends for a name of the catalogue, and what a folder's
-            files store, else float32.
+        dtype: "float16", "bfloat16" or "float32", as `from_pretrained` would be given it, or a
+            mapping from components, and `default` for all others, to dtypes. What it says nothing
+            of is as with None, which takes what the model card recommends for a name of the
+            catalogue, and what a folder's files store, else float32.
         weights: "none", or "random" for real tensors on the CPU with small random numbers: as much
             host memory as the real weights take, and a pipeline that runs on a real card.
         quantization: How to quantise components, by their names: "bnb-nf4", "gguf-q4_k",
@@ -64,24 +63,25 @@ def load_pipeline(
 
     Raises:
         InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built,
-            lacks a component that `pipeline_class` needs, random weights are asked for inside a
-            virtual GPU, which has none, or a component cannot be quantised so.
+            lacks a component that `pipeline_class` needs or a dtype is asked for, random weights
+            are asked for inside a virtual GPU, which has none, a component cannot be quantised so,
+            or a dtype is not one that pipelines are loaded in.
     """
-    chosen = find_dtype(dtype) if dtype is not None else None
+    _check_dtypes(dtype)
     random_weights = _asks_for_random(weights)
     entry = describe(model)
     if pipeline_class and pipeline_class != entry.pipeline_class:
         entry = replace(entry, pipeline_class=pipeline_class)
         _check_complete(entry)
     return build_pipeline(
-        entry, dtype=chosen, random_weights=random_weights, quantization=quantization
+        entry, dtype=dtype, random_weights=random_weights, quantization=quantization
     )
 
 
 def build_pipeline(
     entry: Entry,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None,
     random_weights: bool = False,
     quantization: Mapping[str, Any] | None = None,
 ) -> DiffusionPipeline:
@@ -94,8 +94,10 @@ def build_pipeline(
         quantization: As for `load_pipeline`.
 
     Raises:
-        InputError: A class is not known, or a component cannot be built or quantised so.
+        InputError: A class, a dtype or a component to have it is not known, or a component cannot
+            be built or quantised so.
     """
+    dtypes = _dtypes(entry, dtype)
     quantised = _quantisation(entry, quantization or {})
     with quiet():
         cls = find_pipeline_class(entry.pipeline_class, entry.name)
@@ -104,7 +106,7 @@ def build_pipeline(
                 part,
                 slot,
                 entry,
-                _Weights(dtype or _own_dtype(entry, slot), random_weights, quantised.get(slot)),
+                _Weights(dtypes[slot], random_weights, quantised.get(slot)),
             )
             for slot, part in entry.components.items()
             if part is not None
@@ -128,18 +130,6 @@ def describe(model: str | os.PathLike[str]) -> Entry:
     return find_entry(name)
 
 
-def find_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """Return the torch dtype that `dtype` names.
-
-    Raises:
-        InputError: It is not one that pipelines are loaded in.
-    """
-    name = str(dtype).removeprefix("torch.")
-    if name not in DTYPES:
-        raise InputError(f"unknown dtype {name!r}: use {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def _asks_for_random(weights: str) -> bool:
     if weights not in ("none", "random"):
         raise InputError(f'unknown weights {weights!r}: use "none" or "random"')
@@ -150,8 +140,29 @@ def _asks_for_random(weights: str) -> bool:
     return weights == "random"
 
 
-def _own_dtype(entry: Entry, slot: str) -> torch.dtype:
-    return DTYPES[entry.dtypes.get(slot, entry.dtype)]
+def _check_dtypes(asked: Any) -> None:
+    """Raise InputError for what is no dtype, before a model is looked for."""
+    for dtype in (
+        asked.values() if isinstance(asked, Mapping) else () if asked is None else (asked,)
+    ):
+        dtype_name(dtype)
+
+
+def _dtypes(entry: Entry, asked: Any) -> dict[str, torch.dtype]:
+    """Return the dtype of each component: as asked, else the entry's own."""
+    with_weights = [
+        slot for slot, part in entry.components.items() if part is not None and _has_weights(part)
+    ]
+    chosen = by_component(asked, with_weights, entry.name)
+    return {
+        slot: getattr(torch, chosen.get(slot) or entry.dtypes.get(slot, entry.dtype))
+        for slot in entry.components
+    }
+
+
+def _has_weights(part: Part) -> bool:
+    cls = find_class(part.library, part.class_name)
+    return inspect.isclass(cls) and issubclass(cls, torch.nn.Module)
 
 
 def _check_complete(entry: Entry) -> None:

@@ -92,6 +92,34 @@ def test_asked_for_dtype_beats_the_stored_one(folder):
     assert {pipe.unet.dtype, pipe.text_encoder.dtype, pipe.vae.dtype} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"default": torch.bfloat16, "vae": torch.float32}, ("bfloat16", "bfloat16", "float32")),
+        ({"default": "bfloat16", "unet": "float16"}, ("float16", "bfloat16", "bfloat16")),
+        ({"vae": torch.bfloat16}, ("float16", "float16", "bfloat16")),
+    ],
+)
+def test_dtypes_by_component_are_those_of_from_pretrained(folder, asked, expected):
+    """What is not named is as if none were given: what the folder stores."""
+    rewrite(folder / "text_encoder" / "config.json", torch_dtype="float16")
+
+    pipe = load_pipeline(folder, dtype=asked)
+
+    found = [str(getattr(pipe, name).dtype) for name in ("unet", "text_encoder", "vae")]
+    assert found == [f"torch.{name}" for name in expected]
+
+
+@pytest.mark.parametrize("component", ["tokenizer", "scheduler", "safety_checker", "transformer"])
+def test_dtype_for_a_component_without_weights_is_refused(folder, component):
+    told = refused(folder, dtype={component: "float16"})
+
+    assert told == (
+        f"{str(folder)!r} has no component {component!r} to give a dtype to: "
+        "it has text_encoder, unet, vae"
+    )
+
+
 def test_vocabulary_in_the_folder_is_used(folder):
     words = ["a</w>", "<|startoftext|>", "<|endoftext|>"]
     (folder / "tokenizer" / "vocab.json").write_text(
@@ -168,7 +196,9 @@ def test_tokenizer_that_cannot_be_imitated_is_named(folder):
 
 
 def test_unknown_dtype_is_refused_before_anything_is_built():
-    assert refused("sd15", dtype="int8") == "unknown dtype 'int8': use float16, bfloat16, float32"
+    told = "unknown dtype 'int8': use float16, bfloat16, float32"
+    assert refused("sd15", dtype="int8") == told
+    assert refused("no-such-model", dtype={"vae": "int8"}) == told
 
 
 def test_missing_folder_is_named():
