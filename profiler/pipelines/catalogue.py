@@ -51,6 +51,9 @@ class Entry:
     # Call arguments beside the prompt that the pipeline cannot do without, name to kind: "image" is
     # an RGB image of the output's size, "mask" a grey one, "text" may be empty.
     required_call: Mapping[str, str] = field(default_factory=dict)
+    call: Table = field(
+        default_factory=dict
+    )  # how a distilled model is called, if not as its class
     vae_tiling: bool = False  # whether its VAE decodes in tiles only, and must be told to
 
 
@@ -107,6 +110,7 @@ def _entry(name: str, table: Table) -> Entry:
         about=table["about"],
         hub=table["hub"],
         required_call=table.get("required", {}),
+        call=table.get("call", {}),
         vae_tiling=table.get("vae_tiling", False),
     )
 

@@ -57,6 +57,16 @@ def read_folder(folder: Path, *, name: str) -> Entry:
     )
 
 
+def origin_of(folder: Path) -> str:
+    """Return the hub id that the pipeline in `folder` was saved from, as its index has it; "" if it tells none."""
+    file = folder / "model_index.json"
+    try:
+        origin = _read_json(file).get("_name_or_path") if file.is_file() else ""
+    except (InputError, OSError, ValueError):
+        return ""
+    return origin if isinstance(origin, str) else ""
+
+
 def _read_part(folder: Path, value: list[Any]) -> Part | None:
     if value == [None, None]:
         return None

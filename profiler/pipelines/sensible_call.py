@@ -1,7 +1,8 @@
 """A call that a pipeline can run, where its user gave none or only a part of one.
 
 What is chosen decides no memory beyond what the pipeline's own defaults decide: a short prompt, blank
-pictures of the output's size, one for each IP-Adapter, and a strength at which a picture is worked on at all.
+pictures of the output's size, one for each IP-Adapter, and a strength at which a picture is worked on at all. Of a
+distilled model it is the few steps and the guidance that it is made for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from profiler.pipelines.catalogue import catalogue, name_of_hub_id
+from profiler.pipelines.known_models import distilled_call, known_entry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,7 +53,12 @@ def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
         if name not in given:
             chosen[name] = _argument(pipe, name, kind, given)
     chosen.update(_adapter_pictures(pipe, given))
-    if _would_run_no_step(parameters, given):
+    chosen |= {
+        name: value
+        for name, value in distilled_call(pipe).items()
+        if name in parameters and name not in given and value != parameters[name].default
+    }
+    if _would_run_no_step(parameters, {**chosen, **given}):
         chosen["strength"] = 1.0
     return {**chosen, **given}, tuple(chosen)
 
@@ -62,8 +68,7 @@ def required_arguments(pipe: Any) -> dict[str, str]:
 
     The catalogue knows them for its own models; of any other pipe, its class and signature tell which pictures.
     """
-    name = str(getattr(getattr(pipe, "config", None), "_name_or_path", ""))
-    entry = catalogue().get(name) or catalogue().get(name_of_hub_id(name))
+    entry = known_entry(pipe)
     class_name = type(pipe).__name__
     if entry is not None and entry.pipeline_class == class_name:
         return dict(entry.required_call)

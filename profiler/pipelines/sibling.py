@@ -56,6 +56,7 @@ def sibling(pipe: DiffusionPipeline, class_name: str) -> DiffusionPipeline:
         )
     given = (name for name in wanted if name in needed or held.get(name) is not None)
     made: DiffusionPipeline = cls(**{name: held.get(name) for name in given})
+    made.register_to_config(_name_or_path=held.get("_name_or_path"))
     return made
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import diffusers
 import pytest
 from PIL import Image
+from tiny_folder import write_tiny_pipeline
 
 from profiler.call_arguments import call_arguments
 from profiler.errors import InputError
@@ -16,6 +19,7 @@ from profiler.pipelines.sensible_call import (
     required_arguments,
     sensible_call,
 )
+from profiler.pipelines.sibling import sibling
 from profiler.scenario import Scenario
 from profiler.sizing import plan_model, verify_plan
 from profiler.tracing import profile_pipeline
@@ -64,6 +68,60 @@ def test_models_of_the_catalogue_get_what_they_cannot_do_without(model, given, c
     assert described({name: arguments[name] for name in names}) == chosen
     assert {name: arguments[name] for name in given} == given
     assert set(arguments) == set(given) | set(chosen)
+
+
+DISTILLED = {
+    "sdxl-turbo": {"num_inference_steps": 1, "guidance_scale": 0.0},
+    "lcm-dreamshaper-v7": {"guidance_scale": 8.0},  # its class has its four steps
+    "z-image-turbo": {"num_inference_steps": 9, "guidance_scale": 0.0},
+    "flux1-schnell": {
+        "num_inference_steps": 4,
+        "guidance_scale": 0.0,
+        "max_sequence_length": 256,
+    },
+    "flux2-klein-4b": {"num_inference_steps": 4, "guidance_scale": 1.0},
+}
+
+
+@pytest.mark.parametrize(("model", "call"), DISTILLED.items(), ids=DISTILLED)
+def test_distilled_model_is_called_as_its_card_calls_it(model, call):
+    assert sensible_call(load_pipeline(model), {}) == (
+        {"prompt": PROMPT, **call},
+        ("prompt", *call),
+    )
+
+
+def test_what_the_user_says_of_a_distilled_model_counts():
+    given = {"prompt": "a cat", "num_inference_steps": 50, "guidance_scale": 5.0}
+    assert sensible_call(load_pipeline("sdxl-turbo"), given) == (given, ())
+
+
+def test_image_to_image_of_a_distilled_model_has_a_step_to_run():
+    pipe = load_pipeline("sdxl-turbo")
+
+    _, names = sensible_call(sibling(pipe, "StableDiffusionXLImg2ImgPipeline"), {"prompt": ""})
+
+    assert names == ("image", "num_inference_steps", "guidance_scale", "strength")
+
+
+def test_distilled_model_in_a_folder_is_known_by_what_it_was_saved_from(tmp_path):
+    pipe = load_pipeline(write_tiny_pipeline(tmp_path))
+    assert sensible_call(pipe, {"prompt": ""})[1] == ()
+    index = tmp_path / "model_index.json"
+    saved_from = {"_name_or_path": "stabilityai/sdxl-turbo"}
+    index.write_text(json.dumps({**json.loads(index.read_text()), **saved_from}))
+
+    assert sensible_call(pipe, {"prompt": ""})[1] == ("num_inference_steps", "guidance_scale")
+
+
+def test_distilled_pipeline_is_known_by_its_own_configuration():
+    klein = load_pipeline("flux2-klein-4b")
+    klein.register_to_config(_name_or_path="my/klein")
+    consistency = load_pipeline("sd15")
+    consistency.scheduler = diffusers.LCMScheduler.from_config(consistency.scheduler.config)
+
+    assert sensible_call(klein, {"prompt": ""})[0] == {"prompt": "", **DISTILLED["flux2-klein-4b"]}
+    assert sensible_call(consistency, {"prompt": ""})[0] == {"prompt": "", "num_inference_steps": 4}
 
 
 @pytest.mark.parametrize(

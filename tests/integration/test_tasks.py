@@ -44,7 +44,7 @@ def profiled(pipe, gpu, mode="model", **call):
         ("flux1-dev", "FluxKontextPipeline", ("prompt", "image")),
         ("sd3-medium", "StableDiffusion3Img2ImgPipeline", ("prompt", "image")),
         ("qwen-image", "QwenImageInpaintPipeline", ("prompt", "image", "mask_image")),
-        ("z-image-turbo", "ZImageImg2ImgPipeline", ("prompt", "image")),
+        ("z-image-turbo", "ZImageImg2ImgPipeline", ("prompt", "image", "guidance_scale")),
         ("kolors", "KolorsImg2ImgPipeline", ("prompt", "image", "negative_prompt", "strength")),
         ("ltx-video", "LTXImageToVideoPipeline", ("prompt", "image")),
     ],
