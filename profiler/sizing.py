@@ -142,6 +142,8 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
 
 def _gets_through(plan: Plan, capacity_bytes: int, report: Report | None) -> bool:
     """Whether calls get through on a card of so much: a first one, and some with what it left behind."""
+    import torch
+
     from profiler import applying
     from profiler.confirming import ROUNDS, shortened
     from profiler.tracing import profile_calls
@@ -149,9 +151,12 @@ def _gets_through(plan: Plan, capacity_bytes: int, report: Report | None) -> boo
     with _planned_pipeline(plan, capacity_bytes, report) as (pipe, folder):
         rounds = [list(_calls_of(shortened(plan, steps), pipe)) for steps in ROUNDS]
         others = [call.pipe for calls in rounds for call in calls if call.pipe is not None]
-        applying.apply(plan, pipe, disk_folder=folder, also=others)
-        _tell(report, f"running {plan.model} under a plan")
-        return all(profile_calls(pipe, *calls).complete for calls in rounds)
+        try:
+            applying.apply(plan, pipe, disk_folder=folder, also=others)
+            _tell(report, f"running {plan.model} under a plan")
+            return all(profile_calls(pipe, *calls).complete for calls in rounds)
+        except (torch.OutOfMemoryError, FindingError):  # before a call, which would tell it itself
+            return False
 
 
 def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
@@ -242,6 +247,8 @@ def _other_pipeline(pipe: Any, class_name: str) -> Any:
 def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]:
     """Yield the scenario's pipeline, built on a virtual GPU that stands in for the card `on`."""
     _tell(report, "importing torch and diffusers")
+    import torch
+
     from profiler.pipelines import load_pipeline
     from profiler.pipelines.quiet import quiet
     from profiler.virtual import VirtualGPU
@@ -255,7 +262,13 @@ def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]
             pipeline_class=scenario.pipeline_class,
         )
         pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
-        yield pipe
+        try:
+            yield pipe
+        except torch.OutOfMemoryError as error:
+            raise FindingError(
+                f"{scenario.model} ran out of memory before its call, on a GPU of "
+                f"{format_bytes(on.capacity_bytes)}: {error}"
+            ) from error
 
 
 def _tell(report: Report | None, line: str) -> None:

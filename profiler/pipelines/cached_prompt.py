@@ -2,53 +2,123 @@
 
 Which of the call's arguments the embeddings are is read off the pipeline: `encode_prompt` (diffusers 0.42) ends by
 returning variables of the same names.
+
+They were made elsewhere, so on a virtual GPU a twin of the encoders makes them in host memory: the card may be smaller
+than an encoder, and neither it nor its clock nor the pipeline's hooks see anything but the embeddings.
 """
 
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import textwrap
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.utils._pytree import tree_map
 
-from profiler.errors import InputError
+from profiler.errors import FindingError, InputError
+from profiler.modes import DENOISERS
+from profiler.virtual.functions import active_gpu
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from profiler.virtual import VirtualGPU
 
 _ENCODE = "encode_prompt"
 _ON = "cuda"
+_NO_ENCODERS = {*DENOISERS, "vae", "controlnet"}  # large, and asked for no more than a dtype
 
 
 def with_cached_prompt(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call with the embeddings of its prompt, made now and kept on the card.
 
     Args:
-        pipe: a diffusers pipeline; its text encoders run, wherever they are placed, and its call ends.
+        pipe: a diffusers pipeline; on a real card its text encoders run, wherever they are placed, and its call ends.
         arguments: of a call with a prompt; never changed.
 
     Raises:
         InputError: if the pipeline cannot be called with embeddings, or takes none of those that it makes.
+        FindingError: if the card has no room for the embeddings, or a real one none for an encoder.
     """
     names = _embeddings_of(pipe)
-    encode = getattr(pipe, _ENCODE)
-    with torch.no_grad():
-        made = encode(**_encoding_arguments(pipe, arguments))
-    pipe.maybe_free_model_hooks()
-    values = made if isinstance(made, tuple) else (made,)
-    taken = dict(zip(names, values, strict=False))
-    known = {
-        name: tree_map(_on_card, taken[name])
-        for name in _parameters(type(pipe).__call__)
-        if taken.get(name) is not None
-    }
+    gpu = active_gpu()
+    try:
+        with nullcontext() if gpu is None else _aside(gpu):
+            known = _made(pipe, arguments, names)
+    except torch.OutOfMemoryError as error:
+        raise FindingError(_no_room(pipe, error)) from error
     if not known:
         raise InputError(f"{type(pipe).__name__} takes no embeddings in place of a prompt")
     kept = {name: value for name, value in arguments.items() if not _is_words(name)}
     return {**kept, **_no_words(pipe), **known}
+
+
+def _made(pipe: Any, arguments: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return the embeddings that the call takes, on the card."""
+    gpu = active_gpu()
+    if gpu is None or any(map(_stays_on_card, pipe.components.values())):
+        made = _encoded(pipe, arguments, pipe._execution_device)
+        pipe.maybe_free_model_hooks()
+    else:
+        made = _encoded(_twin_of_encoders(gpu, pipe), arguments, torch.device("cpu"))
+    values = made if isinstance(made, tuple) else (made,)
+    taken = dict(zip(names, values, strict=False))
+    return {
+        name: tree_map(_on_card, taken[name])
+        for name in _parameters(type(pipe).__call__)
+        if taken.get(name) is not None
+    }
+
+
+def _encoded(pipe: Any, arguments: Mapping[str, Any], device: torch.device) -> Any:
+    with torch.no_grad():
+        return getattr(pipe, _ENCODE)(**_encoding_arguments(pipe, arguments, device))
+
+
+def _stays_on_card(component: Any) -> bool:
+    """Whether it computes on a card only: bitsandbytes' 8-bit layers, which nothing moves from there."""
+    return bool(getattr(component, "is_loaded_in_8bit", False))
+
+
+def _twin_of_encoders(gpu: VirtualGPU, pipe: Any) -> Any:
+    """Return a twin of `pipe` in host memory, without hooks; what encodes nothing is the original's own."""
+    if "device" not in _parameters(getattr(type(pipe), _ENCODE)):
+        return gpu.lend(pipe)  # it looks where its components are
+    others = {
+        name: part
+        for name, part in vars(pipe).items()
+        if name in _NO_ENCODERS and isinstance(part, nn.Module)
+    }
+    encoders = object.__new__(type(pipe))
+    vars(encoders).update(vars(pipe) | dict.fromkeys(others))
+    twin = gpu.lend(encoders)
+    vars(twin).update(others)
+    return twin
+
+
+@contextmanager
+def _aside(gpu: VirtualGPU) -> Iterator[None]:
+    """Forget afterwards how much host memory was taken meanwhile, all of which must be given back."""
+    host = gpu.host
+    peaks = host.peak_pageable_bytes, host.peak_bytes
+    held_bytes = host.pageable_bytes
+    yield
+    if host.pageable_bytes > held_bytes:
+        gc.collect()  # a twin in a reference cycle
+    host.peak_pageable_bytes, host.peak_bytes = peaks
+
+
+def _no_room(pipe: Any, error: torch.OutOfMemoryError) -> str:
+    reason = str(error).partition("\n")[0]
+    return (
+        f"{type(pipe).__name__}: there is no room for the embeddings of the cached prompt ({reason}); "
+        "free the card first, or encode elsewhere and give prompt_embeds"
+    )
 
 
 def _embeddings_of(pipe: Any) -> list[str]:
@@ -62,7 +132,9 @@ def _embeddings_of(pipe: Any) -> list[str]:
     return [value.id if isinstance(value, ast.Name) else "" for value in values]
 
 
-def _encoding_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _encoding_arguments(
+    pipe: Any, arguments: Mapping[str, Any], device: torch.device
+) -> dict[str, Any]:
     """Return what `encode_prompt` takes of a call; how often a prompt is repeated is the call's own affair."""
     accepted = _parameters(getattr(type(pipe), _ENCODE))
     given = {name: value for name, value in arguments.items() if name in accepted}
@@ -72,7 +144,7 @@ def _encoding_arguments(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, An
         elif _is_words(name) and parameter.default is parameter.empty:
             given.setdefault(name, None)
     if "device" in accepted:
-        given["device"] = pipe._execution_device
+        given["device"] = device
     if "do_classifier_free_guidance" in accepted:
         given["do_classifier_free_guidance"] = _is_guided(pipe, arguments)
     return given
