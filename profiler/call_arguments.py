@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import InputError
+from profiler.pipelines.refusals import missing_library
 from profiler.pipelines.sensible_call import blank_pictures, default_side
 
 if TYPE_CHECKING:
@@ -97,12 +98,17 @@ def _check_switch(pipe: Any, name: str, value: Any) -> None:
 
 @contextmanager
 def refusals_as_input_errors(pipe: Any) -> Iterator[None]:
-    """Turn the ValueError with which a pipeline refuses its arguments into an InputError.
+    """Turn the ValueError with which a pipeline refuses its arguments into an InputError, and a missing library.
 
     Only a ValueError raised by the pipeline's own code is one; from deeper it is a failure.
     """
     try:
         yield
+    except (ImportError, NameError) as error:
+        missing = missing_library(error)
+        if not missing:
+            raise
+        raise InputError(f"{type(pipe).__name__} cannot run: {missing}") from error
     except (ValueError, TypeError) as error:
         raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
         if "pipelines" not in Path(raised_in).parts:

@@ -24,6 +24,7 @@ from profiler.pipelines.folder import read_folder
 from profiler.pipelines.hub import fetch_configuration, is_hub_id
 from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
+from profiler.pipelines.refusals import out_of_memory, refused
 from profiler.pipelines.sibling import find_pipeline_class
 from profiler.pipelines.tokenizers import StandInTokenizer
 
@@ -65,7 +66,9 @@ def load_pipeline(
         InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built,
             lacks a component that `pipeline_class` needs or a dtype is asked for, random weights
             are asked for inside a virtual GPU, which has none, a component cannot be quantised so,
-            or a dtype is not one that pipelines are loaded in.
+            a library that it needs is not installed, or a dtype is not one that pipelines are
+            loaded in.
+        FindingError: A component that is quantised on the card does not fit there.
     """
     _check_dtypes(dtype)
     random_weights = _asks_for_random(weights)
@@ -96,21 +99,21 @@ def build_pipeline(
     Raises:
         InputError: A class, a dtype or a component to have it is not known, or a component cannot
             be built or quantised so.
+        FindingError: A component that is quantised on the card does not fit there.
     """
     dtypes = _dtypes(entry, dtype)
     quantised = _quantisation(entry, quantization or {})
     with quiet():
         cls = find_pipeline_class(entry.pipeline_class, entry.name)
-        components = {
-            slot: _build(
-                part,
-                slot,
-                entry,
-                _Weights(dtypes[slot], random_weights, quantised.get(slot)),
-            )
-            for slot, part in entry.components.items()
-            if part is not None
-        }
+        components: dict[str, Any] = {}
+        for slot, part in entry.components.items():
+            if part is None:
+                continue
+            weights = _Weights(dtypes[slot], random_weights, quantised.get(slot))
+            try:
+                components[slot] = _build(part, slot, entry, weights)
+            except torch.OutOfMemoryError as error:
+                raise out_of_memory(entry.name, slot, error, components) from error
         return _assemble(cls, entry, components)
 
 
@@ -161,7 +164,10 @@ def _dtypes(entry: Entry, asked: Any) -> dict[str, torch.dtype]:
 
 
 def _has_weights(part: Part) -> bool:
-    cls = find_class(part.library, part.class_name)
+    try:
+        cls = find_class(part.library, part.class_name)
+    except ImportError:
+        return False  # which its building tells
     return inspect.isclass(cls) and issubclass(cls, torch.nn.Module)
 
 
@@ -207,22 +213,18 @@ class _Weights(NamedTuple):
 
 
 def _build(part: Part, slot: str, entry: Entry, weights: _Weights) -> Any:
-    cls = find_class(part.library, part.class_name)
-    if cls is None:
-        raise InputError(
-            f"{entry.name!r} asks for {part.library}.{part.class_name} as its {slot}, "
-            "which neither diffusers nor transformers has"
-        )
     try:
-        return _build_part(cls, part, weights)
-    except InputError:
+        cls = find_class(part.library, part.class_name)
+        if cls is not None:
+            return _build_part(cls, part, weights)
+    except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{entry.name!r}: its {slot} ({part.class_name}) cannot be built "
-            f"from its configuration: {reason}"
-        ) from error
+        raise refused(entry.name, slot, part.class_name, error) from error
+    raise InputError(
+        f"{entry.name!r} asks for {part.library}.{part.class_name} as its {slot}, "
+        "which neither diffusers nor transformers has"
+    )
 
 
 def _build_part(cls: Any, part: Part, weights: _Weights) -> Any:

@@ -7,9 +7,11 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import diffusers
+from diffusers.utils import requires_backends
 from torch import nn
 
 from profiler.errors import InputError
+from profiler.pipelines.refusals import missing_library
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -23,9 +25,17 @@ def find_pipeline_class(name: str, asked_by: str) -> type[DiffusionPipeline]:
         asked_by: whose it is, for the message.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or it needs a library that is not installed.
     """
-    cls = getattr(diffusers, name, None)
+    try:
+        cls = getattr(diffusers, name, None)
+        if inspect.isclass(cls):
+            requires_backends(cls, getattr(cls, "_backends", []))
+    except (ImportError, RuntimeError) as error:  # diffusers' lazy import turns one into the other
+        missing = missing_library(error)
+        if not missing:
+            raise
+        raise InputError(f"{asked_by!r} asks for the pipeline class {name!r}: {missing}") from error
     if inspect.isclass(cls) and issubclass(cls, diffusers.DiffusionPipeline):
         return cls
     known = [name for name in dir(diffusers) if name.endswith("Pipeline")]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+import diffusers
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from diffusers.utils import DummyObject, requires_backends
+from diffusers.utils.import_utils import BACKENDS_MAPPING
 from loading_worlds import counts
 from tiny_folder import write_tiny_pipeline
 from transformers import CLIPTokenizer
@@ -181,6 +185,36 @@ def test_impossible_hyperparameters_are_named(folder):
     assert "its unet (UNet2DConditionModel) cannot be built from its configuration" in (
         refused(folder)
     )
+
+
+def test_library_that_a_scheduler_needs_is_named_with_how_to_install_it(folder, monkeypatch):
+    def missing(*_, **__):
+        requires_backends("UniPCMultistepScheduler", ["torchsde"])
+
+    monkeypatch.setitem(
+        BACKENDS_MAPPING, "torchsde", (lambda: False, BACKENDS_MAPPING["torchsde"][1])
+    )
+    monkeypatch.setattr(DDIMScheduler, "from_config", missing)
+
+    told = refused(folder)
+
+    assert "its scheduler (DDIMScheduler) cannot be built: " in told
+    assert told.endswith(
+        "requires the torchsde library but it was not found in your environment. "
+        "You can install it with pip: pip install torchsde"
+    )
+
+
+def test_library_that_a_pipeline_class_needs_is_named(folder, monkeypatch):
+    """Where a library is missing diffusers puts a stand-in into the place of the class."""
+    stand_in = DummyObject("StableAudioPipeline", (), {"_backends": ["torchsde"]})
+    monkeypatch.setitem(
+        BACKENDS_MAPPING, "torchsde", (lambda: False, BACKENDS_MAPPING["torchsde"][1])
+    )
+    monkeypatch.setattr(diffusers, "StableAudioPipeline", stand_in)
+    rewrite(folder / "model_index.json", _class_name="StableAudioPipeline")
+
+    assert refused(folder).endswith("pip install torchsde")
 
 
 def test_index_that_describes_no_class_is_named(folder):

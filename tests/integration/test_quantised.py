@@ -1,6 +1,7 @@
 """Quantised components: bytes as the real libraries hold them, memory in a forward as their real code takes it."""
 
 import json
+import re
 import weakref
 
 import diffusers
@@ -11,7 +12,7 @@ from tiny_flux import T5, TRANSFORMER, write_tiny_flux
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from profiler.errors import InputError
+from profiler.errors import FindingError, InputError
 from profiler.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.catalogue import find_entry
@@ -23,6 +24,7 @@ from profiler.virtual import VirtualGPU
 
 BF16 = torch.bfloat16
 CARD = "rtx-4090"
+SEGMENT = 2 << 20  # bytes; what torch asks of the driver is a multiple
 SMALL_T5 = {**T5, "vocab_size": 999}
 
 
@@ -344,6 +346,29 @@ def test_what_cannot_be_quantised_is_said(tmp_path, quantization, message):
     folder = write_tiny_flux(tmp_path)
     with VirtualGPU(CARD), pytest.raises(InputError, match=message):
         load_pipeline(folder, quantization=quantization)
+
+
+def test_loading_that_runs_out_of_memory_is_a_finding_that_says_beside_what(tmp_path):
+    """What bitsandbytes quantises stays on the card, so the next component is loaded beside it."""
+    needs("bnb-nf4")
+    folder = write_tiny_flux(tmp_path)
+    large = {**T5, "vocab_size": 320_000}  # 156 MiB, in bfloat16
+    (folder / "text_encoder_2" / "config.json").write_text(json.dumps(large))
+    one, both = {"text_encoder": "nf4"}, {"text_encoder": "nf4", "text_encoder_2": "nf4"}
+    with VirtualGPU(CARD):
+        load_pipeline(folder, dtype="bfloat16", quantization=one)
+        one_bytes = torch.cuda.max_memory_reserved()
+    with VirtualGPU(CARD) as gpu:
+        room_bytes = gpu.capacity_bytes - gpu.card.context_bytes - one_bytes
+        others = torch.empty(room_bytes // SEGMENT * SEGMENT, dtype=torch.uint8, device="cuda")
+        with pytest.raises(FindingError) as caught:
+            load_pipeline(folder, dtype="bfloat16", quantization=both)
+        del others
+    assert re.search(
+        r"its text_encoder_2 is quantised on the GPU, and beside text_encoder, which loading left there, .*"
+        r"MiB asked for, .* free\); load, place and free one component at a time",
+        str(caught.value),
+    )
 
 
 def test_without_a_virtual_gpu_nothing_is_quantised(tmp_path):
