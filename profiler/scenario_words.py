@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import TYPE_CHECKING, Any
 
+from profiler.pipelines.dtypes import written
 from profiler.units import GIB, MIB, parse_bytes
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def command_words(scenario: Scenario, *, placed: bool = True) -> list[str]:
     words += _option("--pipeline", scenario.pipeline_class or None)
     words += _option("--gpu", scenario.gpu)
     words += _option("--capacity", scenario.capacity and size_word(parse_bytes(scenario.capacity)))
-    if scenario.dtypes:
-        words += _option("--dtype", dtype_word(scenario.dtypes))
+    words += _option("--dtype", None if scenario.dtype is None else written(scenario.dtype))
     words += _each("--quantize", (f"{name}={kind}" for name, kind in scenario.quantization.items()))
     words += _mode(scenario.mode, placed=placed)
     for name in _CALL:
@@ -44,12 +43,6 @@ def size_word(count: int) -> str:
     """Return `count` bytes as the command takes them, to the byte."""
     unit, name = next(one for one in ((GIB, "GiB"), (MIB, "MiB"), (1, "B")) if count % one[0] == 0)
     return f"{count // unit}{name}"
-
-
-def dtype_word(dtypes: dict[str, str]) -> str:
-    """Return dtypes by component as `--dtype` takes them: `bfloat16,vae=float32`."""
-    others = [f"{name}={dtype}" for name, dtype in dtypes.items() if name != "default"]
-    return ",".join([*([dtypes["default"]] if "default" in dtypes else []), *others])
 
 
 def _mode(mode: Mode, *, placed: bool) -> list[str]:
@@ -80,8 +73,7 @@ def _setting(name: str, value: Any) -> str:
 
 def _also(call: CallOptions) -> str:
     """Return a call as one argument of `--also`."""
-    words = list(_also_words(call))
-    return " ".join(map(shlex.quote, words))
+    return " ".join(_also_words(call))
 
 
 def _also_words(call: CallOptions) -> Iterator[str]:

@@ -127,12 +127,10 @@ def _grouping(name: str, module: nn.Module) -> Iterator[Setting]:
 
 def _is_channels_last(module: nn.Module) -> bool:
     """Tell whether a convolution's weight is stored channels last; of size 1 on a side, both are the same."""
+    weights = (part.weight for part in module.modules() if isinstance(part, nn.Conv2d))
     return any(
-        weight.dim() == 4
-        and weight.is_contiguous(memory_format=torch.channels_last)
-        and not weight.is_contiguous()
-        for part in module.modules()
-        if isinstance(part, nn.Conv2d) and (weight := part.weight) is not None
+        weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        for weight in weights
     )
 
 

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 from profiler.cli.scenario_options import scenario_of, takes_scenario
 from profiler.planning import Plan
 from profiler.profile import Profile
+from profiler.scenario import CallOptions, Scenario
+from profiler.scenario_words import command_words
 from profiler.sizing import plan_model, profile_model, verify_plan
 from profiler.units import MIB
 from reports import story
@@ -65,8 +67,11 @@ def folder(tmp_path_factory):
     return str(write_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
 
 
-def scenario_from(folder, *words):
-    """Return the scenario that the command's options describe, later ones before earlier ones."""
+BASE = ("--height", "64", "--width", "64", "--steps", "2")
+
+
+def scenario_from(*words):
+    """Return the scenario that words of the command describe."""
     found = []
     app = typer.Typer()
 
@@ -75,8 +80,7 @@ def scenario_from(folder, *words):
     def command(scenario: object) -> None:
         found.append(scenario)
 
-    base = ("--height", "64", "--width", "64", "--steps", "2")
-    done = CliRunner().invoke(app, [folder, *base, *words])
+    done = CliRunner().invoke(app, list(words))
     assert done.exit_code == 0, done.output
     return found[0]
 
@@ -85,10 +89,30 @@ def test_every_option_is_watched():
     assert set(inspect.signature(scenario_of).parameters) == {"model", *OPTIONS}
 
 
+@pytest.mark.parametrize("words", [option.words for option in OPTIONS.values()])
+def test_a_scenario_in_words_is_read_back_as_the_same(words):
+    """Findings and reports tell such words to type."""
+    scenario = scenario_from("a model", *BASE, *words)
+    assert scenario_from(*command_words(scenario)) == scenario
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a cat", "it's", '"', "true", "1", "None", 1, -0.5, 1e-3, True, None, [1, "b"], {"a": 1}],
+)
+def test_any_plain_value_of_a_call_is_read_back_as_the_same(value):
+    other = CallOptions(extra={"key": value}, height=8, cached_prompt=True)
+    scenario = Scenario(model="sd15", extra={"key": value}, also=(other,))
+    read = scenario_from(*command_words(scenario))
+    assert read.extra == {"key": value}
+    assert type(read.extra["key"]) is type(value)
+    assert read.also[0].extra == {"key": value}
+
+
 @pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.words])
 def test_an_option_travels(name, folder, tmp_path):
     option = OPTIONS[name]
-    scenario = scenario_from(folder, *option.words)
+    scenario = scenario_from(folder, *BASE, *option.words)
     profile_model(scenario).save(tmp_path / "profile.parquet")
     profile = Profile.load(tmp_path / "profile.parquet")
     assert profile.complete

@@ -1,4 +1,4 @@
-"""What was set on a pipeline of one's own is in its profile, in its plan and in the plan's code, and is missed if it goes."""
+"""What was set on a pipeline is in its profile, in its plan and in the plan's code, and is missed if it goes."""
 
 from __future__ import annotations
 
