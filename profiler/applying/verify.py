@@ -91,7 +91,7 @@ def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
             pipe = virtual.lend(pipe)
             apply(plan, pipe, disk_folder=stack.enter_context(TemporaryDirectory()))
         drift = drift_of(plan, pipe)
-        profile = _run(plan, pipe, call)
+        profile = run_calls(plan, pipe, call)
     return compare(plan, profile, drift)
 
 
@@ -113,7 +113,14 @@ def compare(plan: Plan, profile: Profile, drift: tuple[str, ...] = ()) -> Verifi
     )
 
 
-def _run(plan: Plan, pipe: Any, call: dict[str, Any]) -> Profile:
+def run_calls(plan: Plan, pipe: Any, call: dict[str, Any] | None = None) -> Profile:
+    """Return two rounds of the calls that a plan is for, traced on `pipe` as it is.
+
+    Args:
+        plan: Whose calls to make.
+        pipe: The pipeline, placed.
+        call: Arguments in place of the plan's.
+    """
     given = [(type(pipe).__name__, call or plan.call)]
     if plan.signatures:
         given = [(one.pipeline_class, one.call) for one in plan.signatures]
