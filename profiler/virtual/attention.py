@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from profiler.hardware import Card
+from profiler.virtual.attention_math import additive_mask, attend_by_math
 from profiler.virtual.tensor import aten
 
 FLASH_MOST_HEAD_SIZE = 256
@@ -139,29 +140,35 @@ def attend(
     value: Any,
     mask: Any,
     *,
+    dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
     """Return attention's output `[B, H, S, D]`, computed by the operators that CUDA would run."""
     chosen = backend(card, query, key, value, mask, is_causal=is_causal, enable_gqa=enable_gqa)
-    if mask is not None and mask.dtype == torch.bool:
-        hidden = torch.full((), -math.inf, dtype=query.dtype, device=query.device)
-        mask = aten.where.ScalarSelf(mask, 0.0, hidden)
+    mask = additive_mask(mask, query.dtype)
     if chosen == "flash":
-        return _flash(query, key, value, is_causal, scale)
+        return _flash(query, key, value, dropout_p, is_causal, scale)
     if chosen == "cudnn":
         return aten._scaled_dot_product_cudnn_attention.default(
-            query, key, value, mask, False, 0.0, is_causal, False, scale=scale
+            query, key, value, mask, False, dropout_p, is_causal, False, scale=scale
         )[0]
     if chosen == "efficient":
         if mask is not None:
             mask = _aligned(mask).expand(*query.shape[:3], key.shape[-2])
         return aten._scaled_dot_product_efficient_attention.default(
-            query, key, value, mask, False, 0.0, is_causal, scale=scale
+            query, key, value, mask, False, dropout_p, is_causal, scale=scale
         )[0]
-    return aten._scaled_dot_product_attention_math.default(
-        query, key, value, mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+    return attend_by_math(
+        query,
+        key,
+        value,
+        mask,
+        dropout_p=dropout_p,
+        is_causal=is_causal,
+        scale=scale,
+        enable_gqa=enable_gqa,
     )[0]
 
 
@@ -171,34 +178,31 @@ def attend_on_host(
     value: Any,
     mask: Any,
     *,
+    dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Return attention's output `[..., S, D]` by the operators that a CPU runs; dropout is none, as in inference.
-
-    C++ would make the masks on `meta`, where it believes the tensors to be.
+    """Return attention's output `[..., S, D]` by the operators that a CPU runs.
 
     Source: `use_flash_attention_cpp` in aten/src/ATen/native/transformers/sdp_utils_cpp.cpp, from knowledge.
     """
-    if mask is not None and mask.dtype == torch.bool:
-        mask = _additive(mask, query.dtype)
+    mask = additive_mask(mask, query.dtype)
     four = all(tensor.dim() == 4 and 0 not in tensor.shape for tensor in (query, key, value))
-    if four and not enable_gqa and query.shape[-1] == value.shape[-1]:
+    if four and not enable_gqa and not dropout_p and query.shape[-1] == value.shape[-1]:
         return aten._scaled_dot_product_flash_attention_for_cpu.default(
             query, key, value, 0.0, is_causal, attn_mask=mask, scale=scale
         )[0]
-    if is_causal:
-        square = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device)
-        mask = _additive(square.tril(), query.dtype)
-    return aten._scaled_dot_product_attention_math.default(
-        query, key, value, mask, 0.0, False, scale=scale, enable_gqa=enable_gqa
+    return attend_by_math(
+        query,
+        key,
+        value,
+        mask,
+        dropout_p=dropout_p,
+        is_causal=is_causal,
+        scale=scale,
+        enable_gqa=enable_gqa,
     )[0]
-
-
-def _additive(mask: Any, dtype: torch.dtype) -> Any:
-    """Return 0 where a boolean mask is true, -inf elsewhere."""
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -math.inf)
 
 
 def without_statistics(result: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -209,7 +213,9 @@ def without_statistics(result: tuple[Any, ...]) -> tuple[Any, ...]:
     return (result[0], result[1].new_empty(0), *result[2:])
 
 
-def _flash(query: Any, key: Any, value: Any, is_causal: bool, scale: float | None) -> Any:
+def _flash(
+    query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None
+) -> Any:
     head_size = query.shape[-1]
     missing = -head_size % HEAD_ALIGNMENT
     if missing:
@@ -218,7 +224,7 @@ def _flash(query: Any, key: Any, value: Any, is_causal: bool, scale: float | Non
             torch.nn.functional.pad(tensor, (0, missing)) for tensor in (query, key, value)
         )
     output = aten._scaled_dot_product_flash_attention.default(
-        query, key, value, 0.0, is_causal, False, scale=scale
+        query, key, value, dropout_p, is_causal, False, scale=scale
     )[0]
     return output[..., :head_size] if missing else output
 

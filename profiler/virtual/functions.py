@@ -3,7 +3,7 @@
 C++ believes that virtual tensors are on `meta`; these are the functions for which that matters:
 
 - `torch.tensor` and its kin would copy to a CUDA device in C++;
-- attention and `rms_norm` have kernels of their own on CUDA, where `meta` takes many small operators.
+- attention, `rms_norm` and dropout have kernels of their own on CUDA, where `meta` takes many small operators.
 
 Each replacement serves the thread on which the GPU is active and passes every other call on.
 """
@@ -56,6 +56,8 @@ def installed(gpu: VirtualGPU) -> Iterator[None]:
             (torch, "from_numpy", _from_numpy),
             (torch, "rms_norm", _rms_norm),
             (torch, "softmax", _softmax),
+            (torch, "dropout", _dropout),
+            (torch._VF, "dropout", _dropout),
             (functional, "scaled_dot_product_attention", _attention),
             (functional, "one_hot", _one_hot),
             (torch._C._nn, "pad_sequence", _pad_sequence),
@@ -116,6 +118,20 @@ def _rms_norm(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., An
         )[0]  # type: ignore[no-any-return]
 
     return rms_norm
+
+
+def _dropout(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    """One kernel on CUDA, which keeps a mask.
+
+    Source: `dropout` in PyTorch's aten/src/ATen/native/Dropout.cpp.
+    """
+
+    def dropout(input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+        if train and 0 < p < 1 and input.is_cuda and input.numel():
+            return torch.native_dropout(input, p, train)[0]
+        return original(input, p, train)  # type: ignore[no-any-return]
+
+    return dropout
 
 
 def _one_hot(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,10 +198,10 @@ def _attention(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., A
         enable_gqa: bool = False,
     ) -> torch.Tensor:
         given = (query, key, value, attn_mask)
-        options: dict[str, Any] = {"scale": scale, "enable_gqa": enable_gqa}
+        options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
         if not isinstance(query, VirtualTensor):
-            return original(*given, dropout_p, is_causal, **options)  # type: ignore[no-any-return]
-        options["is_causal"] = is_causal
+            return original(*given, dropout_p, **options)  # type: ignore[no-any-return]
+        options["dropout_p"] = dropout_p
         if not query.is_cuda:
             return attention.attend_on_host(*given, **options)
         return attention.attend(gpu.card, *given, **options)

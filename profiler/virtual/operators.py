@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from profiler import calibration
 from profiler.virtual.attention import without_statistics
+from profiler.virtual.attention_math import safe_softmax
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
 from profiler.virtual.kernels import Kernel
@@ -70,6 +71,8 @@ class Operators:
             return valued
         if func._schema.name.endswith("_") and torch.Tag.inplace_view in func.tags:
             return self._inplace_view
+        if func is aten._safe_softmax.default:
+            return self._safe_softmax
         if func not in _FUSED and _is_composite(func):
             return self._decompose
         return self._libraries.find(func, args)
@@ -211,6 +214,10 @@ class Operators:
             )
         tensor.data = twin(*args, **kwargs)
         return tensor  # type: ignore[no-any-return]
+
+    def _safe_softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with self.gpu.mode():
+            return safe_softmax(*args, **kwargs)
 
     def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self.gpu.mode():
