@@ -14,7 +14,7 @@ import torch
 
 from profiler.virtual.storage import Storage
 from profiler.virtual.subclasses import is_wrapper
-from profiler.virtual.tensor import META, VirtualTensor
+from profiler.virtual.tensor import EXTRA_KEYS, META, VirtualTensor
 from profiler.virtual.workspaces import NOTHING
 
 if TYPE_CHECKING:
@@ -215,7 +215,15 @@ class Dispatcher:
             storage = Storage(self.gpu, device, nbytes, pinned)
         else:
             storage = tensors[source].storage_record
-        tensor = _make(VirtualTensor, shape, stride, offset, dtype=dtype, device=META)
+        tensor = _make(
+            VirtualTensor,
+            shape,
+            stride,
+            offset,
+            dtype=dtype,
+            device=META,
+            _extra_dispatch_keys=EXTRA_KEYS,
+        )
         tensor.storage_record = storage
         tensor.tag = tag
         return tensor

@@ -117,7 +117,7 @@ def _rms_norm(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., An
             aten._fused_rms_norm.default, (input, list(normalized_shape), weight, eps), {}
         )[0]  # type: ignore[no-any-return]
 
-    return rms_norm
+    return gpu.autocast.around("rms_norm", rms_norm)
 
 
 def _dropout(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -206,4 +206,4 @@ def _attention(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., A
             return attention.attend_on_host(*given, **options)
         return attention.attend(gpu.card, *given, **options)
 
-    return scaled_dot_product_attention
+    return gpu.autocast.around("scaled_dot_product_attention", scaled_dot_product_attention)

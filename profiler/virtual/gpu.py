@@ -19,6 +19,7 @@ from profiler.virtual import allocator_report, cuda_api, disk, functions, subcla
 from profiler.virtual.allocator import Allocator, BlockTooLargeError
 from profiler.virtual.allocator_blocks import Block
 from profiler.virtual.allocator_settings import Settings, settings_from_environment
+from profiler.virtual.autocast import Autocast
 from profiler.virtual.clock import D2H, H2D, Clock
 from profiler.virtual.copies import LinkCopy
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
@@ -81,6 +82,7 @@ class VirtualGPU:
         self.values = Values()
         self.operators = Operators(self)
         self.dispatch = Dispatcher(self)
+        self.autocast = Autocast(self)
         self.replay = Replay(self) if replay else None
         self.launch_seconds = self.card.launch_seconds
         self.h2d_bytes = 0
@@ -111,6 +113,7 @@ class VirtualGPU:
             stack.enter_context(functions.installed(self))
             stack.enter_context(subclasses.installed())
             stack.enter_context(disk.installed(self))
+            stack.enter_context(self.autocast.installed())
             stack.enter_context(torch.no_grad())
             stack.enter_context(self.mode())
             if self.replay is not None:

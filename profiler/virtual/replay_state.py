@@ -198,18 +198,19 @@ def _let_go(state: weakref.ref[ModuleState], _: Any) -> None:
 
 
 def switches() -> tuple[Any, ...] | None:
-    """Return torch's and diffusers' settings of this thread that change what runs; None where others listen in."""
-    overheard = (
+    """Return torch's and diffusers' settings of this thread that change what runs; None where that cannot be told."""
+    unknown = (
         torch._C._len_torch_function_stack()
         or torch._C._len_torch_dispatch_stack() > 1
         or torch._C._autograd._profiler_enabled()
         or any(getattr(torch_module, name) for name in _GLOBAL_HOOKS)
+        # What is in its cache of weights, no module holds.
+        or torch.is_autocast_enabled("cuda")
+        or torch.is_autocast_enabled("cpu")
     )
-    if overheard:
+    if unknown:
         return None
     return (
-        torch.is_autocast_enabled("cuda"),
-        torch.get_autocast_dtype("cuda"),
         torch.get_default_dtype(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),

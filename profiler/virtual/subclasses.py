@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from profiler.patching import Patches
-from profiler.virtual.tensor import CUDA, META, VirtualTensor, canonical
+from profiler.virtual.tensor import CUDA, EXTRA_KEYS, META, VirtualTensor, canonical
 
 _make_subclass = torch.Tensor._make_subclass
 _to = torch.Tensor.to
@@ -145,6 +145,7 @@ def view_as(kind: type[torch.Tensor], data: VirtualTensor) -> VirtualTensor:
         data.storage_offset(),
         dtype=data.dtype,
         device=META,
+        _extra_dispatch_keys=EXTRA_KEYS,
     )
     made.storage_record, made.tag = data.storage_record, data.tag
     return made  # type: ignore[no-any-return]

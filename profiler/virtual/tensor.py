@@ -21,6 +21,10 @@ META = torch.device("meta")
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
 
+EXTRA_KEY = torch._C.DispatchKey.AutocastXPU
+EXTRA_KEYS = torch._C.DispatchKeySet(EXTRA_KEY)
+"""What virtual tensors carry besides the dispatch keys of `meta` (`autocast.py`)."""
+
 aten = torch.ops.aten
 _set_data = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
@@ -174,6 +178,7 @@ class VirtualTensor(torch.Tensor):
 
     def softmax(self, dim: int, dtype: Any = None) -> VirtualTensor:  # type: ignore[override]
         """Convert inside the kernel, as CUDA does from half precision (`softmax` in ATen's SoftMax.cpp)."""
+        dtype = self.gpu.autocast.softmax_dtype(self, dtype)
         if self.is_cuda and self.dtype == torch.float16 and dtype == torch.float32:
             return aten._softmax.default(self, dim, True)  # type: ignore[no-any-return]
         source = self if dtype is None else self.to(dtype)
