@@ -6,6 +6,7 @@ put back on leaving, together with torch's queue of lazy calls and diffusers' ca
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
 
 _summary = torch.cuda.memory.memory_summary
+_CUDA_MODULES = (torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams)
+# They look at the number before CUDA does.
+_ASK_BY_ID = ("get_device_name", "get_device_capability", "get_device_properties")
+_RNG_STATE_BYTES = 16  # a seed and an offset: CUDAGeneratorImpl's in ATen/cuda/CUDAGeneratorImpl.h
 
 
 @contextmanager
@@ -34,15 +39,9 @@ def installed(gpu: VirtualGPU) -> Iterator[None]:
     with Patches() as patches, _queues_kept(), _detection_renewed():
         _replace_behind(gpu, history, patches)
         for name, ours in (*_functions(gpu).items(), *_snapshots(history).items()):
-            for owner in (torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams):
-                original = vars(owner).get(name)
-                if original is not None:
-                    patches.replace(owner, name, here_or(gpu, ours, original))
+            _replace(gpu, patches, _CUDA_MODULES, name, ours)
         for name, ours in _accelerator_functions(gpu).items():
-            for owner in (torch.accelerator, torch.accelerator.memory):
-                original = vars(owner).get(name)
-                if original is not None:
-                    patches.replace(owner, name, here_or(gpu, ours, original))
+            _replace(gpu, patches, (torch.accelerator, torch.accelerator.memory), name, ours)
         stream = stream_class(gpu)
         for owner in (torch.cuda, torch.cuda.streams):
             patches.replace(owner, "Stream", stream)
@@ -53,6 +52,42 @@ def installed(gpu: VirtualGPU) -> Iterator[None]:
         yield
         # A pipeline may hold on to its streams; the GPU need not.
         gpu.current_stream = gpu.default_stream
+
+
+def _replace(
+    gpu: VirtualGPU, patches: Patches, owners: Any, name: str, ours: Callable[..., Any]
+) -> None:
+    for owner in owners:
+        original = vars(owner).get(name)
+        if original is not None:
+            patches.replace(owner, name, here_or(gpu, _for_one_gpu(name, ours), original))
+
+
+def _for_one_gpu(name: str, ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `ours` with its argument `device`, if it has one and is given it, checked first."""
+    signature = inspect.signature(ours)
+    if "device" not in signature.parameters:
+        return ours
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:
+            try:
+                _check(signature.bind(*args, **kwargs).arguments.get("device"))
+            except torch.AcceleratorError as error:
+                if name in _ASK_BY_ID:
+                    raise AssertionError("Invalid device id") from error
+                raise
+        return ours(*args, **kwargs)
+
+    return checked
+
+
+def _check(device: Any) -> None:
+    """Raise what torch raises if `device` is another than the one GPU; a negative index means none."""
+    if device is None or (isinstance(device, int) and device < 0):
+        return
+    if canonical(device) != CUDA:
+        raise ValueError(f"Expected a cuda device, but got: {device}")
 
 
 def _replace_behind(gpu: VirtualGPU, history: History, patches: Patches) -> None:
@@ -131,16 +166,20 @@ def _identity(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "init": lambda: None,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
-        "set_device": lambda device: _checked(device, None),
+        "set_device": lambda device: None,
         "device": lambda device: nullcontext(),
-        "get_device_name": lambda device=None: _checked(device, card.name),
-        "get_device_capability": lambda device=None: _checked(device, card.compute_capability),
-        "get_device_properties": lambda device=None: _checked(device, _properties(gpu)),
+        "device_of": lambda obj: nullcontext(),
+        "get_device_name": lambda device=None: card.name,
+        "get_device_capability": lambda device=None: card.compute_capability,
+        "get_device_properties": lambda device=None: _properties(gpu),
         "get_arch_list": lambda: [card.architecture],
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
         "seed": lambda: None,
         "seed_all": lambda: None,
+        "initial_seed": lambda: 0,
+        "get_rng_state": lambda device="cuda": torch.zeros(_RNG_STATE_BYTES, dtype=torch.uint8),
+        "set_rng_state": lambda new_state, device="cuda": None,
         "ipc_collect": lambda: None,
     }
 
@@ -161,9 +200,7 @@ def _memory(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "memory_stats": lambda device=None: allocator_report.flat_stats(allocator),
         "memory_stats_as_nested_dict": lambda device=None: allocator_report.nested_stats(allocator),
         # Given an index, torch's own does not ask for the type of `torch.cuda.device`, which is replaced.
-        "memory_summary": lambda device=None, abbreviated=False: _checked(
-            device, _summary(0, abbreviated)
-        ),
+        "memory_summary": lambda device=None, abbreviated=False: _summary(0, abbreviated),
         "mem_get_info": lambda device=None: (
             max(gpu.capacity_bytes - gpu.device_bytes, 0),
             gpu.capacity_bytes,
@@ -228,6 +265,9 @@ def _accelerator_functions(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "current_accelerator": lambda check_available=False: torch.device("cuda"),
         "current_device_index": lambda: 0,
         "current_device_idx": lambda: 0,
+        "set_device_index": lambda device: None,
+        "set_device_idx": lambda device: None,
+        "device_index": lambda device: nullcontext(),
         "current_stream": lambda device=None: gpu.current_stream,
         "set_stream": gpu.set_stream,
         "synchronize": lambda device=None: gpu.clock.join_all(),
@@ -247,12 +287,6 @@ def _accelerator_functions(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
             )
         },
     }
-
-
-def _checked(device: Any, answer: Any) -> Any:
-    if device is not None and canonical(device) != CUDA:
-        raise AssertionError("Invalid device id")
-    return answer
 
 
 def _properties(gpu: VirtualGPU) -> SimpleNamespace:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from profiler.virtual.clock import Mark
-from profiler.virtual.tensor import CUDA
+from profiler.virtual.tensor import CPU, CUDA, canonical
 
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
@@ -33,6 +33,7 @@ def stream_class(gpu: VirtualGPU) -> type:  # noqa: C901  # ten one-line methods
         def __init__(
             self, device: Any = None, priority: int = 0, *, number: int | None = None, **_: Any
         ) -> None:
+            canonical(CUDA if device is None else device)
             self.priority = priority
             self.cuda_stream = self.stream_id = clock.add_stream() if number is None else number
             self._outer: list[Any] = []
@@ -115,15 +116,13 @@ def generator_class(gpu: VirtualGPU) -> type:
     class Generator(torch.Generator):
         """Random values on the card are unknown; only the interface is needed."""
 
-        _claimed = torch.device("cpu")
+        _claimed = CPU
 
         def __new__(cls, device: Any = "cpu") -> Any:
             if not gpu.here():
                 return torch._C.Generator(device)
             generator = super().__new__(cls)
-            generator._claimed = (
-                CUDA if torch.device(device).type == "cuda" else torch.device(device)
-            )
+            generator._claimed = canonical(device)
             return generator
 
         def __init__(self, device: Any = "cpu") -> None:

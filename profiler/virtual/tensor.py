@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 META = torch.device("meta")
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
+_KINDS = ("cpu", "cuda", "meta")
 
 EXTRA_KEY = torch._C.DispatchKey.AutocastXPU
 EXTRA_KEYS = torch._C.DispatchKeySet(EXTRA_KEY)
@@ -30,9 +31,25 @@ _set_data = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 def canonical(device: Any) -> torch.device:
-    """Return `device` as a `torch.device`, with an index where it is a CUDA device."""
+    """Return `device` as a `torch.device`, with an index if it is a CUDA device.
+
+    Raises:
+        torch.AcceleratorError: for another GPU than the one that there is, as CUDA raises it.
+        RuntimeError: for a kind of device that PyTorch's CUDA build does not have.
+    """
     device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    return CUDA if device.type == "cuda" and device.index is None else device
+    if device.type == "cuda":
+        if device.index in (None, 0):
+            return CUDA
+        raise torch.AcceleratorError(
+            f"CUDA error: invalid device ordinal: {device} does not exist, a virtual GPU stands alone "
+            "(torch.cuda.device_count() is 1)"
+        )
+    if device.type not in _KINDS:
+        raise RuntimeError(
+            f"PyTorch is not linked with support for {device.type} devices: a virtual GPU is cuda:0"
+        )
+    return device
 
 
 class VirtualTensor(torch.Tensor):
