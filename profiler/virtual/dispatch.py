@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NEW, ARGUMENT = -1, -2
 
 _make = torch.Tensor._make_wrapper_subclass
+_OPTIONS: dict[str, Any] = {"device": META, "_extra_dispatch_keys": EXTRA_KEYS}
 
 
 class Out(NamedTuple):
@@ -215,15 +216,12 @@ class Dispatcher:
             storage = Storage(self.gpu, device, nbytes, pinned)
         else:
             storage = tensors[source].storage_record
-        tensor = _make(
-            VirtualTensor,
-            shape,
-            stride,
-            offset,
-            dtype=dtype,
-            device=META,
-            _extra_dispatch_keys=EXTRA_KEYS,
-        )
+        if torch.is_inference_mode_enabled():
+            # A view of what was made outside is none of inference mode's, and C++ insists.
+            with torch.inference_mode(mode=False):
+                tensor = _make(VirtualTensor, shape, stride, offset, dtype=dtype, **_OPTIONS)
+        else:
+            tensor = _make(VirtualTensor, shape, stride, offset, dtype=dtype, **_OPTIONS)
         tensor.storage_record = storage
         tensor.tag = tag
         return tensor

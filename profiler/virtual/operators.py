@@ -22,7 +22,7 @@ from profiler.virtual.operator_rules import name_of, rule_of
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 from profiler.virtual.valued_operators import ValuedOperators
 from profiler.virtual.values import MOST_ELEMENTS
-from profiler.virtual.workspaces import Workspace
+from profiler.virtual.workspaces import Workspace, convolution_layout
 
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
@@ -37,6 +37,17 @@ _MIXES_DEVICES = {
     aten._index_put_impl_.default,
     aten._unsafe_index.Tensor,
     aten.set_.source_Tensor,
+}
+
+# Asked for something on `meta`, they are asked by C++, which means "the device of x" (`type_as`, circular padding), or
+# inside `vmap`. `x.to("meta")` never comes to an operator.
+_BESIDE = {
+    aten._to_copy.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+    aten.new_full.default,
+    aten.new_ones.default,
+    aten.new_zeros.default,
 }
 
 # Composite on other devices, one kernel on CUDA.
@@ -128,6 +139,8 @@ class Operators:
         """
         if func is aten._scaled_dot_product_cudnn_attention.default and not args[4]:
             return without_statistics(func(*args, **kwargs))
+        if func is aten.convolution.default:
+            return func(*args, **kwargs).contiguous(memory_format=convolution_layout(args))
         try:
             return func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as error:
@@ -166,10 +179,7 @@ class Operators:
         self, func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
     ) -> torch.device:
         explicit = kwargs.get("device")
-        # `x.to("meta")` never comes here; C++ asks for `meta` where it means "the device of x" (`type_as`).
-        if explicit is not None and not (
-            func is aten._to_copy.default and canonical(explicit) == META
-        ):
+        if explicit is not None and not (func in _BESIDE and canonical(explicit) == META):
             return canonical(explicit)
         if func in _MIXES_DEVICES:
             return tensors[0].device
@@ -233,7 +243,7 @@ def _devices_of(func: Any, tensors: list[VirtualTensor]) -> set[torch.device]:
     devices = {tensor.device for tensor in tensors}
     if len(devices) == 1:
         return devices
-    spread = {tensor.device for tensor in tensors if tensor.dim()}
+    spread = {tensor.device for tensor in tensors if tensor.dim() and not _is_number(tensor)}
     if len(spread) > 1 and func not in _MIXES_DEVICES:
         found = sorted(str(device) for device in spread)
         raise RuntimeError(
@@ -242,6 +252,11 @@ def _devices_of(func: Any, tensors: list[VirtualTensor]) -> set[torch.device]:
         )
     # C++ makes the scalars of `torch.where(mask, 0.0, 1.0)` on `meta`.
     return devices if META in spread else devices - {META}
+
+
+def _is_number(tensor: VirtualTensor) -> bool:
+    """Tell whether a tensor is a number that C++ made on `meta` (`quantile`), where it believes the others to be."""
+    return tensor.device == META and tensor.numel() == 1
 
 
 def _is_composite(func: Any) -> bool:

@@ -27,6 +27,7 @@ import re
 from typing import Any, Self
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from profiler.hardware import Card
 from profiler.units import KIB
@@ -63,22 +64,41 @@ NOTHING = Workspace(0)
 def convolution(card: Card, args: tuple[Any, ...], output: torch.Tensor) -> Workspace:
     """Return the workspace of `aten.convolution` with `args` and its output, all on `meta`."""
     image, weight, transposed, groups = args[0], args[1], args[6], args[8]
-    if not image.is_contiguous():
-        return NOTHING  # channels-last already
+    layout = convolution_layout(args)
+    if layout != torch.contiguous_format:
+        others = [one for one in (image, weight) if not one.is_contiguous(memory_format=layout)]
+        return Workspace(_nbytes(*others))  # copies that are laid out so
     whole, given = _nbytes(image, weight, output), _nbytes(image, weight)
     pointwise = math.prod(weight.shape[2:]) == 1
     if transposed or pointwise or _has_kernel_of_pytorch(image, weight, groups):
-        return Workspace(0, most=whole)
+        return Workspace(0, most=whole if image.is_contiguous() else 0)
     measured = groups == 1 and card.compute_capability in MEASURED_CAPABILITIES
-    if image.dtype in _HALF:
+    if image.dtype in _HALF and image.is_contiguous():
         if not measured:
             return Workspace(whole, least=0)
         alone = image.shape[0] == 1
         return Workspace(whole) if alone else Workspace(given, most=whole)
-    if image.dtype == torch.float32:
+    if image.dtype == torch.float32 and image.is_contiguous():
         flat = image.dim() == 4
         return Workspace(given) if measured and flat else Workspace(given, least=0, most=whole)
     return NOTHING
+
+
+def convolution_layout(args: tuple[Any, ...]) -> torch.memory_format:
+    """Return how the output of `aten.convolution` is laid out: channels last if its input or its weight is.
+
+    Torch's meta function lays all of them out plainly.
+
+    Source: `cudnn_conv_suggest_memory_format` in PyTorch's aten/src/ATen/native/ConvUtils.h, from knowledge.
+    """
+    image, weight, groups = args[0], args[1], args[8]
+    plain = image.dim() not in (4, 5) or torch.float64 in (image.dtype, weight.dtype)
+    if not plain and not _has_kernel_of_pytorch(image, weight, groups):
+        for tensor in (image, weight):
+            layout = suggest_memory_format(tensor)
+            if layout != torch.contiguous_format:
+                return layout
+    return torch.contiguous_format
 
 
 def group_norm(args: tuple[Any, ...]) -> Workspace:

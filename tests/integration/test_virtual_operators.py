@@ -104,3 +104,39 @@ def test_attention_on_the_host_holds_no_scores_of_pictures(masked):
 
     assert (found.device.type, found.shape) == ("cpu", numbers.shape)
     assert added_bytes < 4 * 2 * tokens**2  # a score for each head and pair of tokens
+
+
+def in_inference_mode(device):
+    """Return what views and writes come to there, of tensors that were made inside and outside."""
+    outside = torch.arange(6.0, device=device)
+    with torch.inference_mode():
+        inside = torch.ones(6, device=device)
+        row = outside.view(2, 3)[1]
+        row += inside[:3]
+        product = torch.nn.functional.linear(row.expand(2, 3), inside.view(2, 3))
+    return [*outside.tolist(), *product.flatten().tolist()]
+
+
+def test_inference_mode_gives_what_real_tensors_give():
+    real = in_inference_mode("cpu")
+    with VirtualGPU("rtx-4090"):
+        assert in_inference_mode("cuda") == real
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 16, 16), (1, 8, 4, 16, 16)])
+def test_convolutions_hand_on_channels_last(gpu, shape):
+    last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    plain = torch.zeros(shape, device="cuda", dtype=torch.float16)
+    make = torch.nn.Conv2d if len(shape) == 4 else torch.nn.Conv3d
+    layer = make(8, 8, 3, padding=1).to("cuda", torch.float16)
+    found = [layer(plain.to(memory_format=one)) for one in (torch.contiguous_format, last)]
+    found.append(layer.to(memory_format=last)(plain))
+    assert [one.is_contiguous(memory_format=last) for one in found] == [False, True, True]
+
+
+def test_what_c_makes_where_it_believes_tensors_to_be_is_where_they_are(gpu):
+    image = torch.arange(16.0, device="cuda").view(1, 1, 4, 4)
+    padded = torch.nn.functional.pad(image, (1, 1, 1, 1), mode="circular")
+    median = torch.quantile(image.flatten(), 0.5)
+    assert (padded.device.type, padded.shape) == ("cuda", (1, 1, 6, 6))
+    assert (median.device.type, median.shape) == ("cuda", ())

@@ -53,13 +53,25 @@ def test_workspaces_are_what_is_copied(case, expected):
     assert workspace(*args, **options) == expected
 
 
-def test_a_channels_last_convolution_copies_nothing():
-    image = torch.empty(1, 128, 64, 64, dtype=HALF, device="meta").to(
-        memory_format=torch.channels_last
-    )
+@pytest.mark.parametrize(
+    ("image_last", "weight_last", "copied_bytes"),
+    [
+        # An image of 128 x 64 x 64, a weight of 128 x 128 x 3 x 3, two bytes each.
+        (True, True, 0),
+        (True, False, 128 * 128 * 9 * 2),
+        (False, True, 128 * 64 * 64 * 2),
+    ],
+)
+def test_a_convolution_lays_out_what_is_not_channels_last(image_last, weight_last, copied_bytes):
+    formats = {True: torch.channels_last, False: torch.contiguous_format}
+    image = torch.empty(1, 128, 64, 64, dtype=HALF, device="meta")
     weight = torch.empty(128, 128, 3, 3, dtype=HALF, device="meta")
-    args = (image, weight, None, [1], [1], [1], False, [0], 1)
-    assert convolution(card("rtx-4090"), args, image).most == 0
+    image = image.contiguous(memory_format=formats[image_last])
+    weight = weight.contiguous(memory_format=formats[weight_last])
+    found = convolution(
+        card("rtx-4090"), (image, weight, None, [1], [1], [1], False, [0], 1), image
+    )
+    assert (found, found.least, found.most) == (copied_bytes,) * 3
 
 
 def test_a_workspace_is_its_bytes_and_keeps_its_bounds():
