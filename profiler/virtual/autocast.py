@@ -105,7 +105,7 @@ class Autocast:
         """Return `function`, which stands in for operator `name`, with the operator's casts before it."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            kinds = _enabled()
+            kinds = _acting(name, (args, kwargs))
             if not kinds:
                 return function(*args, **kwargs)
             with torch._C._ExcludeDispatchKeyGuard(_ALL_KEYS):
@@ -117,19 +117,17 @@ class Autocast:
 
     def prepared(self, kind: str, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Return an operator's arguments as autocast for a kind of device hands them on."""
-        policy = _policies(kind).get(name)
+        policy = _policies(kind)[name]
         lower = torch.get_autocast_dtype(kind)
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        here = [tensor for tensor in tensors if tensor.device.type == kind]
-        if policy is None or not here:
-            return args, kwargs
         if policy == "refused":
             raise RuntimeError(_REFUSED)
         if policy == "result":
             return _with_result(kind, name, args, kwargs)
         if policy == "overload":
             return _with_dtype(kind, name, args, kwargs)
-        to = {"lower": lower, "single": torch.float32}.get(policy) or _widest(kind, lower, here)
+        to = {"lower": lower, "single": torch.float32}.get(policy) or _widest(
+            kind, lower, (args, kwargs)
+        )
 
         def cast(leaf: Any) -> Any:
             if isinstance(leaf, torch.Tensor) and _eligible(kind, leaf) and leaf.dtype != to:
@@ -173,8 +171,17 @@ class Autocast:
         return made
 
 
-def _enabled() -> list[str]:
-    return [kind for kind in _OF_TORCH if torch.is_autocast_enabled(kind)]
+def _acting(name: str, given: Any) -> list[str]:
+    """Return the kinds of device whose autocast is on and does something about an operator's tensors."""
+    enabled = [kind for kind in _OF_TORCH if torch.is_autocast_enabled(kind)]
+    if not enabled:
+        return []
+    devices = {tensor.device.type for tensor in _tensors_in(given)}
+    return [kind for kind in enabled if kind in devices and name in _policies(kind)]
+
+
+def _tensors_in(given: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor)]
 
 
 def _eligible(kind: str, tensor: torch.Tensor) -> bool:
@@ -183,13 +190,13 @@ def _eligible(kind: str, tensor: torch.Tensor) -> bool:
     )
 
 
-def _widest(kind: str, lower: torch.dtype, tensors: list[torch.Tensor]) -> torch.dtype:
+def _widest(kind: str, lower: torch.dtype, given: Any) -> torch.dtype:
     """Return single precision if one of the tensors has it, else the region's dtype.
 
     Source: `prioritize` in autocast_mode.h.
     """
     widest = lower
-    for tensor in tensors:
+    for tensor in _tensors_in(given):
         if not _eligible(kind, tensor):
             continue
         if torch.float32 in (widest, tensor.dtype):
@@ -242,14 +249,16 @@ def _registered() -> torch.library.Library:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch has kernels for the key already
         for name in {name for kind in _OF_TORCH for name in _policies(kind)}:
-            library.impl(name, partial(_kernel, name), EXTRA_KEY.name)
+            library.impl(name, partial(_kernel, name), EXTRA_KEY.name, with_keyset=True)
     return library
 
 
-def _kernel(name: str, *args: Any, **kwargs: Any) -> Any:
-    gpu, kinds = active_gpu(), _enabled()
-    assert gpu is not None, name
+def _kernel(name: str, keys: Any, *args: Any, **kwargs: Any) -> Any:
+    gpu, kinds = active_gpu(), _acting(name, (args, kwargs))
     overload = _overload(name)
+    if gpu is None or not kinds:
+        # Operators inside it may be cast yet.
+        return overload.redispatch(keys.remove(EXTRA_KEY), *args, **kwargs)
     with torch._C._ExcludeDispatchKeyGuard(_ALL_KEYS):
         for kind in kinds:
             args, kwargs = gpu.autocast.prepared(kind, name, args, kwargs)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from profiler.calibration import as_measured
@@ -21,6 +22,7 @@ from profiler.virtual.allocator_blocks import Block
 from profiler.virtual.allocator_settings import Settings, settings_from_environment
 from profiler.virtual.autocast import Autocast
 from profiler.virtual.clock import D2H, H2D, Clock
+from profiler.virtual.compiling import Compiling
 from profiler.virtual.copies import LinkCopy
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
 from profiler.virtual.lending import lend
@@ -83,6 +85,7 @@ class VirtualGPU:
         self.operators = Operators(self)
         self.dispatch = Dispatcher(self)
         self.autocast = Autocast(self)
+        self.compiling = Compiling(self)
         self.replay = Replay(self) if replay else None
         self.launch_seconds = self.card.launch_seconds
         self.h2d_bytes = 0
@@ -114,6 +117,7 @@ class VirtualGPU:
             stack.enter_context(subclasses.installed())
             stack.enter_context(disk.installed(self))
             stack.enter_context(self.autocast.installed())
+            stack.enter_context(self.compiling.installed())
             stack.enter_context(torch.no_grad())
             stack.enter_context(self.mode())
             if self.replay is not None:
@@ -373,6 +377,8 @@ class _Holder:
 class _Mode(TorchDispatchMode):
     """Sends every operator to the dispatcher."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, dispatch: Dispatcher) -> None:
         super().__init__()
         self._dispatch = dispatch
@@ -383,4 +389,6 @@ class _Mode(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if isinstance(func, HigherOrderOperator):
+            return self._dispatch.gpu.compiling.run(func, args, kwargs or {})
         return self._dispatch(func, args, kwargs)

@@ -27,6 +27,9 @@ CALLS = {
     "tensordot": lambda x, w: torch.tensordot(x, low(w), 1),
     "conv1d": lambda x, w: functional.conv1d(x.unsqueeze(0), w.unsqueeze(2)),
     "conv2d": lambda x, w: functional.conv2d(x.view(1, 8, 8, 1), w.view(8, 8, 1, 1)),
+    "conv2d, padded": lambda x, w: functional.conv2d(
+        x.view(1, 8, 8, 1), w.view(8, 8, 1, 1), padding="same"
+    ),
     "attention": lambda x, w: functional.scaled_dot_product_attention(*[x.view(1, 1, 8, 8)] * 3),
     "layer_norm": lambda x, w: functional.layer_norm(low(x), (8,)),
     "group_norm": lambda x, w: functional.group_norm(low(x).unsqueeze(2), 2),
