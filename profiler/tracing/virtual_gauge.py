@@ -24,6 +24,8 @@ _EFFECTS = {
     "numpy": "pixels of an image are unknown; their number is not",
     "nonzero": "the most memory that a mask can take",
     "workspace": "slower than with it; the peak is lower",
+    "mode": "some bytes or seconds differ; nothing that steers the run",
+    "torch.compile": "compiled, it takes less memory and less time",
     "operator": "it may take as much again; the error band counts that",
 }
 

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
 
 _summary = torch.cuda.memory.memory_summary
-_CUDA_MODULES = (torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams)
+_CUDA_MODULES = (
+    torch.cuda,
+    torch.cuda.graphs,
+    torch.cuda.memory,
+    torch.cuda.random,
+    torch.cuda.streams,
+)
 # They look at the number before CUDA does.
 _ASK_BY_ID = ("get_device_name", "get_device_capability", "get_device_properties")
 _RNG_STATE_BYTES = 16  # a seed and an offset: CUDAGeneratorImpl's in ATen/cuda/CUDAGeneratorImpl.h
@@ -181,6 +187,7 @@ def _identity(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:
         "get_rng_state": lambda device="cuda": torch.zeros(_RNG_STATE_BYTES, dtype=torch.uint8),
         "set_rng_state": lambda new_state, device="cuda": None,
         "ipc_collect": lambda: None,
+        "is_current_stream_capturing": lambda: False,
     }
 
 

@@ -16,7 +16,7 @@ from profiler.calibration import as_measured
 from profiler.errors import InputError
 from profiler.hardware import Card, card
 from profiler.out_of_memory import Shortage
-from profiler.virtual import allocator_report, cuda_api, disk, functions, subclasses
+from profiler.virtual import allocator_report, cuda_api, disk, functions, subclasses, unfollowed
 from profiler.virtual.allocator import Allocator, BlockTooLargeError
 from profiler.virtual.allocator_blocks import Block
 from profiler.virtual.allocator_settings import Settings, settings_from_environment
@@ -118,6 +118,7 @@ class VirtualGPU:
             stack.enter_context(disk.installed(self))
             stack.enter_context(self.autocast.installed())
             stack.enter_context(self.compiling.installed())
+            stack.enter_context(unfollowed.installed(self))
             stack.enter_context(torch.no_grad())
             stack.enter_context(self.mode())
             if self.replay is not None:

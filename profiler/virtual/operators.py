@@ -20,6 +20,7 @@ from profiler.virtual.kernels import Kernel
 from profiler.virtual.library_kernels import LibraryKernels
 from profiler.virtual.operator_rules import name_of, rule_of
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
+from profiler.virtual.unfollowed import refuse_layout, tell_modes
 from profiler.virtual.valued_operators import ValuedOperators
 from profiler.virtual.values import MOST_ELEMENTS
 from profiler.virtual.workspaces import Workspace, convolution_layout
@@ -116,6 +117,7 @@ class Operators:
         entry.valued = _may_have_value(func, device, tensors, outs)
         entry.copy = copy
         if device.type == "cuda" and entry.copy is None and _works(outs, entry.writes):
+            tell_modes(self.gpu, func, tensors[0].dtype if tensors else torch.get_default_dtype())
             if rule_of(func) is None:
                 told = f"{name_of(func)} takes no memory beside inputs and outputs"
                 self.gpu.values.assume("operator", told)
@@ -134,9 +136,13 @@ class Operators:
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what `func` makes of meta tensors; an operator that nobody knows makes tensors like its first.
 
+        Raises:
+            InputError: for tensors of another layout.
+
         Source: without a kernel for `meta`, an operator from C++ raises NotImplementedError, and one from Python
         (torch/_library/custom_ops.py) RuntimeError.
         """
+        refuse_layout(func)
         if func is aten._scaled_dot_product_cudnn_attention.default and not args[4]:
             return without_statistics(func(*args, **kwargs))
         if func is aten.convolution.default:
