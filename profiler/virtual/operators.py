@@ -40,6 +40,8 @@ _MIXES_DEVICES = {
     aten.set_.source_Tensor,
 }
 
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
 # Asked for something on `meta`, they are asked by C++, which means "the device of x" (`type_as`, circular padding), or
 # inside `vmap`. `x.to("meta")` never comes to an operator.
 _BESIDE = {
@@ -237,7 +239,8 @@ class Operators:
 
     def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self.gpu.mode():
-            return func.decompose(*args, **kwargs)
+            # What C++ does, not Python's decomposition (`func.decompose`), which exists for some of them.
+            return func._op_dk(_COMPOSITE, *args, **kwargs)
 
 
 def _devices_of(func: Any, tensors: list[VirtualTensor]) -> set[torch.device]:
@@ -267,7 +270,7 @@ def _is_number(tensor: VirtualTensor) -> bool:
 
 def _is_composite(func: Any) -> bool:
     """Tell whether C++ takes an operator apart on every device; torch's Python decompositions are for other ends."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE.name)
 
 
 def _meta_of(tensor: VirtualTensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 
 from profiler.virtual import VirtualGPU
 
@@ -121,6 +121,24 @@ def test_inference_mode_gives_what_real_tensors_give():
     real = in_inference_mode("cpu")
     with VirtualGPU("rtx-4090"):
         assert in_inference_mode("cuda") == real
+
+
+def test_inference_mode_runs_the_same_kernels():
+    found = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with VirtualGPU("rtx-4090") as gpu:
+            unet = UNet2DConditionModel(
+                block_out_channels=(32, 64),
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                cross_attention_dim=32,
+            ).to("cuda", torch.float16)
+            half = {"device": "cuda", "dtype": torch.float16}
+            with mode():
+                unet(torch.zeros(1, 4, 32, 32, **half), 3, torch.zeros(1, 77, 32, **half))
+            found.append((gpu.allocator.peak_bytes, gpu.dispatch.operators, gpu.clock.host))
+            assert not gpu.values.assumed
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16, 16), (1, 8, 4, 16, 16)])
