@@ -15,13 +15,14 @@ import torch
 from transformers import BatchEncoding
 
 from profiler.pipelines import wording
+from profiler.pipelines.added_tokens import AddedTokens
 
 # transformers writes 1e30 for a tokenizer without a limit (`VERY_LARGE_INTEGER`).
 _NO_LIMIT = 10**9
 _UNLIMITED = 10**30
 
 
-class StandInTokenizer:
+class StandInTokenizer(AddedTokens):
     """Gives the lengths, padding and special tokens of a tokenizer family, without its vocabulary.
 
     It has what diffusers' pipelines use of a transformers tokenizer, under the same names.
@@ -32,13 +33,13 @@ class StandInTokenizer:
     """
 
     def __init__(self, class_name: str, facts: Mapping[str, Any]) -> None:
+        super().__init__(facts)
         self.class_name = class_name
         self.model_max_length: int = facts.get("model_max_length", _UNLIMITED)
         self.padding_side: str = facts.get("padding_side", "right")
         self.bos_token, self.bos_token_id = facts.get("bos", (None, None))
         self.eos_token, self.eos_token_id = facts.get("eos", (None, None))
         self.pad_token, self.pad_token_id = facts["pad"]
-        self.added_tokens_encoder: dict[str, int] = {}
         self._before = [self.bos_token_id] if facts.get("adds_bos") else []
         self._before += [number for _, number in facts.get("prefix", ())]
         self._after = [self.eos_token_id] if facts.get("adds_eos") else []
@@ -57,7 +58,15 @@ class StandInTokenizer:
 
     def tokenize(self, text: str, **_: Any) -> list[str]:
         """Return the pieces that stand for the tokens of `text`, without special tokens."""
-        return wording.tokenize(text, line_breaks=self._line_breaks)
+        return [
+            piece
+            for part in self._parts(text)
+            for piece in (
+                [part]
+                if part in self._added_tokens_encoder
+                else wording.tokenize(part, line_breaks=self._line_breaks)
+            )
+        ]
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
         """Return the id of one token, or the ids of several."""
@@ -126,6 +135,24 @@ class StandInTokenizer:
         encoded = self(texts[0] if single else texts, add_special_tokens=False, **options)
         return encoded if return_dict else encoded["input_ids"]
 
+    def pad(
+        self,
+        encoded_inputs: Mapping[str, Any],
+        *,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        **_: Any,
+    ) -> BatchEncoding:
+        """Return token ids, and the mask that is made for them, padded to one length."""
+        rows = [list(map(int, row)) for row in encoded_inputs["input_ids"]]
+        width = _padded_width(list(map(len, rows)), padding, max_length or self.model_max_length)
+        data = {
+            "input_ids": [self._pad(row, width, self.pad_token_id) for row in rows],
+            "attention_mask": [self._pad([1] * len(row), width, 0) for row in rows],
+        }
+        return BatchEncoding(_as_tensors(data) if return_tensors == "pt" else data)
+
     def decode(self, ids: Any, **_: Any) -> str:
         """Return a text in the place of the one that only the vocabulary could give."""
         return f"[{len(ids)} tokens]"
@@ -135,12 +162,7 @@ class StandInTokenizer:
         return [self.decode(row) for row in sequences]
 
     def _id(self, piece: str) -> int:
-        special = {
-            self.bos_token: self.bos_token_id,
-            self.pad_token: self.pad_token_id,
-            self.eos_token: self.eos_token_id,
-        }
-        known = special.get(piece)
+        known = self._added_tokens_encoder.get(piece)
         return wording.token_id(piece) if known is None else known
 
     def _truncate(self, row: list[int], limit: int, *, special: bool) -> list[int]:

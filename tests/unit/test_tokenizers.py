@@ -257,3 +257,15 @@ def _real_clip(folder):
 
 def _specials(rows):
     return [[number if number in {2, 3} else "word" for number in row] for row in rows]
+
+
+def test_rows_of_ids_are_padded_as_a_call_pads_them():
+    tokenizer = stand_in("Qwen2Tokenizer")
+    rows = [[5, 6], [7]]
+    padded = tokenizer.pad(
+        {"input_ids": rows}, max_length=4, padding="max_length", return_tensors="pt"
+    )
+    filler = tokenizer.pad_token_id
+    assert padded.input_ids.tolist() == [[5, 6, filler, filler], [7, filler, filler, filler]]
+    assert padded.attention_mask.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0]]
+    assert tokenizer.pad({"input_ids": rows})["input_ids"] == [[5, 6], [7, filler]]
