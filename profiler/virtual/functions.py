@@ -3,7 +3,8 @@
 C++ believes that virtual tensors are on `meta`; these are the functions for which that matters:
 
 - `torch.tensor` and its kin would copy to a CUDA device in C++;
-- attention, `rms_norm` and dropout have kernels of their own on CUDA, where `meta` takes many small operators.
+- attention, `rms_norm` and dropout have kernels of their own on CUDA, where `meta` takes many small operators;
+- transformers reads weights on other threads, which do not see the GPU.
 
 Each replacement serves the thread on which the GPU is active and passes every other call on.
 """
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
+from transformers import core_model_loading
 
 from profiler.patching import Patches
 from profiler.virtual import attention
@@ -61,6 +63,7 @@ def installed(gpu: VirtualGPU) -> Iterator[None]:
             (functional, "scaled_dot_product_attention", _attention),
             (functional, "one_hot", _one_hot),
             (torch._C._nn, "pad_sequence", _pad_sequence),
+            (core_model_loading, "spawn_materialize", _materialize_here),
         ):
             original = getattr(owner, name)
             patches.replace(owner, name, here_or(gpu, make(gpu, original), original))
@@ -132,6 +135,15 @@ def _dropout(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any
         return original(input, p, train)  # type: ignore[no-any-return]
 
     return dropout
+
+
+def _materialize_here(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Read weights on the GPU's own thread; transformers (5.23) hands each tensor to a pool of others."""
+
+    def spawn_materialize(thread_pool: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(None, *args, **kwargs)
+
+    return spawn_materialize
 
 
 def _one_hot(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,11 +1,14 @@
 """Pictures, adapters, several images, embeddings: the call is made, and all bytes are seen and moved."""
 
+from contextlib import nullcontext
+
 import diffusers
 import pytest
 import torch
 from adapters import load_ip_adapter, lora_state_dict, nbytes
 from PIL import Image
 from shallow_models import shallow_pipeline
+from tiny_folder import write_tiny_pipeline
 
 from profiler.errors import InputError
 from profiler.pipelines import load_pipeline
@@ -114,6 +117,29 @@ def test_a_lora_is_counted_and_moved(model, name, mode):
     added = component(profile, name).bytes - component(bare, name).bytes
     assert added == nbytes(state) > 0
     assert profile.totals.h2d_weight_bytes - bare.totals.h2d_weight_bytes == added
+
+
+def test_a_lora_of_a_text_encoder_has_the_tensors_of_a_real_one(tmp_path):
+    """What transformers reads, it reads on threads of its own."""
+    folder = write_tiny_pipeline(tmp_path)
+    found = []
+    for context in (nullcontext(), VirtualGPU("rtx-4090")):
+        with context as gpu:
+            pipe = load_pipeline(
+                folder, dtype="float16", weights="random" if gpu is None else "none"
+            )
+            state = lora_state_dict(pipe.unet, "unet", 4, torch.float16) | lora_state_dict(
+                pipe.text_encoder, "text_encoder", 4, torch.float16, names=("q_proj", "v_proj")
+            )
+            pipe.load_lora_weights(dict(state), adapter_name="style")
+            pipe.set_adapters(["style"], [0.5])
+            adapted = pipe.text_encoder.named_parameters()
+            found.append({name: (tuple(one.shape), one.dtype) for name, one in adapted})
+            assert pipe.get_list_adapters() == {"unet": ["style"], "text_encoder": ["style"]}
+            if gpu is not None:
+                profiled(pipe, gpu)
+    assert found[0] == found[1]
+    assert any("lora_A.style" in name for name in found[0])
 
 
 @pytest.mark.parametrize("model", ["sdxl-base", "flux1-dev"])
