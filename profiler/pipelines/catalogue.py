@@ -46,6 +46,7 @@ class Entry:
     arguments: Table = field(default_factory=dict)  # further arguments of the pipeline class
     dtype: str = "float32"  # what it is loaded in where the caller does not say
     dtypes: Mapping[str, str] = field(default_factory=dict)  # of components loaded in another one
+    untold: tuple[str, ...] = ()  # components whose files do not say that `dtype` is theirs
     about: str = ""
     hub: str = ""  # id of the repository on the Hugging Face hub that the facts describe
     # Call arguments beside the prompt that the pipeline cannot do without, name to kind: "image" is

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from profiler.errors import InputError
 from profiler.pipelines.catalogue import Entry, Part
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from profiler.pipelines.dtypes import NAMES
 
 # Where a component keeps its configuration, by what it is; the first that is there counts.
 _CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json")
 _TOKENIZER_FILES = ("tokenizer_config.json",)
-_DTYPES = ("float16", "bfloat16", "float32")
 
 
 def read_folder(folder: Path, *, name: str) -> Entry:
     """Return what `folder` describes.
 
-    The dtype is the one that all components that store one agree on, else float32.
+    The dtype is the one that all components that store one agree on, by their weights' headers or, without weights, by
+    their configurations; else float32.
 
     Args:
         folder: A folder laid out as by `DiffusionPipeline.save_pretrained`.
@@ -48,12 +47,15 @@ def read_folder(folder: Path, *, name: str) -> Entry:
             components[key] = _read_part(folder / key, value)
         else:
             arguments[key] = value
+    stored = {slot: _stored_dtype(part) for slot, part in components.items() if _has_model(part)}
+    dtype = _common_dtype(list(stored.values()))
     return Entry(
         name=name,
         pipeline_class=index["_class_name"],
         components=components,
         arguments=arguments,
-        dtype=_stored_dtype(components),
+        dtype=dtype,
+        untold=tuple(slot for slot, found in stored.items() if found != dtype),
     )
 
 
@@ -95,8 +97,29 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _stored_dtype(components: dict[str, Part | None]) -> str:
-    configs = [part.config for part in components.values() if part is not None]
-    stored = {config.get("dtype") or config.get("torch_dtype") for config in configs} - {None}
-    found = str(stored.pop()) if len(stored) == 1 else ""
-    return found if found in _DTYPES else "float32"
+def _has_model(part: Part | None) -> bool:
+    """Whether a component has weights: schedulers, tokenizers and processors have none."""
+    return (
+        part is not None
+        and not part.is_text_processor
+        and (Path(part.folder) / "config.json").is_file()
+    )
+
+
+def _stored_dtype(part: Part | None) -> str:
+    """Return the dtype that a component's weights have, else the one that its configuration names; "" for neither."""
+    assert part is not None
+    folder = Path(part.folder)
+    if any(folder.glob("*.safetensors")):
+        from profiler.pipelines.stored_weights import stored_dtype
+
+        found = stored_dtype(folder)
+    else:
+        found = str(part.config.get("dtype") or part.config.get("torch_dtype"))
+    return found if found in NAMES else ""
+
+
+def _common_dtype(stored: list[str]) -> str:
+    """Return the dtype to load all components in."""
+    told = set(stored) - {""}
+    return told.pop() if len(told) == 1 else "float32"

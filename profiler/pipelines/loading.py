@@ -26,7 +26,7 @@ from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.refusals import out_of_memory, refused
 from profiler.pipelines.sibling import find_pipeline_class
-from profiler.pipelines.tokenizers import StandInTokenizer
+from profiler.pipelines.tokenizers import StandInTokenizer, assume_dtype
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -101,7 +101,8 @@ def build_pipeline(
             be built or quantised so.
         FindingError: A component that is quantised on the card does not fit there.
     """
-    dtypes = _dtypes(entry, dtype)
+    models = _with_weights(entry)
+    chosen = by_component(dtype, models, entry.name)
     quantised = _quantisation(entry, quantization or {})
     with quiet():
         cls = find_pipeline_class(entry.pipeline_class, entry.name)
@@ -109,12 +110,17 @@ def build_pipeline(
         for slot, part in entry.components.items():
             if part is None:
                 continue
-            weights = _Weights(dtypes[slot], random_weights, quantised.get(slot))
+            name = chosen.get(slot) or entry.dtypes.get(slot, entry.dtype)
+            weights = _Weights(getattr(torch, name), random_weights, quantised.get(slot))
             try:
                 components[slot] = _build(part, slot, entry, weights)
             except torch.OutOfMemoryError as error:
                 raise out_of_memory(entry.name, slot, error, components) from error
-        return _assemble(cls, entry, components)
+        pipe = _assemble(cls, entry, components)
+    assume_dtype(
+        pipe, entry.dtype, [slot for slot in models if slot in entry.untold and slot not in chosen]
+    )
+    return pipe
 
 
 def describe(model: str | os.PathLike[str]) -> Entry:
@@ -151,16 +157,10 @@ def _check_dtypes(asked: Any) -> None:
         dtype_name(dtype)
 
 
-def _dtypes(entry: Entry, asked: Any) -> dict[str, torch.dtype]:
-    """Return the dtype of each component: as asked, else the entry's own."""
-    with_weights = [
+def _with_weights(entry: Entry) -> list[str]:
+    return [
         slot for slot, part in entry.components.items() if part is not None and _has_weights(part)
     ]
-    chosen = by_component(asked, with_weights, entry.name)
-    return {
-        slot: getattr(torch, chosen.get(slot) or entry.dtypes.get(slot, entry.dtype))
-        for slot in entry.components
-    }
 
 
 def _has_weights(part: Part) -> bool:

@@ -7,6 +7,7 @@ JSON that gives each tensor its dtype and its span in the file.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,6 +55,23 @@ def pipeline_loading(folder: str, modules: dict[str, nn.Module]) -> Loading:
     return one_after_the_other(
         _component_loading(Path(folder) / name, module) for name, module in modules.items()
     )
+
+
+def stored_dtype(folder: Path) -> str:
+    """Return the floating-point dtype of most bytes of a component's weights; "" where their files do not tell.
+
+    Args:
+        folder: the component's; files of a variant (`model.fp16.safetensors`) count where there are no others.
+    """
+    found: Counter[str] = Counter()
+    try:
+        for file in _weight_files(folder) or sorted(folder.glob("*.safetensors")):
+            for tensor in _tensors_in(file):
+                found[tensor.dtype] += tensor.nbytes if tensor.dtype in _DTYPES else 0
+    except InputError:  # which whoever needs the sizes is told
+        return ""
+    most = max(found, key=found.__getitem__, default="")
+    return str(_DTYPES.get(most, "")).removeprefix("torch.")
 
 
 def _component_loading(folder: Path, module: nn.Module) -> Loading:

@@ -20,6 +20,7 @@ from profiler.pipelines.added_tokens import AddedTokens
 # transformers writes 1e30 for a tokenizer without a limit (`VERY_LARGE_INTEGER`).
 _NO_LIMIT = 10**9
 _UNLIMITED = 10**30
+_ASSUMED_DTYPE = "_dtype_that_is_assumed"  # an attribute of a pipeline, a sentence
 
 
 class StandInTokenizer(AddedTokens):
@@ -176,9 +177,18 @@ class StandInTokenizer(AddedTokens):
         return padding + row if self.padding_side == "left" else row + padding
 
 
+def assume_dtype(pipe: Any, dtype: str, components: Sequence[str]) -> None:
+    """Remember with `pipe` that these components are loaded in a dtype that their files do not tell."""
+    if components:
+        told = f"{dtype} for {', '.join(components)}, which their files do not name: choose with dtype= or --dtype"
+        setattr(pipe, _ASSUMED_DTYPE, told)
+
+
 def stand_ins(pipe: Any) -> list[str]:
     """Return what was assumed in the place of files that were not there, a sentence each."""
-    found = [
+    dtype = vars(pipe).get(_ASSUMED_DTYPE)
+    found = [] if dtype is None else [dtype]
+    found += [
         f"{name}: {component.assumption}"
         for name, component in pipe.components.items()
         if isinstance(component, StandInTokenizer)

@@ -88,6 +88,48 @@ def test_dtype_is_the_one_that_the_folder_stores(folder, stored, expected):
     assert load_pipeline(folder).unet.dtype == expected
 
 
+@pytest.mark.parametrize(
+    ("stored", "assumed"),
+    [
+        ([], "float32 for text_encoder, unet, vae"),
+        (["float16"], "float16 for unet, vae"),
+        (["float16", "bfloat16"], "float32 for text_encoder, unet, vae"),
+        (["float16", "float16", "float16"], None),
+    ],
+)
+def test_dtype_that_the_folder_does_not_tell_is_an_assumption(folder, stored, assumed):
+    for component, dtype in zip(("text_encoder", "vae", "unet"), stored, strict=False):
+        rewrite(folder / component / "config.json", torch_dtype=dtype)
+
+    def told(**options):
+        return [one for one in stand_ins(load_pipeline(folder, **options)) if "dtype" in one]
+
+    why = ", which their files do not name: choose with dtype= or --dtype"
+    assert told() == ([] if assumed is None else [assumed + why])
+    assert told(dtype="bfloat16") == []
+    assert told(dtype={"default": "bfloat16", "vae": "float32"}) == []
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_weights_tell_their_dtype_by_their_headers(folder, variant):
+    """A diffusers model's configuration has no dtype, and a variant's files have names of their own."""
+    real = load_pipeline(folder, dtype="float16", weights="random")
+    for name in ("unet", "vae", "text_encoder"):
+        getattr(real, name).save_pretrained(folder / name, variant=variant)
+
+    pipe = load_pipeline(folder)
+
+    assert {pipe.unet.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.float16}
+    assert [one for one in stand_ins(pipe) if "dtype" in one] == []
+
+
+def test_file_of_weights_that_cannot_be_read_tells_no_dtype(folder):
+    """Git LFS leaves a line of text in the place of a file that was not fetched."""
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").write_text("version https://git-lfs")
+
+    assert load_pipeline(folder).unet.dtype == torch.float32
+
+
 def test_asked_for_dtype_beats_the_stored_one(folder):
     rewrite(folder / "text_encoder" / "config.json", torch_dtype="float16")
 
@@ -131,7 +173,7 @@ def test_vocabulary_in_the_folder_is_used(folder):
     )
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
 
-    pipe = load_pipeline(folder)
+    pipe = load_pipeline(folder, dtype="float16")
 
     assert isinstance(pipe.tokenizer, CLIPTokenizer)
     assert stand_ins(pipe) == []
