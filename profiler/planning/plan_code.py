@@ -159,8 +159,10 @@ def _model_offload(plan: Plan, scheme: Scheme) -> str:
             "# Hidden from model offload, which would refuse these, or move all of them to the card.",
             f"alone = {{name: pipe.components[name] for name in [{names}]}}",
             "vars(pipe).update(dict.fromkeys(alone))",
-            *lines,
-            "vars(pipe).update(alone)",
+            "try:",
+            *(f"    {line}" for line in lines),
+            "finally:",
+            "    vars(pipe).update(alone)",
             "",
         ]
     )

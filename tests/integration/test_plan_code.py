@@ -66,10 +66,12 @@ pipe.vae.enable_tiling()
 # Hidden from model offload, which would refuse these, or move all of them to the card.
 alone = {name: pipe.components[name] for name in ["transformer", "vae"]}
 vars(pipe).update(dict.fromkeys(alone))
-pipe.model_cpu_offload_seq = ""
-pipe._exclude_from_cpu_offload = ["encoder"]
-pipe.enable_model_cpu_offload()
-vars(pipe).update(alone)
+try:
+    pipe.model_cpu_offload_seq = ""
+    pipe._exclude_from_cpu_offload = ["encoder"]
+    pipe.enable_model_cpu_offload()
+finally:
+    vars(pipe).update(alone)
 
 
 def group(module, **options):
