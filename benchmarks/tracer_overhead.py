@@ -90,7 +90,8 @@ def answered_by_a_model() -> Iterator[None]:
     """
     gpu = VirtualGPU("h200")
     gpu._thread = threading.get_ident()
-    with cuda_api.installed(gpu), Patches() as patches:
+    with Patches() as patches:
+        cuda_api.install(gpu, patches)
         made = torch.cuda.memory_stats_as_nested_dict()
         stand_ins = {
             "memory_stats_as_nested_dict": lambda: _copied(made),

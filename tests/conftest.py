@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from left_behind import changes, snapshot
 
@@ -31,10 +33,30 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def interrupts(request):
+    """How many lines of each action are interrupted; 0 for every one."""
+    return request.config.getoption("--interrupts")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add how expected outputs change (review the diff), and how many random plans are run."""
+    """Add how expected outputs change (review the diff), how many random plans are run, how much is interrupted."""
     parser.addoption("--update-goldens", action="store_true", help="write what is printed now")
     parser.addoption("--plan-cases", type=int, default=50, help="random plans to run to capacity")
+    parser.addoption(
+        "--interrupts",
+        type=int,
+        default=40,
+        help="lines of each action to interrupt; 0 for every one",
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

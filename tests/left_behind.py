@@ -6,6 +6,7 @@ for the first time has no before, so it is compared from the next test on.
 
 from __future__ import annotations
 
+import signal
 import sys
 from types import ModuleType
 from typing import Any
@@ -23,8 +24,11 @@ def changes(before: Snapshot, after: Snapshot) -> dict[str, list[str]]:
 
 
 def snapshot() -> Snapshot:
-    """Return what must not change, by owner: identities of attributes, and torch's own state."""
+    """Return what must not change, by owner: identities of attributes, torch's own state, and who gets Ctrl-C."""
     taken = {name: _identities(owner) for name, owner in _owners().items()}
+    taken["signal"] = {"SIGINT": signal.getsignal(signal.SIGINT)}
+    if "profiler.patching" in sys.modules:
+        taken["profiler"] = _what_stands()
     if "torch" in sys.modules:
         taken["torch state"] = _torch_state()
     return taken
@@ -53,6 +57,12 @@ def _owners() -> dict[str, Any]:
     return found
 
 
+def _what_stands() -> dict[str, Any]:
+    from profiler import patching
+
+    return {"replacements": list(patching._standing), "turns": list(patching._turns)}
+
+
 def _torch_state() -> dict[str, Any]:
     import torch
     from torch.utils import _python_dispatch
@@ -60,6 +70,12 @@ def _torch_state() -> dict[str, Any]:
     return {
         "function modes": torch._C._len_torch_function_stack(),
         "dispatch modes": len(_python_dispatch._get_current_dispatch_mode_stack()),
+        "in a dispatch mode": (
+            _python_dispatch._is_in_torch_dispatch_mode,
+            _python_dispatch._is_in_non_infra_torch_dispatch_mode,
+            _python_dispatch._is_in_any_mode_without_ignore_compile_internals,
+        ),
+        "inference mode": torch.is_inference_mode_enabled(),
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
         "grad enabled": torch.is_grad_enabled(),
@@ -75,15 +91,19 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 _WATCHED = {
+    "os": (),
     "torch": ("Tensor",),
     "torch._C": (),
+    "torch._C._nn": (),
     "torch.cuda": (),
     "torch.cuda.memory": (),
+    "torch.cuda.random": (),
     "torch.cuda.streams": ("Stream", "Event"),
     "torch.accelerator": (),
     "torch.accelerator.memory": (),
     "torch.nn.modules.module": ("Module",),
     "torch.nn.functional": (),
+    "torch.version": (),
     "torch._tensor": ("Tensor",),
     "accelerate.hooks": (
         "AlignDevicesHook",
@@ -93,6 +113,7 @@ _WATCHED = {
     ),
     "accelerate.utils.modeling": (),
     "accelerate.utils.memory": (),
+    "bitsandbytes.functional": (),
     "diffusers.hooks.hooks": ("HookRegistry", "ModelHook", "StateManager"),
     "diffusers.hooks.group_offloading": ("GroupOffloadingHook", "ModuleGroup"),
     "diffusers.hooks.layerwise_casting": ("LayerwiseCastingHook",),

@@ -28,7 +28,7 @@ from profiler.errors import InputError
 from profiler.patching import Patches
 from profiler.pipelines.building import build_module
 from profiler.virtual.functions import active_gpu
-from profiler.virtual.subclasses import plain_types
+from profiler.virtual.subclasses import install_plain_types
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 GGUF_TYPES = (
@@ -123,7 +123,7 @@ def build_quantised(
             options["device_map"] = "cuda"
     if chosen_method(chosen) == "quanto":
         import_module("optimum.quanto")
-        gpu.until_left(plain_types())
+        gpu.until_left(install_plain_types)
     load = _load_transformers if ours is transformers else _load_diffusers
     return load(cls, plain, module.state_dict(), quantization_config=chosen, **options)
 

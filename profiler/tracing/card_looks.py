@@ -107,10 +107,10 @@ class Recording:
 
     def end(self) -> None:
         if not self._ended:
-            self._ended = True
-            self._snapshot = torch.cuda.memory._snapshot()
+            self._snapshot = self._snapshot or torch.cuda.memory._snapshot()
             torch.cuda.memory._record_memory_history(enabled=None)
             self._label(self._users_label)
+            self._ended = True
 
     def moments(self) -> list[Moment]:
         if self._moments is None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ class Entries:
         self._modules = modules
         self._insides = insides
         self._beginning = beginning
-        self._handles: list[Any] = []
+        self._hooked: list[tuple[weakref.ref[nn.Module], Callable[..., None]]] = []
         self._earlier = sys.exception()  # which is being handled around the trace
 
     def watch(self, patches: Patches, target: Any, also: Sequence[Any] = ()) -> None:
@@ -76,9 +77,11 @@ class Entries:
                 self._watch_forward(inner, name, path)
 
     def unwatch(self) -> None:
-        """Take back torch's module hooks."""
-        while self._handles:
-            self._handles.pop().remove()
+        """Take back torch's module hooks. Can be repeated where it was interrupted."""
+        while self._hooked:
+            module, function = self._hooked[-1]
+            _unhook(module(), function)
+            self._hooked.pop()
 
     def _watch_forward(
         self, module: nn.Module, name: str, entry: str, *, whole_call: bool = False
@@ -99,10 +102,10 @@ class Entries:
                 if whole_call:
                     self._end()
 
-        self._handles.append(
-            module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
-        )
-        self._handles.append(module.register_forward_hook(after, always_call=True))
+        # First, so that an interrupt leaves no hook that nobody knows of.
+        self._hooked += [(weakref.ref(module), before), (weakref.ref(module), after)]
+        module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
+        module.register_forward_hook(after, always_call=True)
 
     def _method(self, name: str, module: nn.Module, entry: str) -> Callable[..., Any]:
         original = getattr(module, entry)
@@ -181,6 +184,22 @@ class Entries:
 def _running(active: list[str]) -> tuple[str, str]:
     """Return the component that was not left, and what it did: an interrupt passes torch's module hooks by."""
     return (active[-1], "forward") if active else ("", "")
+
+
+def _unhook(module: nn.Module | None, function: Callable[..., None]) -> None:
+    """Take one of torch's forward hooks off a module; nothing where it is not on, or the module is gone."""
+    if module is None:
+        return
+    held: dict[int, Any]
+    for held in (module._forward_pre_hooks, module._forward_hooks):
+        for number in [number for number, hook in held.items() if hook is function]:
+            for kept in (
+                module._forward_pre_hooks_with_kwargs,
+                module._forward_hooks_with_kwargs,
+                module._forward_hooks_always_called,
+                held,
+            ):
+                kept.pop(number, None)
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -131,11 +131,11 @@ class History:
         """Put everything back. Safe to call twice, and where nothing was begun."""
         if not self._begun:
             return
-        self._begun = False
         if self._recording and torch._C._cuda_isHistoryEnabled():
             self._stop()
         if torch.cuda.memory._get_memory_metadata() == self._now:
             torch.cuda.memory._set_memory_metadata(self._users)
+        self._begun = False
 
     def _stop(self) -> None:
         torch.cuda.memory._record_memory_history(enabled=None)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from profiler.errors import InputError, ProfilerError
-from profiler.patching import Patches
+from profiler.patching import Patches, take_turn
 from profiler.pipelines import stand_ins
 from profiler.pipelines.sibling import check_shared
 from profiler.profile import Assumption, Component, Event, Failure, Profile, Totals
@@ -97,6 +97,7 @@ class Trace:
         self._label = label
         self._modules: dict[str, nn.Module] = components_of(target)
         self._patches = Patches()
+        self._statistics = Patches()  # torch's own, put back after what the trace made is read
         self._history = History(self._modules) if memory_history else None
         self._profile: Profile | None = None
 
@@ -112,6 +113,17 @@ class Trace:
         return self._profile
 
     def __enter__(self) -> Self:
+        if self._patches.standing:
+            raise InputError("this trace has begun already: enter another one, made by trace(...)")
+        try:
+            take_turn("a trace", self._patches)
+            self._begin()
+            return self  # noqa: TRY300  # an interrupt may come here
+        except BaseException:
+            self._detach()
+            raise
+
+    def _begin(self) -> None:
         if not torch.cuda.is_available():
             raise InputError(
                 "torch sees no GPU: use profile_pipeline(pipe), which sizes it on a virtual card, "
@@ -123,6 +135,7 @@ class Trace:
         self._denoisers = denoisers
         self._components = tuple(describe(name, module) for name, module in self._modules.items())
         self._gauge = self._make_gauge()
+        self._statistics.afterwards(self._gauge.settle)  # which allocates to put peaks back
         self._phases = Phases(denoisers)
         self._insides = _insides_for(self._gauge, self._modules)
         self._recorder = Recorder(self._gauge, self._phases, self._insides, self._history)
@@ -135,20 +148,22 @@ class Trace:
             beginning=self._conditions.look,
         )
         self._other = {"h2d": 0, "d2h": 0}
-        try:
-            if self._history is not None:
-                self._history.begin()
-                self._recorder.relabel()
-            Moves(self._recorder, self._modules).watch(self._patches)
-            self._entries.watch(self._patches, self._target, self._also)
-            self._watch_device()
-            self._insides.watch(self._patches, self._components, self._recorder.active)
-            self._gauge.watch(self._patches, self._copied)
-        except BaseException:
-            self._detach()
-            self._leave_history()
-            raise
-        return self
+        if self._history is not None:
+            self._statistics.afterwards(self._history.leave)
+            self._history.begin()
+            self._recorder.relabel()
+        self._watch()
+
+    def _watch(self) -> None:
+        patches = self._patches
+        Moves(self._recorder, self._modules).watch(patches)
+        patches.afterwards(self._entries.unwatch)
+        self._entries.watch(patches, self._target, self._also)
+        self._watch_device()
+        patches.afterwards(self._insides.unwatch)
+        self._insides.watch(patches, self._components, self._recorder.active)
+        patches.afterwards(partial(self._gauge.unwatch, self._copied))
+        self._gauge.watch(patches, self._copied)
 
     def __exit__(
         self,
@@ -156,22 +171,20 @@ class Trace:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._detach()
-        with ExitStack() as stack:
-            stack.callback(self._leave_history)
-            stack.callback(self._gauge.settle)  # which allocates to put peaks back
+        try:
+            self._patches.restore()
             history = None if self._history is None else self._history.taken()
+        finally:
+            self._detach()
         self._profile = replace(self._finished(error), memory_history=history)
 
-    def _leave_history(self) -> None:
-        if self._history is not None:
-            self._history.leave()
-
     def _detach(self) -> None:
-        self._gauge.unwatch(self._copied)
-        self._insides.unwatch()
-        self._entries.unwatch()
-        self._patches.restore()
+        try:
+            self._patches.restore()
+            self._statistics.restore()
+        finally:  # which an interrupt may have passed over
+            self._patches.restore()
+            self._statistics.restore()
 
     # -- what is seen besides components and weights
 

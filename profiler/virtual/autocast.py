@@ -14,11 +14,11 @@ Source: PyTorch's aten/src/ATen/autocast_mode.h and autocast_mode.cpp, read in c
 
 from __future__ import annotations
 
+import threading
 import tomllib
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -62,24 +62,24 @@ class Autocast:
 
     # -- torch's switches
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def install(self, patches: Patches) -> None:
         """Follow torch's switches; a region that is open already counts."""
         before = torch._C._dispatch_tls_is_dispatch_key_excluded(EXTRA_KEY)
-        with Patches() as patches:
-            for name in _SWITCHES:
-                patches.replace(torch, name, self._then(getattr(torch, name), self._follow))
-            clear = self._then(torch.clear_autocast_cache, self._forget)
-            patches.replace(torch, "clear_autocast_cache", clear)
-            try:
-                self._follow()
-                yield
-            finally:
-                torch._C._dispatch_tls_set_dispatch_key_excluded(EXTRA_KEY, before)
-                self._forget()
-                if self._library is not None:
-                    self._library._destroy()
-                    self._library = None
+        patches.afterwards(partial(self._leave, before, threading.get_ident()))
+        for name in _SWITCHES:
+            patches.replace(torch, name, self._then(getattr(torch, name), self._follow))
+        clear = self._then(torch.clear_autocast_cache, self._forget)
+        patches.replace(torch, "clear_autocast_cache", clear)
+        self._follow()
+
+    def _leave(self, excluded: bool, thread: int) -> None:
+        """Let torch be without our kernels; a thread that has ended took its own switches along."""
+        if threading.get_ident() == thread:
+            torch._C._dispatch_tls_set_dispatch_key_excluded(EXTRA_KEY, excluded)
+        self._forget()
+        if self._library is not None:
+            self._library._destroy()
+            self._library = None
 
     def _then(self, original: Callable[..., Any], ours: Callable[[], None]) -> Callable[..., Any]:
         def both(*args: Any, **kwargs: Any) -> None:

@@ -11,8 +11,7 @@ Source: torch/_higher_order_ops/*.py and torch/_inductor/kernel/flex/flex_attent
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -44,16 +43,13 @@ class Compiling:
         self._gpu = gpu
         self._fused = False  # whether a compiled `flex_attention` is running
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def install(self, patches: Patches) -> None:
         """Let `torch.compile` return what it is given, and what is compiled already run as it is written."""
-        with Patches() as patches:
-            patches.replace(torch, "compile", self._compile(torch.compile))
-            dynamo = sys.modules.get(_DYNAMO)
-            if dynamo is not None:
-                chosen = self._callback(dynamo._callback_from_stance)
-                patches.replace(dynamo, "_callback_from_stance", chosen)
-            yield
+        patches.replace(torch, "compile", self._compile(torch.compile))
+        dynamo = sys.modules.get(_DYNAMO)
+        if dynamo is not None:
+            chosen = self._callback(dynamo._callback_from_stance)
+            patches.replace(dynamo, "_callback_from_stance", chosen)
 
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)

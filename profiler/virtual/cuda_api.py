@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,26 +38,25 @@ _ASK_BY_ID = ("get_device_name", "get_device_capability", "get_device_properties
 _RNG_STATE_BYTES = 16  # a seed and an offset: CUDAGeneratorImpl's in ATen/cuda/CUDAGeneratorImpl.h
 
 
-@contextmanager
-def installed(gpu: VirtualGPU) -> Iterator[None]:
+def install(gpu: VirtualGPU, patches: Patches) -> None:
     """Let torch answer for `gpu` on this thread, and leave torch as it was found."""
     history = gpu.allocator.history or History(gpu.allocator, gpu.clock)
-    with Patches() as patches, _queues_kept(), _detection_renewed():
-        _replace_behind(gpu, history, patches)
-        for name, ours in (*_functions(gpu).items(), *_snapshots(history).items()):
-            _replace(gpu, patches, _CUDA_MODULES, name, ours)
-        for name, ours in _accelerator_functions(gpu).items():
-            _replace(gpu, patches, (torch.accelerator, torch.accelerator.memory), name, ours)
-        stream = stream_class(gpu)
-        for owner in (torch.cuda, torch.cuda.streams):
-            patches.replace(owner, "Stream", stream)
-            patches.replace(owner, "Event", event_class(gpu))
-        patches.replace(torch, "Generator", generator_class(gpu))
-        gpu.default_stream = stream(number=0)
-        gpu.current_stream = gpu.default_stream
-        yield
-        # A pipeline may hold on to its streams; the GPU need not.
-        gpu.current_stream = gpu.default_stream
+    _keep_queues(patches)
+    _renew_detection(patches)
+    _replace_behind(gpu, history, patches)
+    for name, ours in (*_functions(gpu).items(), *_snapshots(history).items()):
+        _replace(gpu, patches, _CUDA_MODULES, name, ours)
+    for name, ours in _accelerator_functions(gpu).items():
+        _replace(gpu, patches, (torch.accelerator, torch.accelerator.memory), name, ours)
+    stream = stream_class(gpu)
+    for owner in (torch.cuda, torch.cuda.streams):
+        patches.replace(owner, "Stream", stream)
+        patches.replace(owner, "Event", event_class(gpu))
+    patches.replace(torch, "Generator", generator_class(gpu))
+    gpu.default_stream = stream(number=0)
+    gpu.current_stream = gpu.default_stream
+    # A pipeline may hold on to its streams; the GPU need not.
+    patches.afterwards(lambda: setattr(gpu, "current_stream", gpu.default_stream))
 
 
 def _replace(
@@ -123,31 +122,27 @@ def here_or(
     return chosen
 
 
-@contextmanager
-def _queues_kept() -> Iterator[None]:
-    """Take back what was queued for the time when CUDA would be initialised (seeds, mostly)."""
+def _keep_queues(patches: Patches) -> None:
+    """Take back what is queued for the time when CUDA would be initialised (seeds, mostly)."""
     queued = list(torch.cuda._queued_calls)
-    seeding = list(torch.cuda._lazy_seed_tracker.get_calls())
-    try:
-        yield
-    finally:
+    tracker = torch.cuda._lazy_seed_tracker
+    seeding = list(tracker.get_calls())
+
+    def take_back() -> None:
         torch.cuda._queued_calls[:] = queued
-        tracker = torch.cuda._lazy_seed_tracker
         if list(tracker.get_calls()) != seeding:
             tracker.call_order[:] = []
             tracker.manual_seed_all_cb = tracker.manual_seed_cb = None
 
+    patches.afterwards(take_back)
 
-@contextmanager
-def _detection_renewed() -> Iterator[None]:
+
+def _renew_detection(patches: Patches) -> None:
     """Let diffusers look again which accelerator there is, on the way in and on the way out."""
     from diffusers.utils.torch_utils import TorchDeviceBackend
 
+    patches.afterwards(TorchDeviceBackend._detect_device_type.cache_clear)
     TorchDeviceBackend._detect_device_type.cache_clear()
-    try:
-        yield
-    finally:
-        TorchDeviceBackend._detect_device_type.cache_clear()
 
 
 def _functions(gpu: VirtualGPU) -> dict[str, Callable[..., Any]]:

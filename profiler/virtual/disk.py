@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +30,14 @@ Saved = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """What one file holds: shape and dtype of each tensor, in their order."""
 
 
-@contextmanager
-def installed(gpu: VirtualGPU) -> Iterator[None]:
+def install(gpu: VirtualGPU, patches: Patches) -> None:
     """Serve `safetensors.torch.save_file` and `load_file` for `gpu`, and leave no file behind."""
     disk = _Disk(gpu)
-    with Patches() as patches:
-        for name, make in (("save_file", disk.saver), ("load_file", disk.loader)):
-            original = getattr(safetensors.torch, name)
-            patches.replace(safetensors.torch, name, here_or(gpu, make(original), original))
-        patches.replace(os, "makedirs", here_or(gpu, disk.maker(os.makedirs), os.makedirs))
-        try:
-            yield
-        finally:
-            disk.clear()
+    patches.afterwards(disk.clear)
+    for name, make in (("save_file", disk.saver), ("load_file", disk.loader)):
+        original = getattr(safetensors.torch, name)
+        patches.replace(safetensors.torch, name, here_or(gpu, make(original), original))
+    patches.replace(os, "makedirs", here_or(gpu, disk.maker(os.makedirs), os.makedirs))
 
 
 class _Disk:
@@ -57,9 +51,8 @@ class _Disk:
     def maker(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def makedirs(name: Any, *args: Any, **kwargs: Any) -> None:
             wanted = Path(os.path.realpath(name))
-            missing = {path for path in (wanted, *wanted.parents) if not path.exists()}
+            self._folders |= {path for path in (wanted, *wanted.parents) if not path.exists()}
             original(name, *args, **kwargs)
-            self._folders |= missing
 
         return makedirs
 
@@ -70,10 +63,10 @@ class _Disk:
                 original(tensors, filename, metadata)
                 return
             _check(tensors)
-            Path(filename).touch()
             self._files[os.path.realpath(filename)] = {
                 name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()
             }
+            Path(filename).touch()
 
         return save_file
 

@@ -11,9 +11,8 @@ Each replacement serves the thread on which the GPU is active and passes every o
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,46 +27,35 @@ from profiler.virtual.tensor import VirtualTensor, aten
 if TYPE_CHECKING:
     from profiler.virtual.gpu import VirtualGPU
 
-_active = threading.local()
+_active = SimpleNamespace(gpu=None)  # one for all threads, as what it replaces
 
 
 def active_gpu() -> VirtualGPU | None:
     """Return the virtual GPU that is active on this thread."""
-    return getattr(_active, "gpu", None)
+    gpu: VirtualGPU | None = _active.gpu
+    return gpu if gpu is not None and gpu.here() else None
 
 
-@contextmanager
-def activated(gpu: VirtualGPU) -> Iterator[None]:
-    """Make `gpu` this thread's active one."""
-    _active.gpu = gpu
-    try:
-        yield
-    finally:
-        _active.gpu = None
-
-
-@contextmanager
-def installed(gpu: VirtualGPU) -> Iterator[None]:
-    """Serve torch's device-dependent free functions for `gpu`."""
+def install(gpu: VirtualGPU, patches: Patches) -> None:
+    """Make `gpu` this thread's active one, and serve torch's device-dependent free functions for it."""
+    patches.replace(_active, "gpu", gpu)
     functional = torch.nn.functional
-    with Patches() as patches:
-        for owner, name, make in (
-            (torch, "tensor", _constructor),
-            (torch, "as_tensor", _constructor),
-            (torch, "asarray", _constructor),
-            (torch, "from_numpy", _from_numpy),
-            (torch, "rms_norm", _rms_norm),
-            (torch, "softmax", _softmax),
-            (torch, "dropout", _dropout),
-            (torch._VF, "dropout", _dropout),
-            (functional, "scaled_dot_product_attention", _attention),
-            (functional, "one_hot", _one_hot),
-            (torch._C._nn, "pad_sequence", _pad_sequence),
-            (core_model_loading, "spawn_materialize", _materialize_here),
-        ):
-            original = getattr(owner, name)
-            patches.replace(owner, name, here_or(gpu, make(gpu, original), original))
-        yield
+    for owner, name, make in (
+        (torch, "tensor", _constructor),
+        (torch, "as_tensor", _constructor),
+        (torch, "asarray", _constructor),
+        (torch, "from_numpy", _from_numpy),
+        (torch, "rms_norm", _rms_norm),
+        (torch, "softmax", _softmax),
+        (torch, "dropout", _dropout),
+        (torch._VF, "dropout", _dropout),
+        (functional, "scaled_dot_product_attention", _attention),
+        (functional, "one_hot", _one_hot),
+        (torch._C._nn, "pad_sequence", _pad_sequence),
+        (core_model_loading, "spawn_materialize", _materialize_here),
+    ):
+        original = getattr(owner, name)
+        patches.replace(owner, name, here_or(gpu, make(gpu, original), original))
 
 
 def _constructor(gpu: VirtualGPU, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
-from torch._ops import HigherOrderOperator
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 from profiler.calibration import as_measured
 from profiler.errors import InputError
 from profiler.hardware import Card, card
 from profiler.out_of_memory import Shortage
-from profiler.virtual import allocator_report, cuda_api, disk, functions, subclasses, unfollowed
+from profiler.patching import Patches, take_turn
+from profiler.virtual import (
+    allocator_report,
+    cuda_api,
+    disk,
+    dispatch_mode,
+    functions,
+    subclasses,
+    unfollowed,
+)
 from profiler.virtual.allocator import Allocator, BlockTooLargeError
 from profiler.virtual.allocator_blocks import Block
 from profiler.virtual.allocator_settings import Settings, settings_from_environment
@@ -100,31 +108,39 @@ class VirtualGPU:
         self._blas_streams: dict[int, Block] = {}
         self.default_stream: Any = None
         self.current_stream: Any = None
-        self._thread = 0
-        self._stack: ExitStack | None = None
+        self._thread = 0  # while it is active; also of what only asks whether it is
+        self._entered_in: threading.Thread | None = None
+        self._patches = Patches()
 
     # -- the context
 
     def __enter__(self) -> Self:
-        if self._stack is not None or functions.active_gpu() is not None:
+        if functions.active_gpu() is not None:
             raise InputError("a virtual GPU is already active on this thread; leave it first")
-        self._thread = threading.get_ident()
         subclasses.import_libraries()
-        with ExitStack() as stack:
-            stack.enter_context(functions.activated(self))
-            stack.enter_context(cuda_api.installed(self))
-            stack.enter_context(functions.installed(self))
-            stack.enter_context(subclasses.installed())
-            stack.enter_context(disk.installed(self))
-            stack.enter_context(self.autocast.installed())
-            stack.enter_context(self.compiling.installed())
-            stack.enter_context(unfollowed.installed(self))
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(self.mode())
-            if self.replay is not None:
-                stack.enter_context(self.replay.installed())
-            self._stack = stack.pop_all()
-        return self
+        patches = Patches()
+        try:
+            take_turn("a virtual GPU", patches)
+            self._patches = patches
+            self._install(patches)
+            return self  # noqa: TRY300  # an interrupt may come here
+        except BaseException:
+            patches.restore()
+            raise
+
+    def _install(self, patches: Patches) -> None:
+        patches.replace(self, "_entered_in", threading.current_thread())
+        patches.replace(self, "_thread", threading.get_ident())
+        cuda_api.install(self, patches)
+        functions.install(self, patches)
+        subclasses.install(patches)
+        disk.install(self, patches)
+        self.autocast.install(patches)
+        self.compiling.install(patches)
+        unfollowed.install(self, patches)
+        dispatch_mode.install(self.dispatch, self.compiling.run, patches)
+        if self.replay is not None:
+            self.replay.install(patches)
 
     def __exit__(
         self,
@@ -132,9 +148,19 @@ class VirtualGPU:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        stack, self._stack = self._stack, None
-        assert stack is not None
-        stack.close()
+        try:
+            self._leave()
+        finally:  # which an interrupt may have passed over
+            self._leave()
+
+    def _leave(self) -> None:
+        thread = self._entered_in
+        if thread is not None and thread.is_alive() and not self.here():
+            raise InputError(
+                f"this virtual GPU was entered in thread {thread.name!r}: leave it there, because what torch keeps of "
+                "it by thread can be put back by no other"
+            )
+        self._patches.restore()
 
     def here(self) -> bool:
         """Tell whether the calling thread is the one that entered the context."""
@@ -142,7 +168,7 @@ class VirtualGPU:
 
     def must_be_active(self) -> None:
         """Raise RuntimeError where a virtual tensor is computed with outside its context."""
-        if self._stack is None or not self.here():
+        if not self.here():
             raise RuntimeError(
                 "a virtual tensor can be computed with only inside the VirtualGPU that made it"
             )
@@ -150,7 +176,7 @@ class VirtualGPU:
     @contextmanager
     def mode(self) -> Iterator[None]:
         """Serve every operator of this thread, factories included."""
-        with _Mode(self.dispatch):
+        with dispatch_mode.Mode(self.dispatch):
             yield
 
     @contextmanager
@@ -159,10 +185,9 @@ class VirtualGPU:
         with _disable_current_modes():
             yield
 
-    def until_left(self, context: AbstractContextManager[Any]) -> None:
-        """Enter `context` and leave it with this GPU's own."""
-        assert self._stack is not None
-        self._stack.enter_context(context)
+    def until_left(self, install: Callable[[Patches], object]) -> None:
+        """Have `install` replace more, which is put back when this GPU is left."""
+        install(self._patches)
 
     def lend(self, pipe: _T) -> _T:
         """Return a twin of a loaded pipeline or module, with virtual tensors in place of its own and without hooks.
@@ -373,23 +398,3 @@ class _Holder:
 
     def __init__(self, storage: Storage) -> None:
         self.storage_record = storage
-
-
-class _Mode(TorchDispatchMode):
-    """Sends every operator to the dispatcher."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, dispatch: Dispatcher) -> None:
-        super().__init__()
-        self._dispatch = dispatch
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Otherwise torch wraps `__torch_dispatch__`, which costs half a microsecond an operator.
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if isinstance(func, HigherOrderOperator):
-            return self._dispatch.gpu.compiling.run(func, args, kwargs or {})
-        return self._dispatch(func, args, kwargs)

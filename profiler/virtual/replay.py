@@ -10,8 +10,7 @@ and to the clock; where the free blocks are those of an earlier time, only the l
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
@@ -111,12 +110,9 @@ class Replay:
         self._recorder: Recorder | None = None
         self._recorded: frozenset[int] = frozenset()
 
-    @contextmanager
-    def installed(self) -> Iterator[None]:
+    def install(self, patches: Patches) -> None:
         """Serve the thread's models."""
-        with Patches() as patches:
-            patches.replace(ModelMixin, "__call__", self._calling(ModelMixin.__call__))
-            yield
+        patches.replace(ModelMixin, "__call__", self._calling(ModelMixin.__call__))
 
     def _calling(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Return a `__call__` that lets `_forward` stand in for the forward inside the hooks."""

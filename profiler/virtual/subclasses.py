@@ -14,8 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -43,17 +42,15 @@ _ASK_FOR_PLAIN = (
 )
 
 
-@contextmanager
-def installed() -> Iterator[None]:
+def install(patches: Patches) -> None:
     """Let libraries make their subclasses of virtual tensors, and move them; leave nothing virtual in them."""
-    with Patches() as patches, _tables_kept():
-        patches.replace(torch.Tensor, "_make_subclass", staticmethod(_made))
-        patches.replace(torch.Tensor, "to", _moved(_to))
-        if torch.version.cuda is None:
-            # torchao and quanto choose kernels by it.
-            patches.replace(torch.version, "cuda", CUDA_VERSION)
-        with plain_types():
-            yield
+    _keep_tables(patches)
+    patches.replace(torch.Tensor, "_make_subclass", staticmethod(_made))
+    patches.replace(torch.Tensor, "to", _moved(_to))
+    if torch.version.cuda is None:
+        # torchao and quanto choose kernels by it.
+        patches.replace(torch.version, "cuda", CUDA_VERSION)
+    install_plain_types(patches)
 
 
 def import_libraries() -> None:
@@ -77,18 +74,15 @@ def import_libraries() -> None:
             logging.disable(before)
 
 
-@contextmanager
-def plain_types() -> Iterator[None]:
+def install_plain_types(patches: Patches) -> None:
     """Let quanto, as far as it is imported, take plain virtual tensors for plain tensors.
 
     It asks `type(data) is torch.Tensor` before it packs bits, and silently does not pack otherwise.
     """
-    with Patches() as patches:
-        for name in _ASK_FOR_PLAIN if "optimum.quanto" in sys.modules else ():
-            module = import_module(name)
-            if "type" not in vars(module):
-                patches.replace(module, "type", _plain_type)
-        yield
+    for name in _ASK_FOR_PLAIN if "optimum.quanto" in sys.modules else ():
+        module = import_module(name)
+        if "type" not in vars(module):
+            patches.replace(module, "type", _plain_type)
 
 
 def _plain_type(value: Any) -> type:
@@ -96,21 +90,20 @@ def _plain_type(value: Any) -> type:
     return torch.Tensor if kind is VirtualTensor else kind
 
 
-@contextmanager
-def _tables_kept() -> Iterator[None]:
+def _keep_tables(patches: Patches) -> None:
     """Put bitsandbytes' table of code books, which it fills once per process, back to what it was."""
     functional = sys.modules.get("bitsandbytes.functional")
     if functional is None:
-        yield
         return
     table = functional.name2qmap
     before = dict(table)
-    table.clear()
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         table.clear()
         table.update(before)
+
+    patches.afterwards(put_back)
+    table.clear()
 
 
 @cache

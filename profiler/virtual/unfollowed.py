@@ -6,8 +6,7 @@ that ask for other kernels, if they are on when an operator runs first, and kern
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,25 +30,22 @@ _CONVOLUTIONS = (aten.convolution.default, aten._convolution.default)
 _PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
 
 
-@contextmanager
-def installed(gpu: VirtualGPU) -> Iterator[None]:
+def install(gpu: VirtualGPU, patches: Patches) -> None:
     """Refuse and tell on the thread of `gpu`."""
-    with Patches() as patches:
-        for name, what in _REFUSED.items():
-            for owner in (torch.cuda, torch.cuda.graphs, torch.cuda.memory):
-                original = vars(owner).get(name)
-                if original is not None:
-                    patches.replace(owner, name, _refusing(gpu, what, original))
-        for name in _RECURRENT:
-            original = getattr(torch._VF, name)
-            patches.replace(torch._VF, name, here_or(gpu, _told(gpu, name, original), original))
-        plain = torch.backends.mha.get_fastpath_enabled
-        patches.replace(
-            torch.backends.mha,
-            "get_fastpath_enabled",
-            here_or(gpu, partial(_no_fast_path, gpu), plain),
-        )
-        yield
+    for name, what in _REFUSED.items():
+        for owner in (torch.cuda, torch.cuda.graphs, torch.cuda.memory):
+            original = vars(owner).get(name)
+            if original is not None:
+                patches.replace(owner, name, _refusing(gpu, what, original))
+    for name in _RECURRENT:
+        original = getattr(torch._VF, name)
+        patches.replace(torch._VF, name, here_or(gpu, _told(gpu, name, original), original))
+    plain = torch.backends.mha.get_fastpath_enabled
+    patches.replace(
+        torch.backends.mha,
+        "get_fastpath_enabled",
+        here_or(gpu, partial(_no_fast_path, gpu), plain),
+    )
 
 
 def _no_fast_path(gpu: VirtualGPU) -> bool:
