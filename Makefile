@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Installed is what these two files say; a change of either installs again, into the same .venv.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check zoo compare-presets format nightly-cuda nightly-plans clean
+.PHONY: demo test check zoo compare-presets format nightly-cuda nightly-plans nightly-interrupts clean
 
 demo: $(INSTALLED)
 	$(BIN)/vram demo
@@ -43,6 +43,10 @@ nightly-cuda: $(INSTALLED)
 # Five hundred random plans, each run under its budget as the card's capacity. An hour.
 nightly-plans: $(INSTALLED)
 	$(BIN)/python -m pytest tests/integration/test_capacity.py --plan-cases 500
+
+# An interrupt at every line of entering, leaving, applying and undoing. An hour.
+nightly-interrupts: $(INSTALLED)
+	$(BIN)/python -m pytest tests/integration/test_interrupted.py tests/integration/test_interrupted_plans.py --interrupts 0 -rP
 
 clean:
 	rm -rf $(VENV) .venv-cuda vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

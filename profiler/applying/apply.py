@@ -10,8 +10,8 @@ Set-up copies what the plan keeps on the card; everything else moves when the pi
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Self
 
 from profiler import diffusers_private as private
@@ -28,7 +28,7 @@ from profiler.settings import VAE, VAE_TILING
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
 
     import torch
@@ -98,11 +98,12 @@ def put(
         _place(plan, pipe, before, _Where(gpu_id, device, folder))
         for other in also:
             share_end(pipe, other)
+        return Applied(plan, before)
     except BaseException as error:
+        clear_frames(error.__traceback__)  # which hold memory that is to be given back
         before.restore()
         _tell_what_stays(plan, error)
         raise
-    return Applied(plan, before)
 
 
 class _Where:
@@ -132,12 +133,15 @@ class Applied:
     def undo(self) -> None:
         """Restore hooks, attributes and places as they were before `apply`. The second time does nothing.
 
+        A Ctrl-C meanwhile waits until that is done. Where an error ends it, such as a GPU without room for what comes
+        back to it, another `undo` does what is left.
+
         What was hung on since goes as well. Weights that the plan stored as float8 stay so, since that lost bits: a
         warning says so.
         """
         if self._before is not None:
-            before, self._before = self._before, None
-            before.restore()
+            self._before.restore()
+            self._before = None
             if "fp8" in self.plan.modifiers:
                 warnings.warn(_STAYS_FP8, stacklevel=2)
 
@@ -209,7 +213,7 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
     if _all_alike(scheme, pipe):
         _place_alike(scheme, pipe, where, list(alone.values()))
         return
-    with _hidden(pipe, alone):
+    with before.hidden(alone):
         targets = _prepare(plan, pipe)
         pipe.enable_model_cpu_offload(gpu_id=where.gpu_id, device=where.device)
         swap(pipe, {name: how for name, how in plan.swaps.items() if not scheme.streamed(name)})
@@ -240,16 +244,6 @@ def _place_alike(
             pipe.enable_group_offload(**options_of(how, where.card(pipe)))
         else:
             pipe.enable_sequential_cpu_offload(gpu_id=where.gpu_id, device=where.device)
-
-
-@contextmanager
-def _hidden(pipe: DiffusionPipeline, modules: dict[str, torch.nn.Module]) -> Iterator[None]:
-    """Let the pipeline have no such components; past its `__setattr__`, which would write that into its config."""
-    vars(pipe).update(dict.fromkeys(modules))
-    try:
-        yield
-    finally:
-        vars(pipe).update(modules)
 
 
 def _prepare(plan: Plan, pipe: DiffusionPipeline) -> tuple[DiffusionPipeline, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from profiler import diffusers_private as private
-from profiler.applying.split import Held, hold, ungroup
+from profiler.applying.split import Held, all_or_nothing, hold, ungroup
+from profiler.interrupts import to_the_end
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -26,6 +28,7 @@ class Snapshot:
         objects: Parameters and buffers of components that a plan offloads sequentially: accelerate makes new ones.
             They look into the memory that accelerate keeps.
         flags: The VAE's settings that a plan changed, as they were.
+        away: Components that the pipeline is without for the moment.
     """
 
     pipe: DiffusionPipeline
@@ -38,9 +41,17 @@ class Snapshot:
     sequential: bool
     objects: list[Held] = field(default_factory=list)
     flags: list[tuple[torch.nn.Module, str, Any]] = field(default_factory=list)
+    away: dict[str, torch.nn.Module] = field(default_factory=dict)
 
     def restore(self) -> None:
-        """Bring the pipeline back: hooks, attributes, and every component to where it was."""
+        """Bring the pipeline back: hooks, attributes, and every component to where it was. Can be repeated.
+
+        Ctrl-C is held back meanwhile.
+        """
+        to_the_end(self._restore)
+
+    def _restore(self) -> None:
+        self._show()
         components = private.modules_of(self.pipe)
         for module in components.values():
             _strip(module)
@@ -54,13 +65,28 @@ class Snapshot:
         if self.sequential:
             # accelerate keeps the weights in its hooks: only its own call brings that state back.
             self._restore_pipelines()
-            self.pipe.enable_sequential_cpu_offload(device=self.pipe._offload_device)
+            with all_or_nothing(list(components.values())):
+                self.pipe.enable_sequential_cpu_offload(device=self.pipe._offload_device)
             return
         for name, module in components.items():
             _place(module, self.devices.get(name, ()))
         for part, attributes in self.modules:
             vars(part).update(attributes)
         self._restore_pipelines()
+
+    @contextmanager
+    def hidden(self, modules: dict[str, torch.nn.Module]) -> Iterator[None]:
+        """Let the pipeline have no such components; past its `__setattr__`, which would write that into its config."""
+        self.away.update(modules)
+        try:
+            vars(self.pipe).update(dict.fromkeys(modules))
+            yield
+        finally:
+            self._show()
+
+    def _show(self) -> None:
+        vars(self.pipe).update(self.away)
+        self.away.clear()
 
     def keep_objects(self, modules: Iterable[torch.nn.Module]) -> None:
         """Remember the tensors of components that are on the CPU, whose memory accelerate is about to keep."""

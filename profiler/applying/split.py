@@ -89,22 +89,21 @@ def ungroup(module: nn.Module) -> None:
     """Take group offload off a component, which diffusers offers no way to, with its weights in ordinary memory."""
     if not private.is_group_offloaded(module):
         return
-    streams = _bring_back(module)
-    private.remove_group_hooks(module)
-    if streams:  # and the pinned copies went with the hooks
-        _unpin(module)
-
-
-def _bring_back(module: nn.Module) -> bool:
-    """Bring the weights of all groups to the CPU, and return whether there were streams."""
     groups = private.groups_of(module)
     for group in groups:
-        if group.offload_to_disk_path is None:
-            group.offload_()
-            group.cpu_param_dict.clear()  # a removed hook and its function hold each other
-        else:
-            _read_back(group)
-    return any(group.stream is not None for group in groups)
+        _bring_back(group)
+    if any(group.stream is not None for group in groups):
+        _unpin(module)
+    private.remove_group_hooks(module)  # last: what was interrupted before is found again by them
+
+
+def _bring_back(group: Any) -> None:
+    """Bring a group's weights to the CPU; nothing is left to do the second time."""
+    if group.offload_to_disk_path is not None:
+        _read_back(group)
+    elif group.stream is None or group.cpu_param_dict:
+        group.offload_()
+        group.cpu_param_dict.clear()  # a removed hook and its function hold each other
 
 
 def _unpin(module: nn.Module) -> None:
@@ -120,12 +119,11 @@ def _unpin(module: nn.Module) -> None:
 def _read_back(group: Any) -> None:
     """Read a group's weights from its file, and remove that."""
     path = Path(group.safetensors_file_path)
-    if not path.exists():
-        return
-    stored = safetensors.load_file(path, device="cpu")
-    for name, tensor in group.key_to_tensor.items():
-        tensor.data = stored[name]
-    path.unlink()
+    if path.exists():
+        stored = safetensors.load_file(path, device="cpu")
+        for name, tensor in group.key_to_tensor.items():
+            tensor.data = stored[name]
+        path.unlink()
     with suppress(OSError):  # others are in it still
         path.parent.rmdir()
 

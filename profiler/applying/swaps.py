@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from accelerate.hooks import CpuOffload, UserCpuOffloadHook, add_hook_to_module
@@ -68,6 +69,7 @@ def attach(module: Any, hook: CpuOffload) -> None:
     """Add `hook` to a module without one; where that fails half-way, leave nothing of it."""
     try:
         add_hook_to_module(module, hook)
-    except BaseException:
+    except BaseException as error:
+        clear_frames(error.__traceback__)  # which hold memory that is to be given back
         hook.detach_hook(module)
         raise
