@@ -176,7 +176,7 @@ class VirtualGPU:
     @contextmanager
     def mode(self) -> Iterator[None]:
         """Serve every operator of this thread, factories included."""
-        with dispatch_mode.Mode(self.dispatch):
+        with dispatch_mode.Mode(self.dispatch, self.compiling.run):
             yield
 
     @contextmanager
