@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.remembering import once_per_profile
@@ -49,6 +50,30 @@ def compute_peaks(profile: Profile) -> dict[str, Moment]:
 
 
 @once_per_profile
+def not_begun(profile: Profile) -> frozenset[int]:
+    """Return the ordinals of the leads in which a component was entered and had not begun, since its move failed.
+
+    Weights are moved after a component is entered and before it computes. Under offload by groups it may have computed
+    before the move that failed: then memory rose between two of its events.
+    """
+    failure = profile.failure
+    if failure is None or failure.doing not in MOVES:
+        return frozenset()
+    own = [e for e in profile.events if e.component == failure.component]
+    passed = [e for e in own if e.kind in ("enter", "exit") and e.ordinal <= failure.ordinal]
+    if not passed or passed[-1].kind == "exit":
+        return frozenset()
+    entered = passed[-1].ordinal
+    left = (e.ordinal for e in own if e.kind == "exit" and e.ordinal > failure.ordinal)
+    inside = profile.events[entered : next(left, len(profile.events)) + 1]
+    rose = any(
+        event.lead_peak_bytes > max(before.after_bytes, event.before_bytes)
+        for before, event in pairwise(inside)
+    )
+    return frozenset() if rose else frozenset(event.ordinal for event in inside[1:])
+
+
+@once_per_profile
 def _moments(profile: Profile) -> list[Moment]:
     """Return the worst moment of each event's lead, and of each event that moves bytes.
 
@@ -57,9 +82,10 @@ def _moments(profile: Profile) -> list[Moment]:
     moments: list[Moment] = []
     entered: list[tuple[str, str]] = []
     previous_bytes = 0
+    idle = not_begun(profile)
     for event in profile.events:
         name, doing = "", ""
-        if event.kind == "exit":
+        if event.kind == "exit" and event.ordinal not in idle:
             name, doing = event.component, event.entry
         elif entered and event.lead_peak_bytes > max(previous_bytes, event.before_bytes):
             name, doing = entered[-1]

@@ -73,17 +73,26 @@ def rest(columns: Sequence[Column]) -> list[Band]:
     """Return what is allocated beyond weights: in each column at its highest, and sloped where weights move."""
     slices = []
     for column in columns:
-        ramp = column.peak_bytes <= max(column.before_bytes, column.after_bytes)
-        highs = (
-            (column.before_bytes, column.after_bytes)
-            if ramp
-            else (column.peak_bytes, column.peak_bytes)
-        )
         ends = ((column.start, column.held_before), (column.end, column.held_after))
-        for (position, weights), high in zip(ends, highs, strict=True):
+        for (position, weights), high in zip(ends, _highs(column), strict=True):
             low = float(sum(weights))
             slices.append(Band(position, low, max(low, float(high))))
     return slices
+
+
+def _highs(column: Column) -> tuple[int, int]:
+    """Return how high allocated memory is drawn at the start and at the end of a column."""
+    slope = (column.before_bytes, column.after_bytes)
+    return slope if column.peak_bytes <= max(slope) else (column.peak_bytes, column.peak_bytes)
+
+
+def peak_point(columns: Sequence[Column]) -> tuple[float, int]:
+    """Return where the curve of allocated memory is at its highest: a position of the axis, and bytes."""
+    highest = max(columns, key=lambda column: column.peak_bytes)
+    start, end = _highs(highest)
+    if start == end:
+        return (highest.start + highest.end) / 2, end
+    return (highest.end, end) if end > start else (highest.start, start)
 
 
 def reserved(columns: Sequence[Column]) -> list[tuple[float, float]]:

@@ -92,6 +92,7 @@ def _page(profile: Profile) -> dict[str, Any]:
         "pieces": sum_pieces(profile),
         "card_share": card_share(profile),
         "bill": story.bill(profile),
+        "bill_moment": story.bill_moment(profile),
         "colours": component_colours(profile),
         **_figure(profile),
         "steps": Markup(steps_svg(profile)),  # noqa: S704

@@ -194,13 +194,12 @@ def _limit(axes: Axes, profile: Profile, highest: int) -> None:
 
 
 def _peak(axes: Axes, columns: Sequence[Column]) -> None:
-    highest = max(columns, key=lambda column: column.peak_bytes)
-    x = (highest.start + highest.end) / 2
-    axes.plot([x], [highest.peak_bytes], "o", color="#1d1f21", markersize=5, zorder=5)
+    x, peak_bytes = curves.peak_point(columns)
+    axes.plot([x], [peak_bytes], "o", color="#1d1f21", markersize=5, zorder=5, clip_on=False)
     right = x > 0.5
     axes.annotate(
-        f"peak {format_bytes(highest.peak_bytes)}",
-        (x, highest.peak_bytes),
+        f"peak {format_bytes(peak_bytes)}",
+        (x, peak_bytes),
         xytext=(-8 if right else 8, 6),
         textcoords="offset points",
         ha="right" if right else "left",

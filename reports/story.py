@@ -14,7 +14,7 @@ from profiler.findings import findings
 from profiler.units import format_band, format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from profiler.profile import Profile
+    from profiler.profile import BillItem, Profile
 
 MODE_NAMES = {
     "resident": "everything on the card",
@@ -37,13 +37,22 @@ class Answer(NamedTuple):
     fix: str  # the advice as a line of code
 
 
+class BillMoment(NamedTuple):
+    """The moment that the bill is of."""
+
+    title: str
+    total: str  # what to call the sum
+    bytes: int  # allocated then
+    items: tuple[BillItem, ...]
+
+
 class BillRow(NamedTuple):
-    """One line of the bill of the peak; the rows add up to the allocated peak to the last byte."""
+    """One line of the bill; the rows add up to what was allocated then to the last byte."""
 
     holder: str
     what: str
     bytes: int
-    share: float  # of the peak
+    share: float  # of the sum
 
 
 class Figure(NamedTuple):
@@ -112,16 +121,26 @@ def _waiting(profile: Profile) -> str:
     return f"{profile.source}, {waiting} of it waiting for copies"
 
 
+def bill_moment(profile: Profile) -> BillMoment:
+    """Return of which moment `bill` tells: the peak, or, of a run that ran out of memory, the moment of that."""
+    failure = profile.failure
+    if failure is not None and failure.holders and failure.allocated_bytes is not None:
+        title, total = "The bill when memory ran out", "allocated then"
+        return BillMoment(title, total, failure.allocated_bytes, failure.holders)
+    peak_bytes = profile.totals.peak_allocated_bytes
+    return BillMoment("The bill of the peak", "peak allocated", peak_bytes, profile.bill)
+
+
 def bill(profile: Profile) -> list[BillRow]:
-    """Return who holds what at the peak, biggest first; a remainder is shown as unattributed, never dropped."""
-    peak = profile.totals.peak_allocated_bytes
-    items = [(item.holder, item.what, item.bytes) for item in profile.bill]
-    missing = peak - sum(size for _, _, size in items)
+    """Return who holds what at that moment, biggest first; a remainder is shown as unattributed, never dropped."""
+    whole = bill_moment(profile).bytes
+    items = [(item.holder, item.what, item.bytes) for item in bill_moment(profile).items]
+    missing = whole - sum(size for _, _, size in items)
     if missing:
         items = [item for item in items if item[1] != "unattributed"]
-        items.append(("", "unattributed", peak - sum(size for _, _, size in items)))
+        items.append(("", "unattributed", whole - sum(size for _, _, size in items)))
     rows = [
-        BillRow(holder, what, size, size / peak if peak else 0.0) for holder, what, size in items
+        BillRow(holder, what, size, size / whole if whole else 0.0) for holder, what, size in items
     ]
     return sorted(rows, key=lambda row: (row.what == "unattributed", -row.bytes))
 

@@ -34,15 +34,14 @@ def sum_pieces(profile: Profile) -> list[Piece]:
     for row in story.bill(profile):
         colour = OTHER_SHADES.get(row.what) or colours.get(row.holder, OTHER)
         parts.append((f"{row.holder} {row.what}".strip(), row.bytes, colour, "bill"))
-    beyond = totals.device_bytes - gpu.context_bytes - totals.peak_allocated_bytes
-    parts.append(("reserved, not allocated", beyond, "", "reserved"))
     if profile.complete:
+        beyond = totals.device_bytes - gpu.context_bytes - totals.peak_allocated_bytes
+        parts.append(("reserved, not allocated", beyond, "", "reserved"))
         parts.append(("error band", answer.band_bytes, "", "band"))
         parts.append(("spare", answer.spare_bytes, "", "spare"))
     else:
-        free_bytes = gpu.capacity_bytes - totals.device_bytes
-        parts.append(("free when it ended", free_bytes, "", "spare"))
-    whole = max(gpu.capacity_bytes, answer.needed_bytes)
+        parts += _at_the_end(profile)
+    whole = _whole_bytes(profile)
     return [
         Piece(label, size, size / whole, colour, kind)
         for label, size, colour, kind in parts
@@ -50,8 +49,26 @@ def sum_pieces(profile: Profile) -> list[Piece]:
     ]
 
 
+def _at_the_end(profile: Profile) -> list[tuple[str, int, str, str]]:
+    """Return what of the card was not allocated when a run ended early."""
+    gpu, totals, failure = profile.gpu, profile.totals, profile.failure
+    reserved = totals.device_bytes - gpu.context_bytes - totals.peak_allocated_bytes
+    free = gpu.capacity_bytes - totals.device_bytes
+    if failure is not None and failure.out_of_memory:
+        reserved = failure.unallocated_bytes or 0
+        free = gpu.capacity_bytes - gpu.context_bytes - reserved - (failure.allocated_bytes or 0)
+    return [
+        ("reserved, not allocated", reserved, "", "reserved"),
+        ("free when it ended", free, "", "spare"),
+    ]
+
+
+def _whole_bytes(profile: Profile) -> int:
+    """Return what the whole bar stands for: the card, or what is needed where that is more."""
+    needed = verdict(profile).needed_bytes if profile.complete else profile.totals.device_bytes
+    return max(profile.gpu.capacity_bytes, needed)
+
+
 def card_share(profile: Profile) -> float:
     """Return where the card ends on the bar; 1 where everything fits."""
-    return profile.gpu.capacity_bytes / max(
-        profile.gpu.capacity_bytes, verdict(profile).needed_bytes
-    )
+    return profile.gpu.capacity_bytes / _whole_bytes(profile)

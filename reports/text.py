@@ -125,7 +125,8 @@ def _components(profile: Profile) -> Table:
 
 
 def _bill(profile: Profile) -> Table:
-    table = _table("The bill of the peak", "holder", "what", ">bytes", ">")
+    moment = story.bill_moment(profile)
+    table = _table(moment.title, "holder", "what", ">bytes", ">")
     for row in story.bill(profile):
         table.add_row(
             row.holder or Text("shared", style="dim"),
@@ -133,9 +134,8 @@ def _bill(profile: Profile) -> Table:
             f"{row.bytes:,}",
             format_bytes(row.bytes),
         )
-    peak = profile.totals.peak_allocated_bytes
     table.add_section()
-    table.add_row("peak allocated", "", f"{peak:,}", format_bytes(peak), style="bold")
+    table.add_row(moment.total, "", f"{moment.bytes:,}", format_bytes(moment.bytes), style="bold")
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from profiler import record_moments as moments
 from profiler import record_reading as reading
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Held:
     def __init__(self, profile: Profile) -> None:
         self.resident = reading.initial_resident_bytes(profile)
         self.entered: list[tuple[str, str]] = []
+        self.not_begun = moments.not_begun(profile)
         self.allocated_bytes = profile.events[0].before_bytes if profile.events else 0
         self.reserved_bytes = 0
         self.end_seconds = 0.0
@@ -52,6 +54,8 @@ class Held:
         """Return two columns, not placed yet, for the event's lead and the event; `end` holds seconds."""
         held = tuple(self.resident.values())
         inside, entry = self.entered[-1] if self.entered else ("", "")
+        if event.ordinal in self.not_begun:
+            inside, entry = "", ""
         lead = Column(
             start=0.0,
             end=event.start_seconds - self.end_seconds,

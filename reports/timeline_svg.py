@@ -288,11 +288,11 @@ def _limit(layout: Layout) -> Iterator[str]:
 
 
 def _peak(layout: Layout) -> Iterator[str]:
-    highest = max(layout.picture.columns, key=lambda column: column.peak_bytes)
-    x, y = layout.x.at((highest.start + highest.end) / 2), layout.y.at(highest.peak_bytes)
+    position, peak_bytes = curves.peak_point(layout.picture.columns)
+    x, y = layout.x.at(position), layout.y.at(peak_bytes)
     side = "end" if x > (LEFT + RIGHT) / 2 else "start"
     yield svg.element("circle", cx=x, cy=y, r=4, class_="peak")
-    label = f"peak {format_bytes(highest.peak_bytes)}"
+    label = f"peak {format_bytes(peak_bytes)}"
     yield svg.text(
         x - 9 if side == "end" else x + 9, y - 7, label, class_="peak-label", text_anchor=side
     )

@@ -120,7 +120,8 @@ class Recorder:
                 yield span
         except BaseException as error:
             doing = span.attempted if span.kind == "move" else span.kind
-            self.note_failure(error, component=span.component, doing=doing)
+            works = self._works_during(span)
+            self.note_failure(error, component=span.component, doing=doing, works=works)
             raise
 
     @contextmanager
@@ -142,7 +143,7 @@ class Recorder:
             else:
                 if span.resident_bytes >= 0:
                     self.resident[span.component] = span.resident_bytes
-                self._note(after.peak_bytes)
+                self._note(after.peak_bytes, self._works_during(span))
                 self._append(span, opened, after, gauge.mark())
 
     def _opened(self) -> _Opened:
@@ -150,7 +151,7 @@ class Recorder:
         before = self._insides.read()
         peaks = self._pending_peak, self._insides.take_peak_of_visits(), before.peak_bytes
         self._pending_peak = 0
-        self._note(max(peaks))
+        self._note(max(peaks), self._works)
         phases = self._phases
         return _Opened(
             before,
@@ -210,15 +211,16 @@ class Recorder:
             self._events[index] = event._replace(start_seconds=start, seconds=seconds)
         return self._events
 
-    def note_failure(self, error: BaseException, *, component: str, doing: str) -> None:
-        """Keep what was on the card when `error` was first seen."""
+    def note_failure(
+        self, error: BaseException, *, component: str, doing: str, works: str | None = None
+    ) -> None:
+        """Keep what was on the card when `error` was first seen; `component` was at work, unless `works` says who."""
         if self._failing is not None and self._failing[0] is error:
             return
         gauge = self._gauge
         shortage = shortage_of(error)
         allocated_bytes = shortage.allocated_bytes if shortage else None
         held = gauge.allocated() if allocated_bytes is None else allocated_bytes
-        works = component if doing not in ("onload", "offload", "cast") else ""
         workspace = gauge.kept_workspace_bytes()
         failure = Failure(
             component=component,
@@ -233,7 +235,9 @@ class Recorder:
                 failure,
                 **shortage._asdict(),
                 largest_free_block_bytes=largest_free_block_bytes(),
-                holders=_items(held, self.resident, works, workspace),
+                holders=_items(
+                    held, self.resident, component if works is None else works, workspace
+                ),
             )
         self._failing = (error, failure)
 
@@ -247,9 +251,19 @@ class Recorder:
         peak, resident, active = self._worst
         return _items(peak, resident, active, self._gauge.peak_workspace_bytes())
 
-    def _note(self, peak: int) -> None:
+    def _note(self, peak: int, works: str) -> None:
         if peak > self._worst[0]:
-            self._worst = (peak, dict(self.resident), self.active[-1] if self.active else "")
+            self._worst = (peak, dict(self.resident), works)
+
+    @property
+    def _works(self) -> str:
+        """The component that is at work; "" for none."""
+        return self.active[-1] if self.active else ""
+
+    def _works_during(self, span: Span) -> str:
+        """Return who works while `span` lasts: nobody while a whole component moves, which comes before its work."""
+        whole = span.kind in ("onload", "offload", "cast", "move") and not span.group
+        return "" if whole else self._works
 
 
 def _items(

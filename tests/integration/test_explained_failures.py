@@ -20,12 +20,16 @@ from profiler.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
 from profiler.profile import BillItem, Profile
+from profiler.record_moments import compute_peaks
 from profiler.remedy import with_remedy
 from profiler.scenario import Scenario
 from profiler.sizing import profile_model
 from profiler.tracing import profile_pipeline, trace
-from profiler.units import GIB, MIB
+from profiler.units import GIB, MIB, format_bytes
 from profiler.virtual import VirtualGPU
+from reports import story
+from reports.sum_bar import SMALLEST, sum_pieces
+from reports.timeline import timeline
 
 CONTEXT = 400 * MIB
 
@@ -96,6 +100,48 @@ def test_at_onload_the_weights_that_came_so_far_are_there():
     assert found.title.endswith("while moving b to the card")
     assert "40.0 MiB were asked for" in found.detail
     assert "b weights 40.0 MiB, unattributed 20.0 MiB" in found.detail
+
+
+def shown(profile):
+    """Return what reports show of a failure: its bill, who computed, and the sum of the bar."""
+    columns = timeline(profile).columns
+    ran = {column.computing for column in columns} - {""}
+    assert ran == set(compute_peaks(profile))
+    bar = sum_pieces(profile)
+    return [row[:3] for row in story.bill(profile)], ran, bar
+
+
+def test_a_component_that_was_only_moved_is_shown_by_nothing_as_running():
+    """`b` is entered, its second tensor does not come, and it is left again: it held memory and never ran."""
+    script = Script(
+        {"a": (half_of(10),), "b": (half_of(40), half_of(40))},
+        (Act("run", "a", kept=20 * MIB), Act("run", "b")),
+    )
+    profile = run(script, 95 * MIB)
+    failure, found = check(profile)
+    rows, ran, bar = shown(profile)
+    assert ran == {"a"}
+    assert rows == [tuple(dataclasses.asdict(item).values()) for item in failure.holders]
+    assert "b activations" not in [piece.label for piece in bar]
+    assert sum(row[2] for row in rows) == failure.allocated_bytes
+    assert f"{format_bytes(failure.allocated_bytes)} were allocated" in found.detail
+    assert sum(item.bytes for item in profile.bill) == profile.totals.peak_allocated_bytes
+    assert not any(item.what == "activations" for item in profile.bill)
+
+
+@pytest.mark.parametrize("room", [45, 70, 95, 130])
+def test_wherever_it_ends_the_bar_is_the_card(room):
+    script = Script(
+        {"a": (half_of(40),), "b": (half_of(40), half_of(40))},
+        (Act("run", "a", kept=20 * MIB, scratch=10 * MIB), Act("run", "b", scratch=30 * MIB)),
+    )
+    profile = run(script, room * MIB)
+    assert not profile.complete
+    rows, _, bar = shown(profile)
+    assert sum(row[2] for row in rows) == profile.failure.allocated_bytes
+    assert sum(piece.bytes for piece in bar) == pytest.approx(
+        profile.gpu.capacity_bytes, rel=len(rows) * SMALLEST
+    )
 
 
 def test_in_a_forward_the_activations_are_told_from_the_weights():

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_worlds import CARD, Story, component, sdxl_model_offload
 
-from profiler.profile import Profile
+from profiler.profile import Failure, Profile
+from profiler.record_moments import compute_peaks
 from profiler.units import GIB, MIB
 from reports import curves
 from reports.palette import SERIES, component_colours
@@ -87,6 +88,42 @@ def test_columns_cover_the_axis_in_order_and_lose_no_byte(
     assert max(c.peak_bytes for c in picture.columns) == profile.totals.peak_allocated_bytes
     assert sum(c.h2d_bytes for c in picture.columns) == profile.totals.h2d_bytes
     assert sum(c.d2h_bytes for c in picture.columns) == profile.totals.d2h_bytes
+
+
+@settings(deadline=None, max_examples=60)
+@given(world=worlds.filter(len))
+def test_the_dot_of_the_peak_lies_on_the_curve(world: list[tuple[str, int, int]]) -> None:
+    profile = told(world)
+    columns = timeline(profile).columns
+    position, peak_bytes = curves.peak_point(columns)
+    edges = curves.rest(columns)
+    tops = [
+        before.high + (after.high - before.high) * (position - before.position) / width
+        for before, after in zip(edges[::2], edges[1::2], strict=True)
+        if before.position <= position <= after.position
+        and (width := after.position - before.position)
+    ]
+    assert peak_bytes == profile.totals.peak_allocated_bytes
+    assert any(top == pytest.approx(peak_bytes) for top in tops)
+
+
+@pytest.mark.parametrize("activations", [0, 3 * MIB])
+def test_a_component_ran_before_a_move_failed_if_memory_rose_between_its_layers(
+    activations: int,
+) -> None:
+    story = Story((component("net", 20 * MIB),))
+    story.begin()
+    story.enter("net")
+    story.onload("net")
+    story.clock_seconds += 0.1
+    story.lead_peak_bytes = story.allocated_bytes + activations
+    story.add("onload", "net", from_device="cpu", to_device="cuda:0")
+    story.add("exit", "net", entry="forward")
+    failure = Failure(component="net", doing="onload", phase="encode", step=-1, ordinal=3)
+    profile = story.profile(complete=False, failure=failure)
+    computing = {column.computing for column in timeline(profile).columns}
+    assert set(compute_peaks(profile)) == ({"net"} if activations else set())
+    assert computing == {"", *compute_peaks(profile)}
 
 
 def told(world: list[tuple[str, int, int]]) -> Profile:
