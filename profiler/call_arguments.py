@@ -58,15 +58,23 @@ def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
             arguments[name] = value
         elif option in _SIDES and blank_pictures(pipe, {}):
             picture_size[option] = value  # the output is as large as the picture
-        else:
+        elif option not in options.inherited:
             raise InputError(f"{type(pipe).__name__} takes no {option}: drop --{option}")
     if picture_size:
         arguments.update(blank_pictures(pipe, picture_size))
-    for name, value in options.extra.items():
-        _check_accepted(pipe, name, accepted)
-        _check_switch(pipe, name, value)
     arguments.update(_missing_side(pipe, arguments))
-    return {**arguments, **options.extra}
+    return {**arguments, **_others(pipe, options, accepted)}
+
+
+def _others(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, Any]:
+    """Return the other arguments of the call, without those of another pipeline's that this one does not take."""
+    others = {}
+    for name, value in options.extra.items():
+        if name in accepted or name not in options.inherited:
+            _check_accepted(pipe, name, accepted)
+            _check_switch(pipe, name, value)
+            others[name] = value
+    return others
 
 
 def _missing_side(pipe: Any, arguments: dict[str, Any]) -> dict[str, int]:

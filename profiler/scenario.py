@@ -25,6 +25,8 @@ class CallOptions:
     steps: int | None = None
     cached_prompt: bool = False  # the prompt is encoded before: no text encoder runs
     extra: dict[str, Any] = field(default_factory=dict)  # any other argument of the pipeline's call
+    # Of these, what another call said, which is left out if the pipeline does not take it.
+    inherited: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

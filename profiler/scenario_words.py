@@ -81,9 +81,10 @@ def _also_words(call: CallOptions) -> Iterator[str]:
         yield f"pipeline={call.pipeline_class}"
     for name in (*_CALL, "weight"):
         value = getattr(call, name)
-        if value is not None and (name, value) != ("weight", 1):
+        if value is not None and (name, value) != ("weight", 1) and name not in call.inherited:
             yield f"{name}={value}"
     if call.cached_prompt:
         yield "cached-prompt"
     for name, value in call.extra.items():
-        yield _setting(name, value)
+        if name not in call.inherited:
+            yield _setting(name, value)

@@ -11,6 +11,7 @@ from profiler.errors import InputError
 from profiler.scenario import CallOptions
 
 _NUMBERS = ("weight", "height", "width", "frames", "batch", "steps")
+_INHERITED = ("height", "width", "frames", "batch", "steps")
 _PIPELINE = "pipeline"
 _CACHED = "cached-prompt"
 _TOKEN = re.compile(r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|.""", re.DOTALL)
@@ -20,11 +21,17 @@ _CLOSING = (")", "]", "}")
 _JSON_WORDS = {"true": True, "false": False, "null": None}
 
 
-def call_options(text: str) -> CallOptions:
+def call_options(text: str, main: CallOptions | None = None) -> CallOptions:
     """Return the call that `text` describes.
 
     The words are the options of the command without their dashes; any other KEY=VALUE is an argument of the pipeline's
-    call. Quotes and brackets hold words together.
+    call. Quotes and brackets hold words together. What they do not say is as in the main call: its size, steps, batch
+    and other arguments. How often the call comes, which pipeline it is of and whether its prompt was encoded before is
+    its own.
+
+    Args:
+        text: the words.
+        main: the main call; None for one that says nothing.
 
     Raises:
         InputError: if a word is neither, or no whole number stands where one must.
@@ -44,7 +51,13 @@ def call_options(text: str) -> CallOptions:
             known[key] = _number(key, value)
         else:
             extra[key] = value
-    return CallOptions(**known, extra=extra)
+    main = main or CallOptions()
+    said = {name: value for name in _INHERITED if (value := getattr(main, name)) is not None}
+    return CallOptions(
+        **{**said, **known},
+        extra={**main.extra, **extra},
+        inherited=tuple({**said, **main.extra}.keys() - {**known, **extra}.keys()),
+    )
 
 
 def _words(text: str) -> list[str]:

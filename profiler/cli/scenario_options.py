@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -155,13 +156,14 @@ def scenario_of(
         typer.Option(
             metavar="CALL",
             help="Another call that comes as well, in the same words: 'height=512 width=512 cached-prompt weight=6' or "
-            "'pipeline=StableDiffusionXLImg2ImgPipeline strength=0.6'; repeat it for more.",
+            "'pipeline=StableDiffusionXLImg2ImgPipeline strength=0.6'; what it does not say (size, frames, batch, "
+            "steps, --set) is as in the first call. Repeat it for more.",
             rich_help_panel=_CALL,
         ),
     ] = None,
 ) -> Scenario:
     """Return the scenario that the options describe."""
-    return Scenario(
+    main = Scenario(
         model=model,
         pipeline_class=pipeline,
         gpu=gpu,
@@ -186,8 +188,8 @@ def scenario_of(
         cached_prompt=cached_prompt,
         extra=dict(setting(one, "--set") for one in settings or ()),
         weight=weight,
-        also=tuple(map(call_options, also or ())),
     )
+    return replace(main, also=tuple(call_options(one, main) for one in also or ()))
 
 
 def _quantised(text: str) -> tuple[str, str]:

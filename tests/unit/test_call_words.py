@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from profiler.call_arguments import call_arguments
 from profiler.cli.call_words import call_options, setting, value_of
 from profiler.errors import InputError
 from profiler.scenario import CallOptions
@@ -76,3 +77,33 @@ def test_words_are_quoted_as_in_a_shell(words):
 def test_words_that_cannot_be_read_are_refused_by_name(words):
     with pytest.raises(InputError, match="--also"):
         call_options(words)
+
+
+def test_what_another_call_does_not_say_is_as_in_the_first_one():
+    """How often it comes, of which pipeline it is and whether its prompt is cached are its own."""
+    main = CallOptions(
+        height=512,
+        width=768,
+        steps=4,
+        batch=2,
+        weight=3,
+        cached_prompt=True,
+        extra={"a": 1, "b": 2},
+    )
+    other = call_options("height=256 b=3 c=4", main)
+    assert other == CallOptions(
+        height=256, width=768, steps=4, batch=2, extra={"a": 1, "b": 3, "c": 4}
+    )
+    assert set(other.inherited) == {"width", "steps", "batch", "a"}
+
+
+def test_what_is_taken_over_and_not_taken_by_the_other_pipeline_is_left_out():
+    class Pipe:
+        def __call__(self, prompt=None, num_inference_steps=1):
+            """Take no size."""
+
+    main = CallOptions(steps=4, frames=9, extra={"a": 1})
+    assert call_arguments(Pipe(), call_options("weight=2", main)) == {"num_inference_steps": 4}
+    for words in ("frames=5", "a=2"):
+        with pytest.raises(InputError):
+            call_arguments(Pipe(), call_options(words, main))
