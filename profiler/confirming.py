@@ -13,7 +13,9 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from profiler import settings
 from profiler.errors import FindingError
+from profiler.findings.run_state import expandable_segments
 from profiler.planning.planner import DoesNotFitError, plan_as
 from profiler.units import MIB, format_bytes
 
@@ -121,6 +123,16 @@ def _fragments(profile: Profile, plan: Plan) -> str:
     return (
         f"{profile.pipeline_class} would fit {format_bytes(plan.budget_bytes)} by its bytes "
         f"({format_bytes(plan.predicted.peak_allocated_bytes)} allocated), but no plan gets through "
-        "it: the free memory is in pieces. Try PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, "
-        "a larger budget, or what lowers the peak (pipe.vae.enable_tiling(), a smaller size)."
+        f"it: the free memory is in pieces. Try {', '.join(_remedies(profile))}."
     )
+
+
+def _remedies(profile: Profile) -> list[str]:
+    """Return what may let a plan get through that would fit by its bytes; nothing that is in effect already."""
+    tiles = any(one.what == settings.VAE_TILING for one in profile.settings)
+    return [
+        *([] if expandable_segments(profile) else ["PYTORCH_ALLOC_CONF=expandable_segments:True"]),
+        "a larger budget",
+        *([] if tiles else ["pipe.vae.enable_tiling()"]),
+        "a smaller size",
+    ]

@@ -19,6 +19,7 @@ class Shortage(NamedTuple):
     free_bytes: int | None = None
     allocated_bytes: int | None = None
     unallocated_bytes: int | None = None
+    allowed_bytes: int | None = None  # by `torch.cuda.set_per_process_memory_fraction`
 
 
 _UNITS = {"bytes": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
@@ -28,6 +29,7 @@ _REQUESTED = re.compile(f"Tried to allocate {_SIZE}")
 _FREE = re.compile(rf"of which {_SIZE} is free|{_SIZE} free;")
 _ALLOCATED = re.compile(rf"{_SIZE} is allocated by PyTorch|{_SIZE} already allocated")
 _UNALLOCATED = re.compile(f"{_SIZE} is reserved by PyTorch but unallocated")
+_ALLOWED = re.compile(f"{_SIZE} allowed;")
 _RESERVED = re.compile(f"{_SIZE} reserved in total by PyTorch")
 
 
@@ -45,6 +47,7 @@ def parse(text: str) -> Shortage | None:
         free_bytes=_bytes(_FREE, text),
         allocated_bytes=allocated,
         unallocated_bytes=unallocated,
+        allowed_bytes=_bytes(_ALLOWED, text),
     )
 
 

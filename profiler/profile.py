@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.memory_history import MemoryHistory  # noqa: TC001  # for `get_type_hints`
 from profiler.settings import Setting  # noqa: TC001  # the same
+from profiler.trial import Trial, WholeCall  # noqa: TC001  # the same
 
 if TYPE_CHECKING:
     import os
@@ -223,6 +224,9 @@ class Failure:
     holders: tuple[BillItem, ...] = ()  # who held `allocated_bytes`
     remedy: str = ""  # what would have fitted, in a sentence
     remedy_code: str = ""  # its line of code
+    remedy_changes: dict[str, Any] = field(default_factory=dict)  # as `Finding.changes`
+    allowed_bytes: int | None = None  # of the GPU, where `set_per_process_memory_fraction` says
+    whole: WholeCall | None = None  # what the call takes without a limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +247,9 @@ class Condition:
     was taken off); `unlisted_hook` (it is hooked, and the pipeline has no list of hooks to offload by at the end of a
     call); `shared_exclusions` (a class's list of exclusions is not what its source says; detail: the class);
     `shared_file` (group offload keeps weights of the component in a file that another one writes, too; detail: the
-    other one); `layerwise_casting` (its layers store their weights in the dtype `detail`).
+    other one); `layerwise_casting` (its layers store their weights in the dtype `detail`); `gradients` (it ran with
+    gradients on, and has weights that require them); `binned_size` (the pipeline ran another size than it was asked
+    for; detail: `512 x 512 -> 1024 x 1024`).
     """
 
     what: str
@@ -327,6 +333,7 @@ class Profile:
     card_state: CardState | None = None  # of a measured run, where the driver tells
     signatures: tuple[CallSignature, ...] = ()  # of its calls, in order, where they are several
     settings: tuple[Setting, ...] = ()  # since version 0.5: what else changes memory or time
+    trials: tuple[Trial, ...] = ()  # what was tried besides, so that findings tell what helps
     memory_history: MemoryHistory | None = (
         None  # where it was asked for; no part of a saved profile
     )

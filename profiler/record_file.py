@@ -36,6 +36,7 @@ from profiler.profile import (
     Visit,
 )
 from profiler.settings import Setting
+from profiler.trial import Trial, WholeCall
 
 if TYPE_CHECKING:
     import os
@@ -180,6 +181,7 @@ def _profile(header: dict[str, Any], table: pa.Table) -> Profile:
         "conditions": tuple(_record(Condition, fields) for fields in header.get("conditions", ())),
         "settings": tuple(_record(Setting, one) for one in header.get("settings", ())),
         "signatures": tuple(_record(CallSignature, one) for one in header.get("signatures", ())),
+        "trials": tuple(map(_trial, header.get("trials", ()))),
         "failure": _failure(header.get("failure")),
         "card_state": _card_state(header.get("card_state")),
         "events": _events(table),
@@ -214,7 +216,19 @@ def _failure(fields: dict[str, Any] | None) -> Failure | None:
     if fields is None:
         return None
     holders = tuple(_record(BillItem, item) for item in fields["holders"])
-    return _record(Failure, {**fields, "holders": holders})
+    whole = fields.get("whole")
+    return _record(
+        Failure,
+        {
+            **fields,
+            "holders": holders,
+            "whole": None if whole is None else _record(WholeCall, whole),
+        },
+    )
+
+
+def _trial(fields: dict[str, Any]) -> Trial:
+    return _record(Trial, {**fields, "kept": tuple(fields["kept"])})
 
 
 def _card_state(fields: dict[str, Any] | None) -> CardState | None:

@@ -16,7 +16,7 @@ from profiler.verdict import verdict
 
 if TYPE_CHECKING:
     from profiler.findings import Finding
-    from profiler.profile import CardState, Component, Profile
+    from profiler.profile import CardState, Component, Failure, Profile
 
 
 def summary(profile: Profile) -> dict[str, Any]:
@@ -59,6 +59,8 @@ def summary(profile: Profile) -> dict[str, Any]:
         "steps": [_step(profile, step) for step in reading.steps(profile)],
         "bill": [dataclasses.asdict(item) for item in profile.bill],
         "assumptions": [dataclasses.asdict(assumption) for assumption in profile.assumptions],
+        "failure": _failure(profile.failure),
+        "trials": [dataclasses.asdict(one) for one in profile.trials],
         "findings": [_finding(finding) for finding in findings(profile)],
         "versions": profile.versions,
     }
@@ -73,6 +75,11 @@ def _card_state(state: CardState | None) -> dict[str, Any] | None:
     if state is None:
         return None
     return {**dataclasses.asdict(state), "held_back_by": list(state.held_back_by)}
+
+
+def _failure(failure: Failure | None) -> dict[str, Any] | None:
+    """Return where the run ended, who held what then, and `whole`: what the call takes, and the GPU for it."""
+    return None if failure is None else dataclasses.asdict(failure)
 
 
 def _component(part: Component) -> dict[str, Any]:

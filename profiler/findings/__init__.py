@@ -5,27 +5,35 @@ Only what the record proves: a finding names the events and the bytes, and a lin
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
-from profiler.findings import capacity, card, failures, offload, placing, sharing, staying
+from profiler.findings import capacity, card, causes, failures, offload, placing, sharing, staying
+from profiler.findings.agreement import agreed
 from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
+from profiler.findings.fixes import trial_of
 from profiler.remembering import once_per_profile
+from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from profiler.profile import Profile
 
-__all__ = ["HINT", "PROBLEM", "WASTE", "Finding", "findings"]
+__all__ = ["HINT", "PROBLEM", "WASTE", "Finding", "findings", "findings_beside_plan"]
 
 
 _FINDERS: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     capacity.room,
     capacity.fragmentation,
+    capacity.held_for_stream,
     capacity.spilled,
     failures.out_of_memory,
     failures.ended_early,
     failures.left_cast,
+    causes.gradients_kept,
+    causes.bfloat16_without_hardware,
+    causes.size_binned,
     sharing.shared_files,
     sharing.shared_exclusions,
     placing.on_card_before,
@@ -47,12 +55,35 @@ _OF_MODEL_OFFLOAD: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
 
 
 @once_per_profile
-def findings(profile: Profile) -> tuple[Finding, ...]:
-    """Return what the record proves, gravest first."""
+def _found(profile: Profile) -> tuple[Finding, ...]:
+    """Return what the record proves, each by itself."""
     found = [finding for find in _FINDERS for finding in find(profile)]
     if profile.mode != "resident" and profile.complete:
         found += staying.could_stay(profile)
     if profile.mode == "model":
         found += [finding for find in _OF_MODEL_OFFLOAD for finding in find(profile)]
-    gravity = (PROBLEM, WASTE, HINT)
-    return tuple(sorted(found, key=lambda finding: gravity.index(finding.severity)))
+    return tuple(_tried(profile, finding) for finding in found)
+
+
+@once_per_profile
+def findings(profile: Profile) -> tuple[Finding, ...]:
+    """Return what the record proves, gravest first; no two tell to do what excludes each other."""
+    return agreed(_found(profile))
+
+
+def findings_beside_plan(profile: Profile) -> tuple[Finding, ...]:
+    """Return what is to be told beside a plan for the same pipeline, which decides where everything lives."""
+    return agreed(_found(profile), with_plan=True)
+
+
+def _tried(profile: Profile, finding: Finding) -> Finding:
+    """Return the finding with what came of trying its fix."""
+    trial = trial_of(profile, finding.changes)
+    if trial is None or not trial.fits or (trial.told and trial.told in finding.detail):
+        return finding
+    seconds = f" and {format_seconds(trial.seconds)} a call" if trial.seconds else ""
+    told = f"{trial.told}: " if trial.told else ""
+    sentence = (
+        f"Tried on the virtual GPU: {told}{format_bytes(trial.device_bytes)} on the GPU{seconds}."
+    )
+    return dataclasses.replace(finding, detail=f"{finding.detail} {sentence}")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from profiler import record_moments as moments
 from profiler import verdict as verdicts
-from profiler.findings.failures import less_memory
+from profiler.findings import fixes
 from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
+from profiler.findings.run_state import records_stream
 from profiler.units import format_bytes, format_fraction
 
 if TYPE_CHECKING:
@@ -33,15 +34,26 @@ def room(profile: Profile) -> Iterator[Finding]:
 
 def _at_peak(profile: Profile, kind: str, title: str, detail: str, at_stake_bytes: int) -> Finding:
     moment = moments.peak_moment(profile)
+    fix = _lower_peak(profile)
     return Finding(
         kind=kind,
         severity=PROBLEM,
         title=title,
         detail=detail,
-        fix=less_memory(profile, moment.doing, moment.component) if moment else "",
+        fix=fix.line,
+        changes=fix.changes,
         bytes=at_stake_bytes,
         components=(moment.component,) if moment and moment.component else (),
         events=(moment.ordinal,) if moment else (),
+    )
+
+
+def _lower_peak(profile: Profile) -> fixes.Fix:
+    moment = moments.peak_moment(profile)
+    return (
+        fixes.lower_peak(profile, moment.doing, moment.component)
+        if moment
+        else fixes.smaller(profile)
     )
 
 
@@ -57,18 +69,47 @@ def _arithmetic(profile: Profile) -> str:
 
 
 def fragmentation(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where only the pieces between allocated blocks keep a run from fitting."""
+    """Yield a finding where only what is reserved beyond what is allocated keeps a run from fitting."""
     verdict = verdicts.verdict(profile)
     unused = profile.totals.peak_reserved_bytes - profile.totals.peak_allocated_bytes
     if not profile.complete or verdict.spare_bytes >= 0 or verdict.spare_bytes + unused < 0:
         return
+    if records_stream(profile):  # which has a finding of its own
+        return
+    fix = fixes.in_pieces(profile) or _lower_peak(profile)
     yield Finding(
         kind="reserved_beyond_allocated",
         severity=WASTE,
         title=f"{format_bytes(unused)} were reserved and never allocated at once: without them it would fit",
-        detail="What PyTorch reserves depends on the order in which blocks of different sizes came and went. "
-        "Expandable segments leave fewer pieces.",
-        fix="PYTORCH_ALLOC_CONF=expandable_segments:True  # in the environment, before torch starts",
+        detail="What PyTorch reserves depends on the order in which blocks of different sizes came and went."
+        + (" Expandable segments leave fewer pieces." if fix is fixes.EXPANDABLE else ""),
+        fix=fix.line,
+        changes=fix.changes,
+        bytes=unused,
+    )
+
+
+def held_for_stream(profile: Profile) -> Iterator[Finding]:
+    """Yield a finding where `record_stream` is why far more was reserved than was allocated."""
+    unused = profile.totals.peak_reserved_bytes - profile.totals.peak_allocated_bytes
+    fix = fixes.in_pieces(profile)
+    if not records_stream(profile) or fix is None:
+        return
+    verdict = verdicts.verdict(profile)
+    fits = verdict.answer == verdicts.FITS
+    if 2 * unused < profile.totals.peak_allocated_bytes and (
+        fits or verdict.spare_bytes + unused < 0
+    ):
+        return
+    yield Finding(
+        kind="record_stream_reserves",
+        severity=HINT if fits else WASTE,
+        title=f"record_stream kept {format_bytes(unused)} reserved that were not allocated",
+        detail="What is freed while the copy stream still uses it is held back until that stream has passed, and the "
+        "weights that come next take new memory. Expandable segments do not change that. Without record_stream "
+        "the host waits for the copies in place of the memory.",
+        fix=fix.line,
+        changes=fix.changes,
         bytes=unused,
     )
 
@@ -85,6 +126,7 @@ def spilled(profile: Profile) -> Iterator[Finding]:
         detail="On Windows the driver lends system memory in place of failing, at the speed of the PCIe link. It "
         'is the setting "CUDA - Sysmem Fallback Policy" of the NVIDIA control panel.',
         fix="torch.cuda.set_per_process_memory_fraction(0.95)  # fails in place of spilling",
+        changes={"memory_fraction": 0.95},
         bytes=excess,
     )
 
@@ -102,6 +144,7 @@ def loading(profile: Profile) -> Iterator[Finding]:
         detail="Weights that are cast while they are loaded are there twice, and transformers maps all files of a "
         "component at once.",
         fix="load and place one component after the other, and save the pipeline in the dtype that you load",
+        changes={},
         bytes=loading - running,
     )
 
@@ -122,7 +165,9 @@ def pinned(profile: Profile) -> Iterator[Finding]:
         detail="PyTorch rounds every pinned block up to a power of two, and group offload with a stream pins "
         "all weights.",
         fix="low_cpu_mem_usage=True pins one group at a time; use_stream=False pins nothing",
+        changes={"mode": profile.mode, "low_cpu_mem": True},
         bytes=pinned - weights,
+        gives_way=True,
     )
 
 

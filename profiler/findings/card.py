@@ -30,6 +30,7 @@ def slow_link(profile: Profile) -> Iterator[Finding]:
         detail="The driver was asked while weights travelled, when a link is awake. Lanes are lost to a second card, a "
         "riser, or a slot that has fewer; a generation to a riser or the firmware's setting.",
         fix="another slot, or the slot's generation in the firmware's settings",
+        changes={},
         bytes=travelled,
         seconds=waited_seconds(profile, moves) * (1 - now.rate / most.rate),
         events=ordinals(moves),
@@ -48,6 +49,7 @@ def held_back(profile: Profile) -> Iterator[Finding]:
         title=f"The card ran below its clocks: {', '.join(reasons)}",
         detail="So the driver said when it was asked; seconds of this run are no measure of the card.",
         fix="better cooling or supply, or a lower power limit: nvidia-smi -pl",
+        changes={},
         bytes=0,
     )
 

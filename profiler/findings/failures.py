@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler import record_moments as moments
+from profiler.findings import fixes
 from profiler.findings.finding import PROBLEM, Finding, conditions
+from profiler.findings.run_state import expandable_segments, records_stream
 from profiler.units import format_bytes
 from profiler.verdict import ran_out_of_memory
 
@@ -13,12 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from profiler.profile import BillItem, Failure, Profile
+    from profiler.trial import WholeCall
 
-_EXPANDABLE = (
-    "PYTORCH_ALLOC_CONF=expandable_segments:True  # in the environment, before torch starts"
-)
 _MOVES = {"onload": "while moving {} to the card", "cast": "while casting {}"}
 _HOLDERS = 6  # named at most
+_ALLOW_ALL = fixes.Fix(
+    "torch.cuda.set_per_process_memory_fraction(1.0)  # or leave that call out",
+    {"memory_fraction": 1.0},
+)
 
 
 def out_of_memory(profile: Profile) -> Iterator[Finding]:
@@ -28,6 +32,7 @@ def out_of_memory(profile: Profile) -> Iterator[Finding]:
     failure = profile.failure
     moment = moments.peak_moment(profile)
     capacity = format_bytes(profile.gpu.capacity_bytes)
+    fix = _fix(profile, failure, moment)
     if failure is None:
         worst = (moment.ordinal,) if moment else ()
         names = (moment.component,) if moment and moment.component else ()
@@ -38,7 +43,8 @@ def out_of_memory(profile: Profile) -> Iterator[Finding]:
         severity=PROBLEM,
         title=f"Out of memory on a card of {capacity}{_while(failure)}",
         detail=explained(profile, failure) if failure else profile.error,
-        fix=_fix(profile, failure, moment),
+        fix=fix.line,
+        changes=fix.changes,
         bytes=_missing(failure),
         components=names,
         events=worst,
@@ -74,13 +80,45 @@ def explained(profile: Profile, failure: Failure) -> str:
         lines.append(
             f"{format_bytes(failure.unallocated_bytes)} were reserved and not allocated{block}."
         )
-    if _is_in_pieces(profile, failure):
-        lines.append(
-            "In one piece that would have been enough: expandable segments leave fewer pieces."
-        )
+    lines += _causes(profile, failure)
+    if failure.whole is not None:
+        lines.append(whole_words(failure.whole))
     if failure.remedy:
         lines.append(failure.remedy)
     return " ".join(lines)
+
+
+def _causes(profile: Profile, failure: Failure) -> Iterator[str]:
+    """Yield why the GPU was full, besides what it was asked to hold."""
+    if _is_not_allowed(failure):
+        yield (
+            f"torch.cuda.set_per_process_memory_fraction allows {format_bytes(failure.allowed_bytes or 0)} of the "
+            f"GPU's {format_bytes(profile.gpu.capacity_bytes)}."
+        )
+    if not _is_in_pieces(profile, failure):
+        return
+    if records_stream(profile):
+        yield "record_stream holds back what was freed until the copy stream has passed: without it that is used again."
+    elif not expandable_segments(profile):
+        yield "In one piece that would have been enough: expandable segments leave fewer pieces."
+    else:
+        yield "In one piece that would have been enough."
+
+
+def whole_words(whole: WholeCall) -> str:
+    """Return what the whole call takes, and the smallest GPU that runs it, in a sentence."""
+    taken = f"The whole call as it is takes {format_bytes(whole.device_bytes)}"
+    if not whole.gpu:
+        return f"{taken}, more than any listed GPU has."
+    there = (
+        ""
+        if whole.gpu_device_bytes == whole.device_bytes
+        else f", {format_bytes(whole.gpu_device_bytes)} there"
+    )
+    return (
+        f"{taken}; the smallest listed GPU that runs it is the {whole.gpu} "
+        f"({format_bytes(whole.gpu_capacity_bytes)}{there})."
+    )
 
 
 def _holder(item: BillItem) -> str:
@@ -103,34 +141,35 @@ def _is_in_pieces(profile: Profile, failure: Failure) -> bool:
     return failure.unallocated_bytes >= needed
 
 
+def _is_not_allowed(failure: Failure) -> bool:
+    """Return whether there was room on the GPU, but not for this process."""
+    free, requested = failure.free_bytes or 0, failure.requested_bytes or 0
+    return failure.allowed_bytes is not None and free >= requested
+
+
 def _missing(failure: Failure | None) -> int:
     if failure is None or failure.requested_bytes is None:
         return 0
-    return max(failure.requested_bytes - (failure.free_bytes or 0), 0)
+    free = failure.free_bytes or 0
+    if failure.allowed_bytes is not None:
+        reserved = (failure.allocated_bytes or 0) + (failure.unallocated_bytes or 0)
+        free = min(free, failure.allowed_bytes - reserved)
+    return max(failure.requested_bytes - free, 0)
 
 
-def _fix(profile: Profile, failure: Failure | None, moment: moments.Moment | None) -> str:
+def _fix(profile: Profile, failure: Failure | None, moment: moments.Moment | None) -> fixes.Fix:
     if failure is not None and failure.remedy_code:
-        return failure.remedy_code
+        return fixes.Fix(failure.remedy_code, failure.remedy_changes)
+    if failure is not None and _is_not_allowed(failure):
+        return _ALLOW_ALL
     if failure is not None and _is_in_pieces(profile, failure):
-        return _EXPANDABLE
+        fix = fixes.in_pieces(profile)
+        if fix is not None:
+            return fix
     doing, component = (failure.doing, failure.component) if failure else ("", "")
     if failure is None and moment is not None:
         doing, component = moment.doing, moment.component
-    return less_memory(profile, doing, component)
-
-
-def less_memory(profile: Profile, doing: str, component: str) -> str:
-    """Return the next thing to try, by what the run did already and where it was fullest."""
-    if profile.mode == "resident":
-        return "pipe.enable_model_cpu_offload()"
-    if doing == "decode" and component:
-        return f"pipe.{component}.enable_tiling()"
-    if profile.mode == "model":
-        return 'pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level")'
-    if profile.mode == "group-block":
-        return 'pipe.enable_group_offload(..., offload_type="leaf_level")'
-    return "a smaller height, width or batch: this mode already holds the fewest weights"
+    return fixes.lower_peak(profile, doing, component)
 
 
 def ended_early(profile: Profile) -> Iterator[Finding]:
@@ -144,6 +183,7 @@ def ended_early(profile: Profile) -> Iterator[Finding]:
         title="The run ended early",
         detail=profile.error,
         fix=_way_around(profile, component),
+        changes={},
         bytes=0,
         components=(component,) if component else (),
         events=events,
@@ -170,6 +210,7 @@ def left_cast(profile: Profile) -> Iterator[Finding]:
             title=f"{name} was left as it was cast",
             detail=f"The call failed before {name} was cast back to {dtypes[name]}; the next one would fail on it.",
             fix=f"pipe.{name}.to(torch.{dtypes[name]})",
+            changes={},
             bytes=0,
             components=(name,),
             events=(event.ordinal,),

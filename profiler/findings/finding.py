@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler.units import format_bytes, format_seconds
 
@@ -27,11 +27,18 @@ class Finding:
     title: str
     detail: str
     fix: str  # a line of code, or of advice where no line helps
+    # What the fix changes of the run, by name: `mode` (of `modes.MODES`, or "plan"), `vae_tiling`, `dtype`, `size`,
+    # `keep unet`, ...; empty if it changes nothing that another fix could change otherwise.
+    changes: dict[str, Any]
     bytes: int  # how much memory or traffic is at stake
     components: tuple[str, ...] = ()
     events: tuple[int, ...] = ()  # ordinals of the events that prove it, at most EVIDENCE of them
     seconds: float = 0.0  # how long the traffic was waited for, or what the fix saves; 0 where none
     more_bytes: int = 0  # by how much the fix raises the peak, at most
+    is_advice: bool = (
+        False  # nothing happened that is worth telling if the fix is not to be followed
+    )
+    gives_way: bool = False  # its fix is not followed if any other finding's excludes it
 
     @property
     def evidence(self) -> str:
@@ -67,11 +74,3 @@ def waited_seconds(profile: Profile, events: Iterable[Event]) -> float:
 def conditions(profile: Profile, what: str) -> tuple[Condition, ...]:
     """Return the conditions of a kind that the tracer saw."""
     return tuple(one for one in profile.conditions if one.what == what)
-
-
-def plan_line(profile: Profile) -> str:
-    """Return the line that finds the best plan for the card, and applies it; from a run that split no component."""
-    known = "profile"
-    if profile.mode not in ("resident", "model"):
-        known = f'profiler.profile_pipeline(pipe, gpu="{profile.gpu.name}", mode="model")'
-    return f"profiler.plan_offload({known}, {profile.gpu.capacity_bytes}).apply(pipe)"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from profiler import record_reading as reading
 from profiler import verdict as verdicts
+from profiler.findings import fixes
 from profiler.findings.finding import (
     EVIDENCE,
     HINT,
@@ -15,7 +16,6 @@ from profiler.findings.finding import (
     conditions,
     listed,
     ordinals,
-    plan_line,
     waited_seconds,
 )
 from profiler.units import format_bytes
@@ -41,6 +41,7 @@ def ignored_exclusions(profile: Profile) -> Iterator[Finding]:
         title=f"The exclusion of {listed(ignored)} is ignored",
         detail="diffusers ignores _exclude_from_cpu_offload for a component that model_cpu_offload_seq names.",
         fix=f'pipe.model_cpu_offload_seq = "{rest}"  # before enable_model_cpu_offload()',
+        changes={"mode": "model"} | {f"{fixes.KEEP}{name}": True for name in ignored},
         bytes=sum(event.bytes for event in moved),
         seconds=waited_seconds(profile, moved),
         components=ignored,
@@ -65,13 +66,15 @@ def excluded_travel(profile: Profile) -> Iterator[Finding]:
         if part.name in {event.component for event in moved}
     )
     total = sum(event.bytes for event in moved)
+    fix = fixes.planned(profile, keeping=names)
     yield Finding(
         kind="excluded_travel",
         severity=WASTE,
         title=f"{listed(names)} moved {format_bytes(total)} although excluded from offload",
         detail="At the end of every call maybe_free_model_hooks() enables offload again: everything goes to the CPU, "
         "and what is excluded comes back. A plan with sticky exclusion leaves it where it is.",
-        fix=plan_line(profile),
+        fix=fix.line,
+        changes=fix.changes,
         bytes=total,
         seconds=waited_seconds(profile, moved),
         components=names,
@@ -92,6 +95,7 @@ def quantised_stays(profile: Profile) -> Iterator[Finding]:
         "when sent to the CPU",
         detail=f"{listed(sorted(kinds))} keeps a copy of the weights on the card that .to() does not move.",
         fix="load it in 4 bit, or with another library: those weights move as a whole",
+        changes={"quantization": "4 bit"},
         bytes=sum(event.resident_bytes for event in left.values()),
         components=tuple(left),
         events=ordinals(tuple(left.values())),
@@ -143,15 +147,18 @@ def idle_resident(profile: Profile) -> Iterator[Finding]:
 def _idle(profile: Profile, idles: list[Idle], kind: str, why: str) -> Finding:
     names = tuple(one.component for one in idles)
     fits = verdicts.verdict(profile).answer == verdicts.FITS
+    fix = fixes.planned(profile, off=names)
     return Finding(
         kind=kind,
         severity=HINT if fits else WASTE,  # what stays where there is room costs nothing
         title=f"{listed(names)} stayed on the card while another component was used",
         detail=f"{why}. Used: {used_order(profile)}. Sequence: {' -> '.join(profile.sequence)}.",
-        fix=plan_line(profile),
+        fix=fix.line,
+        changes=fix.changes,
         bytes=sum(one.bytes for one in idles),
         components=names,
         events=tuple(one.ordinal for one in idles)[:EVIDENCE],
+        gives_way=fits,
     )
 
 

@@ -54,6 +54,7 @@ def on_card_before(profile: Profile) -> Iterator[Finding]:
         detail=f"Enabling offload takes everything to the CPU, so the card had to hold {format_bytes(held)} at once, "
         "for nothing.",
         fix=f'{_LINES.get(profile.mode, _LINES["model"])}  # without pipe.to("cuda") before it',
+        changes={"mode": profile.mode if profile.mode in _LINES else "model"},
         bytes=sum(event.bytes for event in moved),
         seconds=waited_seconds(profile, moved),
         components=tuple(names),
@@ -74,6 +75,7 @@ def moved_by_hand(profile: Profile) -> Iterator[Finding]:
         detail="The hooks stay, but until the end of the next call each evicts its predecessor only: the rest is on "
         "the card at once.",
         fix='pipe.enable_model_cpu_offload()  # and no pipe.to("cuda") after it',
+        changes={"mode": "model"},
         bytes=sum(event.bytes for event in events),
         seconds=waited_seconds(profile, events),
         components=tuple(brought),
@@ -101,6 +103,7 @@ def mode_changes(profile: Profile) -> Iterator[Finding]:
             "AlignDevicesHook (from a device map, for example).",
             fix=_LINES.get(before.detail, "repeat the call that placed the pipe")
             + "  # again, after loading",
+            changes={"mode": before.detail},
             bytes=more,
             seconds=max(later.seconds - earlier.seconds, 0.0),
             components=tuple(dict.fromkeys(event.component for event in moved)),

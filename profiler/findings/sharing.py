@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler import record_reading as reading
+from profiler.findings import fixes
 from profiler.findings.finding import (
     EVIDENCE,
     PROBLEM,
@@ -37,6 +38,7 @@ def foreign_hooks(profile: Profile) -> Iterator[Finding]:
         detail="Pipelines that share components share their hooks: each enable_model_cpu_offload() takes off the "
         "other's, and its hooks evict its own components only.",
         fix="pipe.enable_model_cpu_offload()  # before each call of this pipeline",
+        changes={"mode": "model"},
         bytes=sum(one.bytes for one in idles),
         components=tuple(one.component for one in idles),
         events=tuple(one.ordinal for one in idles)[:EVIDENCE],
@@ -77,6 +79,7 @@ def left_on_card(profile: Profile) -> Iterator[Finding]:
         fix="pipe.enable_model_cpu_offload()  # on the new pipeline, too"
         if unlisted
         else "pipe.maybe_free_model_hooks()",
+        changes={"mode": "model"},
         bytes=sum(left.values()),
         components=tuple(left),
         events=(end.ordinal,),
@@ -97,6 +100,7 @@ def shared_exclusions(profile: Profile) -> Iterator[Finding]:
         detail="_exclude_from_cpu_offload is one list on the class: append() changes it for all pipelines that "
         "inherit it.",
         fix=f"pipe._exclude_from_cpu_offload = {added}  # on the pipeline, in place of append()",
+        changes={f"{fixes.KEEP}{name}": True for name in added},
         bytes=sum(part.allocated_bytes for part in parts),
         components=tuple(part.name for part in parts),
     )
@@ -116,6 +120,7 @@ def shared_files(profile: Profile) -> Iterator[Finding]:
         title=f"{listed(names)} keep weights in the same files, and load each other's",
         detail="Group offload names its files by the group alone, and takes a file that is there already for its own.",
         fix=f'pipe.{later[0]}.enable_group_offload(..., offload_to_disk_path="a-folder/{later[0]}")',
+        changes={"mode": profile.mode},
         bytes=sum(part.bytes for part in profile.components if part.name in later),
         components=names,
         events=ordinals(loads),

@@ -9,7 +9,8 @@ import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler import record_reading as reading
-from profiler.findings.finding import HINT, Finding, ordinals, plan_line, waited_seconds
+from profiler.findings import fixes
+from profiler.findings.finding import HINT, Finding, ordinals, waited_seconds
 from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from profiler.profile import Event, Profile
 
+_RESIDENT = fixes.Fix('pipe.to("cuda")', {"mode": "resident"})
 _KEEPS = {
     "sequential": 'pipe._exclude_from_cpu_offload = ["{name}"]  # before enable_sequential_cpu_offload()',
     "group-block": 'pipe.enable_group_offload(..., exclude_modules=["{name}"])',
@@ -43,12 +45,13 @@ def could_stay(profile: Profile) -> Iterator[Finding]:
     if not names:
         return
     everything = peak_with(profile, [part.name for part in profile.components])
-    if everything <= usable:
+    if everything <= usable and not fixes.is_slower(profile, _RESIDENT.changes):
         yield _everything(profile, moved, everything)
         return
     alone = _one_component(profile, moved, names)
     whole = [] if profile.mode == "model" else list(_whole_components(profile, moved))
-    found = max([*alone, *whole], key=lambda finding: finding.bytes, default=None)
+    faster = [one for one in (*alone, *whole) if not fixes.is_slower(profile, one.changes)]
+    found = max(faster, key=lambda finding: finding.bytes, default=None)
     if found:
         yield found
     elif profile.mode != "model":
@@ -71,7 +74,7 @@ def _everything(profile: Profile, moved: Sequence[Event], peak_bytes: int) -> Fi
     waits = inside if known else [event for event in inside if reading.direction(event)]
     stay = Stay(peak_bytes, moved, waited_seconds(profile, waits))
     title = f"Everything fits: keep it on the card and save {format_bytes(total)} of uploads"
-    return _hint(profile, "everything_fits", title, stay, 'pipe.to("cuda")')
+    return _hint(profile, "everything_fits", title, stay, _RESIDENT)
 
 
 def _one_component(
@@ -91,8 +94,16 @@ def _one_component(
         stay = Stay(peaks[name], saved, seconds)
         total = sum(event.bytes for event in saved)
         title = f"{name} fits: keep it ({_change(profile, stay)}) and save {format_bytes(total)} of uploads"
-        line = _KEEPS.get(profile.mode, plan_line(profile)).format(name=name)
-        yield _hint(profile, "keep_resident", title, stay, line)
+        yield _hint(profile, "keep_resident", title, stay, _kept(profile, name))
+
+
+def _kept(profile: Profile, name: str) -> fixes.Fix:
+    """Return how a component is kept on the GPU."""
+    plan = fixes.Fix(fixes.plan_line(profile), {"mode": "plan", f"{fixes.KEEP}{name}": True})
+    if profile.mode not in _KEEPS:
+        return plan
+    own = {"mode": profile.mode, f"{fixes.KEEP}{name}": True}
+    return fixes.Fix(_KEEPS[profile.mode].format(name=name), own)
 
 
 def _change(profile: Profile, stay: Stay) -> str:
@@ -115,8 +126,8 @@ def _whole_components(profile: Profile, moved: Sequence[Event]) -> Iterator[Find
         saved = total - whole
         stay = Stay(peak, moved, waited_seconds(profile, moved) * saved / total)
         title = f"Whole components fit, one at a time: model offload saves {format_bytes(saved)} of uploads"
-        line = "pipe.enable_model_cpu_offload()"
-        hint = _hint(profile, "model_offload_fits", title, stay, line)
+        fix = fixes.Fix("pipe.enable_model_cpu_offload()", {"mode": "model"})
+        hint = _hint(profile, "model_offload_fits", title, stay, fix)
         yield dataclasses.replace(hint, bytes=saved)
 
 
@@ -129,7 +140,8 @@ def _some_blocks(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
     part = parts[max(traffic, key=lambda name: traffic[name])]
     largest = max((block.bytes for block in part.blocks), default=0)
     count = min(unused // largest, len(part.blocks)) if largest else 0
-    if count < 1:
+    fix = fixes.planned(profile)
+    if count < 1 or fix is fixes.NOTHING_HELPS:
         return
     own = [event for event in moved if event.component == part.name]
     share = sum(sorted(block.bytes for block in part.blocks)[:count]) / part.bytes
@@ -138,20 +150,22 @@ def _some_blocks(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
         f"{format_bytes(unused)} of the card are never used: {count} of {len(part.blocks)} blocks of {part.name} "
         f"could stay ({_change(profile, stay)})"
     )
-    yield _hint(profile, "unused_vram", title, stay, plan_line(profile))
+    yield _hint(profile, "unused_vram", title, stay, fix)
 
 
-def _hint(profile: Profile, kind: str, title: str, stay: Stay, fix: str) -> Finding:
+def _hint(profile: Profile, kind: str, title: str, stay: Stay, fix: fixes.Fix) -> Finding:
     return Finding(
         kind=kind,
         severity=HINT,
         title=title,
         detail=f"The peak would be {format_bytes(stay.peak_bytes)} allocated at most; the card leaves "
         f"{format_bytes(usable_bytes(profile))} after context, slack and error band.",
-        fix=fix,
+        fix=fix.line,
+        changes=fix.changes,
         bytes=sum(event.bytes for event in stay.moved),
         seconds=stay.seconds,
         more_bytes=_more_bytes(profile, stay),
+        is_advice=True,
         components=tuple(dict.fromkeys(event.component for event in stay.moved)),
         events=ordinals(stay.moved),
     )

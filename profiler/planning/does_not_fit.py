@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.planning.vocabulary import LEVERS
+from profiler.settings import VAE_TILING
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def remedies(profile: Profile, smallest: Smallest, wish: Wish) -> list[str]:
     if profile.dtype == "float32":
         weights.insert(0, "dtype float16 or bfloat16")
     activations = ["a smaller height and width, fewer frames or a smaller batch"]
-    if smallest.moment == "decode":
+    tiles = any(one.what == VAE_TILING for one in profile.settings)
+    if smallest.moment == "decode" and not tiles:
         activations.insert(0, "pipe.vae.enable_tiling()")
     if smallest.other_bytes > smallest.weight_bytes:
         return activations + weights

@@ -8,10 +8,11 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from profiler import diffusers_private as private
@@ -43,6 +44,19 @@ class Conditions:
             self._seen["mode", mode, str(call)] = Condition(what="mode", call=call, detail=mode)
         for what, name in self._hook_states():
             self._seen.setdefault((what, name, ""), Condition(what=what, component=name, call=call))
+
+    def left(self, name: str, result: Any) -> None:
+        """Take in that a component was left: whether autograd holds on to its activations.
+
+        Args:
+            name: the component.
+            result: what it returned; None where it failed, which may have been for them.
+        """
+        if not torch.is_grad_enabled() or ("gradients", name, "") in self._seen:
+            return
+        told = self._modules[name].parameters() if result is None else _tensors(result)
+        if any(one.requires_grad for one in told):
+            self._seen["gradients", name, ""] = Condition(what="gradients", component=name)
 
     def found(self) -> tuple[Condition, ...]:
         """Return what was seen, with what only the end of the trace is looked at for."""
@@ -95,6 +109,15 @@ class Conditions:
             dtypes = hooks.casting_dtypes(module)
             if dtypes is not None:
                 yield Condition(what="layerwise_casting", component=name, detail=dtypes[0])
+
+
+def _tensors(result: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors that a component returned, by itself or in a record."""
+    values = result.values() if isinstance(result, dict) else result
+    if isinstance(values, torch.Tensor):
+        yield values
+    elif isinstance(values, Iterable):
+        yield from (value for value in values if isinstance(value, torch.Tensor))
 
 
 @lru_cache(maxsize=64)

@@ -29,6 +29,7 @@ class Entries:
         modules: components by name.
         insides: told of components that are entered and left.
         beginning: told the number of each call before it begins.
+        leaving: told the name of each component that is left, and what it returned, None where it failed.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class Entries:
         *,
         insides: Insides,
         beginning: Callable[[int], None],
+        leaving: Callable[[str, Any], None],
     ) -> None:
         self._recorder = recorder
         self._phases = phases
         self._modules = modules
         self._insides = insides
         self._beginning = beginning
+        self._leaving = leaving
         self._hooked: list[tuple[weakref.ref[nn.Module], Callable[..., None]]] = []
         self._earlier = sys.exception()  # which is being handled around the trace
 
@@ -96,8 +99,9 @@ class Entries:
                     self._begin()
                 self._enter(name, entry, (args, kwargs))
 
-        def after(*_: Any) -> None:
+        def after(_: nn.Module, __: Any, result: Any) -> None:
             if entered.pop():
+                self._leaving(name, result)
                 self._exit(name, entry)
                 if whole_call:
                     self._end()
@@ -114,9 +118,12 @@ class Entries:
             if name in self._recorder.active:
                 return original(*args, **kwargs)
             self._enter(name, entry, (args, kwargs))
+            result = None
             try:
-                return original(*args, **kwargs)
+                result = original(*args, **kwargs)
+                return result
             finally:
+                self._leaving(name, result)
                 self._exit(name, entry)
 
         return method

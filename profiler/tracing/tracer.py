@@ -23,6 +23,7 @@ from profiler.pipelines.sibling import check_shared
 from profiler.profile import Assumption, Component, Event, Failure, Profile, Totals
 from profiler.settings import LAYERWISE_CASTING, Setting
 from profiler.tracing import hooks
+from profiler.tracing.binning import Binning
 from profiler.tracing.card_gauge import CardGauge
 from profiler.tracing.card_insides import CardInsides
 from profiler.tracing.conditions import Conditions
@@ -146,7 +147,9 @@ class Trace:
             self._modules,
             insides=self._insides,
             beginning=self._conditions.look,
+            leaving=self._conditions.left,
         )
+        self._binning = Binning()
         self._other = {"h2d": 0, "d2h": 0}
         if self._history is not None:
             self._statistics.afterwards(self._history.leave)
@@ -160,6 +163,7 @@ class Trace:
         patches.afterwards(self._entries.unwatch)
         self._entries.watch(patches, self._target, self._also)
         self._watch_device()
+        self._binning.watch(patches)
         patches.afterwards(self._insides.unwatch)
         self._insides.watch(patches, self._components, self._recorder.active)
         patches.afterwards(partial(self._gauge.unwatch, self._copied))
@@ -251,7 +255,7 @@ class Trace:
             complete=error is None,
             error="" if error is None else _explained(error, failure),
             failure=failure,
-            conditions=self._conditions.found(),
+            conditions=(*self._conditions.found(), *self._binning.found()),
             settings=settings,
             **{"dtype": _pipeline_dtype(self._components, settings), **self._label},
         )

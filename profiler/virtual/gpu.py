@@ -279,6 +279,7 @@ class VirtualGPU:
             free_bytes=max(self.capacity_bytes - self.device_bytes, 0),
             allocated_bytes=allocator.allocated_bytes,
             unallocated_bytes=allocator.reserved_bytes - allocator.allocated_bytes,
+            allowed_bytes=allocator.segments.allowed_bytes,
         )
         return error
 

@@ -29,7 +29,10 @@ FIGURES = Shortage(2 * GIB, 512 * MIB, 20 * GIB + 512 * MIB, 2 * GIB + 256 * MIB
             NOW.replace("Including", "Process 77 has 1.00 GiB memory in use. Including"),
             FIGURES,
         ),
-        (NOW.replace("Of the allocated", "20.00 GiB allowed; Of the allocated"), FIGURES),
+        (
+            NOW.replace("Of the allocated", "20.00 GiB allowed; Of the allocated"),
+            FIGURES._replace(allowed_bytes=20 * GIB),
+        ),
         (
             NOW.replace("PyTorch, and", "PyTorch, with 24.00 MiB allocated in private pools, and"),
             FIGURES,

@@ -21,7 +21,9 @@ KEYS = [
     "pipeline_class",
     "mode",
     "dtype",
+    "dtypes",
     "quantization",
+    "settings",
     "call",
     "call_defaults",
     "signatures",
@@ -55,6 +57,8 @@ KEYS = [
     "steps",
     "bill",
     "assumptions",
+    "failure",
+    "trials",
     "findings",
     "versions",
 ]

@@ -1,0 +1,185 @@
+"""The lines that lower a peak or move weights less: what each changes of the run, and whether it can help at all.
+
+A fix is left out if the record shows that it cannot fit, or if it was tried (`Profile.trials`) and did not help.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from profiler.findings import floors
+from profiler.findings.run_state import (
+    expandable_segments,
+    lacks_bfloat16,
+    records_stream,
+    tiles,
+)
+from profiler.record_moments import MOVES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from profiler.profile import Profile
+    from profiler.trial import Trial
+
+KEEP = "keep "
+"""Begins the name of a change that keeps one component on the GPU, or, if False, keeps it off while it is idle."""
+
+RUNNABLE = (
+    "mode",
+    "stream",
+    "record_stream",
+    "vae_tiling",
+    "vae_slicing",
+    "layerwise_casting",
+    "dtype",
+    "expandable_segments",
+)
+"""The changes that a scenario can be given; `KEEP` besides, in the modes that can exclude."""
+
+
+class Fix(NamedTuple):
+    """A line of code or advice, and what it changes of the run."""
+
+    line: str
+    changes: dict[str, Any]
+
+
+NOTHING_HELPS = Fix("nothing that was tried on this GPU is faster", {})
+SMALLER = Fix("a smaller height, width or batch, or a larger GPU", {"size": "smaller"})
+FLOAT16 = Fix(
+    "load the pipeline in float16: from_pretrained(..., torch_dtype=torch.float16)",
+    {"dtype": "float16"},
+)
+EXPANDABLE = Fix(
+    "PYTORCH_ALLOC_CONF=expandable_segments:True  # in the environment, before torch starts",
+    {"expandable_segments": True},
+)
+NO_GRADIENTS = Fix("with torch.no_grad():  # around what calls it", {"gradients": False})
+_BINNED = Fix(
+    "a smaller height and width with use_resolution_binning=False, or a larger GPU",
+    {"size": "smaller", "binning": False},
+)
+_MODEL = Fix("pipe.enable_model_cpu_offload()", {"mode": "model"})
+_LEAF = Fix(
+    'pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level")',
+    {"mode": "group-leaf"},
+)
+_SEQUENTIAL = Fix("pipe.enable_sequential_cpu_offload()", {"mode": "sequential"})
+
+
+def runnable(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `changes` that a run can be given."""
+    keeps = changes.get("mode") != "plan"  # which decides by itself what it keeps
+    return {
+        name: value
+        for name, value in changes.items()
+        if name in RUNNABLE or (keeps and name.startswith(KEEP) and value)
+    }
+
+
+def trial_of(profile: Profile, changes: Mapping[str, Any]) -> Trial | None:
+    """Return the trial of these changes, if there was one."""
+    wanted = runnable(changes)
+    return next((one for one in profile.trials if wanted and one.changes == wanted), None)
+
+
+def is_slower(profile: Profile, changes: Mapping[str, Any]) -> bool:
+    """Return whether these changes were tried, and do not fit or save no time."""
+    trial = trial_of(profile, changes)
+    return trial is not None and not (trial.fits and trial.seconds < seconds_of_call(profile))
+
+
+def seconds_of_call(profile: Profile) -> float:
+    """Return how long a call takes, on average."""
+    calls = {event.call for event in profile.events if event.call >= 0}
+    return profile.totals.seconds / max(len(calls), 1)
+
+
+def plan_line(profile: Profile) -> str:
+    """Return the line that finds the best plan for the GPU, and applies it; from a run that split no component."""
+    known = "profile"
+    if profile.mode not in ("resident", "model"):
+        known = f'profiler.profile_pipeline(pipe, gpu="{profile.gpu.name}", mode="model")'
+    return f"profiler.plan_offload({known}, {profile.gpu.capacity_bytes}).apply(pipe)"
+
+
+def planned(profile: Profile, *, keeping: tuple[str, ...] = (), off: tuple[str, ...] = ()) -> Fix:
+    """Return the plan as a fix, unless it was tried in vain.
+
+    Args:
+        profile: of the run.
+        keeping: components that are told to stay on the GPU.
+        off: components that are told not to stay there while they are idle.
+    """
+    kept = {f"{KEEP}{name}": True for name in keeping} | {f"{KEEP}{name}": False for name in off}
+    fix = Fix(plan_line(profile), {"mode": "plan", **kept})
+    return NOTHING_HELPS if is_slower(profile, fix.changes) else fix
+
+
+def lower_peak(profile: Profile, doing: str, component: str) -> Fix:
+    """Return the first thing to try, by what the run did already and where it was fullest.
+
+    Args:
+        profile: of the run.
+        doing: what was done at the fullest moment, as `record_moments.Moment` says it.
+        component: by whom.
+    """
+    return _first_with_hope(profile, _lowering(profile, doing, component)) or smaller(profile)
+
+
+def smaller(profile: Profile) -> Fix:
+    """Return how the call is made smaller."""
+    binned = any(one.what == "binned_size" for one in profile.conditions)
+    return _BINNED if binned else SMALLER
+
+
+def in_pieces(profile: Profile) -> Fix | None:
+    """Return what leaves less reserved and not allocated, unless the run did that already."""
+    growing = [] if expandable_segments(profile) else [EXPANDABLE]
+    return _first_with_hope(profile, [_waiting(profile)] if records_stream(profile) else growing)
+
+
+def _waiting(profile: Profile) -> Fix:
+    """Return how a stream is used without the allocator's watching it."""
+    return Fix(
+        "pipe.enable_group_offload(..., use_stream=True)  # without record_stream=True",
+        {"mode": profile.mode, "stream": True, "record_stream": False},
+    )
+
+
+def _first_with_hope(profile: Profile, fixes: Iterable[Fix]) -> Fix | None:
+    for fix in fixes:
+        trial = trial_of(profile, fix.changes)
+        if trial.fits if trial is not None else not floors.exceeds(profile, fix.changes):
+            return fix
+    return None
+
+
+def _lowering(profile: Profile, doing: str, component: str) -> Iterator[Fix]:
+    if records_stream(profile):
+        yield _waiting(profile)
+    if doing not in MOVES and any(one.what == "gradients" for one in profile.conditions):
+        yield NO_GRADIENTS
+    if lacks_bfloat16(profile) and doing not in MOVES:
+        yield FLOAT16
+    if profile.mode == "resident" and (profile.sequence or profile.places_itself):
+        yield _MODEL
+    if doing == "decode" and component and not tiles(profile, component):
+        yield Fix(f"pipe.{component}.enable_tiling()", {"vae_tiling": True})
+    yield from _finer(profile)
+    if profile.dtype == "float32":
+        yield FLOAT16
+
+
+def _finer(profile: Profile) -> Iterator[Fix]:
+    """Yield the modes that hold less of the weights at a time than the run did."""
+    grouped = all(part.groups for part in profile.components)
+    if profile.mode in ("resident", "model") and grouped:
+        yield _LEAF
+    elif profile.mode == "group-block":
+        yield Fix(
+            'pipe.enable_group_offload(..., offload_type="leaf_level")', {"mode": "group-leaf"}
+        )
+    if profile.mode in ("resident", "model"):
+        yield _SEQUENTIAL

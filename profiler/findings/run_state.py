@@ -1,0 +1,47 @@
+"""What a run had in effect already, so that no finding tells to do it, and what its GPU lacks."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from profiler import settings
+
+if TYPE_CHECKING:
+    from profiler.profile import Profile
+
+_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the first that is set counts
+_BFLOAT16_FROM = (8, 0)
+"""The compute capability from which there are tensor cores, and fused attention, for bfloat16: Ampere's. Source: the
+tables of arithmetic throughput in NVIDIA's CUDA C++ Programming Guide."""
+
+
+def tiles(profile: Profile, component: str) -> bool:
+    """Return whether a component worked in tiles."""
+    return any(
+        one.what == settings.VAE_TILING and one.component == component for one in profile.settings
+    )
+
+
+def records_stream(profile: Profile) -> bool:
+    """Return whether some component was offloaded in groups on a stream that the allocator watches."""
+    return any(
+        one.what == settings.GROUP_OFFLOAD and one.value.get("record_stream")
+        for one in profile.settings
+    )
+
+
+def expandable_segments(profile: Profile) -> bool:
+    """Return whether torch's allocator was told to grow its segments."""
+    told = [one.value for one in profile.settings if one.what == settings.ENVIRONMENT]
+    text = next((values[name] for values in told for name in _VARIABLES if name in values), "")
+    return re.search(r"expandable_segments\s*:\s*true", text, re.IGNORECASE) is not None
+
+
+def lacks_bfloat16(profile: Profile) -> bool:
+    """Return whether components that compute in bfloat16 ran on a GPU that has no hardware for it."""
+    found = re.fullmatch(r"sm_(\d+)(\d)", profile.gpu.architecture)
+    if found is None or (int(found[1]), int(found[2])) >= _BFLOAT16_FROM:
+        return False
+    ran = {event.component for event in profile.events if event.kind == "enter"}
+    return any(part.dtype == "bfloat16" and part.name in ran for part in profile.components)

@@ -1,0 +1,47 @@
+"""Which sizes a pipeline runs in place of those that it was asked for.
+
+PixArt, Sana and others run the nearest of the sizes that they were trained on, and resize the picture after it. All of
+them ask one function (diffusers 0.42.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from diffusers.image_processor import PixArtImageProcessor
+from diffusers.video_processor import VideoProcessor
+
+from profiler.patching import Patches
+from profiler.profile import Condition
+
+_CLASSIFY = "classify_height_width_bin"
+
+
+class Binning:
+    """Collects the sizes of one trace that were run in place of others."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, None] = {}
+
+    def watch(self, patches: Patches) -> None:
+        """Stand at the function that chooses sizes."""
+        for owner in (PixArtImageProcessor, VideoProcessor):
+            if hasattr(owner, _CLASSIFY):
+                patches.replace(owner, _CLASSIFY, staticmethod(self._noting(owner)))
+
+    def found(self) -> Iterator[Condition]:
+        """Yield a condition for each size that was not run as asked."""
+        for detail in self._seen:
+            yield Condition(what="binned_size", detail=detail)
+
+    def _noting(self, owner: type) -> Callable[..., Any]:
+        original: Callable[..., Any] = getattr(owner, _CLASSIFY)
+
+        def classify(height: int, width: int, *args: Any, **kwargs: Any) -> Any:
+            chosen = original(height, width, *args, **kwargs)
+            if tuple(chosen) != (height, width):
+                self._seen[f"{height} x {width} -> {chosen[0]} x {chosen[1]}"] = None
+            return chosen
+
+        return classify

@@ -1,0 +1,129 @@
+"""Findings that name the cause, on real runs: gradients that are kept, a memory fraction, a size that is binned."""
+
+import dataclasses
+
+import pytest
+import replay_worlds
+import torch
+from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
+from tiny_pipelines import Act, Script, build
+
+from profiler import hardware
+from profiler.findings.finding import PROBLEM, WASTE
+from profiler.pipelines.quiet import quiet
+from profiler.tracing import profile_pipeline, trace
+from profiler.units import MIB
+from profiler.virtual import VirtualGPU
+
+
+def gpu(name="rtx-4090", room=None):
+    card = dataclasses.replace(hardware.card(name), slack_bytes=0)
+    return VirtualGPU(card if room is None else card.with_capacity(card.context_bytes + room))
+
+
+def kinds(profile):
+    return {finding.kind: finding for finding in profile.findings}
+
+
+def denoised(guard):
+    """Return the profile of two calls of a UNet itself, as a loop of one's own makes them."""
+    with gpu(), quiet():
+        pipe, _ = replay_worlds.FAMILIES["sd15"]()
+        pipe.to("cuda")
+        latents = torch.zeros(2, 4, 32, 32, device="cuda")
+        states = torch.zeros(2, 77, pipe.unet.config.cross_attention_dim, device="cuda")
+        with trace(pipe) as tracing, guard:
+            results = [pipe.unet(latents, step, states).sample for step in (900, 500)]
+        del results
+    return tracing.profile
+
+
+def test_gradients_that_are_kept_are_told_with_what_they_hold_and_the_fix_frees_it():
+    kept, freed = denoised(torch.enable_grad()), denoised(torch.no_grad())
+    found = kinds(kept)["gradients_kept"]
+    assert (found.severity, found.components) == (WASTE, ("unet",))
+    assert found.fix.startswith("with torch.no_grad():")
+    results = 2 * 2 * 4 * 32 * 32 * 4
+    more = kept.events[-1].after_bytes - freed.events[-1].after_bytes
+    assert found.bytes == pytest.approx(more + results, abs=MIB // 2)
+    assert more > 10 * results
+    assert "gradients_kept" not in kinds(freed)
+
+
+def test_a_call_of_the_pipeline_keeps_no_gradients():
+    with gpu(), quiet():
+        pipe, call = replay_worlds.FAMILIES["sd15"]()
+        profile = profile_pipeline(pipe, mode="model", **{"num_inference_steps": 1, **call})
+    assert profile.complete
+    assert "gradients_kept" not in kinds(profile)
+
+
+def test_a_memory_fraction_is_named_where_the_gpu_had_room():
+    """Of 200 MiB beside the context 100 are allowed: 120 would fit the GPU."""
+    script = Script({"a": (60 * MIB // 2, 60 * MIB // 2)}, (Act("run", "a"),))
+    with gpu(room=200 * MIB) as card, quiet():
+        capacity = card.capacity_bytes
+        pipe = build(script)
+        torch.cuda.set_per_process_memory_fraction(100 * MIB / capacity)
+        profile = profile_pipeline(pipe, mode="resident")
+    found = kinds(profile)["out_of_memory"]
+    assert found.severity == PROBLEM
+    assert "set_per_process_memory_fraction allows 100.0 MiB" in found.detail
+    assert found.fix.startswith("torch.cuda.set_per_process_memory_fraction(1.0)")
+    assert found.bytes == 20 * MIB
+    with gpu(room=200 * MIB), quiet():
+        assert profile_pipeline(build(script), mode="resident").complete
+
+
+def test_a_memory_fraction_is_not_blamed_where_the_gpu_is_full():
+    script = Script({"a": (160 * MIB // 2, 60 * MIB // 2)}, (Act("run", "a"),))
+    with gpu(room=200 * MIB), quiet():
+        pipe = build(script)
+        torch.cuda.set_per_process_memory_fraction(0.99)
+        found = kinds(profile_pipeline(pipe, mode="resident"))["out_of_memory"]
+    assert "fraction" not in found.detail + found.fix
+
+
+def pixart():
+    """Return a tiny PixArt that is trained on 256 x 256, in half precision."""
+    pipe, _ = replay_worlds.FAMILIES["sd15"]()
+    transformer = PixArtTransformer2DModel(
+        sample_size=32,
+        num_layers=1,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_channels=8,
+        in_channels=4,
+        cross_attention_dim=16,
+        out_channels=8,
+    )
+    return PixArtSigmaPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=pipe.vae,
+        transformer=transformer,
+        scheduler=pipe.scheduler,
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "run"), [((64, 64), "256 x 256"), ((256, 256), ""), ((64, 128), "176 x 352")]
+)
+def test_a_size_that_the_pipeline_bins_is_told_with_the_one_that_was_run(asked, run):
+    height, width = asked
+    with gpu(), quiet():
+        embeddings = {
+            f"{sign}prompt_{what}": torch.zeros(shape, device="cuda")
+            for sign in ("", "negative_")
+            for what, shape in (("embeds", (1, 4, 8)), ("attention_mask", (1, 4)))
+        }
+        call = {"prompt": None, "negative_prompt": None, **embeddings, "num_inference_steps": 1}
+        profile = profile_pipeline(pixart(), mode="resident", height=height, width=width, **call)
+    assert profile.complete, profile.error
+    found = kinds(profile).get("size_binned")
+    if not run:
+        assert found is None
+        return
+    assert found.title == f"{height} x {width} was asked for and {run} was run"
+    assert found.fix.startswith("pipe(..., use_resolution_binning=False)")
