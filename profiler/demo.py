@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import check_writable
+from profiler.checked_fixes import with_checked_fixes
 from profiler.errors import InputError
 from profiler.modes import Mode
 from profiler.planning.wording import inside_words
@@ -97,7 +98,7 @@ def run_demo(folder: Path, *, report: Report | None = None) -> Demo:
         InputError: if a file cannot be written.
     """
     files = _places(folder)
-    profile = profile_model(DEMO, report=report)
+    profile = with_checked_fixes(profile_model(DEMO, report=report), DEMO, report=report)
     plan = plan_model(profile, profile.gpu.capacity_bytes, report=report)
     demo = Demo(
         profile=profile,

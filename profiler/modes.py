@@ -35,6 +35,7 @@ class Mode:
         ""  # group modes: a folder; each component's weights go into a folder of its own in it
     )
     layerwise_casting: bool = False  # the denoisers' weights are stored as float8_e4m3fn
+    keep: tuple[str, ...] = ()  # sequential and group modes: components that stay on the GPU
 
     def __post_init__(self) -> None:
         """Refuse what diffusers would refuse, or silently ignore."""
@@ -192,6 +193,8 @@ def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
             case "model":
                 pipe.enable_model_cpu_offload(device=device)
             case "sequential":
+                if mode.keep:
+                    pipe._exclude_from_cpu_offload = list(mode.keep)
                 pipe.enable_sequential_cpu_offload(device=device)
             case _:
                 _group(pipe, mode, device)
@@ -207,7 +210,8 @@ def _group(pipe: Any, mode: Mode, device: str) -> None:
         record_stream=mode.record_stream,
     )
     if not mode.disk:
-        pipe.enable_group_offload(**options)
+        kept = {"exclude_modules": list(mode.keep)} if mode.keep else {}
+        pipe.enable_group_offload(**options, **kept)
         return
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):

@@ -35,6 +35,7 @@ def profile(
     Example: vram profile sdxl-base --gpu rtx-4060 --mode model --html report.html
     """
     from profiler.atomic import check_writable
+    from profiler.checked_fixes import with_checked_fixes
     from profiler.remedy import with_remedy
     from profiler.sizing import profile_model
     from profiler.verdict import FITS, TIGHT, verdict
@@ -45,6 +46,7 @@ def profile(
         recorded = memory_history is not None
         found = profile_model(scenario, report=report, memory_history=recorded)
         found = with_remedy(found, scenario, report=report)
+        found = with_checked_fixes(found, scenario, report=report)
         printing.write(found, output=output, html=html, png=png)
         if memory_history is not None and found.memory_history is not None:
             found.memory_history.save(memory_history)

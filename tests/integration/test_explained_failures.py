@@ -4,26 +4,18 @@ The figures are checked against each other and against the card's: allocated + u
 """
 
 import dataclasses
-import shlex
 from contextlib import suppress
 
 import pytest
 import replay_worlds
 import torch
 from tiny_pipelines import Act, Script, build
-from typer.testing import CliRunner
 
 from profiler import hardware
-from profiler.cli.app import app
 from profiler.findings.failures import explained
-from profiler.modes import Mode
-from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
 from profiler.profile import BillItem, Profile
 from profiler.record_moments import compute_peaks
-from profiler.remedy import with_remedy
-from profiler.scenario import Scenario
-from profiler.sizing import profile_model
 from profiler.tracing import profile_pipeline, trace
 from profiler.units import GIB, MIB, format_bytes
 from profiler.virtual import VirtualGPU
@@ -313,41 +305,3 @@ def test_a_failure_comes_through_the_file_and_is_shown_everywhere(tmp_path):
     assert asked in (tmp_path / "a.html").read_text(encoding="utf-8")
     assert asked in profile._repr_html_()
     assert any(asked in finding["detail"] for finding in profile.summary()["findings"])
-
-
-SMALL = Scenario(model="sd15", gpu="rtx-4090", height=256, width=256, steps=1)
-
-
-def resident_on(room):
-    """Return the scenario and its profile, with a remedy, of everything on a card that is too small for it."""
-    capacity = f"{CONTEXT + room}B"
-    scenario = dataclasses.replace(SMALL, capacity=capacity, mode=Mode(name="resident"))
-    return scenario, with_remedy(profile_model(scenario), scenario)
-
-
-def test_what_would_have_fitted_is_told_with_a_line_that_makes_it_fit():
-    scenario, profile = resident_on(2200 * MIB)
-    failure, found = check(profile)
-    assert failure.remedy.startswith("A plan would have fitted")
-    assert failure.remedy in found.detail
-    assert found.fix == failure.remedy_code
-    with VirtualGPU(scenario.card()), quiet():
-        pipe = load_pipeline("sd15")
-        exec(found.fix, {"pipe": pipe})
-        assert profile_pipeline(pipe, height=256, width=256, num_inference_steps=1).complete
-
-
-def test_a_plan_of_many_lines_is_told_by_the_command_that_prints_it():
-    vram, *words = shlex.split(resident_on(2400 * MIB)[1].failure.remedy_code)
-    done = CliRunner().invoke(app, words)
-    assert (vram, done.exit_code) == ("vram", 0)
-    assert "pipe.enable_model_cpu_offload()" in done.stdout
-
-
-def test_where_nothing_fits_it_is_said_by_how_much():
-    scenario = dataclasses.replace(SMALL, capacity=f"{CONTEXT + 700 * MIB}B")
-    profile = with_remedy(profile_model(scenario), scenario)
-    failure, found = check(profile)
-    assert failure.remedy.startswith("No plan fits")
-    assert failure.remedy_code == ""
-    assert found.fix
