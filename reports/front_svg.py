@@ -38,7 +38,7 @@ def front_svg(view: PlanView) -> str:
         svg.Scale(0.0, max(costs) * 1.15 or 1.0, BOTTOM, TOP),
     )
     parts = [*_axes(scales, view, max(costs)), *_points(scales, view, rows)]
-    label = f"Memory on the card against {view.cost_name}"
+    label = f"Memory needed against {view.cost_name}"
     box = f"0 0 {WIDTH} {HEIGHT}"
     return svg.element(
         "svg", "".join(parts), viewBox=box, class_="front", role="img", aria_label=label
@@ -72,7 +72,7 @@ def _points(scales: _Scales, view: PlanView, rows: list[PlanRow]) -> Iterator[st
     for card, cost in view.front:
         x, y = scales.x.at(card), scales.y.at(cost)
         title = svg.element(
-            "title", f"{format_bytes(card)} on the card, {cost_words(view, cost)} per call"
+            "title", f"needs {format_bytes(card)}, {cost_words(view, cost)} per call"
         )
         yield svg.element("g", title + svg.element("circle", cx=x, cy=y, r=4, class_="choice"))
         if x - last_x > 56:

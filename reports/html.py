@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from profiler.atomic import write_text
-from profiler.findings import findings
 from profiler.profile import Profile
 from profiler.units import format_band, format_bytes, format_fraction, format_seconds
 from profiler.verdict import verdict
@@ -61,7 +60,7 @@ def render_html(
 ) -> str:
     """Return the page that `write_html` writes."""
     several = [profiles] if isinstance(profiles, Profile) else list(profiles)
-    pages = [_page(profile) for profile in several]
+    pages = [_page(one, None if number else plan) for number, one in enumerate(several)]
     view = plan_view.plan_view(plan, verification) if plan is not None else None
     return (
         _environment()
@@ -71,6 +70,8 @@ def render_html(
             title=pages[0]["title"],
             highest=max(profile.totals.device_bytes for profile in several),
             plan=view,
+            needed=story.NEEDED,
+            needed_note=story.NEEDED_NOTE,
             run=_figure(view.verification.profile) if view and view.verification else None,
             front=Markup(front_svg(view)) if view else "",  # noqa: S704  built by our own writer, which escapes
             style=Markup(_asset("report.css")),  # noqa: S704  our own files, inlined as they are
@@ -79,13 +80,14 @@ def render_html(
     )
 
 
-def _page(profile: Profile) -> dict[str, Any]:
-    """Return what the template shows of one profile."""
+def _page(profile: Profile, plan: Plan | None) -> dict[str, Any]:
+    """Return what the template shows of one profile, beside a plan if it has one."""
     return {
         "profile": profile,
         "title": story.title(profile),
         "card": story.short_card(profile),
-        "answer": story.answer(profile),
+        "answer": story.answer(profile, plan),
+        "how_big": story.how_big(profile),
         "verdict": verdict(profile),
         "figures": story.figures(profile),
         "calls": story.call_texts(profile),
@@ -97,7 +99,7 @@ def _page(profile: Profile) -> dict[str, Any]:
         **_figure(profile),
         "steps": Markup(steps_svg(profile)),  # noqa: S704
         "step_runs": step_runs(profile),
-        "findings": findings(profile),
+        "findings": story.told_findings(profile, plan),
         "components": _component_rows(profile),
     }
 

@@ -6,6 +6,7 @@ Drawn with matplotlib's objects on an Agg canvas: the caller's backend, style an
 from __future__ import annotations
 
 from io import BytesIO
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import replacing
@@ -34,6 +35,8 @@ HEIGHT_WITHOUT_LANES = 7.4
 FIGURES_IN_A_LINE = 3
 PLAN_INCHES = 2.0
 HOST_INCHES = 0.9
+SENTENCE_INCHES = 0.22
+SENTENCE_CHARACTERS = 130
 VERDICT_COLOURS = {"fits": "#1a7f4b", "tight": "#a66a00", "does not fit": "#b3261e"}
 STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -114,6 +117,7 @@ def _figure(profile: Profile, plan: Plan | None) -> Figure:
     rows = len(profile.components) + 2
     height = HEIGHT_WITHOUT_LANES + LANE_INCHES * rows + (PLAN_INCHES if plan else 0.0)
     height += HOST_INCHES + 0.12 if host_top_bytes(profile) else 0.0
+    height += SENTENCE_INCHES * len(_ways_out(profile))
     sheet = _Sheet(height)
     _answer(sheet, profile)
     _picture(sheet, profile, rows)
@@ -140,11 +144,18 @@ def _answer(sheet: _Sheet, profile: Profile) -> None:
         color=VERDICT_COLOURS.get(answer.verdict, "#1d1f21"),
         gap=0.13,
     )
-    for sentence in (answer.peak, answer.basis):
+    for sentence in (answer.peak, *_ways_out(profile), answer.basis):
         sheet.line(sentence, 10.5, color=SOFT, gap=0.07)
     shown = [f"{figure.label} {figure.value} ({figure.note})" for figure in story.figures(profile)]
     sheet.line("    ".join(shown[:FIGURES_IN_A_LINE]), 9.5, gap=0.06)
     sheet.line("    ".join(shown[FIGURES_IN_A_LINE:]), 9.5, gap=0.22)
+
+
+def _ways_out(profile: Profile) -> list[str]:
+    """Return the lines that say what a run that ran out of memory takes, and what would have fitted."""
+    remedy = profile.failure.remedy if profile.failure is not None else ""
+    told = (story.how_big(profile), remedy)
+    return [line for sentence in told for line in wrap(sentence, SENTENCE_CHARACTERS)]
 
 
 def _picture(sheet: _Sheet, profile: Profile, rows: int) -> None:

@@ -54,7 +54,7 @@ def plan(axes: Axes, view: PlanView) -> None:
     axes.axis("off")
     needed = _width_of_one(view.budget_bytes, *(row.device_bytes for row in rows))
     costs = _width_of_one(*(row.cost for row in rows))
-    axes.text(0.135, -0.45, "needed on the card", color=SOFT, size=8.5)
+    axes.text(0.135, -0.45, "needed: context + peak + slack + band", color=SOFT, size=8.5)
     axes.text(0.60, -0.45, view.cost_name, color=SOFT, size=8.5)
     for place, row in enumerate(rows):
         _plan_row(axes, place, view, row, (needed, costs))

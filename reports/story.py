@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from profiler import record_moments as moments
 from profiler import record_reading as reading
 from profiler import verdict as verdicts
-from profiler.findings import findings
+from profiler.findings import findings, findings_beside_plan
+from profiler.findings.failures import whole_words
 from profiler.units import format_band, format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from profiler.findings import Finding
+    from profiler.planning.plan import Plan
     from profiler.profile import BillItem, Profile
 
 MODE_NAMES = {
@@ -24,6 +27,16 @@ MODE_NAMES = {
     "group-leaf": "group offload by leaves",
     "mixed": "mixed placements",
 }
+
+
+ON_GPU = "On the card"
+ON_GPU_NOTE = "context + reserved, as nvidia-smi"
+NEEDED = "needs"
+NEEDED_NOTE = (
+    "What a plan needs is promised: context + peak allocated + slack + error band, which the budget must cover. "
+    "On the card is what one run had: context + all that PyTorch had reserved."
+)
+"""Two figures that are easily taken for one, and how they differ."""
 
 
 class Answer(NamedTuple):
@@ -63,9 +76,20 @@ class Figure(NamedTuple):
     note: str
 
 
-def answer(profile: Profile) -> Answer:
-    """Return the answer for `profile`."""
-    found = findings(profile)
+def told_findings(profile: Profile, plan: Plan | None = None) -> tuple[Finding, ...]:
+    """Return the findings to show, beside the plan if there is one: it decides what they may tell to do."""
+    return findings(profile) if plan is None else findings_beside_plan(profile)
+
+
+def how_big(profile: Profile) -> str:
+    """Return what a run that ran out of memory would have taken, and of which GPU; "" where that is not known."""
+    whole = profile.failure.whole if profile.failure is not None else None
+    return "" if whole is None else whole_words(whole)
+
+
+def answer(profile: Profile, plan: Plan | None = None) -> Answer:
+    """Return the answer for `profile`, beside a plan if there is one."""
+    found = told_findings(profile, plan)
     first = found[0] if found else None
     return Answer(
         verdict=verdicts.verdict(profile).answer,
@@ -93,7 +117,7 @@ def figures(profile: Profile) -> list[Figure]:
     uncertainty = f"at most {format_bytes(band)} more" if band else "as measured"
     shown = [
         Figure("Peak allocated", format_bytes(totals.peak_allocated_bytes), uncertainty),
-        Figure("On the card", format_bytes(totals.device_bytes), "what nvidia-smi shows"),
+        Figure(ON_GPU, format_bytes(totals.device_bytes), ON_GPU_NOTE),
         Figure(
             "Moved to the card",
             format_bytes(totals.h2d_bytes),

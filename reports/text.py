@@ -12,7 +12,6 @@ from rich.text import Text
 
 from profiler import record_moments as moments
 from profiler import record_reading as reading
-from profiler.findings import findings
 from profiler.units import format_bytes, format_seconds
 from reports import story
 from reports.palette import component_colours
@@ -42,7 +41,7 @@ def render_text(
     parts += [_components(profile), _bill(profile)]
     if plan is not None:
         parts += _plan(plan_view(plan, verification))
-    parts += _findings(profile)
+    parts += _findings(profile, plan)
     parts.append(_basis(profile))
     return Group(*parts)
 
@@ -51,7 +50,8 @@ def _answer(profile: Profile) -> Text:
     answer = story.answer(profile)
     text = Text(f"{story.title(profile)}\n", style="dim")
     text.append(f"{answer.headline}\n", style=VERDICT_STYLES.get(answer.verdict, "bold"))
-    text.append(f"{answer.peak}\n{answer.basis}\n", style="default not dim")
+    told = [answer.peak, story.how_big(profile), answer.basis]
+    text.append("".join(f"{line}\n" for line in told if line), style="default not dim")
     for figure in story.figures(profile):
         text.append(f"{figure.label} ", style="dim")
         text.append(figure.value, style="bold not dim")
@@ -140,7 +140,7 @@ def _bill(profile: Profile) -> Table:
 
 
 def _plan(view: PlanView) -> list[RenderableType]:
-    columns = ("", ">peak", ">on the card", ">up per call", ">down per call", ">time", "stays")
+    columns = ("", ">peak", f">{story.NEEDED}", ">up per call", ">down per call", ">time", "stays")
     table = _table("The plan", *columns)
     for row in view.rows:
         sizes = map(format_bytes, (row.peak_bytes, row.device_bytes, row.h2d_bytes, row.d2h_bytes))
@@ -150,15 +150,15 @@ def _plan(view: PlanView) -> list[RenderableType]:
     needed = (
         f"{terms} = {format_bytes(view.needed_bytes)}, {format_bytes(view.left_bytes)} left over"
     )
-    lines = [f"{view.headline}.", view.gain, needed, view.proof, view.smallest]
+    lines = [f"{view.headline}.", view.gain, needed, story.NEEDED_NOTE, view.proof, view.smallest]
     if view.verification:
         lines += [view.verification.headline, *view.verification.complaints]
     return [table, Padding(Text("\n".join(line for line in lines if line)), (0, 0, 1, 0))]
 
 
-def _findings(profile: Profile) -> list[RenderableType]:
+def _findings(profile: Profile, plan: Plan | None) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    for finding in findings(profile):
+    for finding in story.told_findings(profile, plan):
         text = Text(f"{finding.severity}: ", style=SEVERITY_STYLES[finding.severity])
         text.append(f"{finding.title}\n", style="bold default")
         text.append(f"{finding.detail}", style="default")

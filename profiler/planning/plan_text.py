@@ -72,7 +72,7 @@ def html_of(plan: Plan) -> str:
     return (
         f"<h4>Plan for {escape(plan.model or plan.pipeline_class)} "
         f"within {format_bytes(plan.budget_bytes)}</h4>"
-        "<table><thead><tr><th></th><th>device</th><th>up per call</th><th>down per call</th>"
+        "<table><thead><tr><th></th><th>needs</th><th>up per call</th><th>down per call</th>"
         f"<th>seconds</th></tr></thead><tbody>{body}{calls}</tbody></table>"
         f"<table><thead><tr><th>component</th><th>placement</th></tr></thead><tbody>{placements}</tbody></table>"
         f"<pre>{escape(plan.to_code())}</pre>"
@@ -94,7 +94,7 @@ def _gpu(plan: Plan) -> str:
 
 def _figures(one: Predicted) -> str:
     return (
-        f"{format_bytes(one.peak_allocated_bytes)} peak, {format_bytes(one.device_bytes)} on the device, "
+        f"{format_bytes(one.peak_allocated_bytes)} peak, needs {format_bytes(one.device_bytes)}, "
         f"{format_bytes(one.h2d_weight_bytes)} up and {format_bytes(one.d2h_weight_bytes)} down per call, "
         f"{_seconds(one)}"
     )
