@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from profiler.errors import FindingError, InputError, ProfilerError
 from profiler.findings.fixes import runnable
 from profiler.hardware import cards
-from profiler.modes import Mode
 from profiler.scenario_words import command_words, size_word
 from profiler.sizing import plan_model, profile_model, profile_without_limit
 from profiler.trial import Trial, WholeCall
@@ -146,7 +145,7 @@ def _fitting(
     profile: Profile, scenario: Scenario, unlimited: Profile | None, report: Report | None
 ) -> _Told:
     """Return what fits the GPU of the profile."""
-    whole = replace(scenario, mode=_whole_components(scenario.mode))
+    whole = replace(scenario, mode=scenario.mode.unsplit)
     capacity_bytes = profile.gpu.capacity_bytes
     try:
         if unlimited is None or whole != scenario:
@@ -159,16 +158,6 @@ def _fitting(
         return _Told("")
     sentence = f"A plan would have fitted, with {_needed(plan)}: {_placed(plan)}."
     return _Told(sentence, _line(plan, whole), {"mode": "plan"}, _trial(plan, {}))
-
-
-def _whole_components(mode: Mode) -> Mode:
-    """Return the mode that moves components as a whole, with everything else that was in effect."""
-    return Mode(
-        name="model",
-        vae_tiling=mode.vae_tiling,
-        vae_slicing=mode.vae_slicing,
-        layerwise_casting=mode.layerwise_casting,
-    )
 
 
 def _plan(unlimited: Profile, capacity_bytes: int, report: Report | None) -> Plan:

@@ -88,7 +88,7 @@ def _casting(name: str, module: nn.Module) -> Iterator[Setting]:
 def _attention(name: str, module: nn.Module) -> Iterator[Setting]:
     attentions = [part for part in module.modules() if hasattr(part, "processor")]
     processors = [part.processor for part in attentions if part.processor is not None]
-    slices = [size for one in processors if (size := getattr(one, "slice_size", None)) is not None]
+    slices = [one.slice_size for one in processors if getattr(one, "slice_size", None)]
     if slices:
         value = slices[0] if len(set(slices)) == 1 else slices
         yield Setting(what=settings.ATTENTION_SLICING, component=name, value=value)
