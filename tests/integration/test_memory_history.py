@@ -312,7 +312,7 @@ def test_a_saved_profile_has_no_history(tmp_path):
 
 def test_a_twin_is_recorded_and_so_are_several_calls():
     script = Script({"a": (3000,), "b": (700, 90)}, (Act("run", "a", 5000, 100), Act("run", "b")))
-    twin = profile_pipeline(build(script), gpu="rtx-4060", memory_history=True)
+    twin = profile_pipeline(build(script), gpu="rtx-4060", mode="resident", memory_history=True)
     sums = twin.memory_history.by_component.set_index(["component", "what"])["bytes"].to_dict()
     # Half precision: 6000, 1400 and 180 bytes in blocks of 512; three integers each.
     assert sums == {
