@@ -59,7 +59,7 @@ what `nvidia-smi` would show, `up` and `down` what is copied to the card and bac
 
 `device` is context + reserved, the figure that a report calls "on the card", of a card that is never full: on a
 smaller one PyTorch gives cached memory back before it runs out, and reserves less (sdxl-base under model offload on an
-RTX 4060: 6.73 GiB, and 7.74 here). What a plan "needs" is another figure: context + peak + slack + error band.
+RTX 4060: 6.72 GiB, and 7.74 here). What a plan "needs" is another figure: context + peak + slack + error band.
 
 A sentence in place of figures is what stock diffusers 0.42.1 says instead of running, on the virtual card; none of it
 was tried on a real one. `tests/integration/test_matrix_images.py` and `test_matrix_videos.py` hold each.
