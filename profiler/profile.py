@@ -46,8 +46,9 @@ class Event(NamedTuple):
     """One thing that happened to memory.
 
     Kinds: `begin` and `end` of one call of the pipeline; `enter` and `exit` of a component's entry point; `onload`,
-    `offload` and `cast` of weights; `copy` of anything else between host and device (inputs, images); `empty_cache`;
-    `sync`.
+    `offload` and `cast` of weights (an `offload` to "meta" that the `script` asked for: the script dropped the
+    component, and its weights went with it); `copy` of anything else between host and device (inputs, images);
+    `empty_cache`; `sync`.
     """
 
     ordinal: int

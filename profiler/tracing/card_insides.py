@@ -11,6 +11,7 @@ known, and a plan is made from whole components anyway.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ _MOVES = frozenset({"onload", "offload", "cast", "empty_cache", "sync"})
 class CardInsides(Insides):
     """Collects the visits of parts on a real card."""
 
-    def __init__(self, gauge: CardGauge, modules: dict[str, nn.Module]) -> None:
+    def __init__(self, gauge: CardGauge, modules: Mapping[str, nn.Module]) -> None:
         self._watch = _Watch(gauge)
         super().__init__(gauge, modules, self._watch)
         self._card = gauge

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import nn
@@ -28,11 +29,17 @@ class Conditions:
         modules: components by name.
     """
 
-    def __init__(self, target: Any, modules: dict[str, nn.Module]) -> None:
-        self._pipe = None if isinstance(target, nn.Module) else target
+    def __init__(self, target: Any, modules: Mapping[str, nn.Module]) -> None:
+        self._module = isinstance(target, nn.Module)
+        self._target = ref(target)
         self._modules = modules
         self._seen: dict[tuple[str, str, str], Condition] = {}
         self._mode = ""
+
+    @property
+    def _pipe(self) -> Any:
+        """The pipeline; None where a module is traced, or it is gone."""
+        return None if self._module else self._target()
 
     def look(self, call: int) -> None:
         """Take in how things are as call number `call` begins."""

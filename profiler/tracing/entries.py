@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import ref
 
 from torch import nn
 
@@ -18,6 +19,7 @@ from profiler.tracing import hooks
 from profiler.tracing.insides import Insides
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
+from profiler.tracing.standing import Stands, method_of
 
 
 class Entries:
@@ -36,7 +38,7 @@ class Entries:
         self,
         recorder: Recorder,
         phases: Phases,
-        modules: dict[str, nn.Module],
+        modules: Mapping[str, nn.Module],
         *,
         insides: Insides,
         beginning: Callable[[int], None],
@@ -48,17 +50,21 @@ class Entries:
         self._insides = insides
         self._beginning = beginning
         self._leaving = leaving
-        self._hooked: list[tuple[weakref.ref[nn.Module], Callable[..., None]]] = []
-        self._earlier = sys.exception()  # which is being handled around the trace
+        self._hooked: list[tuple[ref[nn.Module], Callable[..., None]]] = []
+        # The error that is being handled around the trace, which outlives it.
+        self._earlier = id(sys.exception())
 
-    def watch(self, patches: Patches, target: Any, also: Sequence[Any] = ()) -> None:
+    def watch(
+        self, patches: Patches, stands: Stands, target: Any, also: Sequence[Any] = ()
+    ) -> None:
         """Stand at every entry point of the components, and of the pipelines or the module itself."""
+        self._stands = stands
         if isinstance(target, nn.Module):
             self._watch_forward(target, next(iter(self._modules)), "forward", whole_call=True)
         else:
             self._watch_pipelines(patches, (target, *also))
         for name, module in self._modules.items():
-            self._watch_methods(patches, name, module)
+            self._watch_methods(name, module)
 
     def _watch_pipelines(self, patches: Patches, pipes: Sequence[Any]) -> None:
         values = {id(value): value for pipe in pipes for value in vars(pipe).values()}
@@ -66,14 +72,14 @@ class Entries:
             patches.replace(type(pipe), "__call__", self._calling(pipe))
         for value in values.values():
             if callable(getattr(type(value), "step", None)) and hasattr(value, "timesteps"):
-                patches.replace(value, "step", self._stepping(value))
+                self._stands.replace(value, "step", self._stepping(value))
         for name, module in self._modules.items():
             self._watch_forward(module, name, "forward")
 
-    def _watch_methods(self, patches: Patches, name: str, module: nn.Module) -> None:
+    def _watch_methods(self, name: str, module: nn.Module) -> None:
         for entry in hooks.ENTRIES:
             if callable(getattr(type(module), entry, None)):
-                patches.replace(module, entry, self._method(name, module, entry))
+                self._stands.replace(module, entry, self._method(name, module, entry))
         for path in hooks.INNER_ENTRIES:
             inner = _submodule(module, path)
             if inner is not None:
@@ -107,12 +113,12 @@ class Entries:
                     self._end()
 
         # First, so that an interrupt leaves no hook that nobody knows of.
-        self._hooked += [(weakref.ref(module), before), (weakref.ref(module), after)]
+        self._hooked += [(ref(module), before), (ref(module), after)]
         module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
         module.register_forward_hook(after, always_call=True)
 
     def _method(self, name: str, module: nn.Module, entry: str) -> Callable[..., Any]:
-        original = getattr(module, entry)
+        original = method_of(module, entry)
 
         def method(*args: Any, **kwargs: Any) -> Any:
             if name in self._recorder.active:
@@ -129,10 +135,10 @@ class Entries:
         return method
 
     def _calling(self, pipe: Any) -> Callable[..., Any]:
-        original = type(pipe).__call__
+        original, watched = type(pipe).__call__, ref(pipe)
 
         def call(self_: Any, *args: Any, **kwargs: Any) -> Any:
-            if self_ is not pipe or self._phases.call >= 0:
+            if self_ is not watched() or self._phases.call >= 0:
                 return original(self_, *args, **kwargs)
             self._begin()
             try:
@@ -144,18 +150,20 @@ class Entries:
         return call
 
     def _stepping(self, scheduler: Any) -> Callable[..., Any]:
-        original = scheduler.step
+        original, watched = method_of(scheduler, "step"), ref(scheduler)
 
         def step(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            self._phases.stepped(scheduler)
+            self._phases.stepped(watched())
             self._recorder.relabel()
             return result
 
-        step.__wrapped__ = original  # type: ignore[attr-defined]  # pipelines look at its signature
+        # Pipelines look at its signature.
+        step.__signature__ = inspect.signature(scheduler.step)  # type: ignore[attr-defined]
         return step
 
     def _begin(self) -> None:
+        self._recorder.settle_gone()  # before this call
         self._phases.begin_call()
         self._beginning(self._phases.call)
         self._recorder.instant(Span("begin"))
@@ -170,7 +178,7 @@ class Entries:
 
     def _note_failure(self, component: str, doing: str) -> None:
         error = sys.exception()
-        if error is not None and error is not self._earlier:
+        if error is not None and id(error) != self._earlier:
             self._recorder.note_failure(error, component=component, doing=doing)
 
     def _enter(self, name: str, entry: str, arguments: tuple[Any, ...]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import uuid
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ class History:
         modules: components by name.
     """
 
-    def __init__(self, modules: dict[str, nn.Module]) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self._modules = modules
         self._made: dict[str, Made] = {}
         self._begun = self._recording = False
@@ -163,7 +164,7 @@ class History:
         return name if address >= block.address else ""
 
 
-def _addresses(modules: dict[str, nn.Module]) -> list[tuple[int, str]]:
+def _addresses(modules: Mapping[str, nn.Module]) -> list[tuple[int, str]]:
     """Return where on the card the components have their tensors, by address."""
     return sorted(
         (tensor.data_ptr(), name)

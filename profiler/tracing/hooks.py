@@ -7,7 +7,7 @@ those that it shares with applying are in `profiler/diffusers_private.py`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -92,7 +92,7 @@ def excluded_of(pipe: Any) -> tuple[str, ...]:
     return tuple(getattr(pipe, private.EXCLUDED, ()))
 
 
-def mode_of(pipe: Any, modules: dict[str, nn.Module]) -> str:
+def mode_of(pipe: Any, modules: Mapping[str, nn.Module]) -> str:
     """Return how a pipeline is placed: resident, model, sequential, group-block, group-leaf, streamed or mixed."""
     modes = {"model"} if private.offload_hooks(pipe) else set()
     for module in modules.values():

@@ -6,8 +6,9 @@ is entered and left. `virtual_insides.py` and `card_insides.py` say which forwar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -45,13 +46,15 @@ class Insides:
         pending_peak_bytes: highest allocated since the last visit, as far as it was read.
     """
 
-    def __init__(self, gauge: Gauge, modules: dict[str, nn.Module], stopwatch: Stopwatch) -> None:
+    def __init__(
+        self, gauge: Gauge, modules: Mapping[str, nn.Module], stopwatch: Stopwatch
+    ) -> None:
         self.known: list[Inside] = []
         self.pending_peak_bytes = 0
         self._gauge = gauge
         self._modules = modules
         self._stopwatch = stopwatch
-        self._places: dict[int, tuple[int, int, str]] = {}
+        self._places: WeakKeyDictionary[nn.Module, tuple[int, int, str]] = WeakKeyDictionary()
         self._indices: dict[Any, int] = {}
         self._visits: list[Visit] = []
         self._unknown = False  # whether parts were visited that cannot be told
@@ -82,7 +85,7 @@ class Insides:
                 block = listed or name in component.block_modules
                 if entered or block or part.is_leaf or part.parameters or part.buffers:
                     place = (number, index, component.name if entered else "")
-                    self._places.setdefault(id(submodules[part.path]), place)
+                    self._places.setdefault(submodules[part.path], place)
         if self._places:
             self._stand(patches)
         self.begin(self._gauge.allocated())
@@ -151,7 +154,7 @@ class Insides:
         places = self._places
 
         def _call_impl(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            place = places.get(id(module))
+            place = places.get(module)
             if place is None or (place[2] and place[2] not in self._active):
                 return original(module, *args, **kwargs)
             component, part, _ = place

@@ -6,8 +6,10 @@ Bytes are computed from the parameters that changed place, independently of what
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
@@ -22,13 +24,11 @@ from profiler.tracing.parts import (
     resident_bytes,
     tensors_of,
 )
-from profiler.tracing.recorder import Recorder, Span
+from profiler.tracing.recorder import DROPPED, Recorder, Span
+from profiler.tracing.standing import Stands, method_of
 from profiler.virtual.allocator_settings import round_block
 from profiler.virtual.quantised import Slot, beside_weights
 from profiler.virtual.subclasses import inner_tensors
-
-DROPPED = "meta"
-"""`to_device` of an offload that moved nothing: the device copy was dropped, a host copy was there already."""
 
 
 class Moves:
@@ -39,31 +39,32 @@ class Moves:
         modules: components by name.
     """
 
-    def __init__(self, recorder: Recorder, modules: dict[str, nn.Module]) -> None:
+    def __init__(self, recorder: Recorder, modules: Mapping[str, nn.Module]) -> None:
         self._recorder = recorder
         self._modules = modules
-        self._owners = {
-            id(part): (name, path)
-            for name, module in modules.items()
-            for path, part in module.named_modules()
-        }
+        self._owners: WeakKeyDictionary[nn.Module, tuple[str, str]] = WeakKeyDictionary()
+        self._alive = [ref(module, partial(self._gone, name)) for name, module in modules.items()]
         for name, module in modules.items():
+            self._owners.update((part, (name, path)) for path, part in module.named_modules())
             recorder.resident[name] = resident_bytes(list(tensors_of(module)))
 
-    def watch(self, patches: Patches) -> None:
+    def watch(self, patches: Patches, stands: Stands) -> None:
         """Stand at every place where weights are moved."""
         for name, module in self._modules.items():
-            patches.replace(module, "_apply", self._applying(name, module))
+            stands.replace(module, "_apply", self._applying(name, module))
         for method in ("init_hook", "pre_forward", "post_forward"):
             patches.replace(hooks.ALIGN, method, self._aligning(method))
         patches.replace(hooks.GROUP, "onload_", self._grouping("onload_", "onload"))
         patches.replace(hooks.GROUP, "offload_", self._grouping("offload_", "offload"))
         patches.replace(hooks.SENDER, "send_to_device", self._sending())
 
+    def _gone(self, name: str, _: ref[nn.Module]) -> None:
+        self._recorder.gone(name)
+
     # -- a whole component: `.to`, `.cpu`, `.half`, ... all end in `_apply`
 
     def _applying(self, name: str, module: nn.Module) -> Callable[..., Any]:
-        original = module._apply
+        original, watched = method_of(module, "_apply"), ref(module)
         # Moved past `_apply` by methods of their own, so that it does not see each of them.
         wrapped = any(next(beside_weights(part), None) for part in module.modules()) or any(
             inner_tensors(one)[0] is not one for one in module.parameters()
@@ -72,6 +73,8 @@ class Moves:
         def _apply(fn: Any, recurse: bool = True) -> Any:
             if self._recorder.in_span:
                 return original(fn, recurse)
+            module = watched()
+            assert module is not None, name
             seen = _Before(fn, module)
             if wrapped:
                 seen.look()
@@ -96,7 +99,7 @@ class Moves:
         original = vars(hooks.ALIGN)[method]
 
         def aligned(hook: Any, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            owner = self._owners.get(id(module))
+            owner = self._owners.get(module)
             if owner is None or self._recorder.in_span:
                 return original(hook, module, *args, **kwargs)
             shared = hooks.tied_on_card(hook)
@@ -117,7 +120,7 @@ class Moves:
 
         def grouped(group: Any) -> Any:
             leader = hooks.group_module(group)
-            owner = self._owners.get(id(leader))
+            owner = None if leader is None else self._owners.get(leader)
             if owner is None or self._recorder.in_span:
                 return original(group)
             tensors = hooks.group_tensors(group)

@@ -37,6 +37,16 @@ class Span:
     attempted: str = "onload"  # what a move was to be, if it fails before anything moved
 
 
+DELETED = "script"
+"""Who asked for an offload of weights that went with their component."""
+
+DROPPED = "meta"
+"""`to_device` of an offload that moved nothing: the device copy was dropped."""
+
+# An error is known by this: to hold it would hold every tensor of the frames that it passed.
+_Sign = tuple[int, type[BaseException], str]
+
+
 class _Opened(NamedTuple):
     """What is known where an event begins."""
 
@@ -80,12 +90,34 @@ class Recorder:
         self._pending_peak = 0
         self._in_span = False
         self._worst = (-1, {}, "")  # type: tuple[int, dict[str, int], str]
-        self._failing: tuple[BaseException, Failure] | None = None
+        self._gone: list[str] = []  # components that went since the last event
+        self._failing: tuple[_Sign, Failure] | None = None
 
     @property
     def in_span(self) -> bool:
         """Whether weights are being moved."""
         return self._in_span
+
+    def gone(self, component: str) -> None:
+        """A component went: its script dropped it. Called from wherever Python lets go of it."""
+        self._gone.append(component)
+
+    def settle_gone(self) -> None:
+        """Record what went since the last event: its weights are on the device no more."""
+        while self._gone:
+            name = self._gone.pop(0)
+            if self.resident.get(name):
+                self._record_gone(name)
+
+    def _record_gone(self, name: str) -> None:
+        opened = self._look()
+        held_bytes = opened.before.allocated_bytes + self.resident[name]
+        before_bytes = max(min(held_bytes, opened.lead_peak_bytes), opened.before.allocated_bytes)
+        self.resident[name] = 0
+        span = Span("offload", name, asked_by=DELETED, from_device="cuda:0", to_device=DROPPED)
+        after = opened.before._replace(peak_bytes=before_bytes)
+        before = opened.before._replace(allocated_bytes=before_bytes)
+        self._append(span, opened._replace(before=before), after, opened.mark)
 
     def relabel(self) -> None:
         """Say what memory is for from now on; to be called when that may have changed."""
@@ -104,6 +136,8 @@ class Recorder:
         """Record something that takes no time."""
         if self._in_span:
             return
+        if span.kind in ("begin", "enter"):
+            self._failing = None  # its error was handled
         opened = self._opened()
         self.relabel()
         now = opened.before._replace(peak_bytes=opened.before.allocated_bytes)
@@ -147,7 +181,11 @@ class Recorder:
                 self._append(span, opened, after, gauge.mark())
 
     def _opened(self) -> _Opened:
-        """Return what is known where an event begins."""
+        """Return what is known where an event begins, with what went before it recorded."""
+        self.settle_gone()
+        return self._look()
+
+    def _look(self) -> _Opened:
         before = self._insides.read()
         peaks = self._pending_peak, self._insides.take_peak_of_visits(), before.peak_bytes
         self._pending_peak = 0
@@ -215,7 +253,7 @@ class Recorder:
         self, error: BaseException, *, component: str, doing: str, works: str | None = None
     ) -> None:
         """Keep what was on the card when `error` was first seen; `component` was at work, unless `works` says who."""
-        if self._failing is not None and self._failing[0] is error:
+        if self._failing is not None and self._failing[0] == _sign(error):
             return
         gauge = self._gauge
         shortage = shortage_of(error)
@@ -239,12 +277,14 @@ class Recorder:
                     held, self.resident, component if works is None else works, workspace
                 ),
             )
-        self._failing = (error, failure)
+        self._failing = (_sign(error), failure)
 
     def failure(self, error: BaseException | None) -> Failure | None:
-        """Return where `error` ended the run, and let go of it."""
+        """Return where `error` ended the run."""
         failing, self._failing = self._failing, None
-        return failing[1] if failing is not None and failing[0] is error else None
+        if failing is None or error is None or failing[0] != _sign(error):
+            return None
+        return failing[1]
 
     def bill(self) -> tuple[BillItem, ...]:
         """Return who held which bytes at the worst moment; the items add up to the peak."""
@@ -264,6 +304,10 @@ class Recorder:
         """Return who works while `span` lasts: nobody while a whole component moves, which comes before its work."""
         whole = span.kind in ("onload", "offload", "cast", "move") and not span.group
         return "" if whole else self._works
+
+
+def _sign(error: BaseException) -> _Sign:
+    return id(error), type(error), str(error)
 
 
 def _items(

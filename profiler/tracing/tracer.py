@@ -7,11 +7,12 @@ Ctrl-C, and torch's peak statistics are, on a virtual card, as if nobody had loo
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import nn
@@ -36,6 +37,7 @@ from profiler.tracing.parts import components_of, describe, is_denoiser
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
 from profiler.tracing.settings_read import settings_of
+from profiler.tracing.standing import Stands
 from profiler.tracing.virtual_gauge import VirtualGauge
 from profiler.tracing.virtual_insides import VirtualInsides
 from profiler.virtual.functions import active_gpu
@@ -53,7 +55,7 @@ def trace(
     """Return a context manager that profiles the code inside it.
 
     Args:
-        target: a diffusers pipeline, or one module of it.
+        target: a diffusers pipeline, or one module of it. It is held weakly: what the code drops goes.
         also: other pipelines over components of that one, whose calls are calls as well.
         label: `Profile` fields that the tracer cannot know: `model`, `call`, `call_defaults`, `signatures`, `dtype`.
         memory_history: whether torch records its own history meanwhile, for `profile.memory_history`. Where it was
@@ -61,7 +63,7 @@ def trace(
 
     Raises:
         InputError: on entering, if torch sees no card, real or virtual; if one of `also` has components of its own; if
-            torch's allocator has no history.
+            torch's allocator has no history; if the trace has been entered before.
 
     Example:
         >>> with trace(pipe) as t:
@@ -93,11 +95,11 @@ class Trace:
         memory_history: bool = False,
     ) -> None:
         self._make_gauge = gauge or _gauge_at_hand
-        self._target = target
-        self._also = tuple(also)
+        self._given: tuple[Any, ...] = (target, *also)  # until the trace begins
         self._label = label
-        self._modules: dict[str, nn.Module] = components_of(target)
+        self._modules = WeakValueDictionary(components_of(target))
         self._patches = Patches()
+        self._stands = Stands()
         self._statistics = Patches()  # torch's own, put back after what the trace made is read
         self._history = History(self._modules) if memory_history else None
         self._profile: Profile | None = None
@@ -130,17 +132,45 @@ class Trace:
                 "torch sees no GPU: use profile_pipeline(pipe), which sizes it on a virtual card, "
                 'or put the code inside `with VirtualGPU("rtx-4090"):`'
             )
-        for other in self._also:
-            check_shared(self._target, other)
+        if not self._given:
+            raise InputError("this trace has been used: call trace(pipe) again")
+        target, *also = self._given
+        for other in also:
+            check_shared(target, other)
+        self._given = ()
+        self._prepare(target)
+        self._statistics.afterwards(self._gauge.settle)  # which allocates to put peaks back
+        if self._history is not None:
+            self._statistics.afterwards(self._history.leave)
+            self._history.begin()
+            self._recorder.relabel()
+        self._watch(target, also)
+
+    def _watch(self, target: Any, also: Sequence[Any]) -> None:
+        patches, stands = self._patches, self._stands
+        patches.afterwards(stands.restore)
+        self._moves.watch(patches, stands)
+        patches.afterwards(self._entries.unwatch)
+        self._entries.watch(patches, stands, target, also)
+        self._watch_device()
+        self._binning.watch(patches)
+        patches.afterwards(self._insides.unwatch)
+        self._insides.watch(patches, self._components, self._recorder.active)
+        patches.afterwards(partial(self._gauge.unwatch, self._copied))
+        self._gauge.watch(patches, self._copied)
+
+    def _prepare(self, target: Any) -> None:
+        """Make what will watch, before anything is replaced."""
+        self._target = ref(target)
+        self._about = _About.of(target, self._modules)
         denoisers = frozenset(name for name, module in self._modules.items() if is_denoiser(module))
         self._denoisers = denoisers
         self._components = tuple(describe(name, module) for name, module in self._modules.items())
         self._gauge = self._make_gauge()
-        self._statistics.afterwards(self._gauge.settle)  # which allocates to put peaks back
         self._phases = Phases(denoisers)
         self._insides = _insides_for(self._gauge, self._modules)
         self._recorder = Recorder(self._gauge, self._phases, self._insides, self._history)
-        self._conditions = Conditions(self._target, self._modules)
+        self._conditions = Conditions(target, self._modules)
         self._entries = Entries(
             self._recorder,
             self._phases,
@@ -149,25 +179,9 @@ class Trace:
             beginning=self._conditions.look,
             leaving=self._conditions.left,
         )
+        self._moves = Moves(self._recorder, self._modules)
         self._binning = Binning()
         self._other = {"h2d": 0, "d2h": 0}
-        if self._history is not None:
-            self._statistics.afterwards(self._history.leave)
-            self._history.begin()
-            self._recorder.relabel()
-        self._watch()
-
-    def _watch(self) -> None:
-        patches = self._patches
-        Moves(self._recorder, self._modules).watch(patches)
-        patches.afterwards(self._entries.unwatch)
-        self._entries.watch(patches, self._target, self._also)
-        self._watch_device()
-        self._binning.watch(patches)
-        patches.afterwards(self._insides.unwatch)
-        self._insides.watch(patches, self._components, self._recorder.active)
-        patches.afterwards(partial(self._gauge.unwatch, self._copied))
-        self._gauge.watch(patches, self._copied)
 
     def __exit__(
         self,
@@ -176,6 +190,7 @@ class Trace:
         traceback: TracebackType | None,
     ) -> None:
         try:
+            self._recorder.settle_gone()
             self._patches.restore()
             history = None if self._history is None else self._history.taken()
         finally:
@@ -231,27 +246,28 @@ class Trace:
             recorder.note_failure(error, component="", doing="")
         failure = recorder.failure(error)
         events = self._insides.settled(recorder.events())
-        pipe = None if isinstance(self._target, nn.Module) else self._target
-        settings = settings_of(self._modules)
+        target = self._target()
+        about = self._about if target is None else _About.of(target, self._modules)
+        settings = settings_of(dict(self._modules))
         return Profile(
             source="predicted" if gauge.predicted else "measured",
             gpu=gauge.gpu(),
             card_state=gauge.card_state(),
-            pipeline_class=type(self._target).__name__,
-            mode=hooks.mode_of(self._target, self._modules),
+            pipeline_class=about.class_name,
+            mode=about.mode,
             components=self._components,
             events=tuple(events),
             totals=self._totals(events),
             bill=recorder.bill(),
-            sequence=hooks.sequence_of(pipe),
-            excluded=hooks.excluded_of(pipe),
-            denoisers=tuple(name for name in self._modules if name in self._denoisers),
+            sequence=about.sequence,
+            excluded=about.excluded,
+            denoisers=tuple(one.name for one in self._components if one.name in self._denoisers),
             versions=_versions(),
-            assumptions=(*gauge.assumptions(), *self._stand_ins()),
+            assumptions=(*gauge.assumptions(), *about.stand_ins),
             error_band=gauge.error_band(),
             error_band_below=gauge.error_band_below(),
             insides=tuple(self._insides.known),
-            places_itself=hooks.places_itself(pipe),
+            places_itself=about.places_itself,
             complete=error is None,
             error="" if error is None else _explained(error, failure),
             failure=failure,
@@ -259,12 +275,6 @@ class Trace:
             settings=settings,
             **{"dtype": _pipeline_dtype(self._components, settings), **self._label},
         )
-
-    def _stand_ins(self) -> tuple[Assumption, ...]:
-        """Return what stands in for a part of the pipeline that was not there."""
-        if isinstance(self._target, nn.Module):
-            return ()
-        return tuple(Assumption(what=sentence) for sentence in stand_ins(self._target))
 
     def _totals(self, events: list[Event]) -> Totals:
         up = sum(event.bytes for event in events if event.kind == "onload")
@@ -292,12 +302,37 @@ class Trace:
         )
 
 
+class _About(NamedTuple):
+    """What a record says of the pipeline itself: as it is at the end, or was when it was last there."""
+
+    class_name: str
+    mode: str
+    sequence: tuple[str, ...]
+    excluded: tuple[str, ...]
+    places_itself: bool
+    stand_ins: tuple[Assumption, ...]  # for parts of the pipeline that were not there
+
+    @staticmethod
+    def of(target: Any, modules: Mapping[str, nn.Module]) -> _About:
+        """Return what is so of a pipeline, or of a module."""
+        pipe = None if isinstance(target, nn.Module) else target
+        sentences = () if pipe is None else stand_ins(pipe)
+        return _About(
+            type(target).__name__,
+            hooks.mode_of(target, modules),
+            hooks.sequence_of(pipe),
+            hooks.excluded_of(pipe),
+            hooks.places_itself(pipe),
+            tuple(Assumption(what=sentence) for sentence in sentences),
+        )
+
+
 def _gauge_at_hand() -> Gauge:
     gpu = active_gpu()
     return CardGauge() if gpu is None else VirtualGauge(gpu)
 
 
-def _insides_for(gauge: Gauge, modules: dict[str, nn.Module]) -> Insides:
+def _insides_for(gauge: Gauge, modules: Mapping[str, nn.Module]) -> Insides:
     if isinstance(gauge, VirtualGauge):
         return VirtualInsides(gauge, modules)
     assert isinstance(gauge, CardGauge), gauge

@@ -5,6 +5,7 @@ A forward that was replayed enters no part: what its run did stands for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -21,7 +22,7 @@ _NANOSECONDS = 10**9
 class VirtualInsides(Insides):
     """Collects the visits of parts on a virtual card."""
 
-    def __init__(self, gauge: VirtualGauge, modules: dict[str, nn.Module]) -> None:
+    def __init__(self, gauge: VirtualGauge, modules: Mapping[str, nn.Module]) -> None:
         super().__init__(gauge, modules, _Ideally(gauge))
         self._watched = gauge
         self._calls: WeakKeyDictionary[Call, tuple[tuple[Visit, ...], int]] = WeakKeyDictionary()
