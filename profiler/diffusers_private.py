@@ -64,9 +64,12 @@ MODULE_HOOKS = ("_hf_hook", REGISTRY, "hf_device_map")
 
 _HOOKED = frozenset({"_hf_hook", REGISTRY})
 
+OLD_FORWARD = "_old_forward"
+"""Where accelerate keeps the `forward` of a module that it hooked."""
+
 MODULE_STATE = (
     "_hf_hook",
-    "_old_forward",
+    OLD_FORWARD,
     "forward",
     *(
         "to",

@@ -180,6 +180,13 @@ def group_component(part: Any, options: dict[str, Any], folder: Path | None = No
         apply_group_offloading(part, **own)
 
 
+_METHODS = {
+    "resident": "to",
+    "model": "enable_model_cpu_offload",
+    "sequential": "enable_sequential_cpu_offload",
+}
+
+
 def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
     """Place `pipe` as `mode` says, and set nothing else.
 
@@ -187,6 +194,9 @@ def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
         InputError: if the pipeline cannot be placed so.
     """
     with _refusals(pipe, mode):
+        method = _METHODS.get(mode.name, "enable_group_offload")
+        if not hasattr(pipe, method):  # a modular pipeline
+            raise NotImplementedError(f"it has no {method}()")
         match mode.name:
             case "resident":
                 pipe.to(device)

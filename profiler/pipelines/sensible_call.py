@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from profiler.errors import InputError
 from profiler.pipelines.known_models import distilled_call, known_entry
 
 if TYPE_CHECKING:
@@ -43,9 +44,14 @@ def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
     Args:
         pipe: a diffusers pipeline.
         given: the arguments that the user chose; they are never changed.
+
+    Raises:
+        InputError: if there is nothing to encode a prompt with, and no embeddings of one.
     """
     parameters = _parameters(pipe)
     embeds = any(name.startswith("prompt_embeds") for name in given)
+    if not embeds:
+        _check_encoder(pipe)
     chosen: dict[str, Any] = {}
     if "prompt" in parameters and "prompt" not in given and not embeds:
         chosen["prompt"] = PROMPT
@@ -61,6 +67,15 @@ def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
     if _would_run_no_step(parameters, {**chosen, **given}):
         chosen["strength"] = 1.0
     return {**chosen, **given}, tuple(chosen)
+
+
+def _check_encoder(pipe: Any) -> None:
+    encoders = [part for name, part in vars(pipe).items() if name.startswith("text_encoder")]
+    missing = bool(encoders) and all(part is None for part in encoders)
+    if missing and "prompt_embeds" in _parameters(pipe):
+        raise InputError(
+            f"this {type(pipe).__name__} has no text encoder: give prompt_embeds= and what goes with them"
+        )
 
 
 def required_arguments(pipe: Any) -> dict[str, str]:
@@ -100,8 +115,7 @@ def default_side(pipe: Any, name: str) -> int | None:
     parameter = _parameters(pipe).get(name)
     if parameter is not None and isinstance(parameter.default, int):
         return parameter.default
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    config = getattr(denoiser, "config", {})
+    config = getattr(_denoiser(pipe), "config", {})
     samples = (
         getattr(pipe, "default_sample_size", None),
         config.get("sample_size"),
@@ -114,8 +128,20 @@ def default_side(pipe: Any, name: str) -> int | None:
     return None if sample is None or factor is None else sample * factor
 
 
+def _denoiser(pipe: Any) -> Any:
+    """Return the UNet or the transformer; None for neither. A compiled module has no truth of its own to ask for."""
+    found = (getattr(pipe, name, None) for name in ("unet", "transformer"))
+    return next((part for part in found if part is not None), None)
+
+
 def _parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(type(pipe).__call__).parameters
+    """Return the parameters of `pipe`'s call; of a modular pipeline, what its blocks take besides."""
+    found = dict(inspect.signature(type(pipe).__call__).parameters)
+    for taken in getattr(getattr(pipe, "_blocks", None), "inputs", ()):
+        if taken.name is not None:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            found[taken.name] = inspect.Parameter(taken.name, kind, default=taken.default)
+    return found
 
 
 def _argument(pipe: Any, name: str, kind: str, given: Mapping[str, Any]) -> Any:
@@ -148,8 +174,7 @@ def _adapter_pictures(pipe: Any, given: Mapping[str, Any]) -> dict[str, list[Ima
     Source: `load_ip_adapter` of diffusers (0.42) leaves the adapters' projections on the denoiser, as
     `encoder_hid_proj`.
     """
-    denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
-    projection = getattr(denoiser, "encoder_hid_proj", None)
+    projection = getattr(_denoiser(pipe), "encoder_hid_proj", None)
     adapters = getattr(projection, "image_projection_layers", ())
     if not len(adapters) or {"ip_adapter_image", "ip_adapter_image_embeds"} & set(given):
         return {}

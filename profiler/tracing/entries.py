@@ -14,6 +14,7 @@ from weakref import ref
 
 from torch import nn
 
+from profiler.compiled import IN_PLACE
 from profiler.patching import Patches
 from profiler.tracing import hooks
 from profiler.tracing.insides import Insides
@@ -74,7 +75,7 @@ class Entries:
             if callable(getattr(type(value), "step", None)) and hasattr(value, "timesteps"):
                 self._stands.replace(value, "step", self._stepping(value))
         for name, module in self._modules.items():
-            self._watch_forward(module, name, "forward")
+            self._watch_forward(getattr(pipes[0], name, module), name, "forward")
 
     def _watch_methods(self, name: str, module: nn.Module) -> None:
         for entry in hooks.ENTRIES:
@@ -112,6 +113,10 @@ class Entries:
                 if whole_call:
                     self._end()
 
+        if vars(module).get(IN_PLACE) is not None:
+            # Torch's module hooks would be compiled with the rest.
+            self._stands.replace(module, IN_PLACE, _between(before, module, after))
+            return
         # First, so that an interrupt leaves no hook that nobody knows of.
         self._hooked += [(ref(module), before), (ref(module), after)]
         module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
@@ -194,6 +199,24 @@ class Entries:
         self._note_failure(name, entry)
         self._recorder.active.remove(name)
         self._recorder.relabel()
+
+
+def _between(
+    before: Callable[..., None], module: nn.Module, after: Callable[..., None]
+) -> Callable[..., Any]:
+    """Return what is called in place of a module that is compiled in place, between two functions."""
+    original, watched = method_of(module, IN_PLACE), ref(module)
+
+    def compiled(*args: Any, **kwargs: Any) -> Any:
+        living = watched()
+        assert living is not None
+        before(living, args, kwargs)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            after()
+
+    return compiled
 
 
 def _running(active: list[str]) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from diffusers.hooks.group_offloading import ModuleGroup
 from torch import nn
 
 from profiler import diffusers_private as private
+from profiler.compiled import is_compiled
 from profiler.virtual.quantised import beside_weights
 from profiler.virtual.subclasses import inner_tensors
 
@@ -147,11 +148,7 @@ def _modes_inside(parts: Iterable[nn.Module]) -> Iterator[str]:
 def acts_inside(module: nn.Module) -> bool:
     """Tell whether anything but the module's own code acts at its parts: an offload hook, or a compiler."""
     parts = list(module.modules())  # once: walking takes longer than looking
-    compiled = any(
-        vars(part).get("_compiled_call_impl") or type(part).__name__ == "OptimizedModule"
-        for part in parts
-    )
-    return compiled or next(_modes_inside(parts), None) is not None
+    return any(map(is_compiled, parts)) or next(_modes_inside(parts), None) is not None
 
 
 def hook_tensors(hook: Any, module: nn.Module) -> list[Any]:

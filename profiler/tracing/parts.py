@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from profiler.compiled import uncompiled
 from profiler.profile import Block, Component, Part, TensorSize
 from profiler.tracing.hooks import GROUPED_LAYERS
 from profiler.virtual.allocator_settings import round_block
@@ -30,10 +31,15 @@ _DENOISER_PACKAGES = (
 
 
 def components_of(target: Any) -> dict[str, nn.Module]:
-    """Return the modules of a pipeline by name; a bare module is its own only component."""
+    """Return the modules of a pipeline by name, without wrappers; a bare module is its own only component."""
     if isinstance(target, nn.Module):
-        return {type(target).__name__: target}
-    return {name: part for name, part in target.components.items() if isinstance(part, nn.Module)}
+        inner = uncompiled(target)
+        return {type(inner).__name__: inner}
+    return {
+        name: uncompiled(part)
+        for name, part in target.components.items()
+        if isinstance(part, nn.Module)
+    }
 
 
 def is_denoiser(module: nn.Module) -> bool:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,9 @@ from profiler.pipelines.recorded_call import CACHED_PROMPT, PreparedCall, prepar
 from profiler.profile import Assumption, CallSignature, Profile
 from profiler.tracing.bounds import widened
 from profiler.tracing.own_mode import default_mode, is_unplaced, own_mode
+from profiler.tracing.parts import components_of
 from profiler.tracing.tracer import Trace, trace
+from profiler.tracing.whose import belongs_to
 from profiler.virtual import VirtualGPU
 from profiler.virtual.functions import active_gpu
 from profiler.virtual.lending import lend_together
@@ -63,10 +65,11 @@ def profile_pipeline(
 ) -> Profile:
     """Run a pipeline once and return its profile.
 
-    If torch sees a GPU, `pipe` runs on it as it is. Otherwise, or with `gpu`, a twin of it runs on a virtual GPU and
-    `pipe` is only read: its placement is repeated on the twin unless `mode` names another. A pipe that has not been
-    placed yet runs under model offload (`profiler.modes.DEFAULT_MODE`), as with the command, or resident if its class
-    has no sequence for that; the profile's assumptions say so.
+    If torch sees a GPU, `pipe` runs on it as it is. Otherwise, or with `gpu`, or if `pipe` was built outside of the
+    virtual GPU that is active, a twin of it runs on a virtual GPU and `pipe` is only read: its placement is repeated on
+    the twin unless `mode` names another. A pipe that has not been placed yet runs under model offload
+    (`profiler.modes.DEFAULT_MODE`), as with the command, or resident if its class has no sequence for that; the
+    profile's assumptions say so.
 
     Args:
         pipe: a loaded diffusers pipeline.
@@ -84,7 +87,8 @@ def profile_pipeline(
         virtual card as it would on a real one.
 
     Raises:
-        InputError: if the placement cannot be made, or `mode` is asked of a pipe on a real card.
+        InputError: if the placement cannot be made, `mode` is asked of a pipe on a real card, or the pipe has something
+            of which no twin can be made.
 
     Example:
         >>> profile = profile_pipeline(pipe, gpu="rtx-4060", mode="model")
@@ -137,18 +141,36 @@ def profile_calls(
                 "mode= places a twin on a virtual card; on a real card place the pipe yourself "
                 "(pipe.enable_model_cpu_offload()), or name a virtual card with gpu="
             )
-        if chosen is None and active_gpu() is not None and is_unplaced(pipe):
-            return _by_default(
-                _run(pipes, calls, default_mode(pipe), label, memory_history=memory_history)
-            )
-        return _run(pipes, calls, chosen, label, memory_history=memory_history)
-    unplaced = chosen is None and is_unplaced(pipe)
-    wanted = chosen or (default_mode(pipe) if unplaced else own_mode(pipe))
+        virtual = active_gpu()
+        if virtual is None or belongs_to(virtual, components_of(pipe)):
+            if chosen is None and virtual is not None and is_unplaced(pipe):
+                return _by_default(
+                    _run(pipes, calls, default_mode(pipe), label, memory_history=memory_history)
+                )
+            return _run(pipes, calls, chosen, label, memory_history=memory_history)
+        return _lent(virtual, pipes, calls, chosen, label, memory_history=memory_history)
     with VirtualGPU(gpu or DEFAULT_GPU) as virtual:
-        lent = lend_together(virtual, pipes)
-        profile = _run(lent, calls, wanted, label, lent_to=virtual, memory_history=memory_history)
+        profile = _lent(virtual, pipes, calls, chosen, label, memory_history=memory_history)
     if gpu is None:
         profile = replace(profile, gpu=replace(profile.gpu, is_default=True))
+    return profile
+
+
+def _lent(
+    virtual: VirtualGPU,
+    pipes: list[Any],
+    calls: tuple[Call, ...],
+    chosen: Mode | None,
+    label: dict[str, Any] | None,
+    *,
+    memory_history: bool,
+) -> Profile:
+    """Run twins of the pipelines on a virtual GPU, placed as chosen, as the first is, or by default."""
+    pipe = pipes[0]
+    unplaced = chosen is None and is_unplaced(pipe)
+    wanted = chosen or (default_mode(pipe) if unplaced else own_mode(pipe))
+    lent = lend_together(virtual, pipes)
+    profile = _run(lent, calls, wanted, label, lent_to=virtual, memory_history=memory_history)
     return _by_default(profile) if unplaced else profile
 
 
@@ -186,7 +208,7 @@ def _run(
         if active_gpu() is not None:
             # The libraries' notes are for those who will see an image.
             stack.enter_context(quiet())
-            for one in {id(one): one for one in pipes}.values():
+            for one in {id(one): one for each in pipes for one in _with_bars(each)}.values():
                 _without_bar(one, stack)
         given = [call.arguments for call in calls]
         if lent_to is not None:
@@ -237,8 +259,18 @@ def _told(
     return told
 
 
-def _without_bar(pipe: Any, stack: ExitStack) -> None:
+def _with_bars(pipe: Any) -> Iterator[Any]:
+    """Yield a pipeline, or the blocks of a modular one, which show the bars in its place."""
+    waiting = [pipe._blocks if hasattr(pipe, "_blocks") else pipe]
+    while waiting:
+        one = waiting.pop()
+        waiting += getattr(one, "sub_blocks", {}).values()
+        if hasattr(one, "set_progress_bar_config"):
+            yield one
+
+
+def _without_bar(shows_bar: Any, stack: ExitStack) -> None:
     """Let a run that takes a second show no progress bar, unless the caller set one up."""
-    if hasattr(pipe, "set_progress_bar_config") and not hasattr(pipe, "_progress_bar_config"):
-        pipe.set_progress_bar_config(disable=True)
-        stack.callback(delattr, pipe, "_progress_bar_config")
+    if not hasattr(shows_bar, "_progress_bar_config"):
+        shows_bar.set_progress_bar_config(disable=True)
+        stack.callback(delattr, shows_bar, "_progress_bar_config")

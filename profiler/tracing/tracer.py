@@ -7,7 +7,7 @@ Ctrl-C, and torch's peak statistics are, on a virtual card, as if nobody had loo
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary, ref
 import torch
 from torch import nn
 
+from profiler.compiled import uncompiled
 from profiler.errors import InputError, ProfilerError
 from profiler.patching import Patches, take_turn
 from profiler.pipelines import stand_ins
@@ -40,6 +41,7 @@ from profiler.tracing.settings_read import settings_of
 from profiler.tracing.standing import Stands
 from profiler.tracing.virtual_gauge import VirtualGauge
 from profiler.tracing.virtual_insides import VirtualInsides
+from profiler.tracing.whose import check_traceable
 from profiler.virtual.functions import active_gpu
 
 _LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "bitsandbytes", "vram-profiler")
@@ -62,8 +64,9 @@ def trace(
             recording before, it goes on with its settings.
 
     Raises:
-        InputError: on entering, if torch sees no card, real or virtual; if one of `also` has components of its own; if
-            torch's allocator has no history; if the trace has been entered before.
+        InputError: on entering, if torch sees no GPU, real or virtual, or not the one that the weights are on; if one
+            of `also` has components of its own; if torch's allocator has no history; if the trace has been entered
+            before.
 
     Example:
         >>> with trace(pipe) as t:
@@ -129,9 +132,10 @@ class Trace:
     def _begin(self) -> None:
         if not torch.cuda.is_available():
             raise InputError(
-                "torch sees no GPU: use profile_pipeline(pipe), which sizes it on a virtual card, "
-                'or put the code inside `with VirtualGPU("rtx-4090"):`'
+                'torch sees no GPU: use profile_pipeline(pipe, gpu="rtx-4090"), which runs a twin of the pipe on a '
+                "virtual one"
             )
+        check_traceable(self._modules, active_gpu())
         if not self._given:
             raise InputError("this trace has been used: call trace(pipe) again")
         target, *also = self._given
@@ -263,7 +267,7 @@ class Trace:
             excluded=about.excluded,
             denoisers=tuple(one.name for one in self._components if one.name in self._denoisers),
             versions=_versions(),
-            assumptions=(*gauge.assumptions(), *about.stand_ins),
+            assumptions=(*gauge.assumptions(), *about.stand_ins, *self._unseen(target)),
             error_band=gauge.error_band(),
             error_band_below=gauge.error_band_below(),
             insides=tuple(self._insides.known),
@@ -275,6 +279,15 @@ class Trace:
             settings=settings,
             **{"dtype": _pipeline_dtype(self._components, settings), **self._label},
         )
+
+    def _unseen(self, target: Any) -> Iterator[Assumption]:
+        """Yield a word on each component that the pipeline was given after the trace began."""
+        for name, module in ({} if target is None else components_of(target)).items():
+            if self._modules.get(name) is not module:
+                yield Assumption(
+                    what=f"{name} came to the pipe inside the trace, which does not know it",
+                    effect="its weights and its forwards are not told apart from the rest",
+                )
 
     def _totals(self, events: list[Event]) -> Totals:
         up = sum(event.bytes for event in events if event.kind == "onload")
@@ -318,7 +331,7 @@ class _About(NamedTuple):
         pipe = None if isinstance(target, nn.Module) else target
         sentences = () if pipe is None else stand_ins(pipe)
         return _About(
-            type(target).__name__,
+            type(uncompiled(target)).__name__,
             hooks.mode_of(target, modules),
             hooks.sequence_of(pipe),
             hooks.excluded_of(pipe),

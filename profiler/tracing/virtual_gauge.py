@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from profiler.compiled import COMPILE
 from profiler.patching import Patches
 from profiler.profile import Assumption, Gpu
 from profiler.tracing.host import HostNow, LinkSince, modelled_host, modelled_link
 from profiler.tracing.memory import CopyObserver, Reading
 from profiler.virtual import VirtualGPU
 from profiler.virtual.allocator import Allocator
+from profiler.virtual.left_behind import HOOK
 from profiler.virtual.replay import Listener
 from profiler.virtual.workspaces import NOTHING, Workspace
 
@@ -22,10 +24,11 @@ _STEERS = "code that branches on it may take another way on real data"
 _EFFECTS = {
     "calibration": "measured on a card, in place of the rule",
     "numpy": "pixels of an image are unknown; their number is not",
+    HOOK: "what it allocates is not counted, nor what it changes",
     "nonzero": "the most memory that a mask can take",
     "workspace": "slower than with it; the peak is lower",
     "mode": "some bytes or seconds differ; nothing that steers the run",
-    "torch.compile": "compiled, it takes less memory and less time",
+    COMPILE: "compiled, it takes less memory and less time",
     "operator": "it may take as much again; the error band counts that",
 }
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from profiler.compiled import COMPILE, RUNS_EAGERLY
 from profiler.errors import InputError
 from profiler.patching import Patches
 from profiler.virtual.tensor import aten
@@ -33,7 +34,7 @@ _COMPILE_THEMSELVES = (_FLEX, "torch._higher_order_ops")
 _WRITTEN_OUT = frozenset(
     {"associative_scan", "flex_attention", "hints_wrapper", "map_impl", "out_dtype", "while_loop"}
 )
-_UNCOMPILED = ("torch.compile", "code runs as written, without what a compiler would fuse")
+_UNCOMPILED = (COMPILE, RUNS_EAGERLY)
 
 
 class Compiling:
@@ -50,6 +51,8 @@ class Compiling:
         if dynamo is not None:
             chosen = self._callback(dynamo._callback_from_stance)
             patches.replace(dynamo, "_callback_from_stance", chosen)
+            # Else what was compiled with `fullgraph` misses its graph.
+            patches.replace(dynamo, "_stance", dynamo.DynamoStance("force_eager"))
 
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)

@@ -1,8 +1,8 @@
 """A twin of a loaded pipeline: the same modules with virtual tensors, without hooks. The original is only read.
 
-Each tensor becomes one virtual tensor, so ties stay ties. Hooks are left behind, since a copied hook's `forward` closes
-over the original function; the offload mode is applied to the twin by diffusers' own calls, and hooks that are no
-placement are hung up anew (`lent_hooks`).
+Each tensor becomes one virtual tensor, so ties stay ties. Hooks that move weights are left behind, since a copied
+hook's `forward` closes over the original function; the offload mode is applied to the twin by diffusers' own calls.
+What else is left behind is assumed, or refused (`left_behind.py`). Compiled modules are lent as they were before.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from profiler.diffusers_private import MODULE_HOOKS, MODULE_STATE, PIPELINE_HOOKS
+from profiler import compiled
+from profiler.diffusers_private import PIPELINE_HOOKS
+from profiler.virtual import left_behind
+from profiler.virtual.lent_functions import replace_methods
 from profiler.virtual.lent_hooks import repeat_hooks
 from profiler.virtual.quantised import beside_weights, memory_of, weights_in
 from profiler.virtual.subclasses import is_wrapper, view_as
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from profiler.virtual.storage import Storage
 
 _T = TypeVar("_T")
+_PLAIN = (torch.Tensor, VirtualTensor)
 
 
 def lend(gpu: VirtualGPU, original: _T) -> _T:
@@ -37,11 +42,12 @@ def lend(gpu: VirtualGPU, original: _T) -> _T:
 def lend_together(gpu: VirtualGPU, originals: Sequence[Any]) -> list[Any]:
     """Return a twin of each pipeline or module; they share what the originals share."""
     with gpu.suspended():
-        modules = list(_modules_in(originals))
-        copies = _twin_of_modules(gpu, modules)
-        repeat_hooks(zip(modules, copies, strict=True))
-        twins = dict(zip(map(id, modules), copies, strict=True))
-        return [_twin(original, twins) for original in originals]
+        found = list(_modules_in(originals))
+        modules = list(map(compiled.uncompiled, found))
+        memo = _memo_of_modules(gpu, modules)
+        twins = [_twin(gpu, original, memo) for original in originals]
+        left_behind.assume(gpu.values, found)
+        return twins
 
 
 def _modules_in(originals: Sequence[Any]) -> Iterator[nn.Module]:
@@ -57,17 +63,24 @@ def _modules_in(originals: Sequence[Any]) -> Iterator[nn.Module]:
         if isinstance(value, nn.Module):
             yield value
         elif id(value) in outer or _is_pipeline(value):
-            waiting += vars(value).values()
+            waiting += [part for name, part in vars(value).items() if name not in PIPELINE_HOOKS]
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
 
 
-def _twin(value: Any, twins: dict[int, Any]) -> Any:
-    if id(value) in twins:
-        return twins[id(value)]
-    twin = twins[id(value)] = object.__new__(type(value))
+def _twin(gpu: VirtualGPU, value: Any, memo: dict[int, Any]) -> Any:
+    value = compiled.uncompiled(value)
+    if id(value) in memo:
+        return memo[id(value)]
+    twin = memo[id(value)] = object.__new__(type(value))
     for name, part in vars(value).items():
         if name not in PIPELINE_HOOKS:
             pipelike = isinstance(part, nn.Module) or _is_pipeline(part)
-            vars(twin)[name] = _twin(part, twins) if pipelike else _twin_of_part(part)
+            make = _twin if pipelike else _twin_of_part
+            vars(twin)[name] = make(gpu, part, memo)
+    replace_methods(twin, value, memo, frozenset(PIPELINE_HOOKS))
     return twin
 
 
@@ -75,27 +88,39 @@ def _is_pipeline(value: Any) -> bool:
     return isinstance(value, ConfigMixin) and hasattr(value, "components")
 
 
-def _twin_of_part(value: Any) -> Any:
-    """Schedulers and settings change in a call, so they are copied; tokenizers and processors are shared."""
-    if hasattr(value, "set_timesteps") or isinstance(value, dict | list):
-        return copy.deepcopy(value)
-    return value
+def _twin_of_part(gpu: VirtualGPU, value: Any, memo: dict[int, Any]) -> Any:
+    """Schedulers, guiders and settings change in a call, so they are copied; tokenizers are shared."""
+    if not (isinstance(value, ConfigMixin | dict | list) or hasattr(value, "set_timesteps")):
+        return value
+    for one in tree_leaves(getattr(value, "__dict__", value)):
+        if isinstance(one, VirtualTensor) and one.gpu is not gpu:  # which may be gone
+            memo.setdefault(id(one), _twin_of_tensor(gpu, one, {}))
+    return copy.deepcopy(value, memo)
 
 
-def _twin_of_modules(gpu: VirtualGPU, originals: list[nn.Module]) -> list[nn.Module]:
+def _memo_of_modules(gpu: VirtualGPU, originals: list[nn.Module]) -> dict[int, Any]:
+    """Return the twins of modules, and of what is in them, by the originals' ids."""
     memo: dict[int, Any] = {}
     memories: dict[int, Storage] = {}
     for module in _all_of(originals):
-        memo.update({id(vars(module)[name]): None for name in MODULE_HOOKS if name in vars(module)})
-        for _, tensor in (*weights_in(module), *beside_weights(module)):
+        left_behind.leave(module, memo)
+        kept = (one for one in tree_leaves(vars(module)) if isinstance(one, torch.Tensor))
+        for tensor in (
+            *(one for _, one in (*weights_in(module), *beside_weights(module))),
+            *(one for one in kept if type(one) in _PLAIN),
+        ):
             if id(tensor) not in memo:
                 memo[id(tensor)] = twin = _twin_of_tensor(gpu, tensor, memories)
                 memories[memory_of(tensor)] = twin.storage_record
     _keep_library_parameters(originals, memo)
-    twins = copy.deepcopy(originals, memo)
-    for module in _all_of(twins):
-        _strip(module)
-    return twins
+    for module in _all_of(originals):
+        if compiled.is_wrapper(module):
+            memo[id(module)] = copy.deepcopy(compiled.uncompiled(module), memo)
+    copy.deepcopy(originals, memo)
+    for module in _all_of(originals):
+        left_behind.take_along(module, memo)
+    repeat_hooks((part, memo[id(part)]) for part in _all_of(originals))
+    return memo
 
 
 def _keep_library_parameters(originals: list[nn.Module], memo: dict[int, Any]) -> None:
@@ -116,8 +141,10 @@ def _keep_library_parameters(originals: list[nn.Module], memo: dict[int, Any]) -
 
 
 def _all_of(modules: list[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the parts of modules, each once."""
+    seen: set[nn.Module] = set()
     for module in modules:
-        yield from module.modules()
+        yield from (part for _, part in module.named_modules(seen))
 
 
 def _known(gpu: VirtualGPU, tensor: torch.Tensor) -> torch.Tensor | None:
@@ -162,11 +189,3 @@ def _rewrapped(tensor: Any, memo: dict[int, Any]) -> Any:
     names, facts = tensor.__tensor_flatten__()
     inner = {name: _rewrapped(getattr(tensor, name), memo) for name in names}
     return tensor.__tensor_unflatten__(inner, facts, tensor.size(), tensor.stride())
-
-
-def _strip(module: nn.Module) -> None:
-    attributes = vars(module)
-    for name in (*MODULE_HOOKS, *MODULE_STATE):
-        attributes.pop(name, None)
-    module._forward_hooks.clear()
-    module._forward_pre_hooks.clear()

@@ -28,20 +28,17 @@ def repeat_hooks(pairs: Iterable[tuple[nn.Module, nn.Module]]) -> None:
     """Hang on each twin what diffusers hung on its original, besides offload hooks.
 
     Args:
-        pairs: Modules and their twins, parts of each other or not.
+        pairs: Modules and their twins; parts of others are pairs of their own.
 
     Raises:
         InputError: if a module carries a hook that cannot be repeated.
     """
     for original, twin in pairs:
-        for part, twin_part in zip(original.modules(), twin.modules(), strict=True):
-            registry = vars(part).get(REGISTRY)
-            for name, hook in registry.hooks.items() if registry is not None else ():
-                if name not in OFFLOAD_HOOKS:
-                    copied = _copied(name, hook, type(original).__name__)
-                    HookRegistry.check_if_exists_or_initialize(twin_part).register_hook(
-                        copied, name
-                    )
+        registry = vars(original).get(REGISTRY)
+        for name, hook in registry.hooks.items() if registry is not None else ():
+            if name not in OFFLOAD_HOOKS:
+                copied = _copied(name, hook, type(original).__name__)
+                HookRegistry.check_if_exists_or_initialize(twin).register_hook(copied, name)
 
 
 def _copied(name: str, hook: Any, owner: str) -> Any:

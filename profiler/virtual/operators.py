@@ -12,6 +12,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from profiler import calibration
+from profiler.errors import InputError
 from profiler.virtual.attention import without_statistics
 from profiler.virtual.attention_math import safe_softmax
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
@@ -66,11 +67,20 @@ class Operators:
         self._valued = ValuedOperators(gpu)
 
     def lifted(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Return the arguments with every real tensor turned into a virtual one, each once."""
+        """Return the arguments with every real tensor turned into a virtual one, each once.
+
+        Raises:
+            InputError: for real weights, which would stay on the CPU without being counted.
+        """
         memo: dict[int, VirtualTensor] = {}
 
         def lift(leaf: Any) -> Any:
             if isinstance(leaf, torch.Tensor) and not isinstance(leaf, VirtualTensor):
+                if isinstance(leaf, torch.nn.Parameter):
+                    raise InputError(
+                        "real weights, of a module that was made outside of this VirtualGPU, cannot be moved or "
+                        "computed with inside: use a twin of it, gpu.lend(pipe), or profile_pipeline(pipe)"
+                    )
                 if id(leaf) not in memo:
                     memo[id(leaf)] = self.gpu.lift(leaf)
                 return memo[id(leaf)]

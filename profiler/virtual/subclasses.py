@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from profiler.patching import Patches
+from profiler.virtual.functions import active_gpu
 from profiler.virtual.tensor import CUDA, EXTRA_KEYS, META, VirtualTensor, canonical
 
 _make_subclass = torch.Tensor._make_subclass
@@ -47,6 +48,7 @@ def install(patches: Patches) -> None:
     _keep_tables(patches)
     patches.replace(torch.Tensor, "_make_subclass", staticmethod(_made))
     patches.replace(torch.Tensor, "to", _moved(_to))
+    patches.replace(torch.Tensor, "cuda", _sent(torch.Tensor.cuda))
     if torch.version.cuda is None:
         # torchao and quanto choose kernels by it.
         patches.replace(torch.version, "cuda", CUDA_VERSION)
@@ -158,15 +160,29 @@ def _made(
 
 
 def _moved(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `Tensor.to` that names the card's index, for which C++ would ask a CUDA build."""
+    """Return `Tensor.to` that names the card's index, for which C++ would ask a CUDA build.
+
+    Virtual tensors have a method of their own: this is for wrappers around them, and for real tensors.
+    """
 
     def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if is_wrapper(self):
+        if is_wrapper(self) or active_gpu() is not None:
             args = tuple(_indexed(arg) for arg in args)
             kwargs = {name: _indexed(value) for name, value in kwargs.items()}
         return original(self, *args, **kwargs)
 
     return to
+
+
+def _sent(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `Tensor.cuda`, which does the same for real tensors."""
+
+    def cuda(self: torch.Tensor, device: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if active_gpu() is None:
+            return original(self, device, *args, **kwargs)
+        return torch.Tensor.to(self, CUDA if device is None else canonical(device), *args, **kwargs)
+
+    return cuda
 
 
 def _indexed(value: Any) -> Any:

@@ -182,3 +182,22 @@ def test_a_scheduler_that_is_replaced_goes():
             pipe.scheduler = DDIMScheduler()
             gc.collect()
             assert before() is None
+
+
+@GAUGES
+def test_a_component_that_is_replaced_goes_and_the_profile_says_that_it_does_not_know_the_new_one(
+    gauge,
+):
+    with VirtualGPU("rtx-4090"):
+        pipe = placed()
+        before = ref(pipe.a)
+        with Trace(pipe, {}, gauge) as tracing:
+            pipe()
+            pipe.a = build(SCRIPT).a
+            gc.collect()
+            assert before() is None
+            pipe.to("cuda")()
+    profile = tracing.profile
+    (gone,) = [event for event in profile.events if event.kind == "offload"]
+    assert (gone.component, gone.resident_bytes) == ("a", 0)
+    assert "a came to the pipe inside the trace" in profile.assumptions[-1].what
