@@ -211,10 +211,12 @@ def _between(
         living = watched()
         assert living is not None
         before(living, args, kwargs)
+        result = None
         try:
-            return original(*args, **kwargs)
+            result = original(*args, **kwargs)
+            return result
         finally:
-            after()
+            after(living, args, result)
 
     return compiled
 

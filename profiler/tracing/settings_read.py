@@ -86,8 +86,8 @@ def _casting(name: str, module: nn.Module) -> Iterator[Setting]:
 
 
 def _attention(name: str, module: nn.Module) -> Iterator[Setting]:
-    attentions = [part for part in module.modules() if hasattr(part, "processor")]
-    processors = [part.processor for part in attentions if part.processor is not None]
+    held = [getattr(part, "processor", None) for part in module.modules()]
+    processors: list[Any] = list(filter(None, held))
     slices = [one.slice_size for one in processors if getattr(one, "slice_size", None)]
     if slices:
         value = slices[0] if len(set(slices)) == 1 else slices
