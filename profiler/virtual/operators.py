@@ -20,6 +20,7 @@ from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
 from profiler.virtual.kernels import Kernel
 from profiler.virtual.library_kernels import LibraryKernels
 from profiler.virtual.operator_rules import name_of, rule_of
+from profiler.virtual.pointwise_layout import laid_out
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 from profiler.virtual.unfollowed import refuse_layout, tell_modes
 from profiler.virtual.valued_operators import ValuedOperators
@@ -160,7 +161,7 @@ class Operators:
         if func is aten.convolution.default:
             return func(*args, **kwargs).contiguous(memory_format=convolution_layout(args))
         try:
-            return func(*args, **kwargs)
+            return laid_out(func, args, func(*args, **kwargs))
         except (NotImplementedError, RuntimeError) as error:
             if rule_of(func) is not None or not (
                 isinstance(error, NotImplementedError) or _NO_FAKE in str(error)

@@ -158,3 +158,33 @@ def test_what_c_makes_where_it_believes_tensors_to_be_is_where_they_are(gpu):
     median = torch.quantile(image.flatten(), 0.5)
     assert (padded.device.type, padded.shape) == ("cuda", (1, 1, 6, 6))
     assert (median.device.type, median.shape) == ("cuda", ())
+
+
+POINTWISE = {
+    "div": lambda c, b: c / 2.0,
+    "mul": lambda c, b: c * 2,
+    "add": lambda c, b: c + b,
+    "add to": lambda c, b: b + c,
+    "sub": lambda c, b: 1 - c,
+    "silu": lambda c, b: torch.nn.functional.silu(c),
+    "clamp": lambda c, b: c.clamp(-1, 1),
+    "half": lambda c, b: c.half(),
+    "where": lambda c, b: torch.where(c > 0, c, b),
+    "lerp": lambda c, b: torch.lerp(c, b, 0.5),
+    "pow": lambda c, b: c**2,
+}
+
+
+@pytest.mark.parametrize("name", POINTWISE)
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_pointwise_operators_lay_out_as_torch_does(name, pictures):
+    """A VAE's attention hands on a transposed picture: taken for channels last, its convolutions would be others."""
+
+    def strides(device):
+        turned = torch.zeros(pictures, 64, 8, device=device).transpose(-1, -2)
+        made = turned.reshape(pictures, 8, 8, 8)
+        return POINTWISE[name](made, torch.zeros(pictures, 8, 8, 8, device=device)).stride()
+
+    expected = strides("cpu")
+    with VirtualGPU("rtx-4090"):
+        assert strides("cuda") == expected
