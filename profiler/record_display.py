@@ -8,6 +8,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from profiler import plain_text
 from profiler import record_moments as moments
 from profiler import record_reading as reading
 from profiler.findings import findings
@@ -28,11 +29,12 @@ _BLUE = "#4477AA"  # of the reports' denoiser
 def one_line(profile: Profile) -> str:
     """Return the profile in one line."""
     totals = profile.totals
-    name = profile.model or profile.pipeline_class
+    name = plain_text.one_line(profile.model or profile.pipeline_class)
     state = "" if profile.complete else ", incomplete"
     run = "".join(f", {phrase}" for phrase in reading.run_phrases(profile))
     return (
-        f"<Profile {name}, {profile.mode}{run}, {profile.source} for {profile.gpu.name}: "
+        f"<Profile {name}, {profile.mode}{plain_text.one_line(run)}, {profile.source} for "
+        f"{plain_text.one_line(profile.gpu.name)}: "
         f"peak {format_bytes(totals.peak_allocated_bytes)}, on the card {format_bytes(totals.device_bytes)}, "
         f"{len(profile.events)} events{state}>"
     )

@@ -12,6 +12,7 @@ from profiler import record_reading as reading
 from profiler import verdict as verdicts
 from profiler.findings import findings, findings_beside_plan
 from profiler.findings.failures import whole_words
+from profiler.plain_text import one_line
 from profiler.units import format_band, format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def title(profile: Profile) -> str:
     own = profile.pipeline_class
     what = f"{profile.model} ({own})" if profile.model else own
     mode = MODE_NAMES.get(profile.mode, profile.mode)
-    return ", ".join([what, mode, *reading.run_phrases(profile)])
+    return one_line(", ".join([what, mode, *reading.run_phrases(profile)]))
 
 
 def figures(profile: Profile) -> list[Figure]:
@@ -206,16 +207,16 @@ def _headline(profile: Profile) -> str:
 
 def short_card(profile: Profile) -> str:
     """Return the card's name without the maker."""
-    return profile.gpu.name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+    return one_line(profile.gpu.name).removeprefix("NVIDIA ").removeprefix("GeForce ")
 
 
 def _basis(profile: Profile) -> str:
     if profile.source == "measured":
-        return f"Measured on {profile.gpu.name}."
+        return f"Measured on {one_line(profile.gpu.name)}."
     band = format_band(profile.error_band, profile.error_band_below)
     sure = f", error band {band}" if profile.error_band else ""
     default = ", the default GPU since none was named" if profile.gpu.is_default else ""
-    return f"Predicted for {profile.gpu.name}{default}, no GPU was used{sure}."
+    return f"Predicted for {one_line(profile.gpu.name)}{default}, no GPU was used{sure}."
 
 
 def _peak(profile: Profile) -> str:

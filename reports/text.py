@@ -1,4 +1,7 @@
-"""The report for a terminal: answer, phases, components, bill, plan, findings, each in as few lines as will do."""
+"""The report for a terminal: answer, phases, components, bill, plan, findings, each in as few lines as will do.
+
+Names and sentences are text, never rich's markup: a folder may be called `[bold]`, a module `[/]`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Group
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from profiler import record_moments as moments
 from profiler import record_reading as reading
+from profiler.plain_text import printable
 from profiler.units import format_bytes, format_seconds
 from reports import story
 from reports.palette import component_colours
@@ -19,7 +24,9 @@ from reports.plan_view import plan_view
 from reports.steps_svg import step_runs
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from collections.abc import Iterator
+
+    from rich.console import Console, ConsoleOptions, RenderableType
 
     from profiler.planning.plan import Plan
     from profiler.profile import Profile
@@ -43,7 +50,18 @@ def render_text(
         parts += _plan(plan_view(plan, verification))
     parts += _findings(profile, plan)
     parts.append(_basis(profile))
-    return Group(*parts)
+    return _Printable(Group(*parts))
+
+
+class _Printable:
+    """Shows what is within without control characters, of which rich lets some through to the terminal."""
+
+    def __init__(self, within: RenderableType) -> None:
+        self._within = within
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in console.render(self._within, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def _answer(profile: Profile) -> Text:
@@ -69,8 +87,14 @@ def _table(title: str, *columns: str) -> Table:
             name.lstrip(">"),
             justify="right" if name.startswith(">") else "left",
             header_style="dim",
+            overflow="fold",
         )
     return table
+
+
+def _row(table: Table, *cells: str | Text, style: str = "") -> None:
+    """Add a row; rich would read a plain `str` as markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
 
 
 def _phases(profile: Profile) -> Table:
@@ -79,8 +103,13 @@ def _phases(profile: Profile) -> Table:
     for name, tally in reading.phases(profile):
         peak = tally.peak_allocated_bytes
         moved = (format_bytes(tally.h2d_bytes), format_bytes(tally.d2h_bytes))
-        table.add_row(
-            name, format_bytes(peak), _meter(peak, capacity), *moved, format_seconds(tally.seconds)
+        _row(
+            table,
+            name,
+            format_bytes(peak),
+            _meter(peak, capacity),
+            *moved,
+            format_seconds(tally.seconds),
         )
     return table
 
@@ -106,8 +135,13 @@ def _steps(profile: Profile) -> Table:
     for run in runs[:MOST_STEP_RUNS]:
         moved = (format_bytes(run.h2d_bytes), format_bytes(run.d2h_bytes))
         resident = ", ".join(run.resident)
-        table.add_row(
-            run.label, format_bytes(run.peak_bytes), *moved, format_seconds(run.seconds), resident
+        _row(
+            table,
+            run.label,
+            format_bytes(run.peak_bytes),
+            *moved,
+            format_seconds(run.seconds),
+            resident,
         )
     if len(runs) > MOST_STEP_RUNS:
         table.caption = f"and {len(runs) - MOST_STEP_RUNS} more rows: profile.steps"
@@ -120,7 +154,7 @@ def _components(profile: Profile) -> Table:
     for part in profile.components:
         name = Text("■ ", style=colours[part.name]).append(part.name, style="default")
         peak = format_bytes(peaks[part.name].peak_bytes) if part.name in peaks else ""
-        table.add_row(name, part.class_name, part.dtype, format_bytes(part.bytes), peak)
+        _row(table, name, part.class_name, part.dtype, format_bytes(part.bytes), peak)
     return table
 
 
@@ -128,14 +162,22 @@ def _bill(profile: Profile) -> Table:
     moment = story.bill_moment(profile)
     table = _table(moment.title, "holder", "what", ">bytes", ">")
     for row in story.bill(profile):
-        table.add_row(
+        _row(
+            table,
             row.holder or Text("shared", style="dim"),
             row.what,
             f"{row.bytes:,}",
             format_bytes(row.bytes),
         )
     table.add_section()
-    table.add_row(moment.total, "", f"{moment.bytes:,}", format_bytes(moment.bytes), style="bold")
+    _row(
+        table,
+        moment.total,
+        "",
+        f"{moment.bytes:,}",
+        format_bytes(moment.bytes),
+        style="bold",
+    )
     return table
 
 
@@ -145,7 +187,7 @@ def _plan(view: PlanView) -> list[RenderableType]:
     for row in view.rows:
         sizes = map(format_bytes, (row.peak_bytes, row.device_bytes, row.h2d_bytes, row.d2h_bytes))
         style = "bold" if row.chosen else ""
-        table.add_row(row.label, *sizes, row.seconds, row.resident or "nothing", style=style)
+        _row(table, row.label, *sizes, row.seconds, row.resident or "nothing", style=style)
     terms = " + ".join(f"{term.label} {format_bytes(term.bytes)}" for term in view.terms)
     needed = (
         f"{terms} = {format_bytes(view.needed_bytes)}, {format_bytes(view.left_bytes)} left over"
@@ -162,9 +204,10 @@ def _findings(profile: Profile, plan: Plan | None) -> list[RenderableType]:
         text = Text(f"{finding.severity}: ", style=SEVERITY_STYLES[finding.severity])
         text.append(f"{finding.title}\n", style="bold default")
         text.append(f"{finding.detail}", style="default")
-        text.append(f" ({finding.evidence})\n" if finding.evidence else "\n", style="dim")
-        text.append(f"{finding.fix}\n", style="cyan")
-        parts.append(text)
+        text.append(f" ({finding.evidence})" if finding.evidence else "", style="dim")
+        # The fix is to be pasted, so it is not wrapped.
+        fix = Text(f"{finding.fix}\n", style="cyan", no_wrap=True, overflow="ignore")
+        parts += [text, fix]
     return parts
 
 

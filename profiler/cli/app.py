@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from profiler import __version__
 from profiler.cli import calibrate, demo, doctor, listing, plan, profile, report, verify
 from profiler.errors import ProfilerError
+from profiler.plain_text import one_line, printable
 
 _EPILOG = (
     "Exit codes: 0 done, 2 wrong usage or input, 3 findings, 4 a gate failed, 1 anything else."
@@ -45,10 +46,10 @@ def _tell(error: Exception, *, debug: bool) -> int:
     """Print `error` on standard error and return the exit code it stands for."""
     known = isinstance(error, ProfilerError)
     if debug:
-        traceback.print_exception(error)
+        print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     message = str(error) if known else f"unexpected {type(error).__name__}: {error}"
     hint = "" if known or debug else " (--debug shows the traceback)"
-    print(f"vram: {' '.join(message.split())}{hint}", file=sys.stderr)
+    print(f"vram: {one_line(' '.join(message.split()))}{hint}", file=sys.stderr)
     return error.exit_code if isinstance(error, ProfilerError) else 1
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from profiler.cli import printing
+from profiler.plain_text import one_line
+
+if TYPE_CHECKING:
+    from profiler.doctor import Check
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
@@ -29,8 +33,13 @@ def doctor(
         printing.answer_json({"schema_version": 1, "checks": found})
     else:
         for check in checks:
-            style = _STYLES[check.status]
-            fix = f"\n         [cyan]{escape(check.fix)}[/cyan]" if check.fix else ""
-            printing.answer(f"[{style}]{check.status:8}[/{style}] {escape(check.told)}{fix}")
+            printing.answer(_line(check))
     if any(check.status == PROBLEM for check in checks):
         raise typer.Exit(3)
+
+
+def _line(check: Check) -> Text:
+    """Return a check in one line, with its fix in another."""
+    line = Text().append(f"{check.status:8}", style=_STYLES[check.status])
+    line.append(f" {one_line(check.told)}")
+    return line.append(f"\n         {one_line(check.fix)}", style="cyan") if check.fix else line

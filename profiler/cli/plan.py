@@ -93,7 +93,7 @@ def plan(
     if as_json:
         printing.answer_json(found.summary())
     elif code:
-        printing.answer(found.to_code())
+        printing.answer_code(found.to_code())
     else:
         printing.answer(found.to_text() + _origin(allowed, found))
 

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from profiler.plain_text import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,8 +22,21 @@ if TYPE_CHECKING:
 
 
 def answer(renderable: Any) -> None:
-    """Print an answer for people on standard output."""
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(renderable)
+    """Print an answer for people on standard output.
+
+    Text is printed as it is, long lines whole, without what would steer the terminal; the rest is laid out by rich.
+    """
+    if isinstance(renderable, str):
+        sys.stdout.write(printable(renderable) + "\n")
+        return
+    # Tables keep to the terminal's width by themselves; a line to be pasted is neither wrapped nor cut.
+    whole = isinstance(renderable, Text) or not sys.stdout.isatty()
+    Console(highlight=False).print(renderable, crop=False, soft_wrap=whole)
+
+
+def answer_code(code: str) -> None:
+    """Print code on standard output to the letter: it is meant to be pasted, or piped into a file."""
+    sys.stdout.write(code)
 
 
 def answer_json(data: dict[str, Any]) -> None:
@@ -35,7 +50,7 @@ def answer_table(rows: list[dict[str, Any]], *, columns: tuple[str, ...]) -> Non
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(row[name])) for name in columns))
+        table.add_row(*(Text(one_line(str(row[name]))) for name in columns))
     answer(table)
 
 
@@ -80,7 +95,7 @@ def write_reports(
 
 def remark(line: str) -> None:
     """Print a line that is not part of the answer on standard error."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 @contextmanager
@@ -88,4 +103,4 @@ def progress() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows what is being done, as a spinner where standard error is a terminal."""
     console = Console(stderr=True)
     with console.status("starting") as status:
-        yield status.update
+        yield lambda line: status.update(Text(one_line(line)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from profiler.plain_text import one_line
 from profiler.planning.plan_code_run import called_as
 from profiler.planning.wording import inside_words, worded
 from profiler.units import format_bytes, format_seconds
@@ -18,7 +19,7 @@ def text_of(plan: Plan) -> str:
     own = plan.pipeline_class
     what = f"{plan.model} ({own})" if plan.model else own
     lines = [
-        f"Plan for {what} within {format_bytes(plan.budget_bytes)}",
+        f"Plan for {one_line(what)} within {format_bytes(plan.budget_bytes)}",
         f"  sequence   {' -> '.join(plan.sequence) or 'none'}",
         f"  resident   {', '.join(plan.excluded) or 'none'}{' (sticky)' if plan.sticky else ''}",
         *_outside(plan),
@@ -44,7 +45,10 @@ def text_of(plan: Plan) -> str:
     decider = plan.smallest.component or "the pipeline"
     smallest = format_bytes(plan.smallest_budget_bytes)
     return "\n".join(
-        [*lines, f"  smallest   {smallest}, decided by {decider} ({plan.smallest.moment})"]
+        [
+            *lines,
+            f"  smallest   {smallest}, decided by {decider} ({one_line(plan.smallest.moment)})",
+        ]
     )
 
 
@@ -115,7 +119,7 @@ def call_words(plan: Plan, one: PlannedCall) -> str:
     for name, value in one.call.items():
         if any(other.call.get(name) != value for other in plan.signatures):
             told.append(name.replace("_", " ") if value is True else f"{name}={value}")
-    return ", ".join(told) or "as it is called first"
+    return one_line(", ".join(told)) or "as it is called first"
 
 
 def _host(one: Predicted) -> str:

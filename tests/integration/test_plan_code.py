@@ -9,10 +9,14 @@ import replay_worlds
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from placed_worlds import NAMES, legal_schemes, nets, place, plan_of
+from placed_worlds import NAMES, legal_schemes, nets, place, plan_of, ways_on_a_card
+from terminals import terminal
+from typer.testing import CliRunner
 
+from profiler import sizing
 from profiler.applying import apply
 from profiler.applying.apply import put
+from profiler.cli.app import app
 from profiler.planning import plan_code_hooks as hooks
 from profiler.planning.pinned_chunks import pinned_bytes
 from profiler.planning.placements import Grouped, Sequential, Streamed
@@ -150,3 +154,38 @@ def test_pinned_memory_is_packed_in_the_code_too():
         sizes = [size * square for size in (1, 1, 1, 3, 4, 5)] * 38
         scope["pin"]([torch.empty(size // 2, dtype=torch.bfloat16) for size in sizes])
         assert pinned_bytes(sizes) <= gpu.host.pinned_bytes < 1.03 * sum(sizes)
+
+
+def in_calls(events):
+    """Return what calls did; `pipe.to("cuda")` sets up otherwise than model offload that excludes everything."""
+    return [(e.call, e.kind, e.component, e.bytes, e.peak_bytes) for e in events if e.call >= 0]
+
+
+PLAN = ["plan", "sd15", "--budget", "8GiB", "--ram", "none", "--code"]
+
+
+@pytest.fixture
+def finding(monkeypatch):
+    """Return a function that lets the command find a plan."""
+    return lambda plan: monkeypatch.setattr(sizing, "plan_model", lambda *args, **options: plan)
+
+
+@pytest.mark.parametrize("way", [name for name, _ in ways_on_a_card(nets())])
+def test_what_the_command_prints_does_what_apply_does(tmp_path, finding, way):
+    plan = place(nets(), **dict(ways_on_a_card(nets()))[way])
+    finding(plan)
+    code = CliRunner().invoke(app, PLAN, prog_name="vram").stdout
+    assert code == plan.to_code()
+    by_command = traced(nets, lambda pipe: run(code, pipe, tmp_path))
+    by_apply = traced(nets, lambda pipe: put(plan, pipe, folder=tmp_path / "applied"))
+    assert in_calls(by_command) == in_calls(by_apply)
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+def test_code_on_a_terminal_is_as_long_as_it_is(finding, columns):
+    streamed = {"transformer": Streamed(1)}
+    plan = place(nets(), sequence=NAMES, sticky=True, swaps={"vae": "pinned"}, inside=streamed)
+    finding(plan)
+    with terminal(columns) as screen:
+        app(PLAN, standalone_mode=False)
+    assert screen == [plan.to_code()]
