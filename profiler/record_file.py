@@ -9,34 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import zlib
 from base64 import b64decode, b64encode
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from profiler.atomic import replacing
 from profiler.errors import InputError
-from profiler.profile import (
-    SCHEMA_VERSION,
-    Assumption,
-    BillItem,
-    Block,
-    CallSignature,
-    CardState,
-    Component,
-    Condition,
-    Event,
-    Failure,
-    Gpu,
-    Inside,
-    Part,
-    Profile,
-    TensorSize,
-    Totals,
-    Visit,
-)
-from profiler.settings import Setting
-from profiler.trial import Trial, WholeCall
+from profiler.profile import SCHEMA_VERSION, Event, Profile
+from profiler.record_words import check_profile, without_strange_advice
+from profiler.typed_reading import read_fields, whole
 
 if TYPE_CHECKING:
     import os
@@ -47,7 +30,6 @@ if TYPE_CHECKING:
 _HEADER_KEY = b"vram_profiler"
 _NOT_IN_HEADER = ("events", "memory_history")  # the rows, and what has a file of its own
 _APART = ("parts", "insides")  # long, and of use to a planner only: compressed
-_T = TypeVar("_T")
 
 
 def save(profile: Profile, path: str | os.PathLike[str]) -> None:
@@ -93,7 +75,7 @@ def load(path: str | os.PathLike[str]) -> Profile:
     header = _header(table.schema.metadata or {}, path)
     try:
         return _profile(header, table)
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
         raise InputError(f"{path} is a damaged profile: {error}; record it again") from error
 
 
@@ -157,8 +139,8 @@ def _header(metadata: Mapping[bytes, bytes], path: str | os.PathLike[str]) -> di
         )
     try:
         header: dict[str, Any] = json.loads(metadata[_HEADER_KEY])
-        version = int(header["schema_version"])
-    except (ValueError, KeyError, TypeError) as error:
+        version = whole(header["schema_version"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is a damaged profile: its header cannot be read; record it again"
         ) from error
@@ -171,76 +153,17 @@ def _header(metadata: Mapping[bytes, bytes], path: str | os.PathLike[str]) -> di
 
 
 def _profile(header: dict[str, Any], table: pa.Table) -> Profile:
-    plain = {
-        **header,
-        "gpu": _record(Gpu, header["gpu"]),
-        "totals": _record(Totals, header["totals"]),
-        "components": tuple(_component(fields) for fields in header["components"]),
-        "bill": tuple(_record(BillItem, fields) for fields in header["bill"]),
-        "assumptions": tuple(_record(Assumption, fields) for fields in header["assumptions"]),
-        "conditions": tuple(_record(Condition, fields) for fields in header.get("conditions", ())),
-        "settings": tuple(_record(Setting, one) for one in header.get("settings", ())),
-        "signatures": tuple(_record(CallSignature, one) for one in header.get("signatures", ())),
-        "trials": tuple(map(_trial, header.get("trials", ()))),
-        "failure": _failure(header.get("failure")),
-        "card_state": _card_state(header.get("card_state")),
-        "events": _events(table),
-        "insides": tuple(map(_inside, _unpacked(header["insides"]) if "insides" in header else ())),
-    }
-    for name in ("call_defaults", "sequence", "excluded", "denoisers"):
-        plain[name] = tuple(header[name])
-    return _record(Profile, plain)
+    components = [_with_parts(one) for one in header["components"]]
+    insides = _unpacked(header["insides"]) if "insides" in header else []
+    unpacked = {**header, "components": components, "insides": insides}
+    fields = read_fields(Profile, unpacked, without=_NOT_IN_HEADER)
+    profile = Profile(**fields, events=_events(table))
+    check_profile(profile)
+    return without_strange_advice(profile)
 
 
-def _component(fields: dict[str, Any]) -> Component:
-    tensors = tuple(TensorSize(*row) for row in fields["tensors"])
-    blocks = tuple(_record(Block, block) for block in fields["blocks"])
-    plain = {**fields, "tensors": tensors, "blocks": blocks}
-    if "parts" in fields:
-        plain["parts"] = tuple(_part(row) for row in _unpacked(fields["parts"]))
-        plain["block_modules"] = tuple(fields["block_modules"])
-    return _record(Component, plain)
-
-
-def _part(row: list[Any]) -> Part:
-    values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in row]
-    return Part(*values)
-
-
-def _inside(row: list[Any]) -> Inside:
-    visits, *figures = row
-    return Inside(tuple(Visit(*visit) for visit in visits), *figures)
-
-
-def _failure(fields: dict[str, Any] | None) -> Failure | None:
-    if fields is None:
-        return None
-    holders = tuple(_record(BillItem, item) for item in fields["holders"])
-    whole = fields.get("whole")
-    return _record(
-        Failure,
-        {
-            **fields,
-            "holders": holders,
-            "whole": None if whole is None else _record(WholeCall, whole),
-        },
-    )
-
-
-def _trial(fields: dict[str, Any]) -> Trial:
-    return _record(Trial, {**fields, "kept": tuple(fields["kept"])})
-
-
-def _card_state(fields: dict[str, Any] | None) -> CardState | None:
-    if fields is None:
-        return None
-    return _record(CardState, {**fields, "held_back_by": tuple(fields["held_back_by"])})
-
-
-def _record(kind: type[_T], fields: dict[str, Any]) -> _T:
-    """Return the record of `kind`, without the fields that a later minor version may have added."""
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in fields.items() if name in known})
+def _with_parts(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "parts": _unpacked(fields["parts"])} if "parts" in fields else fields
 
 
 def _events(table: pa.Table) -> tuple[Event, ...]:
@@ -249,7 +172,17 @@ def _events(table: pa.Table) -> tuple[Event, ...]:
 
 
 def _column(table: pa.Table, name: str) -> list[Any]:
-    """Return a column of events, the default for one that the file is too old to have."""
+    """Return a column of events, the default for one that the file is too old to have.
+
+    Raises:
+        KeyError, ValueError: if there is none, it has another type, or holds what is no number.
+    """
     if name in Event._field_defaults and name not in table.column_names:
         return [Event._field_defaults[name]] * table.num_rows
-    return table.column(name).to_pylist()  # type: ignore[no-any-return]
+    column, kind = table.column(name), _event_schema().field(name).type
+    values: list[Any] = column.to_pylist()
+    if column.type != kind or column.null_count:
+        raise ValueError(f"its column {name} does not hold {kind} throughout")
+    if isinstance(values[0] if values else 0, float) and not all(map(math.isfinite, values)):
+        raise ValueError(f"its column {name} holds what is no number")
+    return values

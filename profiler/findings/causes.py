@@ -8,6 +8,7 @@ from profiler import record_reading as reading
 from profiler.findings import fixes
 from profiler.findings.finding import EVIDENCE, HINT, WASTE, Finding, conditions, listed
 from profiler.findings.run_state import lacks_bfloat16
+from profiler.plain_text import one_line
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _left_by(profile: Profile) -> Iterator[tuple[Event, int]]:
 def size_binned(profile: Profile) -> Iterator[Finding]:
     """Yield a finding where the pipeline ran another size than it was asked for."""
     for one in conditions(profile, "binned_size"):
-        asked, _, run = one.detail.partition(" -> ")
+        asked, _, run = one_line(one.detail).partition(" -> ")
         yield Finding(
             kind="size_binned",
             severity=HINT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler import record_moments as moments
+from profiler.code_words import quoted
 from profiler.findings import fixes
 from profiler.findings.finding import PROBLEM, Finding, conditions
 from profiler.findings.run_state import expandable_segments, records_stream
@@ -202,7 +203,7 @@ def left_cast(profile: Profile) -> Iterator[Finding]:
     last = {event.component: event for event in profile.events if event.kind == "cast"}
     for name, event in last.items():
         half_way = (profile.failure.doing, profile.failure.component) == ("cast", name)
-        if event.call < 0 or not (half_way or event.dtype != dtypes.get(name)):
+        if event.call < 0 or name not in dtypes or not (half_way or event.dtype != dtypes[name]):
             continue
         yield Finding(
             kind="left_cast",
@@ -236,5 +237,5 @@ def _way_around(profile: Profile, component: str) -> str:
         if one.component == component or (named and one.component not in profile.denoisers):
             return f"load {one.component} again without layerwise casting, which cannot be undone"
     if profile.mode.startswith("group") and component and component not in profile.denoisers:
-        return f'pipe.enable_group_offload(..., exclude_modules=["{component}"])'
+        return f"pipe.enable_group_offload(..., exclude_modules=[{quoted(component)}])"
     return "repair the cause and profile again"

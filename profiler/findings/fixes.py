@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from profiler.code_words import quoted
 from profiler.findings import floors
 from profiler.findings.run_state import (
     expandable_segments,
@@ -100,7 +101,7 @@ def plan_line(profile: Profile) -> str:
     """Return the line that finds the best plan for the GPU, and applies it; from a run that split no component."""
     known = "profile"
     if profile.mode not in ("resident", "model"):
-        known = f'profiler.profile_pipeline(pipe, gpu="{profile.gpu.name}", mode="model")'
+        known = f'profiler.profile_pipeline(pipe, gpu={quoted(profile.gpu.name)}, mode="model")'
     return f"profiler.plan_offload({known}, {profile.gpu.capacity_bytes}).apply(pipe)"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from profiler import record_reading as reading
 from profiler import verdict as verdicts
+from profiler.code_words import quoted
 from profiler.findings import fixes
 from profiler.findings.finding import (
     EVIDENCE,
@@ -40,7 +41,7 @@ def ignored_exclusions(profile: Profile) -> Iterator[Finding]:
         severity=WASTE,
         title=f"The exclusion of {listed(ignored)} is ignored",
         detail="diffusers ignores _exclude_from_cpu_offload for a component that model_cpu_offload_seq names.",
-        fix=f'pipe.model_cpu_offload_seq = "{rest}"  # before enable_model_cpu_offload()',
+        fix=f"pipe.model_cpu_offload_seq = {quoted(rest)}  # before enable_model_cpu_offload()",
         changes={"mode": "model"} | {f"{fixes.KEEP}{name}": True for name in ignored},
         bytes=sum(event.bytes for event in moved),
         seconds=waited_seconds(profile, moved),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler import record_reading as reading
+from profiler.code_words import quoted
 from profiler.findings import fixes
 from profiler.findings.finding import (
     EVIDENCE,
@@ -119,7 +120,7 @@ def shared_files(profile: Profile) -> Iterator[Finding]:
         severity=PROBLEM,
         title=f"{listed(names)} keep weights in the same files, and load each other's",
         detail="Group offload names its files by the group alone, and takes a file that is there already for its own.",
-        fix=f'pipe.{later[0]}.enable_group_offload(..., offload_to_disk_path="a-folder/{later[0]}")',
+        fix=f"pipe.{later[0]}.enable_group_offload(..., offload_to_disk_path={quoted('a-folder/' + later[0])})",
         changes={"mode": profile.mode},
         bytes=sum(part.bytes for part in profile.components if part.name in later),
         components=names,

@@ -9,6 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler import record_reading as reading
+from profiler.code_words import quoted
 from profiler.findings import fixes
 from profiler.findings.finding import HINT, Finding, ordinals, waited_seconds
 from profiler.units import format_bytes, format_seconds
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 _RESIDENT = fixes.Fix('pipe.to("cuda")', {"mode": "resident"})
 _KEEPS = {
-    "sequential": 'pipe._exclude_from_cpu_offload = ["{name}"]  # before enable_sequential_cpu_offload()',
-    "group-block": 'pipe.enable_group_offload(..., exclude_modules=["{name}"])',
-    "group-leaf": 'pipe.enable_group_offload(..., exclude_modules=["{name}"])',
+    "sequential": "pipe._exclude_from_cpu_offload = [{name}]  # before enable_sequential_cpu_offload()",
+    "group-block": "pipe.enable_group_offload(..., exclude_modules=[{name}])",
+    "group-leaf": "pipe.enable_group_offload(..., exclude_modules=[{name}])",
 }
 """How diffusers keeps one component on the card, by mode. Under model offload it does not."""
 
@@ -103,7 +104,7 @@ def _kept(profile: Profile, name: str) -> fixes.Fix:
     if profile.mode not in _KEEPS:
         return plan
     own = {"mode": profile.mode, f"{fixes.KEEP}{name}": True}
-    return fixes.Fix(_KEEPS[profile.mode].format(name=name), own)
+    return fixes.Fix(_KEEPS[profile.mode].format(name=quoted(name)), own)
 
 
 def _change(profile: Profile, stay: Stay) -> str:

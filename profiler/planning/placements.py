@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from profiler.typed_reading import read
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -77,10 +79,17 @@ def inside_of(record: Mapping[str, Any]) -> Inside:
     """Return what `inside_record` wrote.
 
     Raises:
-        KeyError, TypeError: if it is something else.
+        ValueError: if it is something else.
     """
-    fields = {name: value for name, value in record.items() if name != "kind"}
-    return _KINDS[record["kind"]](**fields)
+    kind = _KINDS.get(str(record.get("kind")))
+    if kind is None or not {*record} <= {"kind", *kind._fields}:
+        raise ValueError(f"{dict(record)} is no way to split or stream a component")
+    row = [record.get(name, kind._field_defaults.get(name)) for name in kind._fields]
+    inside: Inside = read(kind, row)
+    counts = [value for value in inside if type(value) is int]
+    if min(counts, default=0) < 0 or (isinstance(inside, Sequential) and inside != Sequential()):
+        raise ValueError(f"{dict(record)} is no way to split or stream a component")
+    return inside
 
 
 @dataclass(frozen=True)

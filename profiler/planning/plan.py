@@ -10,13 +10,15 @@ import json
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import write_text
 from profiler.errors import InputError
 from profiler.planning.placements import Scheme, inside_of
-from profiler.planning.uses import Use
+from profiler.planning.plan_words import check_plan
+from profiler.planning.uses import Use  # noqa: TC001  # for `get_type_hints`
 from profiler.settings import Setting, run_words
+from profiler.typed_reading import read
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _KIND = "vram-profiler plan"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,13 +271,14 @@ class Plan:
         """Read the plan that `save` wrote to `path`.
 
         Raises:
-            InputError: if it cannot be read, is no plan, or was written by a newer version.
+            InputError: if it cannot be read, is no plan, holds what is no name, number or placement where one is to
+                be, or was written by a newer version.
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{path} is not a plan: it is not JSON; `vram plan` writes one"
             ) from error
@@ -289,64 +291,14 @@ class Plan:
                 "update vram-profiler"
             )
         try:
-            return _plan(record)
-        except (KeyError, TypeError, ValueError) as error:
+            plan: Plan = read(cls, record)
+            check_plan(plan)
+        except ValueError as error:
             raise InputError(f"{path} is a damaged plan ({error}); plan again") from error
+        return plan
 
 
 def _plain(plan: Plan) -> dict[str, Any]:
     """Return the plan as plain data, with tuples as lists as they come back from JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(plan)))
     return plain
-
-
-def _plan(record: dict[str, Any]) -> Plan:
-    smallest = record["smallest"]
-    runner_up = record["runner_up"]
-    return Plan(
-        **_fields_of(Plan, record)
-        | {
-            "sequence": tuple(record["sequence"]),
-            "excluded": tuple(record["excluded"]),
-            "immovable": tuple(record["immovable"]),
-            "modifiers": tuple(record.get("modifiers", ())),
-            "settings": tuple(_record(Setting, one) for one in record.get("settings", ())),
-            "signatures": tuple(_record(PlannedCall, one) for one in record.get("signatures", ())),
-            "uses": tuple(_use(use) for use in record.get("uses", ())),
-            "predicted": _record(Predicted, record["predicted"]),
-            "stock": _alternative(record["stock"]),
-            "margin": _record(Margin, record["margin"]),
-            "proof": _record(Proof, record["proof"]),
-            "smallest": _record(Smallest, smallest | {"plan": _alternative(smallest["plan"])}),
-            "runner_up": None if runner_up is None else _alternative(runner_up),
-            "front": tuple(_alternative(one) for one in record["front"]),
-            "moves": tuple(
-                (str(kind), str(name), int(count)) for kind, name, count in record["moves"]
-            ),
-        }
-    )
-
-
-def _use(record: dict[str, Any]) -> Use:
-    return _record(Use, {**record, "within": tuple(record["within"])})
-
-
-def _alternative(record: dict[str, Any]) -> Alternative:
-    return Alternative(
-        sequence=tuple(record["sequence"]),
-        excluded=tuple(record["excluded"]),
-        sticky=bool(record["sticky"]),
-        inside=record.get("inside", {}),
-        swaps=record.get("swaps", {}),
-        predicted=_record(Predicted, record["predicted"]),
-    )
-
-
-def _record(kind: type[_T], record: dict[str, Any]) -> _T:
-    return kind(**_fields_of(kind, record))
-
-
-def _fields_of(kind: Any, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of `record` that `kind` knows: a later version may have added some."""
-    known = {one.name for one in dataclasses.fields(kind)}
-    return {name: value for name, value in record.items() if name in known}

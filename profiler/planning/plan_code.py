@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from profiler.code_words import quoted
+from profiler.errors import InputError
 from profiler.planning import plan_code_hooks as hooks
 from profiler.planning.placements import (
     COPY,
@@ -15,6 +17,7 @@ from profiler.planning.placements import (
     Streamed,
 )
 from profiler.planning.plan_code_run import head, needs_torch, settings_lines
+from profiler.planning.plan_words import check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +69,15 @@ def group(module, **options):
 
 
 def code_for(plan: Plan) -> str:
-    """Return lines that put `plan` into effect on a variable `pipe` that carries no hooks."""
+    """Return lines that put `plan` into effect on a variable `pipe` that carries no hooks.
+
+    Raises:
+        InputError: if a name in it is none, and would be code of its own.
+    """
+    try:
+        check_plan(plan)
+    except ValueError as error:
+        raise InputError(f"this plan cannot be written as code: {error}; plan again") from error
     return "".join(_pieces(plan, plan.scheme)).lstrip("\n")
 
 
@@ -134,15 +145,15 @@ def _options(how: Grouped, name: str, device: str) -> Iterator[str]:
         if asked:
             yield f"{option}=True"
     if how.disk:
-        yield f"offload_to_disk_path=str(disk_folder / {_quoted(name)})"
+        yield f"offload_to_disk_path=str(disk_folder / {quoted(name)})"
 
 
 def _model_offload(plan: Plan, scheme: Scheme) -> str:
     # Named in the sequence, 8-bit components are skipped; excluded, diffusers would try to move them.
     sequence = (*plan.sequence, *plan.immovable)
-    excluded = [_quoted(name) for name in plan.excluded if name not in plan.immovable]
+    excluded = [quoted(name) for name in plan.excluded if name not in plan.immovable]
     lines = [
-        f"pipe.model_cpu_offload_seq = {_quoted('->'.join(sequence))}",
+        f"pipe.model_cpu_offload_seq = {quoted('->'.join(sequence))}",
         f"pipe._exclude_from_cpu_offload = [{', '.join(excluded)}]",
         "pipe.enable_model_cpu_offload()",
     ]
@@ -153,7 +164,7 @@ def _model_offload(plan: Plan, scheme: Scheme) -> str:
     ]
     if not alone:
         return "\n".join(lines) + "\n"
-    names = ", ".join(map(_quoted, alone))
+    names = ", ".join(map(quoted, alone))
     return "\n".join(
         [
             "# Hidden from model offload, which would refuse these, or move all of them to the card.",
@@ -198,7 +209,3 @@ def _stream(name: str, inside: Streamed, rest: str, placement: str) -> str:
 
 def _class(how: str) -> str:
     return {COPY: "DropOffload", PINNED: "PinnedOffload"}.get(how, "DropOffload")
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"'

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 sizes = st.integers(min_value=-(2**63), max_value=2**63 - 1)
-floats = st.floats(allow_nan=False)
+floats = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+names = st.sampled_from(("unet", "vae", "text_encoder_2", "Ünet"))
+name_or_none = st.just("") | names
 plain = st.recursive(
     st.none() | st.booleans() | sizes | floats | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -53,17 +55,20 @@ components = st.builds(
     tensors=tuples_of(st.builds(TensorSize)),
     blocks=tuples_of(st.builds(Block)),
     quantization=texts,
+    name=names,
+    dtype=name_or_none,
 )
 profiles = st.builds(
     Profile,
     gpu=st.builds(Gpu),
     components=tuples_of(components),
-    events=tuples_of(st.builds(Event)),
+    pipeline_class=names,
+    events=tuples_of(st.builds(Event, component=name_or_none, dtype=name_or_none)),
     totals=st.builds(Totals),
     bill=tuples_of(st.builds(BillItem)),
-    call=st.dictionaries(texts, plain, max_size=3),
+    call=st.dictionaries(names, plain, max_size=3),
     call_defaults=tuples_of(texts),
-    sequence=tuples_of(texts),
+    sequence=tuples_of(names),
     versions=st.dictionaries(texts, texts, max_size=3),
     assumptions=tuples_of(st.builds(Assumption)),
     error_band=floats,
