@@ -243,7 +243,8 @@ def _build_part(cls: Any, part: Part, weights: _Weights) -> Any:
 
 def _text_processor(cls: Any, part: Part) -> Any:
     if part.folder and any((Path(part.folder) / name).is_file() for name in _VOCABULARIES):
-        return cls.from_pretrained(part.folder)
+        # Without a word transformers asks on standard input whether to run the folder's own code.
+        return cls.from_pretrained(part.folder, trust_remote_code=False)
     facts = tokenizer_facts(part.class_name)
     if facts is None:
         raise InputError(

@@ -183,7 +183,9 @@ def _load_transformers(
     if chosen_method(options["quantization_config"]) == "bitsandbytes":
         # Its own choice, by a number that only a CUDA build of torch can turn into a device.
         options["device_map"] = {"": "cuda:0"}
-    return cls.from_pretrained(None, config=made, state_dict=weights, **options)  # type: ignore[no-any-return]
+    return cls.from_pretrained(  # type: ignore[no-any-return]
+        None, config=made, state_dict=weights, trust_remote_code=False, **options
+    )
 
 
 def _load_diffusers(
