@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profiler.errors import InputError
+from profiler.given import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: if `path` is a folder or a device, or its folder is missing or cannot be written.
     """
-    target = _checked_target(path)
+    target = _checked_target(file_of(path, to="save()"))
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.touch(exist_ok=False)

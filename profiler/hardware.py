@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 from profiler.errors import InputError
+from profiler.given import named
 from profiler.units import KIB, MIB, format_bytes, parse_bytes
 
 DEFAULT_GPU = "rtx-4060"
@@ -86,6 +87,10 @@ def card(name: str) -> Card:
     Raises:
         InputError: if there is none, naming the closest keys.
     """
+    if not isinstance(name, str):
+        raise InputError(
+            f"{named(name)} is no GPU: write its name, such as 'rtx-4090'; `vram list gpus` shows them"
+        )
     found = _names().get(_plain(name))
     if found is None:
         keys = [one.key for one in cards()]
@@ -93,6 +98,15 @@ def card(name: str) -> Card:
         hint = f"did you mean {' or '.join(close)}?" if close else "`vram list gpus` shows them"
         raise InputError(f"no card is called {name!r}: {hint}")
     return found
+
+
+def card_of(model: str | Card) -> Card:
+    """Return the card called `model`, or that card itself.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    return model if isinstance(model, Card) else card(model)
 
 
 def choose_card(name: str | None = None, capacity: str | int | None = None) -> Card:

@@ -11,19 +11,13 @@ the highest of all `lead_peak_bytes` and `peak_bytes` is the peak of the run.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from profiler.component_table import Components
 from profiler.memory_history import MemoryHistory  # noqa: TC001  # for `get_type_hints`
-from profiler.settings import Setting  # noqa: TC001  # the same
+from profiler.record_doors import ProfileDoors
+from profiler.settings import Setting  # noqa: TC001  # for `get_type_hints`
 from profiler.trial import Trial, WholeCall  # noqa: TC001  # the same
-
-if TYPE_CHECKING:
-    import os
-
-    import pandas as pd
-
-    from profiler.findings import Finding
-    from profiler.record_frames import Frames
 
 SCHEMA_VERSION = 1
 
@@ -301,7 +295,7 @@ class Totals:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Profile:
+class Profile(ProfileDoors):
     """One traced run. See the module's docstring for the invariant of `events`."""
 
     source: str  # "measured" or "predicted"
@@ -339,73 +333,6 @@ class Profile:
         None  # where it was asked for; no part of a saved profile
     )
 
-    # What follows are doors only: files live in `record_file`, tables in `record_frames`, the JSON summary in
-    # `record_summary`, notebooks in `record_display`. Each is imported on first use, and pandas and pyarrow with it.
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write this profile to one Parquet file, whole or not at all."""
-        from profiler import record_file
-
-        record_file.save(self, path)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Profile:
-        """Return the profile that `save` wrote to `path`; `InputError` if it holds none."""
-        from profiler import record_file
-
-        return record_file.load(path)
-
-    def summary(self) -> dict[str, Any]:
-        """Return the figures of this run as plain JSON data; the keys are stable (`schema_version`)."""
-        from profiler import record_summary
-
-        return record_summary.summary(self)
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """Return what this run did that is worth acting on, gravest first; see docs/findings.md."""
-        from profiler import findings
-
-        return findings.findings(self)
-
-    @property
-    def frames(self) -> Frames:
-        """Return the DataFrames by name: components, calls, steps, residency, transfers, memory."""
-        from profiler import record_frames
-
-        return record_frames.Frames(self)
-
-    @property
-    def calls(self) -> pd.DataFrame:
-        """Return one row for each call of the pipeline."""
-        return self.frames.calls
-
-    @property
-    def steps(self) -> pd.DataFrame:
-        """Return one row for each denoise step: peak, transfers, seconds, who was on the card."""
-        return self.frames.steps
-
-    @property
-    def residency(self) -> pd.DataFrame:
-        """Return one row for each stretch in which a component's bytes on the card did not change."""
-        return self.frames.residency
-
-    @property
-    def transfers(self) -> pd.DataFrame:
-        """Return one row for each move of weights and each other copy between host and card."""
-        return self.frames.transfers
-
-    @property
-    def memory(self) -> pd.DataFrame:
-        """Return allocated and reserved bytes, and the host's, over time, one row for each event."""
-        return self.frames.memory
-
-    def __repr__(self) -> str:
-        from profiler import record_display
-
-        return record_display.one_line(self)
-
-    def _repr_html_(self) -> str:
-        from profiler import record_display
-
-        return record_display.notebook_html(self)
+    def __post_init__(self) -> None:
+        """Let the components show themselves as a table."""
+        object.__setattr__(self, "components", Components(self.components))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from profiler.atomic import replacing
 from profiler.errors import InputError
+from profiler.given import file_of
 from profiler.profile import SCHEMA_VERSION, Event, Profile
 from profiler.record_words import check_profile, without_strange_advice
 from profiler.typed_reading import read_fields, whole
@@ -64,7 +65,7 @@ def load(path: str | os.PathLike[str]) -> Profile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not Path(path).is_file():
+    if not file_of(path, to="Profile.load()").is_file():
         raise InputError(f"no profile at {path}: there is no such file")
     try:
         table = pq.read_table(Path(path), page_checksum_verification=True)

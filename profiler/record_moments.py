@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.remembering import once_per_profile
+from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from profiler.profile import Profile
@@ -22,6 +23,13 @@ class Moment(NamedTuple):
     step: int
     component: str  # who computed or moved; "" for neither
     doing: str  # "forward", "decode", ... while it computed; one of MOVES while it moved; "" for neither
+
+    def __repr__(self) -> str:
+        """Return how much, when, and who: `<Moment: 5.09 GiB allocated, denoise step 2, unet forward, event 31>`."""
+        when = f"denoise step {self.step + 1}" if self.step >= 0 else self.phase
+        who = " ".join(filter(None, (self.component, self.doing)))
+        words = (f"{format_bytes(self.peak_bytes)} allocated", when, who, f"event {self.ordinal}")
+        return f"<Moment: {', '.join(filter(None, words))}>"
 
 
 def peak_moment(profile: Profile) -> Moment | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.call_arguments import call_arguments, refusals_as_input_errors
 from profiler.errors import FindingError, InputError
+from profiler.given import check_given, words_of
 from profiler.hardware import Card, card
 from profiler.profile import Profile
 from profiler.scenario import CallOptions, Scenario
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from profiler.applying import Verification
     from profiler.planning import Plan, Wish
     from profiler.tracing import Call
+
+_SCENARIO = "write Scenario(model='sdxl-base'), of profiler.scenario"
 
 Report = Callable[[str], None]
 """Told what is being done, one short line each."""
@@ -36,6 +39,7 @@ def profile_model(
     Raises:
         InputError: if the model, the card or an argument of the call cannot be used.
     """
+    check_given(scenario, Scenario, to="profile_model()", instead=_SCENARIO)
     return _profile_on(scenario, scenario.card(), report, memory_history=memory_history)
 
 
@@ -50,32 +54,54 @@ def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -
     return replace(profile, gpu=replace(profile.gpu, capacity_bytes=own.capacity_bytes))
 
 
-def plan_model(
+def plan_model(  # noqa: PLR0913  # what a plan is to be, each wish by its name
     source: Scenario | Profile,
-    budget_bytes: int,
+    budget_bytes: str | int,
     *,
+    ram_bytes: str | int | None = None,
+    objective: str | None = None,
+    sticky: bool = True,
+    levers: str | Sequence[str] | None = None,
+    time_limit_seconds: float | None = None,
+    slack_bytes: str | int | None = None,
+    allow: str | Sequence[str] = (),
     report: Report | None = None,
-    allow: tuple[str, ...] = (),
-    **wish: Any,
 ) -> Plan:
     """Return the best plan under a budget.
 
     Args:
         source: what to run (its `model` may be a saved profile), or the profile of it.
-        budget_bytes: what the driver may show as used.
+        budget_bytes: what the driver may show as used: "8GiB", or bytes.
+        ram_bytes: as for `profiler.plan_offload`, as the next.
+        objective: what to minimise.
+        sticky: whether the end of a call may be other than diffusers' own.
+        levers: which placements may be used besides sequence and exclusions; all but the disk if not given.
+        time_limit_seconds: how long to search.
+        slack_bytes: what to allow for the free memory's pieces.
+        allow: what may be done that changes the picture, of `placements.MODIFIERS`, as a tuple or as text with commas;
+            the fewest that let a plan fit are.
         report: told what is being done.
-        allow: what may be done that changes the picture, of `placements.MODIFIERS`; the fewest that let a plan fit are.
-        wish: the other fields of `profiler.planning.Wish`: `ram_bytes`, `objective`, `levers`, ...
 
     Raises:
         InputError: if the scenario cannot be run, or the profile not be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
     """
     from profiler.modifying import combinations_of, modified
-    from profiler.planning import Wish
     from profiler.planning.placements import scheme_in_mode
+    from profiler.planning.planner import wish_of
+    from profiler.planning.vocabulary import LEVERS
 
-    wished = Wish(budget_bytes=budget_bytes, **wish)
+    check_given(source, Scenario | Profile, to="plan_model()", instead=_SCENARIO)
+    allow = words_of(allow, "what is allowed")
+    wished = wish_of(
+        budget_bytes,
+        ram_bytes=ram_bytes,
+        objective=objective,
+        sticky=sticky,
+        levers=LEVERS if levers is None else levers,
+        time_limit_seconds=time_limit_seconds,
+        slack_bytes=slack_bytes,
+    )
     first: FindingError | None = None
     for modifiers in combinations_of(allow):
         if isinstance(source, Profile):
@@ -166,7 +192,9 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
         InputError: if the plan's model or card cannot be built.
     """
     from profiler import applying
+    from profiler.planning import Plan
 
+    check_given(plan, Plan, to="verify_plan()", instead="load one with Plan.load(path)")
     with _planned_pipeline(plan, plan.budget_bytes, report) as (pipe, folder):
         applying.apply(plan, pipe, disk_folder=folder)
         _tell(report, f"running {plan.model} under the plan")

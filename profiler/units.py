@@ -7,8 +7,11 @@ becomes one and back.
 from __future__ import annotations
 
 import re
+from operator import index
+from typing import Any
 
 from profiler.errors import InputError
+from profiler.given import named
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -38,10 +41,20 @@ def parse_bytes(size: str | int) -> int:
     Raises:
         InputError: if it is not a size, or not a positive one.
     """
-    count = size if isinstance(size, int) else _parse_size(size)
+    count = _parse_size(size) if isinstance(size, str) else _whole(size)
     if count <= 0:
         raise InputError(f"{size!r} is not a size: it must be more than nothing, for example 8GiB")
     return count
+
+
+def _whole(size: Any) -> int:
+    """Return a number of bytes, of numpy or torch as well."""
+    try:
+        return index(size) if not isinstance(size, bool) else 0
+    except TypeError as error:
+        raise InputError(
+            f"{named(size)} is not a size: give bytes as a whole number, or text, for example 8GiB"
+        ) from error
 
 
 def _parse_size(text: str) -> int:

@@ -21,8 +21,10 @@ from profiler.applying.snapshot import Snapshot, flags_of, snapshot
 from profiler.applying.split import all_or_nothing, options_of, split
 from profiler.applying.sticky import keep_excluded, share_end
 from profiler.applying.swaps import stream_blocks, swap
+from profiler.given import check_given, check_pipelines
 from profiler.modes import DENOISERS, cast_denoisers, lower_vae_peak
 from profiler.pipelines.sibling import check_shared
+from profiler.planning import Plan
 from profiler.planning.placements import RESIDENT, Grouped, Scheme, Sequential
 from profiler.settings import VAE, VAE_TILING
 
@@ -33,8 +35,6 @@ if TYPE_CHECKING:
 
     import torch
     from diffusers import DiffusionPipeline
-
-    from profiler.planning import Plan
 
 _STAYS_FP8 = "weights that were stored as float8 stay so: load the pipeline again to have them back"
 
@@ -64,6 +64,8 @@ def apply(
     Raises:
         InputError: if the plan cannot be put into effect; nothing has changed then.
     """
+    check_given(plan, Plan, to="apply()", instead="it is called as apply(plan, pipe)")
+    check_pipelines(also, to="apply(also=...)")
     folder = None if disk_folder is None else Path(disk_folder)
     check(plan, pipe, gpu_id=gpu_id, device=device, disk_folder=folder)
     for other in also:
@@ -129,6 +131,11 @@ class Applied:
     def __init__(self, plan: Plan, before: Snapshot) -> None:
         self.plan = plan
         self._before: Snapshot | None = before
+
+    def __repr__(self) -> str:
+        """Return the plan, and whether it is still in effect."""
+        state = "taken back" if self._before is None else "in effect"
+        return f"<Applied, {state}: {self.plan!r}>"
 
     def undo(self) -> None:
         """Restore hooks, attributes and places as they were before `apply`. The second time does nothing.

@@ -11,6 +11,7 @@ from profiler import diffusers_private as private
 from profiler.applying.facts import facts_of
 from profiler.applying.streamed import is_ours
 from profiler.errors import InputError
+from profiler.given import check_pipeline
 from profiler.planning.legality import violations
 from profiler.planning.placements import MODIFIERS, SWAPS, Grouped
 
@@ -29,6 +30,7 @@ def check(
         InputError: if the pipeline is not the plan's, holds what model offload refuses, cannot be placed so, or there
             is no such device or folder.
     """
+    check_pipeline(pipe, to="apply()")
     if not isinstance(pipe, DiffusionPipeline):
         raise InputError(f"a plan is applied to a diffusers pipeline, not to {type(pipe).__name__}")
     if type(pipe).__name__ != plan.pipeline_class:

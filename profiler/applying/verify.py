@@ -13,22 +13,22 @@ from profiler.applying.apply import apply
 from profiler.applying.drift import drift_of
 from profiler.applying.sticky import share_end
 from profiler.errors import InputError
+from profiler.given import check_given, check_pipeline
 from profiler.hardware import card
 from profiler.pipelines.recorded_call import prepared_call, repeatable_call
 from profiler.pipelines.sibling import sibling
-from profiler.planning.plan import Predicted
+from profiler.planning.plan import Plan, Predicted
 from profiler.tracing import trace
 from profiler.units import format_bytes
 from profiler.virtual import VirtualGPU
 
 if TYPE_CHECKING:
-    from profiler.planning import Plan
     from profiler.profile import Event, Profile
 
 _ROUNDS = 2  # the first may still set up workspaces; the second is what the plan promised
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Verification:
     """What a run showed of a plan's promise."""
 
@@ -40,7 +40,16 @@ class Verification:
     source: str  # "measured" or "predicted": whether a real card ran it
     profile: Profile
 
+    def __repr__(self) -> str:
+        """Return one line: whether the promise held, and by how much."""
+        held = "held" if self.held else "did not hold"
+        found, promised = (
+            format_bytes(one.peak_allocated_bytes) for one in (self.found, self.promised)
+        )
+        return f"<Verification, {self.source}: the plan {held}, peak {found}, promised {promised}>"
+
     def __str__(self) -> str:
+        """Return the outcome in a sentence."""
         if self.held:
             return (
                 f"The plan held: {format_bytes(self.found.peak_allocated_bytes)} peak "
@@ -79,10 +88,12 @@ def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
     Raises:
         InputError: if the plan is of another pipeline, or for several calls and one is given, or its card is unknown.
     """
+    check_given(plan, Plan, to="verify()", instead="it is called as verify(pipe, plan)")
     if call and plan.signatures:
         raise InputError(
             "the plan is for several calls, and is verified by them: give no arguments"
         )
+    check_pipeline(pipe, to="verify()")
     with ExitStack() as stack:
         if not torch.cuda.is_available():
             virtual = stack.enter_context(

@@ -83,8 +83,8 @@ def plan(
             allowed.nbytes,
             ram_bytes=ram_bytes,
             objective=objective,
-            levers=_names(levers),
-            allow=_names(allow),
+            levers=levers,
+            allow=allow,
             time_limit_seconds=time_limit,
             report=report,
         )
@@ -112,11 +112,6 @@ def _origin(budget: Budget, found: Plan) -> str:
     other = budget.gpu and card(budget.gpu).name != found.gpu
     clock = f"; context and seconds are those of {found.gpu}" if other else ""
     return f"\n  budget     {budget.origin}{clock}"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = [name.strip() for name in text.split(",")]
-    return tuple(name for name in names if name and name != "none")
 
 
 def _ram_bytes(text: str | None) -> int | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from profiler.errors import InputError
+from profiler.given import named
 from profiler.pipelines.building import build_module, find_class
 from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
 from profiler.pipelines.dtypes import by_component, dtype_name
@@ -129,6 +130,10 @@ def describe(model: str | os.PathLike[str]) -> Entry:
     Raises:
         InputError: The model is not known, is no pipeline, or cannot be fetched.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise InputError(
+            f"{named(model)} is no model: give a name of the catalogue, a diffusers folder or a hub id"
+        )
     name = os.fspath(model)
     if Path(name).is_dir():
         return read_folder(Path(name), name=name)

@@ -9,11 +9,11 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import write_text
 from profiler.errors import InputError
+from profiler.given import file_of
 from profiler.planning.placements import Scheme, inside_of
 from profiler.planning.plan_words import check_plan
 from profiler.planning.uses import Use  # noqa: TC001  # for `get_type_hints`
@@ -23,6 +23,7 @@ from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
 SCHEMA_VERSION = 1
 _KIND = "vram-profiler plan"
@@ -202,10 +203,31 @@ class Plan:
             self.sequence, frozenset(self.excluded), self.sticky, inside, dict(self.swaps)
         )
 
-    def apply(self, pipe: Any, **where: Any) -> Any:
-        """Put the plan into effect on `pipe`; `profiler.applying.apply` says what `where` may hold."""
+    def apply(
+        self,
+        pipe: Any,
+        *,
+        gpu_id: int | None = None,
+        device: Any = None,
+        disk_folder: str | os.PathLike[str] | None = None,
+        also: Sequence[Any] = (),
+    ) -> Any:
+        """Put the plan into effect on `pipe`, and return the handle whose `undo` takes it back.
+
+        Args:
+            pipe: The pipeline, which is changed in place.
+            gpu_id: As `pipe.enable_model_cpu_offload` takes it.
+            device: As that method takes it.
+            disk_folder: Where groups that the plan keeps on disk go.
+            also: Other pipelines over components of `pipe`: their calls then end as its do.
+
+        Raises:
+            InputError: as `profiler.apply`; nothing has changed then.
+        """
         # The layer above, so it is loaded by name: plans can be read without torch.
-        return import_module("profiler.applying").apply(self, pipe, **where)
+        return import_module("profiler.applying").apply(
+            self, pipe, gpu_id=gpu_id, device=device, disk_folder=disk_folder, also=also
+        )
 
     def as_offload_strategy(self) -> Any:
         """Return a strategy for `ComponentsManager.set_offload_strategy`; see `profiler.applying.offload_strategy`.
@@ -275,7 +297,7 @@ class Plan:
                 be, or was written by a newer version.
         """
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            record = json.loads(file_of(path, to="Plan.load()").read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import record_reading as reading
 from profiler.errors import FindingError, InputError
+from profiler.given import check_given, named, words_of
 from profiler.planning import does_not_fit
 from profiler.planning.cost import Rides, evaluate
 from profiler.planning.placements import Scheme, inside_record, known_part
@@ -32,15 +33,16 @@ from profiler.planning.search import Outcome, Problem, Solver, search
 from profiler.planning.tables import OBJECTIVES, Tables, tables_of
 from profiler.planning.uses import uses_of
 from profiler.planning.vocabulary import DISK, LEVERS, SWAP, check_levers, splits
+from profiler.profile import Profile
 from profiler.settings import modifiers_of, of_workload
-from profiler.units import format_bytes
+from profiler.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from profiler.planning.choices import Choices
     from profiler.planning.workload import Workload
-    from profiler.profile import CallSignature, Profile
+    from profiler.profile import CallSignature
 
 _FRONT_POINTS = 32
 
@@ -87,21 +89,89 @@ class Wish:
                 f"no objective is called {self.objective!r}: choose one of {', '.join(OBJECTIVES)}"
             )
         check_levers(self.levers)
+        limit: Any = self.time_limit_seconds
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise InputError(f"{named(limit)} is no time limit: give seconds, more than none")
 
 
-def plan_offload(profile: Profile, budget_bytes: int, **wish: Any) -> Plan:
+def wish_of(
+    budget_bytes: str | int,
+    *,
+    ram_bytes: str | int | None = None,
+    levers: str | Sequence[str] = LEVERS,
+    slack_bytes: str | int | None = None,
+    **others: Any,
+) -> Wish:
+    """Return a wish from values as users write them: sizes as text or bytes, levers as words or text with commas.
+
+    Args:
+        budget_bytes: As in `Wish`.
+        ram_bytes: As in `Wish`.
+        levers: As in `Wish`; "none" for none.
+        slack_bytes: As in `Wish`.
+        others: The other fields of `Wish`.
+
+    Raises:
+        InputError: if one of them is no size, or has no meaning.
+    """
+    return Wish(
+        budget_bytes=parse_bytes(budget_bytes),
+        ram_bytes=None if ram_bytes is None else parse_bytes(ram_bytes),
+        levers=words_of(levers, "levers"),
+        slack_bytes=parse_bytes(slack_bytes) if isinstance(slack_bytes, str) else slack_bytes,
+        **others,
+    )
+
+
+def plan_offload(  # noqa: PLR0913  # what a plan is to be, each wish by its name
+    profile: Profile,
+    budget_bytes: str | int,
+    *,
+    ram_bytes: str | int | None = None,
+    objective: str | None = None,
+    sticky: bool = True,
+    levers: str | Sequence[str] = LEVERS,
+    time_limit_seconds: float | None = None,
+    slack_bytes: str | int | None = None,
+    compared_with: Scheme | None = None,
+) -> Plan:
     """Return the best plan for `profile` that stays within `budget_bytes`.
 
     Args:
         profile: One run of the pipeline, resident or under any plan of model offload.
-        budget_bytes: What the plan may take of the card, context included.
-        wish: The other fields of `Wish`.
+        budget_bytes: What the plan may take of the card, context included: "8GiB", or bytes.
+        ram_bytes: What it may take of the host's memory, in the same way; None for unlimited.
+        objective: What to minimise: "seconds" or "bytes" of a call once calls repeat, "first-image" for the seconds
+            until the first image, set-up included; None for seconds, or bytes if nobody knows the link's rates.
+        sticky: Whether the end of a call may be other than diffusers' own: without, what is excluded travels, and no
+            lever can be used.
+        levers: Which placements may be used besides sequence and exclusions, of "swap", "stream", "group",
+            "sequential" and "disk": a tuple, text with commas, or "none".
+        time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
+        slack_bytes: What to allow for the free memory's pieces; None for what the profile's card states.
+        compared_with: The placement that the plan is shown beside, as it is; None for the pipeline's own model offload.
 
     Raises:
-        InputError: if the profile cannot be planned from, or the card's copy rates, needed for seconds, are unknown.
+        InputError: if `profile` is none, a wish has no meaning, the profile cannot be planned from, or the card's copy
+            rates, needed for seconds, are unknown.
         DoesNotFitError: if no plan fits.
+
+    Example:
+        >>> plan_offload(profile, "8GiB", ram_bytes="32GiB", levers="swap,stream")
     """
-    return plan_as(profile, Wish(budget_bytes=budget_bytes, **wish))
+    instead = "make one with profile_pipeline(pipe), or load one with Profile.load(path)"
+    check_given(profile, Profile, to="plan_offload()", instead=instead)
+    wish = wish_of(
+        budget_bytes,
+        ram_bytes=ram_bytes,
+        objective=objective,
+        sticky=sticky,
+        levers=levers,
+        time_limit_seconds=time_limit_seconds,
+        slack_bytes=slack_bytes,
+        compared_with=compared_with,
+    )
+    return plan_as(profile, wish)
 
 
 def plan_as(profile: Profile, wish: Wish) -> Plan:

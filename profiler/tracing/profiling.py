@@ -14,8 +14,9 @@ import torch
 from torch.utils._pytree import tree_map
 
 from profiler.errors import InputError
+from profiler.given import check_given, check_pipeline, named
 from profiler.hardware import DEFAULT_GPU, Card
-from profiler.modes import Mode, place, prepare
+from profiler.modes import MODES, Mode, place, prepare
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.recorded_call import CACHED_PROMPT, PreparedCall, prepared_call
 from profiler.profile import Assumption, CallSignature, Profile
@@ -40,7 +41,7 @@ class Call:
         **arguments: of the call, as for `profile_pipeline`.
 
     Raises:
-        InputError: if `weight` is no whole number from 1 on.
+        InputError: if `weight` is no whole number from 1 on, or `pipe` no pipeline.
     """
 
     def __init__(
@@ -48,9 +49,22 @@ class Call:
     ) -> None:
         if type(weight) is not int or weight < 1:
             raise InputError(f"a call cannot come {weight!r} times: give a whole number from 1 on")
+        if pipe is not None:
+            check_pipeline(
+                pipe,
+                to="Call()",
+                takes="a pipeline, or none for the profiled one (a prompt is prompt=...)",
+            )
         self.pipe = pipe
         self.weight = weight
         self.arguments = {**arguments, CACHED_PROMPT: True} if cached_prompt else arguments
+
+    def __repr__(self) -> str:
+        """Return the call as it is written, what is not plain by its type."""
+        words = [] if self.pipe is None else [type(self.pipe).__name__]
+        words += [f"weight={self.weight}"] if self.weight != 1 else []
+        words += [f"{name}={_shown(value)}" for name, value in self.arguments.items()]
+        return f"Call({', '.join(words)})"
 
 
 def profile_pipeline(
@@ -87,13 +101,14 @@ def profile_pipeline(
         virtual card as it would on a real one.
 
     Raises:
-        InputError: if the placement cannot be made, `mode` is asked of a pipe on a real card, or the pipe has something
-            of which no twin can be made.
+        InputError: if `pipe` is no pipeline, the placement cannot be made, `mode` is asked of a pipe on a real card, or
+            the pipe has something of which no twin can be made.
 
     Example:
         >>> profile = profile_pipeline(pipe, gpu="rtx-4060", mode="model")
         >>> profile.steps
     """
+    check_pipeline(pipe, to="profile_pipeline()")
     only = Call(cached_prompt=cached_prompt, **call)
     return profile_calls(pipe, only, mode=mode, gpu=gpu, label=label, memory_history=memory_history)
 
@@ -127,9 +142,8 @@ def profile_calls(
         >>> profile = profile_calls(pipe, Call(weight=9, cached_prompt=True), Call(img2img), gpu="rtx-4060")
         >>> plan_offload(profile, 8 << 30)
     """
-    if not calls:
-        raise InputError("there is nothing to profile: give at least one Call()")
-    chosen = Mode(name=mode) if isinstance(mode, str) else mode
+    _check(pipe, calls)
+    chosen = _mode(mode)
     pipes = [pipe, *(pipe if call.pipe is None else call.pipe for call in calls)]
     if active_gpu() is not None or (gpu is None and torch.cuda.is_available()):
         if gpu is not None:
@@ -180,6 +194,27 @@ def _by_default(profile: Profile) -> Profile:
         what=f"the pipe was not placed: it ran in mode {profile.mode!r}, the default; mode= names another"
     )
     return replace(profile, assumptions=(*profile.assumptions, told))
+
+
+def _shown(value: Any) -> str:
+    plain = value is None or isinstance(value, str | int | float)
+    return named(value) if plain else f"<{type(value).__name__}>"
+
+
+def _check(pipe: Any, calls: tuple[Call, ...]) -> None:
+    check_pipeline(pipe, to="profile_calls()")
+    if not calls:
+        raise InputError("there is nothing to profile: give at least one Call()")
+    for call in calls:
+        check_given(call, Call, to="profile_calls()", instead="write Call(height=512), for example")
+
+
+def _mode(mode: str | Mode | None) -> Mode | None:
+    if mode is None or isinstance(mode, Mode):
+        return mode
+    if not isinstance(mode, str):
+        raise InputError(f"{named(mode)} is no mode: choose one of {', '.join(MODES)}")
+    return Mode(name=mode)
 
 
 def _on_card(gpu: VirtualGPU, call: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,6 +19,7 @@ from torch import nn
 
 from profiler.compiled import uncompiled
 from profiler.errors import InputError, ProfilerError
+from profiler.given import check_pipeline, check_pipelines
 from profiler.patching import Patches, take_turn
 from profiler.pipelines import stand_ins
 from profiler.pipelines.sibling import check_shared
@@ -44,6 +45,7 @@ from profiler.tracing.virtual_insides import VirtualInsides
 from profiler.tracing.whose import check_traceable
 from profiler.virtual.functions import active_gpu
 
+_LABELS = ("model", "call", "call_defaults", "signatures", "dtype", "quantization")
 _LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "bitsandbytes", "vram-profiler")
 
 
@@ -64,9 +66,9 @@ def trace(
             recording before, it goes on with its settings.
 
     Raises:
-        InputError: on entering, if torch sees no GPU, real or virtual, or not the one that the weights are on; if one
-            of `also` has components of its own; if torch's allocator has no history; if the trace has been entered
-            before.
+        InputError: if `target` is neither, or `label` names no field; on entering, if torch sees no GPU, real or
+            virtual, or not the one that the weights are on; if one of `also` has components of its own; if torch's
+            allocator has no history; if the trace has been entered before.
 
     Example:
         >>> with trace(pipe) as t:
@@ -97,6 +99,10 @@ class Trace:
         *,
         memory_history: bool = False,
     ) -> None:
+        if not isinstance(target, nn.Module):
+            check_pipeline(target, to="trace()", takes="a loaded diffusers pipeline or a module")
+        check_pipelines(also, to="trace(also=...)")
+        _check_label(label)
         self._make_gauge = gauge or _gauge_at_hand
         self._given: tuple[Any, ...] = (target, *also)  # until the trace begins
         self._label = label
@@ -337,6 +343,15 @@ class _About(NamedTuple):
             hooks.excluded_of(pipe),
             hooks.places_itself(pipe),
             tuple(Assumption(what=sentence) for sentence in sentences),
+        )
+
+
+def _check_label(label: dict[str, Any]) -> None:
+    known = [one.name for one in fields(Profile)]
+    unknown = [name for name in label if name not in known]
+    if unknown:
+        raise InputError(
+            f"a profile has no field {', '.join(unknown)}: label= may set {', '.join(_LABELS)}"
         )
 
 

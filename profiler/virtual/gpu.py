@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from profiler.calibration import as_measured
 from profiler.errors import InputError
-from profiler.hardware import Card, card
+from profiler.hardware import Card, card_of
 from profiler.out_of_memory import Shortage
 from profiler.patching import Patches, take_turn
 from profiler.virtual import (
@@ -82,7 +82,7 @@ class VirtualGPU:
         capacity: str | int | None = None,
         replay: bool = True,
     ) -> None:
-        chosen = as_measured(card(model) if isinstance(model, str) else model)
+        chosen = as_measured(card_of(model))
         self.card = chosen if capacity is None else chosen.with_capacity(capacity)
         self.capacity_bytes = self.card.capacity_bytes
         settings = settings_from_environment()

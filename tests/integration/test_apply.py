@@ -227,7 +227,7 @@ def test_without_an_accelerator_nothing_is_applied(plan_keeping):
 
 def test_foreign_pipelines_are_refused(gpu, plan_keeping):
     plan = plan_keeping("b")
-    with pytest.raises(InputError, match="not to Linear"):
+    with pytest.raises(InputError, match="not a Linear"):
         apply(plan, torch.nn.Linear(1, 1))
     other = type("OtherPipeline", (pipeline_class(("a",)),), {})(a=build(SCRIPT).a)
     with pytest.raises(InputError, match="made for TinyPipeline, not for OtherPipeline"):
