@@ -20,6 +20,7 @@ from profiler.modes import MODES, Mode, place, prepare
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.recorded_call import CACHED_PROMPT, PreparedCall, prepared_call
 from profiler.profile import Assumption, CallSignature, Profile
+from profiler.tracing.accepted import check_accepted, check_label
 from profiler.tracing.bounds import widened
 from profiler.tracing.own_mode import default_mode, is_unplaced, own_mode
 from profiler.tracing.parts import components_of
@@ -101,8 +102,8 @@ def profile_pipeline(
         virtual card as it would on a real one.
 
     Raises:
-        InputError: if `pipe` is no pipeline, the placement cannot be made, `mode` is asked of a pipe on a real card, or
-            the pipe has something of which no twin can be made.
+        InputError: if `pipe` is no pipeline, its call does not take an argument, the placement cannot be made, `mode` is
+            asked of a pipe on a real card, or the pipe has something of which no twin can be made.
 
     Example:
         >>> profile = profile_pipeline(pipe, gpu="rtx-4060", mode="model")
@@ -207,6 +208,7 @@ def _check(pipe: Any, calls: tuple[Call, ...]) -> None:
         raise InputError("there is nothing to profile: give at least one Call()")
     for call in calls:
         check_given(call, Call, to="profile_calls()", instead="write Call(height=512), for example")
+        check_accepted(pipe if call.pipe is None else call.pipe, call.arguments)
 
 
 def _mode(mode: str | Mode | None) -> Mode | None:
@@ -254,6 +256,7 @@ def _run(
             for one, (arguments, _, _) in zip(called, prepared, strict=True):
                 one(**arguments)
 
+        check_label(label or {})
         told = _told(called, calls, prepared) | (label or {})
         tracing = trace(pipe, also=called, label=told, memory_history=memory_history)
         return _traced(tracing, pipe, mode, run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -26,6 +26,7 @@ from profiler.pipelines.sibling import check_shared
 from profiler.profile import Assumption, Component, Event, Failure, Profile, Totals
 from profiler.settings import LAYERWISE_CASTING, Setting
 from profiler.tracing import hooks
+from profiler.tracing.accepted import check_label
 from profiler.tracing.binning import Binning
 from profiler.tracing.card_gauge import CardGauge
 from profiler.tracing.card_insides import CardInsides
@@ -45,7 +46,6 @@ from profiler.tracing.virtual_insides import VirtualInsides
 from profiler.tracing.whose import check_traceable
 from profiler.virtual.functions import active_gpu
 
-_LABELS = ("model", "call", "call_defaults", "signatures", "dtype", "quantization")
 _LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "bitsandbytes", "vram-profiler")
 
 
@@ -102,7 +102,7 @@ class Trace:
         if not isinstance(target, nn.Module):
             check_pipeline(target, to="trace()", takes="a loaded diffusers pipeline or a module")
         check_pipelines(also, to="trace(also=...)")
-        _check_label(label)
+        check_label(label)
         self._make_gauge = gauge or _gauge_at_hand
         self._given: tuple[Any, ...] = (target, *also)  # until the trace begins
         self._label = label
@@ -343,15 +343,6 @@ class _About(NamedTuple):
             hooks.excluded_of(pipe),
             hooks.places_itself(pipe),
             tuple(Assumption(what=sentence) for sentence in sentences),
-        )
-
-
-def _check_label(label: dict[str, Any]) -> None:
-    known = [one.name for one in fields(Profile)]
-    unknown = [name for name in label if name not in known]
-    if unknown:
-        raise InputError(
-            f"a profile has no field {', '.join(unknown)}: label= may set {', '.join(_LABELS)}"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from placed_worlds import nets, place
 from profile_worlds import sdxl_model_offload
+from tiny_folder import write_tiny_pipeline
 
 import profiler
 from profiler import Call, InputError, Plan, Profile, VirtualGPU
@@ -201,3 +202,18 @@ def test_the_peak_says_how_much_when_and_who():
     assert repr(peak) == "<Moment: 4.99 GiB allocated, denoise step 1, unet forward, event 13>"
     assert "peak" in dir(PROFILE)
     assert dataclasses.replace(PROFILE, events=()).peak is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"heights": 64}, "takes no argument 'heights': did you mean height"),
+        ({"bogus": 1}, "takes no argument 'bogus': it takes prompt, "),
+    ],
+)
+def test_an_argument_that_the_call_would_ignore_is_refused(tmp_path, arguments, told):
+    pipe = profiler.load_pipeline(write_tiny_pipeline(tmp_path))
+    with pytest.raises(InputError, match=f"StableDiffusionPipeline {told}"):
+        profiler.profile_pipeline(pipe, gpu=GPU, **arguments)
+    with pytest.raises(InputError, match="NetPipeline takes no argument 'height': it takes none"):
+        profiler.profile_calls(PIPE, Call(height=64), gpu=GPU)
