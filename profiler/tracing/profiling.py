@@ -102,8 +102,8 @@ def profile_pipeline(
         virtual card as it would on a real one.
 
     Raises:
-        InputError: if `pipe` is no pipeline, its call does not take an argument, the placement cannot be made, `mode` is
-            asked of a pipe on a real card, or the pipe has something of which no twin can be made.
+        InputError: if `pipe` is no pipeline, its call does not take an argument, the placement cannot be made, `mode`
+            is asked of a pipe on a real card, or the pipe has something of which no twin can be made.
 
     Example:
         >>> profile = profile_pipeline(pipe, gpu="rtx-4060", mode="model")
