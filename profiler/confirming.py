@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from profiler import settings
 from profiler.errors import FindingError
 from profiler.findings.run_state import expandable_segments
-from profiler.planning.planner import DoesNotFitError, plan_as
+from profiler.planning.does_not_fit import DoesNotFitError
+from profiler.planning.planner import plan_as
 from profiler.units import MIB, format_bytes
 
 if TYPE_CHECKING:

@@ -88,8 +88,8 @@ def plan_model(  # noqa: PLR0913  # what a plan is to be, each wish by its name
     """
     from profiler.modifying import combinations_of, modified
     from profiler.planning.placements import scheme_in_mode
-    from profiler.planning.planner import wish_of
     from profiler.planning.vocabulary import LEVERS
+    from profiler.planning.wish import wish_of
 
     check_given(source, Scenario | Profile, to="plan_model()", instead=_SCENARIO)
     allow = words_of(allow, "what is allowed")

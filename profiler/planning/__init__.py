@@ -1,7 +1,9 @@
 """Which offload plan is best for a budget: replay of the hooks, cost tables, exact search, and the plan itself."""
 
+from profiler.planning.does_not_fit import DoesNotFitError
 from profiler.planning.plan import Plan
-from profiler.planning.planner import DoesNotFitError, Wish, plan_for, plan_offload, weigh
+from profiler.planning.planner import plan_for, plan_offload, weigh
 from profiler.planning.replay import simulate
+from profiler.planning.wish import Wish
 
 __all__ = ["DoesNotFitError", "Plan", "Wish", "plan_for", "plan_offload", "simulate", "weigh"]

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from profiler.errors import FindingError
 from profiler.planning.vocabulary import LEVERS
 from profiler.settings import VAE_TILING
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from profiler.planning.plan import Smallest
-    from profiler.planning.planner import Wish
+    from profiler.planning.wish import Wish
     from profiler.profile import Profile
 
 _FEW = 10  # weights of less than one part in so many are not what decides
+
+
+class DoesNotFitError(FindingError):
+    """No plan fits the budget; `smallest` is the one that comes closest."""
+
+    def __init__(self, message: str, smallest: Smallest, missing_bytes: int) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+        self.missing_bytes = missing_bytes
 
 
 def message(profile: Profile, smallest: Smallest, wish: Wish) -> str:

@@ -1,0 +1,333 @@
+"""One profile that is planned for: its tables, what fits its GPU, and the plan as a record."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from profiler import record_reading as reading
+from profiler.errors import FindingError, InputError
+from profiler.planning.cost import Rides, evaluate
+from profiler.planning.placements import Scheme, inside_record
+from profiler.planning.plan import (
+    Alternative,
+    Margin,
+    Plan,
+    PlannedCall,
+    Predicted,
+    Proof,
+    Smallest,
+)
+from profiler.planning.replay import simulate
+from profiler.planning.search import Outcome, Problem, Solver, search
+from profiler.planning.tables import Tables, tables_of
+from profiler.planning.uses import uses_of
+from profiler.planning.vocabulary import DISK, LEVERS, SWAP, splits
+from profiler.settings import modifiers_of, of_workload
+from profiler.units import format_bytes
+
+if TYPE_CHECKING:
+    from profiler.planning.choices import Choices
+    from profiler.planning.wish import Wish
+    from profiler.planning.workload import Workload
+    from profiler.profile import CallSignature, Profile
+
+_FRONT_POINTS = 32
+
+
+@dataclass(frozen=True)
+class Session:
+    """One profile under consideration: its tables, and the units of the answer."""
+
+    profile: Profile
+    wish: Wish
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The profile's tables, kept as long as the profile."""
+        return tables_of(self.profile)
+
+    @property
+    def workload(self) -> Workload:
+        """What the calls do whatever the plan is."""
+        return self.tables.workload
+
+    @property
+    def rides(self) -> Rides:
+        """What every placement of every component costs."""
+        return self.tables.rides
+
+    @property
+    def choices(self) -> Choices:
+        """What the search chooses from."""
+        return self._search[0]
+
+    @property
+    def solver(self) -> Solver:
+        """The search over these."""
+        return self._search[1]
+
+    @cached_property
+    def _search(self) -> tuple[Choices, Solver]:
+        return self.tables.search_for(self.objective, self.levers, sticky=self.wish.sticky)
+
+    @property
+    def modifiers(self) -> tuple[str, ...]:
+        """What lowered the peak of the profile's run besides its placement, and is to do so under the plan."""
+        return modifiers_of(self.profile.settings)
+
+    @property
+    def levers(self) -> tuple[str, ...]:
+        """The levers that can be replayed for this profile.
+
+        Layers that are cast for each forward bring memory of their own, which blocks that travel and groups are not
+        replayed with: of the levers only swapping is left.
+        """
+        cast = "fp8" in self.modifiers
+        return tuple(lever for lever in self.wish.levers if lever == SWAP or not cast)
+
+    def compared_with(self) -> Scheme:
+        """Return the placement that the plan is shown beside.
+
+        Raises:
+            InputError: if the pipeline cannot be placed so.
+        """
+        wished = self.wish.compared_with
+        if wished is None:
+            return self.tables.stock
+        if not self.runs(wished):
+            raise InputError(
+                f"{self.profile.pipeline_class} cannot be placed in the mode that the plan is to be compared with: "
+                "name another --mode, or none"
+            )
+        return wished
+
+    @cached_property
+    def objective(self) -> str:
+        """What is minimised."""
+        known = self.tables.known_link is not None
+        if not known and self.wish.objective not in (None, "bytes"):
+            raise InputError(
+                f"the copy rates of {self.profile.gpu.name} are unknown: plan with objective 'bytes'"
+            )
+        return self.wish.objective or ("seconds" if known else "bytes")
+
+    @property
+    def slack_bytes(self) -> int:
+        """What is allowed for the free memory's pieces."""
+        wished = self.wish.slack_bytes
+        return self.profile.gpu.slack_bytes if wished is None else wished
+
+    @cached_property
+    def band(self) -> Fraction:
+        """The error band as it is written, 0.1 and not the binary number beside it: margins add up to the byte."""
+        return Fraction(str(self.profile.error_band))
+
+    @cached_property
+    def other_host_bytes(self) -> int:
+        """What the call takes of the host's memory besides weights."""
+        weights = sum(part.bytes for part in self.profile.components)
+        return max(self.profile.totals.host_peak_bytes - weights, 0) if self._predicted else 0
+
+    @property
+    def _predicted(self) -> bool:
+        return self.profile.source == "predicted"
+
+    @cached_property
+    def use_limits(self) -> tuple[int | None, ...]:
+        """What the weights may take of the host's memory."""
+        ram_bytes = self.wish.ram_bytes
+        return (None if ram_bytes is None else ram_bytes - self.other_host_bytes,)
+
+    def margin(self, peak_bytes: int, budget_bytes: int) -> Margin:
+        """Return the arithmetic of the promise."""
+        gpu = self.profile.gpu
+        band_bytes = math.ceil(peak_bytes * self.band)
+        return Margin(
+            context_bytes=gpu.context_bytes,
+            peak_allocated_bytes=peak_bytes,
+            slack_bytes=self.slack_bytes,
+            error_band_bytes=band_bytes,
+            device_bytes=gpu.context_bytes + peak_bytes + self.slack_bytes + band_bytes,
+            budget_bytes=budget_bytes,
+        )
+
+    def peak_limit(self, budget_bytes: int) -> int:
+        """Return the highest peak whose device bytes the budget covers; -1 where there is none."""
+        gpu = self.profile.gpu
+        room = budget_bytes - gpu.context_bytes - self.slack_bytes
+        return max(math.floor(room / (1 + self.band)), -1)
+
+    def predicted(self, scheme: Scheme) -> Predicted:
+        """Return what a scheme promises."""
+        totals, link = evaluate(self.rides, scheme), self.tables.link
+        calls = sum(self.workload.weights)
+        return Predicted(
+            peak_allocated_bytes=totals.peak_allocated_bytes,
+            device_bytes=self.margin(totals.peak_allocated_bytes, 0).device_bytes,
+            h2d_weight_bytes=totals.h2d_weight_bytes // calls,
+            d2h_weight_bytes=totals.d2h_weight_bytes // calls,
+            seconds=link.call_seconds(totals.exposed_nanoseconds / calls),
+            first_seconds=link.of_call(0).call_seconds(totals.first_nanoseconds),
+            host_pageable_bytes=totals.host.pageable,
+            host_pinned_bytes=totals.host.pinned,
+        )
+
+    def runs(self, scheme: Scheme) -> bool:
+        """Whether every component that is split can be, and none leaves the card while it runs."""
+        parts = {part.name: part for part in self.profile.components}
+        return self.rides.sound(scheme) and all(
+            inside in splits(parts[name], self.rides, (*LEVERS, DISK))
+            for name in parts
+            if (inside := scheme.split(name)) is not None
+        )
+
+    def alternative(self, scheme: Scheme) -> Alternative:
+        """Return a scheme with what it promises, as a record."""
+        return Alternative(
+            sequence=scheme.sequence,
+            excluded=self.ordered(scheme.excluded),
+            sticky=scheme.sticky,
+            predicted=self.predicted(scheme),
+            inside=_records(scheme),
+            swaps=dict(scheme.swaps),
+        )
+
+    def ordered(self, names: frozenset[str]) -> tuple[str, ...]:
+        """Return names in the order of the pipeline's components."""
+        return tuple(name for name in self.workload.names if name in names)
+
+    def schemes(self, outcome: Outcome) -> list[Scheme]:
+        """Return the schemes that a search found, best first."""
+        return [self.choices.scheme(found) for found in outcome.found]
+
+    def smallest(self) -> Smallest:
+        """Return the plan with the lowest peak, and what decides that peak."""
+        outcome = self.solver.search(wanted=1, peak_first=True, use_limits=self.use_limits)
+        if not outcome.found:
+            raise FindingError(self._no_ram())
+        (scheme,) = self.schemes(outcome)
+        loads = self.rides.loads(scheme)
+        worst = max(range(len(loads)), key=lambda index: loads[index])
+        moment = self.rides.moments[worst]
+        event = moment.event
+        when = f"denoise step {event.step}" if event.step >= 0 else event.phase
+        return Smallest(
+            budget_bytes=self.margin(loads[worst], 0).device_bytes,
+            component=event.component,
+            moment=when,
+            weight_bytes=loads[worst] - moment.floating_bytes,
+            other_bytes=moment.floating_bytes,
+            plan=self.alternative(scheme),
+        )
+
+    def front(self) -> tuple[Alternative, ...]:
+        """Return the plans that no other beats in both peak and cost, smallest peak first."""
+        found = self.solver.front(
+            use_limits=self.use_limits,
+            most=_FRONT_POINTS,
+            time_limit_seconds=self.wish.time_limit_seconds,
+        )
+        return tuple(self.alternative(self.choices.scheme(point)) for point in found.points)
+
+    def _no_ram(self) -> str:
+        least = search(self._by_host(), wanted=1).found[0].cost + self.other_host_bytes
+        return (
+            f"{self.profile.pipeline_class} does not fit {format_bytes(self.wish.ram_bytes or 0)} of host memory under "
+            f"any plan: the least is {format_bytes(least)}. Try more RAM, the lever {DISK!r}, or a smaller dtype."
+        )
+
+    def _by_host(self) -> tuple[Problem, ...]:
+        """Return the problems with the host's memory as the cost."""
+        return tuple(
+            replace(
+                problem,
+                decisions=tuple(
+                    tuple(option._replace(cost=option.uses[0]) for option in options)
+                    for options in problem.decisions
+                ),
+            )
+            for problem in self.choices.problems
+        )
+
+    def moves(self, scheme: Scheme) -> tuple[tuple[str, str, int], ...]:
+        """Return the weight moves of one call, or of each of several once, once they repeat."""
+        repeated = self.workload.repeated
+        events = simulate(self.workload, scheme, calls=repeated.stop)
+        return tuple(
+            (event.kind, event.component, event.bytes)
+            for event in events
+            if event.call in repeated and event.kind in ("onload", "offload")
+        )
+
+    def planned_calls(self, scheme: Scheme) -> tuple[PlannedCall, ...]:
+        """Return what each of several calls does under `scheme`."""
+        return tuple(
+            self._planned_call(signature, place, scheme)
+            for place, signature in enumerate(self.profile.signatures)
+        )
+
+    def _planned_call(self, signature: CallSignature, place: int, scheme: Scheme) -> PlannedCall:
+        totals = evaluate(self.rides.of_call(place), scheme)
+        link = self.tables.link.of_call(place)
+        return PlannedCall(
+            pipeline_class=signature.pipeline_class,
+            call=dict(signature.call),
+            weight=signature.weight,
+            h2d_weight_bytes=totals.h2d_weight_bytes,
+            d2h_weight_bytes=totals.d2h_weight_bytes,
+            seconds=link.call_seconds(totals.exposed_nanoseconds),
+        )
+
+    def plan(self, outcome: Outcome, smallest: Smallest) -> Plan:
+        """Return the plan that the search found, with everything a reader needs to believe it."""
+        best, *others = self.schemes(outcome)
+        cost = outcome.found[0].cost
+        names = self.workload.names
+        profile = self.profile
+        return Plan(
+            pipeline_class=profile.pipeline_class,
+            sequence=best.sequence,
+            excluded=self.ordered(best.excluded),
+            sticky=best.sticky,
+            immovable=self.ordered(self.workload.fixed),
+            placements=best.placements(names),
+            predicted=self.predicted(best),
+            stock=self.alternative(self.compared_with()),
+            margin=self.margin(outcome.found[0].peak, self.wish.budget_bytes),
+            proof=Proof(
+                objective=self.objective,
+                cost=cost,
+                bound=cost if outcome.bound is None else min(cost, outcome.bound),
+                gap=outcome.gap,
+                nodes=outcome.nodes,
+                candidates=self.choices.candidates,
+            ),
+            smallest=smallest,
+            runner_up=self.alternative(others[0]) if others else None,
+            front=self.front(),
+            moves=self.moves(best),
+            uses=uses_of(self.workload),
+            model=profile.model,
+            call=dict(profile.call),
+            gpu=profile.gpu.name,
+            gpu_bytes=profile.gpu.capacity_bytes,
+            gpu_is_default=profile.gpu.is_default,
+            dtype=profile.dtype,
+            dtypes=dict(profile.dtypes),
+            other_dtypes=reading.other_dtypes(profile),
+            quantization=profile.quantization,
+            settings=of_workload(profile.settings),
+            inside=_records(best),
+            swaps=dict(best.swaps),
+            ram_bytes=self.wish.ram_bytes,
+            modifiers=self.modifiers,
+            signatures=self.planned_calls(best),
+        )
+
+
+def _records(scheme: Scheme) -> dict[str, dict[str, Any]]:
+    return {name: inside_record(inside) for name, inside in scheme.inside.items()}

@@ -1,0 +1,84 @@
+"""What a plan is to be: its limits, what it minimises, and what it may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from profiler.errors import InputError
+from profiler.given import named, words_of
+from profiler.planning.tables import OBJECTIVES
+from profiler.planning.vocabulary import LEVERS, check_levers
+from profiler.units import parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from profiler.planning.placements import Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a plan is to be.
+
+    Attributes:
+        budget_bytes: What the plan may take of the card, context included.
+        ram_bytes: What it may take of the host's memory; None for unlimited.
+        objective: What to minimise: "seconds" or "bytes" of a call once calls repeat, "first-image" for the seconds
+            until the first image, set-up included; None for seconds, or bytes where nobody knows the link's rates.
+        sticky: Whether the end of a call may be other than diffusers' own: without, what is excluded travels, and no
+            lever can be used.
+        levers: Which placements may be used besides sequence and exclusions, of `vocabulary.LEVERS`.
+        time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
+        slack_bytes: What to allow for the free memory's pieces; None for what the profile's card states.
+        compared_with: The placement that the plan is shown beside, as it is; None for the pipeline's own model offload.
+    """
+
+    budget_bytes: int
+    ram_bytes: int | None = None
+    objective: str | None = None
+    sticky: bool = True
+    levers: tuple[str, ...] = LEVERS
+    time_limit_seconds: float | None = None
+    slack_bytes: int | None = None
+    compared_with: Scheme | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning."""
+        if self.objective not in (None, *OBJECTIVES):
+            raise InputError(
+                f"no objective is called {self.objective!r}: choose one of {', '.join(OBJECTIVES)}"
+            )
+        check_levers(self.levers)
+        limit: Any = self.time_limit_seconds
+        if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+            raise InputError(f"{named(limit)} is no time limit: give seconds, more than none")
+
+
+def wish_of(
+    budget_bytes: str | int,
+    *,
+    ram_bytes: str | int | None = None,
+    levers: str | Sequence[str] = LEVERS,
+    slack_bytes: str | int | None = None,
+    **others: Any,
+) -> Wish:
+    """Return a wish from values as users write them: sizes as text or bytes, levers as words or text with commas.
+
+    Args:
+        budget_bytes: As in `Wish`.
+        ram_bytes: As in `Wish`.
+        levers: As in `Wish`; "none" for none.
+        slack_bytes: As in `Wish`.
+        others: The other fields of `Wish`.
+
+    Raises:
+        InputError: if one of them is no size, or has no meaning.
+    """
+    return Wish(
+        budget_bytes=parse_bytes(budget_bytes),
+        ram_bytes=None if ram_bytes is None else parse_bytes(ram_bytes),
+        levers=words_of(levers, "levers"),
+        slack_bytes=parse_bytes(slack_bytes) if isinstance(slack_bytes, str) else slack_bytes,
+        **others,
+    )
