@@ -73,7 +73,7 @@ def test_what_never_gets_through_is_told_as_fragmentation_and_the_advice_works(m
     profile = profile_without_limit(scenario)
     with pytest.raises(FindingError, match="the free memory is in pieces") as told:
         plan_model(profile, 17 * GIB, levers=())
-    advice = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
+    advice = "PYTORCH_ALLOC_CONF=expandable_segments:True"
     assert advice in str(told.value)
     monkeypatch.setenv(*advice.split("="))
     assert plan_model(profile, 17 * GIB, levers=()).budget_bytes == 17 * GIB
