@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 _NAMES = frozenset({"pipe", "profile", "profiler", "torch"})
 _CALLS = frozenset(

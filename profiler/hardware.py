@@ -75,7 +75,7 @@ class Card:
         capacity_bytes = parse_bytes(capacity)
         if capacity_bytes <= self.context_bytes:
             raise InputError(
-                f"a capacity of {capacity} leaves nothing beside the CUDA context "
+                f"a capacity of {format_bytes(capacity_bytes)} leaves nothing beside the CUDA context "
                 f"({format_bytes(self.context_bytes)}): give 1GiB or more"
             )
         return replace(self, capacity_bytes=capacity_bytes)

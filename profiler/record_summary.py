@@ -12,11 +12,12 @@ from profiler import record_moments as moments
 from profiler import record_reading as reading
 from profiler.findings import findings
 from profiler.profile import SCHEMA_VERSION
-from profiler.verdict import verdict
+from profiler.verdict import ran_out_of_memory, verdict
 
 if TYPE_CHECKING:
     from profiler.findings import Finding
     from profiler.profile import CardState, Component, Failure, Profile
+    from profiler.verdict import Verdict
 
 
 def summary(profile: Profile) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def summary(profile: Profile) -> dict[str, Any]:
         "gpu": dataclasses.asdict(profile.gpu),
         "card_state": _card_state(profile.card_state),
         "fits": answer.answer,
-        "spare_bytes": answer.spare_bytes,
+        "spare_bytes": _spare_bytes(profile, answer),
         **dataclasses.asdict(profile.totals),
         "error_band": profile.error_band,
         "error_band_below": profile.error_band_below,
@@ -64,6 +65,14 @@ def summary(profile: Profile) -> dict[str, Any]:
         "findings": [_finding(finding) for finding in findings(profile)],
         "versions": profile.versions,
     }
+
+
+def _spare_bytes(profile: Profile, answer: Verdict) -> int | None:
+    """Return what the GPU has left over; of a run that ran out, by how much the whole call is too large, if known."""
+    if not ran_out_of_memory(profile):
+        return answer.spare_bytes
+    whole = profile.failure.whole if profile.failure is not None else None
+    return None if whole is None else profile.gpu.capacity_bytes - whole.device_bytes
 
 
 def _peak(profile: Profile) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.errors import FindingError, InputError, ProfilerError
-from profiler.findings.fixes import runnable
+from profiler.findings.fixes import LEAF, runnable
 from profiler.hardware import cards
 from profiler.scenario_words import command_words, size_word
 from profiler.sizing import plan_model, profile_model, profile_without_limit
@@ -152,12 +152,39 @@ def _fitting(
             unlimited = profile_without_limit(whole, report=report)
         plan = _plan(unlimited, capacity_bytes, report)
     except FindingError as error:
+        grouped = _in_groups(scenario, report)
+        if grouped is not None:
+            return grouped
         changed = _changed(whole, profile.dtype)
         return _otherwise(changed, capacity_bytes, report) or _Told(f"No plan fits: {error}")
     except ProfilerError:  # a pipeline that diffusers cannot offload by components
         return _Told("")
     sentence = f"A plan would have fitted, with {_needed(plan)}: {_placed(plan)}."
     return _Told(sentence, _line(plan, whole), {"mode": "plan"}, _trial(plan, {}))
+
+
+def _in_groups(scenario: Scenario, report: Report | None) -> _Told | None:
+    """Return diffusers' group offload by leaf if that fits: a plan splits only components whose parts it can replay."""
+    mode = replace(scenario.mode.unsplit, name="group-leaf")
+    if scenario.mode.name == mode.name:
+        return None
+    try:
+        answer = verdict(found := profile_model(replace(scenario, mode=mode), report=report))
+    except ProfilerError:
+        return None
+    if answer.answer != FITS:
+        return None
+    return _Told(
+        f"No plan fits that can be replayed, but group offload by leaf does: {format_bytes(answer.needed_bytes)}.",
+        LEAF.line,
+        LEAF.changes,
+        Trial(
+            changes=runnable(LEAF.changes),
+            fits=True,
+            device_bytes=found.totals.device_bytes,
+            seconds=found.totals.seconds,
+        ),
+    )
 
 
 def _plan(unlimited: Profile, capacity_bytes: int, report: Report | None) -> Plan:

@@ -56,6 +56,11 @@ def _name(value: str) -> None:
     check_names("a class", [value])
 
 
+def _scales(value: dict[str, Any]) -> None:
+    check_known("scale of FreeU's", list(value), {"s1", "s2", "b1", "b2"})
+    _numbers(list(value.values()))
+
+
 def _texts(value: Any) -> None:
     if not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
         raise ValueError(f"{value!r} are no names")
@@ -76,6 +81,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
         "attention of torch's", value, _TORCH_ATTENTION
     ),
     settings.FUSED_QKV: _on_or_off,
+    settings.FREEU: _scales,
     settings.MEMORY_FORMAT: _name,
     settings.CACHE: _name,
     settings.ADAPTERS: _texts,

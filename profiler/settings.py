@@ -20,6 +20,7 @@ ATTENTION_BACKEND = "attention_backend"
 ATTENTION_PROCESSOR = "attention_processor"
 DISABLED_ATTENTION = "disabled_attention"
 FUSED_QKV = "fused_qkv"
+FREEU = "freeu"
 MEMORY_FORMAT = "memory_format"
 CACHE = "cache"
 ADAPTERS = "adapters"
@@ -87,6 +88,7 @@ _WORDS = {
     ATTENTION_PROCESSOR: "{component} with attention by {value}",
     DISABLED_ATTENTION: "attention without {value}",
     FUSED_QKV: "{component} with fused projections",
+    FREEU: "{component} with FreeU ({value})",
     MEMORY_FORMAT: "{component} in {value}",
     CACHE: "{component} with {value}",
     ADAPTERS: "{component} with the adapters {value}",

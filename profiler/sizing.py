@@ -195,6 +195,11 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
     from profiler.planning import Plan
 
     check_given(plan, Plan, to="verify_plan()", instead="load one with Plan.load(path)")
+    if not plan.model:
+        raise InputError(
+            f"this plan was made from a {plan.pipeline_class} in Python, which no file names: verify it there, with "
+            "profiler.verify(pipe, plan)"
+        )
     with _planned_pipeline(plan, plan.budget_bytes, report) as (pipe, folder):
         applying.apply(plan, pipe, disk_folder=folder)
         _tell(report, f"running {plan.model} under the plan")

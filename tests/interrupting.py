@@ -101,6 +101,8 @@ def interrupt_everywhere(
     Returns:
         The lines at which `put_back` was needed.
     """
+    act()  # what is worked out once and kept is not counted
+    put_back()
     count = Interrupter(but=but).run(act).lines
     put_back()
     assert is_as_before(), "not interrupted at all"

@@ -95,3 +95,5 @@ class Pack:
             if self._pinned:
                 torch.accelerator.empty_host_cache()  # PyTorch would keep it page-locked
         self._chunks.clear()
+        if self._pinned:
+            torch.accelerator.empty_host_cache()  # and what an interrupt left before it was noted

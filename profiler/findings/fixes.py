@@ -62,7 +62,7 @@ _BINNED = Fix(
     {"size": "smaller", "binning": False},
 )
 _MODEL = Fix("pipe.enable_model_cpu_offload()", {"mode": "model"})
-_LEAF = Fix(
+LEAF = Fix(
     'pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level")',
     {"mode": "group-leaf"},
 )
@@ -177,7 +177,7 @@ def _finer(profile: Profile) -> Iterator[Fix]:
     """Yield the modes that hold less of the weights at a time than the run did."""
     grouped = all(part.groups for part in profile.components)
     if profile.mode in ("resident", "model") and grouped:
-        yield _LEAF
+        yield LEAF
     elif profile.mode == "group-block":
         yield Fix(
             'pipe.enable_group_offload(..., offload_type="leaf_level")', {"mode": "group-leaf"}

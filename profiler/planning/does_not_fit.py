@@ -55,7 +55,7 @@ def remedies(profile: Profile, smallest: Smallest, wish: Wish) -> list[str]:
         weights.insert(0, "dtype float16 or bfloat16")
     activations = ["a smaller height and width, fewer frames or a smaller batch"]
     tiles = any(one.what == VAE_TILING for one in profile.settings)
-    if smallest.moment == "decode" and not tiles:
+    if (smallest.component, smallest.moment) == ("vae", "decode") and not tiles:
         activations.insert(0, "pipe.vae.enable_tiling()")
     if smallest.other_bytes > smallest.weight_bytes:
         return activations + weights

@@ -116,6 +116,9 @@ _WRITERS: Mapping[str, Callable[[str, str, Any], list[str]]] = {
     settings.ATTENTION_BACKEND: lambda _, part, name: [f"{part}.set_attention_backend({name!r})\n"],
     settings.ATTENTION_PROCESSOR: lambda _, part, kind: _processor(part, kind),
     settings.FUSED_QKV: lambda _, part, __: [f"{part}.fuse_qkv_projections()\n"],
+    settings.FREEU: lambda _, part, scales: [
+        f"{part}.enable_freeu({', '.join(f'{name}={one!r}' for name, one in scales.items())})\n"
+    ],
     settings.MEMORY_FORMAT: lambda _, part, name: [f"{part}.to(memory_format=torch.{name})\n"],
     settings.DISABLED_ATTENTION: lambda _, __, names: [
         f"torch.backends.cuda.{_TORCH_SWITCHES[name]}(False)\n" for name in names

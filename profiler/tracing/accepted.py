@@ -29,7 +29,7 @@ def check_accepted(pipe: Any, names: Iterable[str]) -> None:
     accepted = [
         one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)
     ]
-    accepted = [*accepted[1:], *(_SWALLOWED if swallows else ())]
+    accepted = [*accepted[1:], *(_SWALLOWED if swallows else ()), *_of_blocks(pipe)]
     for name in names:
         if name not in (*accepted, CACHED_PROMPT):
             close = difflib.get_close_matches(name, accepted, n=2)
@@ -39,6 +39,11 @@ def check_accepted(pipe: Any, names: Iterable[str]) -> None:
                 else f"it takes {', '.join(accepted) or 'none'}"
             )
             raise InputError(f"{type(pipe).__name__} takes no argument {name!r}: {hint}")
+
+
+def _of_blocks(pipe: Any) -> list[str]:
+    """Return what a modular pipeline's blocks take out of the call's `**kwargs`."""
+    return [one.name for one in pipe.blocks.inputs if one.name] if hasattr(pipe, "blocks") else []
 
 
 def check_label(label: Any) -> None:

@@ -50,6 +50,9 @@ def _component(name: str, module: nn.Module) -> Iterator[Setting]:
     yield from _grouping(name, module)
     if any(getattr(part, "fused_projections", False) for part in module.modules()):
         yield Setting(what=settings.FUSED_QKV, component=name)
+    scales = [found for part in module.modules() if (found := _freeu(part)) is not None]
+    if scales:
+        yield Setting(what=settings.FREEU, component=name, value=scales[0])
     if _is_channels_last(module):
         yield Setting(what=settings.MEMORY_FORMAT, component=name, value="channels_last")
     cache = getattr(module, "_cache_config", None)
@@ -75,6 +78,13 @@ def _own_tiles(module: nn.Module) -> dict[str, Any]:
         for key, value in sorted(given.items())
         if isinstance(value, int | float) and plain.get(key) != value
     }
+
+
+def _freeu(part: nn.Module) -> dict[str, float] | None:
+    """Return the scales that `enable_freeu` of diffusers 0.42.1 sets on the blocks of a UNet's way up."""
+    scales = {name: getattr(part, name, None) for name in ("s1", "s2", "b1", "b2")}
+    numbers = {name: one for name, one in scales.items() if isinstance(one, int | float)}
+    return numbers if len(numbers) == len(scales) else None
 
 
 def _casting(name: str, module: nn.Module) -> Iterator[Setting]:

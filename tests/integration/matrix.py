@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 from typing import NamedTuple
 
 from shallow_models import shallow_pipeline
@@ -15,6 +16,7 @@ from zoo import MODES
 
 from profiler.errors import InputError
 from profiler.hardware import card
+from profiler.pipelines.sensible_call import blank_pictures
 from profiler.profile import Profile
 from profiler.tracing import profile_pipeline
 from profiler.units import TIB
@@ -140,7 +142,8 @@ def _run(gpu, pipe, model, mode) -> Run:
     counted = gpu.h2d_bytes, gpu.d2h_bytes, _host_bytes(gpu)
     held_bytes = _card_bytes(gpu)
     gpu.allocator.reset_peak()
-    call = {**SIZE, **CALLS.get(model, {})}
+    sized = "height" in inspect.signature(type(pipe).__call__).parameters
+    call = {**(SIZE if sized else blank_pictures(pipe, SIZE)), **CALLS.get(model, {})}
     if model in VIDEOS:
         call["num_frames"] = VIDEOS[model]
     # The second step of group offload differs from the first.

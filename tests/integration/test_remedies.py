@@ -82,7 +82,7 @@ def test_how_big_a_gpu_is_told_everywhere():
 def test_a_remedy_is_for_the_run_as_it_was():
     """Its tiles, slices and casts stay, and nothing that is on already is offered as a change."""
     mode = Mode(name="group-leaf", stream=True, vae_tiling=True, layerwise_casting=True)
-    whole = remedy._whole_components(mode)
+    whole = mode.unsplit
     assert whole == Mode(name="model", vae_tiling=True, layerwise_casting=True)
     scenario = dataclasses.replace(SMALL, mode=whole, batch=2, frames=9)
     offered = [(words, what) for words, what, _ in remedy._changed(scenario, "float16")]
@@ -97,7 +97,8 @@ def test_a_remedy_is_for_the_run_as_it_was():
 
 
 def test_where_nothing_fits_as_it_is_the_change_with_which_a_plan_does_is_told():
-    scenario = dataclasses.replace(SMALL, dtype="float32", capacity=f"{CONTEXT + 1300 * MIB}B")
+    whole = dataclasses.replace(SMALL, dtype="float32", height=768, width=768)
+    scenario = dataclasses.replace(whole, capacity=f"{CONTEXT + 2000 * MIB}B")
     profile = with_remedy(profile_model(scenario), scenario)
     failure, found = profile.failure, out_of_memory(profile)
     assert "Nothing fits as it is. With " in failure.remedy, failure.remedy
@@ -143,7 +144,7 @@ def test_a_plan_of_many_lines_is_told_by_the_command_that_prints_it():
 
 
 def test_where_nothing_fits_it_is_said_by_how_much():
-    scenario = dataclasses.replace(SMALL, capacity=f"{CONTEXT + 700 * MIB}B")
+    scenario = dataclasses.replace(SMALL, capacity=f"{CONTEXT + 200 * MIB}B")
     profile = with_remedy(profile_model(scenario), scenario)
     failure, found = profile.failure, out_of_memory(profile)
     assert failure.remedy.startswith("No plan fits")

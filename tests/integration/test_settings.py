@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers.hooks.hooks import HookRegistry, ModelHook
+from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
 from tiny_folder import write_tiny_pipeline
@@ -19,7 +21,7 @@ from profiler.modes import MODES, Mode, enable_mode
 from profiler.pipelines import load_pipeline
 from profiler.planning import Plan, plan_offload
 from profiler.profile import Profile
-from profiler.settings import setting_words
+from profiler.settings import ATTENTION_BACKEND, Setting, setting_words
 from profiler.tracing import profile_pipeline
 from profiler.tracing.own_mode import is_unplaced, own_mode
 from profiler.tracing.settings_read import settings_of
@@ -34,6 +36,12 @@ def folder(tmp_path_factory):
     return write_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.fixture(scope="module")
+def plain_plan(folder):
+    with VirtualGPU("rtx-4060"):
+        return plan_offload(profile_pipeline(load_pipeline(folder), **CALL), 2 * GIB)
+
+
 def loaded(folder):
     pipe = load_pipeline(folder, weights="random")
     pipe.set_progress_bar_config(disable=True)
@@ -44,6 +52,11 @@ def tile_small(pipe):
     pipe.vae.enable_tiling()
     pipe.vae.tile_sample_min_size = 48
     pipe.vae.tile_latent_min_size = 24
+
+
+def set_backend(pipe):
+    for attention in pipe.unet.attn_processors.values():
+        attention._attention_backend = "_native_math"
 
 
 def cast(pipe):
@@ -64,6 +77,9 @@ SETTINGS = {
         AttnProcessor()
     ),
     "unet with fused projections": lambda pipe: pipe.unet.fuse_qkv_projections(),
+    "unet with FreeU (s1=0.9, s2=0.2, b1=1.2, b2=1.4)": lambda pipe: pipe.enable_freeu(
+        s1=0.9, s2=0.2, b1=1.2, b2=1.4
+    ),
     "unet in channels_last": lambda pipe: pipe.unet.to(memory_format=torch.channels_last),
 }
 LOADED = {"unet with the adapters style": adapt}  # decided when weights are loaded: only said
@@ -117,6 +133,16 @@ def test_a_cast_component_is_planned_as_it_is_stored(folder):
     loads = [e for e in profile.events if e.kind == "onload" and e.component == "unet"]
     assert part.dtype == "float8_e4m3fn"
     assert {event.bytes for event in loads} == {part.bytes}
+
+
+@pytest.mark.parametrize("backend", [one.value for one in AttentionBackendName])
+def test_every_attention_backend_of_diffusers_can_be_saved(backend, plain_plan, tmp_path):
+    setting = Setting(what=ATTENTION_BACKEND, component="unet", value=backend)
+    replace(plain_plan, settings=(setting,)).save(tmp_path / "plan.json")
+    assert (
+        f"pipe.unet.set_attention_backend({backend!r})"
+        in Plan.load(tmp_path / "plan.json").to_code()
+    )
 
 
 def test_a_hook_that_a_twin_cannot_have_is_refused(folder):

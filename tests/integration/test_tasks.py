@@ -154,8 +154,9 @@ def test_several_images_take_more_activations_and_the_same_weights(model):
         for profile in (one, four)
     ]
     weights = component(one, "vae").bytes
-    # All but the workspace of convolutions, which an image of several takes less of.
-    assert 3 * (decode[0] - weights) < decode[1] - weights <= 4 * (decode[0] - weights)
+    # All but the workspace of convolutions: several images come channels last out of the VAE's attention, one does not,
+    # and what is laid out so is not copied for cuDNN.
+    assert 2.5 * (decode[0] - weights) < decode[1] - weights <= 4 * (decode[0] - weights)
 
 
 def test_given_embeddings_leave_the_text_encoders_at_home():
@@ -185,12 +186,13 @@ def test_embeddings_of_a_user_without_a_card_are_on_the_twins():
     assert (type(embeds), embeds.device.type) == (torch.Tensor, "cpu")
 
 
-def test_a_pipe_that_nobody_placed_runs_on_the_cpu():
+def test_a_pipe_that_nobody_placed_is_offloaded_by_default():
+    """On the CPU, where it is, it would be sized as 0 bytes."""
     with VirtualGPU("h200") as gpu:
         pipe = shallow_pipeline("sd15")
         profile = profiled(pipe, gpu, mode=None, height=64, width=64)
-    assert {e.component for e in profile.events if e.kind == "enter"} >= {"text_encoder", "unet"}
-    assert (profile.totals.peak_allocated_bytes, profile.totals.h2d_bytes) == (0, 0)
+    assert profile.mode == "model"
+    assert profile.totals.h2d_weight_bytes > 0
 
 
 def test_a_call_with_lists_of_pictures_can_be_saved(tmp_path):
