@@ -135,7 +135,7 @@ def _figure(profile: Profile, plan: Plan | None) -> Figure:
 
 def _answer(sheet: _Sheet, profile: Profile) -> None:
     answer = story.answer(profile)
-    context = f"{profile.source}   {story.title(profile)}   {profile.dtype}   {profile.gpu.name}"
+    context = f"{profile.source}   {story.title(profile)}   {profile.gpu.name}"
     sheet.line(context, 9.5, color=SOFT, gap=0.12)
     sheet.line(
         answer.headline,

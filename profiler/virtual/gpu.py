@@ -54,8 +54,7 @@ class VirtualGPU:
     Args:
         model: a card's name (`vram list gpus`) or a `Card`.
         capacity: what the driver would report as total memory instead of the card's own: "8GiB" or bytes.
-        replay: whether a model's forward that did the same thing twice is done again without running it. It changes
-            no figure.
+        replay: whether a forward that did the same thing twice is done again without running it; no figure changes.
 
     Attributes:
         card: the card's facts.
