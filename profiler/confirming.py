@@ -5,6 +5,9 @@ quarter of that slack less than the budget, which stays for calls that come late
 pieces, and one of just the budget, because a card with less sometimes gets through where one with more does not: it
 empties its cache earlier. Where either run fails, the search is given twice the slack, and the next best is tried; then
 the least slack that does is looked for between the last that did not and the first that did.
+
+The promised peak is that of the run on the budget: a workspace that does not fit is not allocated, and a block that is
+not worth splitting is handed out whole, so the peak depends on the budget as well as on the plan.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from profiler import settings
 from profiler.errors import FindingError
 from profiler.findings.run_state import expandable_segments
 from profiler.planning.does_not_fit import DoesNotFitError
+from profiler.planning.margin import promised
 from profiler.planning.planner import plan_as
 from profiler.units import MIB, format_bytes
 
@@ -40,33 +44,34 @@ _HALVINGS = 3  # of the span in which the least slack that does is looked for
 
 
 def confirmed_plan(
-    profile: Profile, wish: Wish, *, gets_through: Callable[[Plan, int], bool]
+    profile: Profile, wish: Wish, *, run_peak: Callable[[Plan, int], int | None]
 ) -> Plan:
-    """Return the best plan whose run gets through under the budget.
+    """Return the best plan whose run gets through under the budget, with the peak of that run.
 
     Args:
         profile: what to plan for.
         wish: what the plan is to be.
-        gets_through: runs a plan's `ROUNDS` on a card of so many bytes.
+        run_peak: runs a plan's `ROUNDS` on a card of so many bytes, and returns the highest allocated bytes; None if
+            it does not get through.
 
     Raises:
         FindingError: if no plan fits, or none gets through though its bytes would fit.
     """
-    trials = _Trials(profile, wish, gets_through)
+    trials = _Trials(profile, wish, run_peak)
     plan = plan_as(profile, wish)
-    if trials.runs(plan):
-        return plan
+    if (best := trials.run(plan)) is not None:
+        return best
     too_little = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
     enough = 2 * too_little
-    while (best := trials.plan(enough)) is not None and not trials.runs(best):
+    while (wider := trials.plan(enough)) is not None and (best := trials.run(wider)) is None:
         too_little, enough = enough, 2 * enough
     for _ in range(_HALVINGS):
         middle = (too_little + enough) // 2
         between = trials.plan(middle)
         if between is None:
             enough = middle
-        elif trials.runs(between):
-            best, enough = between, middle
+        elif (run := trials.run(between)) is not None:
+            best, enough = run, middle
         else:
             too_little = middle
     if best is None:
@@ -75,17 +80,16 @@ def confirmed_plan(
 
 
 class _Trials:
-    """The plans of one wish that were run, and which of them got through."""
+    """The plans of one wish that were run, and the peaks of those that got through."""
 
     def __init__(
-        self, profile: Profile, wish: Wish, gets_through: Callable[[Plan, int], bool]
+        self, profile: Profile, wish: Wish, run_peak: Callable[[Plan, int], int | None]
     ) -> None:
         self._profile = profile
         self._wish = wish
-        self._gets_through = gets_through
-        kept = profile.gpu.slack_bytes // _KEPT
-        self._capacities = wish.budget_bytes - kept, wish.budget_bytes
-        self._outcomes: list[tuple[Plan, bool]] = []
+        self._run_peak = run_peak
+        self._kept_bytes = profile.gpu.slack_bytes // _KEPT
+        self._outcomes: list[tuple[Plan, int | None]] = []
 
     def plan(self, slack_bytes: int) -> Plan | None:
         """Return the best plan with so much slack; None where it does not fit."""
@@ -94,14 +98,22 @@ class _Trials:
         except DoesNotFitError:
             return None
 
-    def runs(self, plan: Plan) -> bool:
-        """Whether a plan gets through; one that does what an earlier one did is not run again."""
-        for other, outcome in self._outcomes:
+    def run(self, plan: Plan) -> Plan | None:
+        """Return the plan with the peak of its run; None if it does not get through."""
+        peak = self._peak(plan)
+        found = None if peak is None else promised(self._profile, plan, peak)
+        return found if found and found.margin.slack_bytes >= self._kept_bytes else None
+
+    def _peak(self, plan: Plan) -> int | None:
+        """Return the peak of a plan's run; one that does what an earlier one did is not run again."""
+        for other, peak in self._outcomes:
             if (other.scheme, other.modifiers) == (plan.scheme, plan.modifiers):
-                return outcome
-        outcome = all(self._gets_through(plan, capacity) for capacity in self._capacities)
-        self._outcomes.append((plan, outcome))
-        return outcome
+                return peak
+        budget = plan.budget_bytes
+        peak = self._run_peak(plan, budget - self._kept_bytes)
+        peak = peak if peak is None else self._run_peak(plan, budget)
+        self._outcomes.append((plan, peak))
+        return peak
 
 
 def shortened(plan: Plan, steps: int) -> Plan:

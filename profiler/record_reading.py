@@ -135,6 +135,12 @@ def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
     )
 
 
+def called_peak_bytes(profile: Profile) -> int:
+    """Return the highest allocated bytes of the calls, setting the pipeline up left out."""
+    called = [event for event in profile.events if event.call >= 0]
+    return tally(called, start_seconds=0.0).peak_allocated_bytes
+
+
 def calls(profile: Profile) -> list[tuple[int, Tally]]:
     """Return the tally of each call of the pipeline, in order; -1 is what happened outside any call."""
     return list(_tallies(profile.events, lambda event: event.call))

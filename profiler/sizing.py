@@ -140,7 +140,7 @@ def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
     return confirmed_plan(
         profile,
         wish,
-        gets_through=lambda plan, capacity_bytes: _gets_through(plan, capacity_bytes, report),
+        run_peak=lambda plan, capacity_bytes: _run_peak(plan, capacity_bytes, report),
     )
 
 
@@ -166,11 +166,12 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
         )
 
 
-def _gets_through(plan: Plan, capacity_bytes: int, report: Report | None) -> bool:
-    """Whether calls get through on a card of so much: a first one, and some with what it left behind."""
+def _run_peak(plan: Plan, capacity_bytes: int, report: Report | None) -> int | None:
+    """Return the peak of calls on a card of so much, the later ones with what the first left; None if one fails."""
     import torch
 
     from profiler import applying
+    from profiler import record_reading as reading
     from profiler.confirming import ROUNDS, shortened
     from profiler.tracing import profile_calls
 
@@ -180,9 +181,15 @@ def _gets_through(plan: Plan, capacity_bytes: int, report: Report | None) -> boo
         try:
             applying.apply(plan, pipe, disk_folder=folder, also=others)
             _tell(report, f"running {plan.model} under a plan")
-            return all(profile_calls(pipe, *calls).complete for calls in rounds)
+            peak_bytes = 0
+            for calls in rounds:
+                profile = profile_calls(pipe, *calls)
+                if not profile.complete:
+                    return None
+                peak_bytes = max(peak_bytes, reading.called_peak_bytes(profile))
         except (torch.OutOfMemoryError, FindingError):  # before a call, which would tell it itself
-            return False
+            return None
+    return peak_bytes
 
 
 def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from profiler import record_reading as reading
 from profiler.applying.apply import apply
 from profiler.applying.drift import drift_of
 from profiler.applying.sticky import share_end
@@ -161,9 +162,7 @@ def _called(pipe: Any, class_name: str) -> Any:
 
 
 def _found(plan: Plan, profile: Profile, events: list[Event], weights: dict[int, int]) -> Predicted:
-    peak = max(
-        (max(e.lead_peak_bytes, e.peak_bytes) for e in profile.events if e.call >= 0), default=0
-    )
+    peak = reading.called_peak_bytes(profile)
     margin, calls = plan.margin, sum(weights.values())
     moved = {
         kind: sum(weights[e.call] * e.bytes for e in events if e.kind == kind) // calls

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from profiler import record_reading as reading
 from profiler.errors import FindingError, InputError
 from profiler.planning.cost import Rides, evaluate
+from profiler.planning.margin import band_of, margin_of
 from profiler.planning.placements import Scheme, inside_record
 from profiler.planning.plan import (
     Alternative,
@@ -122,11 +122,6 @@ class Session:
         return self.profile.gpu.slack_bytes if wished is None else wished
 
     @cached_property
-    def band(self) -> Fraction:
-        """The error band as it is written, 0.1 and not the binary number beside it: margins add up to the byte."""
-        return Fraction(str(self.profile.error_band))
-
-    @cached_property
     def other_host_bytes(self) -> int:
         """What the call takes of the host's memory besides weights."""
         weights = sum(part.bytes for part in self.profile.components)
@@ -144,22 +139,15 @@ class Session:
 
     def margin(self, peak_bytes: int, budget_bytes: int) -> Margin:
         """Return the arithmetic of the promise."""
-        gpu = self.profile.gpu
-        band_bytes = math.ceil(peak_bytes * self.band)
-        return Margin(
-            context_bytes=gpu.context_bytes,
-            peak_allocated_bytes=peak_bytes,
-            slack_bytes=self.slack_bytes,
-            error_band_bytes=band_bytes,
-            device_bytes=gpu.context_bytes + peak_bytes + self.slack_bytes + band_bytes,
-            budget_bytes=budget_bytes,
+        return margin_of(
+            self.profile, peak_bytes, slack_bytes=self.slack_bytes, budget_bytes=budget_bytes
         )
 
     def peak_limit(self, budget_bytes: int) -> int:
         """Return the highest peak whose device bytes the budget covers; -1 where there is none."""
         gpu = self.profile.gpu
         room = budget_bytes - gpu.context_bytes - self.slack_bytes
-        return max(math.floor(room / (1 + self.band)), -1)
+        return max(math.floor(room / (1 + band_of(self.profile))), -1)
 
     def predicted(self, scheme: Scheme) -> Predicted:
         """Return what a scheme promises."""

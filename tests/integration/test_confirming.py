@@ -12,6 +12,12 @@ from profiler.scenario import Scenario
 from profiler.sizing import plan_model, profile_without_limit
 from profiler.units import GIB, MIB
 
+
+def _computed(plan, capacity_bytes):
+    """Return the peak of a run that has just the computed one."""
+    return plan.predicted.peak_allocated_bytes
+
+
 STOCK = Wish(budget_bytes=8 * GIB, objective="bytes", levers=())
 
 
@@ -24,11 +30,12 @@ def test_the_next_best_is_taken_where_the_winner_does_not_get_through(sdxl):
     tried = []
     both = ("text_encoder", "text_encoder_2")
 
-    def gets_through(plan, capacity_bytes):
+    def run_peak(plan, capacity_bytes):
         tried.append((plan.excluded, (plan.budget_bytes - capacity_bytes) // MIB))
-        return plan.excluded != both or capacity_bytes < plan.budget_bytes
+        through = plan.excluded != both or capacity_bytes < plan.budget_bytes
+        return plan.predicted.peak_allocated_bytes if through else None
 
-    plan = confirmed_plan(sdxl, STOCK, gets_through=gets_through)
+    plan = confirmed_plan(sdxl, STOCK, run_peak=run_peak)
     # With 256, 512 and 1024 MiB of slack. text_encoder_2 would need 450 MiB of context + 6.40 GiB + 1 GiB + 2.6 % of
     # 6.40 GiB = 8.01 GiB then, and text_encoder 0.23 instead of its 1.29 GiB; with 768 MiB text_encoder_2 fits. A plan
     # that failed, or got through, is not run again: the winner with 512 MiB, text_encoder_2 with 640 and 576.
@@ -43,19 +50,20 @@ def test_no_more_slack_is_given_than_it_takes(sdxl, most):
     wish = Wish(budget_bytes=8 * GIB, levers=("stream",))
     best = plan_as(sdxl, wish).predicted.peak_allocated_bytes
 
-    def gets_through(plan, capacity_bytes):
-        return plan.predicted.peak_allocated_bytes <= most * best
+    def run_peak(plan, capacity_bytes):
+        peak_bytes = plan.predicted.peak_allocated_bytes
+        return peak_bytes if peak_bytes <= most * best else None
 
-    plan = confirmed_plan(sdxl, wish, gets_through=gets_through)
+    plan = confirmed_plan(sdxl, wish, run_peak=run_peak)
     # One after the other, in the steps in which the span between 2^n and 2^(n+1) times 256 MiB is halved thrice.
     slacks = (256 * 2**n * MIB * eighths // 8 for n in range(5) for eighths in range(8, 16))
     plans = (plan_as(sdxl, replace(wish, slack_bytes=slack)) for slack in slacks)
-    assert plan == next(one for one in plans if gets_through(one, wish.budget_bytes))
+    assert plan == next(one for one in plans if run_peak(one, wish.budget_bytes))
 
 
 def test_a_plan_is_run_with_few_steps_and_returned_with_all(sdxl):
     sdxl.call["num_inference_steps"] = 50
-    plan = confirmed_plan(sdxl, STOCK, gets_through=lambda plan, capacity_bytes: True)
+    plan = confirmed_plan(sdxl, STOCK, run_peak=_computed)
     assert plan.call["num_inference_steps"] == 50
     steps = [shortened(plan, wanted).call["num_inference_steps"] for wanted in ROUNDS]
     assert steps == list(ROUNDS)

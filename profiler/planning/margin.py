@@ -1,0 +1,66 @@
+"""The arithmetic of a promise: what is added to a peak, and the peak of a run in place of the computed one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from profiler.planning.plan import Margin
+
+if TYPE_CHECKING:
+    from profiler.planning.plan import Alternative, Plan, Predicted
+    from profiler.profile import Profile
+
+
+def band_of(profile: Profile) -> Fraction:
+    """Return the error band as it is written, 0.1 and not the binary number beside it: margins add up to the byte."""
+    return Fraction(str(profile.error_band))
+
+
+def margin_of(profile: Profile, peak_bytes: int, *, slack_bytes: int, budget_bytes: int) -> Margin:
+    """Return what a peak needs of a budget on the profile's GPU."""
+    context_bytes = profile.gpu.context_bytes
+    band_bytes = math.ceil(peak_bytes * band_of(profile))
+    return Margin(
+        context_bytes=context_bytes,
+        peak_allocated_bytes=peak_bytes,
+        slack_bytes=slack_bytes,
+        error_band_bytes=band_bytes,
+        device_bytes=context_bytes + peak_bytes + slack_bytes + band_bytes,
+        budget_bytes=budget_bytes,
+    )
+
+
+def promised(profile: Profile, plan: Plan, peak_bytes: int) -> Plan:
+    """Return the plan with the peak that its run had, which the search computes without the pieces of free memory.
+
+    If the run needed more than was computed, the slack gives way to it as far as the budget demands.
+    """
+    margin = margin_of(
+        profile,
+        peak_bytes,
+        slack_bytes=plan.margin.slack_bytes,
+        budget_bytes=plan.budget_bytes,
+    )
+    slack_bytes = margin.slack_bytes + min(margin.left_bytes, 0)
+    margin = margin_of(profile, peak_bytes, slack_bytes=slack_bytes, budget_bytes=plan.budget_bytes)
+
+    def run(predicted: Predicted) -> Predicted:
+        return replace(predicted, peak_allocated_bytes=peak_bytes, device_bytes=margin.device_bytes)
+
+    def same(one: Alternative) -> Alternative:
+        placed = (one.sequence, one.excluded, one.sticky, one.inside, one.swaps)
+        if placed != (plan.sequence, plan.excluded, plan.sticky, plan.inside, plan.swaps):
+            return one
+        return replace(one, predicted=run(one.predicted))
+
+    return replace(
+        plan,
+        predicted=run(plan.predicted),
+        margin=margin,
+        front=tuple(same(one) for one in plan.front),
+        stock=same(plan.stock),
+        smallest=replace(plan.smallest, plan=same(plan.smallest.plan)),
+    )
