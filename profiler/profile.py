@@ -244,7 +244,8 @@ class Condition:
     `shared_file` (group offload keeps weights of the component in a file that another one writes, too; detail: the
     other one); `layerwise_casting` (its layers store their weights in the dtype `detail`); `gradients` (it ran with
     gradients on, and has weights that require them); `binned_size` (the pipeline ran another size than it was asked
-    for; detail: `512 x 512 -> 1024 x 1024`).
+    for; detail: `512 x 512 -> 1024 x 1024`); `made_size` (its picture has another size than asked for, `-` for a side
+    that was not given; detail: `512 x - -> 768 x 768`).
     """
 
     what: str

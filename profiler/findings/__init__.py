@@ -34,6 +34,7 @@ _FINDERS: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     causes.gradients_kept,
     causes.bfloat16_without_hardware,
     causes.size_binned,
+    causes.size_not_as_asked,
     sharing.shared_files,
     sharing.shared_exclusions,
     placing.on_card_before,

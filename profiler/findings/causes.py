@@ -96,3 +96,28 @@ def size_binned(profile: Profile) -> Iterator[Finding]:
             changes={"binning": False},
             bytes=0,
         )
+
+
+def size_not_as_asked(profile: Profile) -> Iterator[Finding]:
+    """Yield a finding for each picture of another size than asked for."""
+    for one in conditions(profile, "made_size"):
+        asked, _, made = one_line(one.detail).partition(" -> ")
+        sides = dict(zip(("height", "width"), asked.split(" x "), strict=False))
+        given = {name: side for name, side in sides.items() if side != "-"}
+        half = len(given) == 1
+        both = dict(zip(("height", "width"), made.split(" x "), strict=False)) | (
+            given if half else {}
+        )
+        yield Finding(
+            kind="size_not_as_asked",
+            severity=HINT,
+            title=f"{' x '.join(f'{name} {side}' for name, side in given.items()) if half else asked} was asked for "
+            f"and {made} was made",
+            detail="The pipeline takes a height only together with a width, and its default size otherwise."
+            if half
+            else "The pipeline rounds a size to one that its model can make: memory and seconds are those of "
+            f"{made}.",
+            fix=f"pipe(..., {', '.join(f'{name}={side}' for name, side in both.items())})",
+            changes={"size": "asked"} if half else {},
+            bytes=0,
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 from weakref import ref
@@ -19,6 +19,7 @@ from torch import nn
 from profiler import diffusers_private as private
 from profiler.profile import Condition
 from profiler.tracing import hooks
+from profiler.tracing.made_size import other_size
 
 
 class Conditions:
@@ -64,6 +65,14 @@ class Conditions:
         told = self._modules[name].parameters() if result is None else _tensors(result)
         if any(one.requires_grad for one in told):
             self._seen["gradients", name, ""] = Condition(what="gradients", component=name)
+
+    def made(
+        self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """Take in what a call of the pipeline's function returned: whether it has the size that was asked for."""
+        detail = other_size(call, args, kwargs, result)
+        if detail:
+            self._seen["made_size", "", detail] = Condition(what="made_size", detail=detail)
 
     def found(self) -> tuple[Condition, ...]:
         """Return what was seen, with what only the end of the trace is looked at for."""

@@ -17,6 +17,7 @@ from torch import nn
 from profiler.compiled import IN_PLACE
 from profiler.patching import Patches
 from profiler.tracing import hooks
+from profiler.tracing.conditions import Conditions
 from profiler.tracing.insides import Insides
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
@@ -31,8 +32,7 @@ class Entries:
         phases: told of calls, entries and steps.
         modules: components by name.
         insides: told of components that are entered and left.
-        beginning: told the number of each call before it begins.
-        leaving: told the name of each component that is left, and what it returned, None where it failed.
+        conditions: told of calls that begin and end, and of what components return.
     """
 
     def __init__(
@@ -42,15 +42,13 @@ class Entries:
         modules: Mapping[str, nn.Module],
         *,
         insides: Insides,
-        beginning: Callable[[int], None],
-        leaving: Callable[[str, Any], None],
+        conditions: Conditions,
     ) -> None:
         self._recorder = recorder
         self._phases = phases
         self._modules = modules
         self._insides = insides
-        self._beginning = beginning
-        self._leaving = leaving
+        self._conditions = conditions
         self._hooked: list[tuple[ref[nn.Module], Callable[..., None]]] = []
         # The error that is being handled around the trace, which outlives it.
         self._earlier = id(sys.exception())
@@ -108,7 +106,7 @@ class Entries:
 
         def after(_: nn.Module, __: Any, result: Any) -> None:
             if entered.pop():
-                self._leaving(name, result)
+                self._conditions.left(name, result)
                 self._exit(name, entry)
                 if whole_call:
                     self._end()
@@ -134,7 +132,7 @@ class Entries:
                 result = original(*args, **kwargs)
                 return result
             finally:
-                self._leaving(name, result)
+                self._conditions.left(name, result)
                 self._exit(name, entry)
 
         return method
@@ -147,9 +145,11 @@ class Entries:
                 return original(self_, *args, **kwargs)
             self._begin()
             try:
-                return original(self_, *args, **kwargs)
+                result = original(self_, *args, **kwargs)
             finally:
                 self._end()
+            self._conditions.made(original, (self_, *args), kwargs, result)
+            return result
 
         call.__wrapped__ = original  # type: ignore[attr-defined]  # keeps the signature visible
         return call
@@ -170,7 +170,7 @@ class Entries:
     def _begin(self) -> None:
         self._recorder.settle_gone()  # before this call
         self._phases.begin_call()
-        self._beginning(self._phases.call)
+        self._conditions.look(self._phases.call)
         self._recorder.instant(Span("begin"))
         self._phases.started()
         self._recorder.relabel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -40,6 +41,18 @@ def own_mode(pipe: Any) -> Mode:
     if name not in MODES:
         raise InputError(f"this pipe is {name} by a plan: say with mode= which mode to size")
     return _grouped(name, modules) if name.startswith("group") else Mode(name=name)
+
+
+def is_in_mode(pipe: Any, mode: Mode) -> bool:
+    """Tell whether a pipeline is placed in a mode, with its options; other settings do not count."""
+    try:
+        own = own_mode(pipe)
+    except InputError:
+        return False
+    blocks = mode.blocks or (1 if mode.name == "group-block" else None)
+    settings = replace(own, vae_tiling=mode.vae_tiling, vae_slicing=mode.vae_slicing)
+    settings = replace(settings, layerwise_casting=mode.layerwise_casting, keep=mode.keep)
+    return settings == replace(mode, blocks=blocks)
 
 
 def _grouped(name: str, modules: dict[str, nn.Module]) -> Mode:

@@ -22,7 +22,7 @@ from profiler.pipelines.recorded_call import CACHED_PROMPT, PreparedCall, prepar
 from profiler.profile import Assumption, CallSignature, Profile
 from profiler.tracing.accepted import check_accepted, check_label
 from profiler.tracing.bounds import widened
-from profiler.tracing.own_mode import default_mode, is_unplaced, own_mode
+from profiler.tracing.own_mode import default_mode, is_in_mode, is_unplaced, own_mode
 from profiler.tracing.parts import components_of
 from profiler.tracing.tracer import Trace, trace
 from profiler.tracing.whose import belongs_to
@@ -186,15 +186,29 @@ def _lent(
     wanted = chosen or (default_mode(pipe) if unplaced else own_mode(pipe))
     lent = lend_together(virtual, pipes)
     profile = _run(lent, calls, wanted, label, lent_to=virtual, memory_history=memory_history)
-    return _by_default(profile) if unplaced else profile
+    if unplaced:
+        return _by_default(profile)
+    return profile if is_in_mode(pipe, wanted) else _moved(profile)
 
 
 def _by_default(profile: Profile) -> Profile:
     """Return the profile with a word that nobody chose its placement."""
-    told = Assumption(
-        what=f"the pipe was not placed: it ran in mode {profile.mode!r}, the default; mode= names another"
+    return _assuming(
+        profile,
+        f"the pipe was not placed: it ran in mode {profile.mode!r}, the default; mode= names another",
     )
-    return replace(profile, assumptions=(*profile.assumptions, told))
+
+
+def _moved(profile: Profile) -> Profile:
+    """Return the profile with a word that the pipe itself is placed otherwise."""
+    return _assuming(
+        profile,
+        f"the pipe is placed otherwise, and that was left out: its twin ran in mode {profile.mode!r}, as mode= says",
+    )
+
+
+def _assuming(profile: Profile, what: str) -> Profile:
+    return replace(profile, assumptions=(*profile.assumptions, Assumption(what=what)))
 
 
 def _shown(value: Any) -> str:

@@ -186,8 +186,7 @@ class Trace:
             self._phases,
             self._modules,
             insides=self._insides,
-            beginning=self._conditions.look,
-            leaving=self._conditions.left,
+            conditions=self._conditions,
         )
         self._moves = Moves(self._recorder, self._modules)
         self._binning = Binning()

@@ -1,17 +1,21 @@
-"""Findings that name the cause, on real runs: gradients that are kept, a memory fraction, a size that is binned."""
+"""Findings that name the cause, on real runs: gradients that are kept, a memory fraction, a size that was changed."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 import replay_worlds
 import torch
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
+from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+from PIL import Image
 from tiny_pipelines import Act, Script, build
 
 from profiler import hardware
 from profiler.findings.finding import PROBLEM, WASTE
 from profiler.pipelines.quiet import quiet
 from profiler.tracing import profile_pipeline, trace
+from profiler.tracing.made_size import other_size
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 
@@ -127,3 +131,61 @@ def test_a_size_that_the_pipeline_bins_is_told_with_the_one_that_was_run(asked, 
         return
     assert found.title == f"{height} x {width} was asked for and {run} was run"
     assert found.fix.startswith("pipe(..., use_resolution_binning=False)")
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "told", "fix"),
+    [
+        (
+            "sd15",
+            {"height": 64},
+            "height 64 was asked for and 32 x 32 was made",
+            "height=64, width=32",
+        ),
+        ("sd15", {"height": 64, "width": 64}, "", ""),
+        ("sdxl", {"height": 64}, "", ""),
+        (
+            "flux",
+            {"height": 74, "width": 61},
+            "74 x 61 was asked for and 72 x 60 was made",
+            "height=72, width=60",
+        ),
+        ("flux", {"height": 74, "width": 61, "output_type": "latent"}, "", ""),
+    ],
+)
+def test_a_picture_of_another_size_than_asked_for_is_told(family, asked, told, fix):
+    with gpu(), quiet():
+        pipe, call = replay_worlds.FAMILIES[family]()
+        call = {name: value for name, value in call.items() if name not in ("height", "width")}
+        pipe.vae.register_to_config(shift_factor=0.0)  # which FLUX adds
+        profile = profile_pipeline(pipe, mode="model", **call | {"output_type": "pt"} | asked)
+    assert profile.complete, profile.error
+    found = kinds(profile).get("size_not_as_asked")
+    assert (found.title if found else "") == told
+    assert found is None or found.fix == f"pipe(..., {fix})"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Image.new("RGB", (48, 32)),
+        np.zeros((32, 48, 3)),
+        np.zeros((1, 32, 48, 3)),
+        torch.zeros(1, 3, 32, 48),
+        torch.zeros(1, 5, 3, 32, 48),
+        [[Image.new("RGB", (48, 32))] * 2],
+    ],
+    ids=["picture", "array", "arrays", "tensor", "video", "frames"],
+)
+def test_the_size_of_whatever_a_pipeline_returns_is_read(made):
+    def call(prompt, height=None, width=None):
+        raise AssertionError
+
+    for result in (made, [made], (made, None), StableDiffusionPipelineOutput([made], None)):
+        assert not other_size(call, ("a cat", 32), {"width": 48}, result)
+        assert other_size(call, ("a cat",), {"width": 32}, result) == "- x 32 -> 32 x 48"
+
+
+@pytest.mark.parametrize("made", [None, [], (), "none", 3, torch.zeros(3), object()])
+def test_what_is_no_picture_has_no_size(made):
+    assert not other_size(lambda height: None, (), {"height": 32}, made)

@@ -190,6 +190,27 @@ def test_the_mode_of_a_pipe_is_read_with_its_options(name, folder):
         assert own_mode(pipe) == Mode(name=name, **options)
 
 
+@pytest.mark.parametrize("mode", ["resident", "model", "group-leaf"])
+def test_a_placement_that_another_mode_leaves_out_is_told(mode, folder):
+    pipe = loaded(folder)
+    pipe.unet.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_type="leaf_level", use_stream=False
+    )
+    profile = profile_pipeline(pipe, mode=mode, gpu="rtx-4060", **CALL)
+    assert profile.assumptions[-1].what == (
+        f"the pipe is placed otherwise, and that was left out: its twin ran in mode {mode!r}, as mode= says"
+    )
+
+
+def test_a_mode_that_the_pipe_is_in_is_not_told(folder):
+    with VirtualGPU("rtx-4060"):
+        pipe = load_pipeline(folder)
+        enable_mode(pipe, Mode(name="group-block", blocks=2))
+    for mode, told in ((Mode(name="group-block", blocks=2), False), ("group-block", True)):
+        profile = profile_pipeline(pipe, mode=mode, gpu="rtx-4060", **CALL)
+        assert any("placed otherwise" in one.what for one in profile.assumptions) == told
+
+
 def test_a_pipe_that_nobody_placed_runs_by_the_default_and_says_so(folder):
     with VirtualGPU("rtx-4060"):
         pipe = load_pipeline(folder)

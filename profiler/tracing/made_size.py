@@ -1,0 +1,42 @@
+"""The size that a pipeline made in place of the one that it was asked for.
+
+Some take a height only together with a width, and make their default size otherwise; some round to what their model can
+make. Neither is more than a line in a log, and often not that.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+_SIDES = ("height", "width")
+_RESULTS = ("images", "frames")
+_NOT_GIVEN = "-"
+
+
+def other_size(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+) -> str:
+    """Return the size that `call` was asked for and the one that it made; "" if they agree, or none is known."""
+    given = inspect.signature(call).bind(*args, **kwargs).arguments
+    asked = tuple(given.get(side) for side in _SIDES)
+    made = None if given.get("output_type") == "latent" else _size(result)
+    if made is None or all(side in (None, one) for side, one in zip(asked, made, strict=True)):
+        return ""
+    sides = (_NOT_GIVEN if side is None else side for side in asked)
+    return f"{' x '.join(map(str, sides))} -> {made[0]} x {made[1]}"
+
+
+def _size(result: Any) -> tuple[int, int] | None:
+    """Return the height and width of the first picture of a result; None if it has none."""
+    for name in _RESULTS:
+        result = getattr(result, name, result)
+    while isinstance(result, list | tuple) and result:
+        result = result[0]
+    if hasattr(result, "getbands"):  # a PIL image, which may not be installed
+        return result.height, result.width
+    shape = tuple(getattr(result, "shape", ()))
+    if len(shape) < 3:  # height, width and channels
+        return None
+    return shape[-2:] if hasattr(result, "device") and hasattr(result, "dim") else shape[-3:-1]
