@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import zlib
 
 import pytest
 import replay_worlds
 import safetensors.torch
 import torch
+import torch.nn.functional as F  # noqa: N812
 from accelerate import hooks as accelerate_hooks
 from diffusers import DiffusionPipeline
 from diffusers.hooks.group_offloading import ModuleGroup
@@ -16,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from placed_worlds import NAMES, legal_schemes, nets, place, plan_of, state_of, ways
 from tiny_flux import write_tiny_flux
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from profiler import diffusers_private as private
 from profiler.applying import apply
@@ -115,6 +119,23 @@ def image(pipe, call):
     return made[0]
 
 
+class WeightsUsed(TorchFunctionMode):
+    """Records a checksum of each weight that a layer computes with, in order."""
+
+    LAYERS = (F.linear, F.conv2d, F.conv3d, F.embedding, F.group_norm, F.layer_norm)
+
+    def __init__(self):
+        super().__init__()
+        self.sums = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.LAYERS:
+            given = (*args, *(kwargs or {}).values())
+            weights = [one.detach() for one in given if isinstance(one, nn.Parameter)]
+            self.sums += [zlib.crc32(one.contiguous().view(torch.uint8).numpy()) for one in weights]
+        return func(*args, **(kwargs or {}))
+
+
 def on_disk(plan):
     return any(getattr(how, "disk", False) for how in plan.scheme.inside.values())
 
@@ -128,11 +149,15 @@ def rounded_alike(first, second):
 def test_every_placement_gives_the_same_bits_on_the_cpu(tmp_path, monkeypatch, family):
     pipe, call = FAMILIES[family](tmp_path, monkeypatch)
     pipe.set_progress_bar_config(disable=True)
-    expected, before = image(pipe, call), state_of(pipe)
+    with WeightsUsed() as weights:
+        expected, before = image(pipe, call), state_of(pipe)
+    assert len(weights.sums) > 20
     for name, scheme in ways(pipe):
         plan = place(pipe, **scheme)
         with put(plan, pipe, device="cpu", folder=tmp_path / "disk"):
-            first = image(pipe, call)
+            with WeightsUsed() as used:
+                first = image(pipe, call)
+            assert used.sums == weights.sums, name
             assert torch.equal(image(pipe, call), first), name
         assert torch.equal(first, expected) or (on_disk(plan) and rounded_alike(first, expected)), (
             name

@@ -146,6 +146,8 @@ def test_a_lora_of_a_text_encoder_has_the_tensors_of_a_real_one(tmp_path):
 def test_several_images_take_more_activations_and_the_same_weights(model):
     with VirtualGPU("h200") as gpu:
         pipe = shallow_pipeline(model)
+        # Several images come channels last out of the VAE's attention, which cuDNN need not copy; one does not.
+        pipe.vae.to(memory_format=torch.channels_last)
         one = profiled(gpu.lend(pipe), gpu)
         four = profiled(gpu.lend(pipe), gpu, num_images_per_prompt=4)
     assert four.totals.h2d_weight_bytes == one.totals.h2d_weight_bytes
@@ -154,9 +156,8 @@ def test_several_images_take_more_activations_and_the_same_weights(model):
         for profile in (one, four)
     ]
     weights = component(one, "vae").bytes
-    # All but the workspace of convolutions: several images come channels last out of the VAE's attention, one does not,
-    # and what is laid out so is not copied for cuDNN.
-    assert 2.5 * (decode[0] - weights) < decode[1] - weights <= 4 * (decode[0] - weights)
+    # All but the workspace of convolutions.
+    assert 3.8 * (decode[0] - weights) < decode[1] - weights <= 4 * (decode[0] - weights)
 
 
 def test_given_embeddings_leave_the_text_encoders_at_home():
