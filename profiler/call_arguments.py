@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,7 @@ def _others(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, A
     for name, value in options.extra.items():
         if name in accepted or name not in options.inherited:
             _check_accepted(pipe, name, accepted)
-            _check_switch(pipe, name, value)
+            _check_text(pipe, name, value)
             others[name] = value
     return others
 
@@ -97,11 +98,16 @@ def _check_accepted(pipe: Any, name: str, accepted: list[str]) -> None:
         raise InputError(f"{type(pipe).__name__} takes no argument {name!r}: {hint}")
 
 
-def _check_switch(pipe: Any, name: str, value: Any) -> None:
-    """Refuse words for what is on or off: any word, "off" as well, counts as on in Python."""
-    default = inspect.signature(type(pipe).__call__).parameters[name].default
-    if isinstance(default, bool) and isinstance(value, str):
+def _check_text(pipe: Any, name: str, value: Any) -> None:
+    """Refuse words for what is a number, or on or off: any word, "off" as well, counts as on in Python."""
+    parameter = inspect.signature(type(pipe).__call__).parameters[name]
+    if not isinstance(value, str):
+        return
+    if isinstance(parameter.default, bool):
         raise InputError(f"{name} is on or off, not {value!r}: write {name}=true or {name}=false")
+    kinds = set(re.findall(r"\w+", str(parameter.annotation)))
+    if kinds & {"int", "float"} and "str" not in kinds:
+        raise InputError(f"{name} is a number or several, not {value!r}")
 
 
 @contextmanager

@@ -63,7 +63,9 @@ def _fields(kind: Any) -> dict[str, tuple[_Reader, bool]]:
     hints = get_type_hints(kind)
     return {
         one.name: (
-            _reader(hints[one.name]),
+            partial(_size, _reader(hints[one.name]))
+            if one.name.endswith("_bytes")
+            else _reader(hints[one.name]),
             one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING,
         )
         for one in dataclasses.fields(kind)
@@ -145,6 +147,14 @@ def whole(value: Any) -> int:
     if type(value) is not int or not -_LARGEST <= value < _LARGEST:
         raise _MisreadError(f"is {_shown(value)}, not a whole number of 64 bits")
     return value
+
+
+def _size(reader: _Reader, value: Any) -> Any:
+    """Return what a field of bytes holds, which is never less than none."""
+    size = reader(value)
+    if size is not None and size < 0:
+        raise _MisreadError(f"is {_shown(value)}, less than no bytes")
+    return size
 
 
 def _number(value: Any) -> float:

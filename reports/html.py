@@ -47,7 +47,7 @@ def write_html(
         verification: what `verify` found for the plan.
 
     Raises:
-        InputError: if `path` cannot be written.
+        InputError: if `path` cannot be written, or the plan is of another pipeline.
     """
     write_text(path, render_html(profiles, plan=plan, verification=verification))
 
@@ -60,6 +60,8 @@ def render_html(
 ) -> str:
     """Return the page that `write_html` writes."""
     several = [profiles] if isinstance(profiles, Profile) else list(profiles)
+    if plan is not None:
+        plan_view.check_same(plan, several[0])
     pages = [_page(one, None if number else plan) for number, one in enumerate(several)]
     view = plan_view.plan_view(plan, verification) if plan is not None else None
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from profiler.errors import InputError
 from profiler.planning.wording import inside_words, worded
 from profiler.units import format_bytes, format_seconds
 
@@ -96,6 +97,22 @@ class VerificationView(NamedTuple):
     rows: tuple[tuple[str, int, int], ...]  # figure, promised bytes, found bytes
     complaints: tuple[str, ...]  # where the run left the promise, or the pipeline the plan
     profile: Profile  # the run
+
+
+def check_same(plan: Plan, profile: Profile) -> None:
+    """Raise InputError if a plan is shown beside a profile of another pipeline.
+
+    A profile of the same class with the same components is of the same one: a model may be named by another path.
+    """
+    of_plan = (plan.pipeline_class, frozenset(plan.placements))
+    of_profile = (profile.pipeline_class, frozenset(part.name for part in profile.components))
+    if of_plan != of_profile:
+        ours, theirs = (
+            " of ".join(filter(None, (one.pipeline_class, one.model))) for one in (plan, profile)
+        )
+        raise InputError(
+            f"the plan is for {ours} and the profile of {theirs}: show one beside its own"
+        )
 
 
 def plan_view(plan: Plan, verification: Verification | None = None) -> PlanView:

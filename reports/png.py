@@ -13,7 +13,7 @@ from profiler.atomic import replacing
 from reports import png_panels, png_timeline, story
 from reports.curves import host_top_bytes
 from reports.palette import SOFT, component_colours
-from reports.plan_view import plan_view
+from reports.plan_view import check_same, plan_view
 from reports.sum_bar import card_share, sum_pieces
 from reports.timeline import timeline
 
@@ -57,7 +57,7 @@ def write_png(path: str | os.PathLike[str], profile: Profile, *, plan: Plan | No
     """Write the picture of `profile` to `path`, whole or not at all.
 
     Raises:
-        InputError: if `path` cannot be written.
+        InputError: if `path` cannot be written, or the plan is of another pipeline.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(render_png(profile, plan=plan))
@@ -71,6 +71,8 @@ def render_png(profile: Profile, *, plan: Plan | None = None) -> bytes:
     style: Any = {
         name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")
     }
+    if plan is not None:
+        check_same(plan, profile)
     content = BytesIO()
     with mpl.rc_context(style | STYLE):
         canvas: Any = FigureCanvasAgg(_figure(profile, plan))

@@ -124,8 +124,11 @@ def figures(profile: Profile) -> list[Figure]:
             format_bytes(totals.h2d_bytes),
             f"{format_bytes(totals.d2h_bytes)} back, {span}",
         ),
-        Figure("Time", format_seconds(totals.seconds), _waiting(profile)),
     ]
+    if (
+        calls or totals.seconds
+    ):  # a run that ended while the pipeline was placed took no time of a call
+        shown.append(Figure("Time", format_seconds(totals.seconds), _waiting(profile)))
     if totals.host_peak_bytes:
         note = "of the process" if profile.source == "measured" else "for tensors"
         if totals.host_pinned_bytes:

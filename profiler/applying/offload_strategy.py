@@ -46,6 +46,11 @@ class OffloadStrategy:
             self._needs[use.component] = max(self._needs.get(use.component, 0), use.other_bytes)
         self._at = -1  # the use that is running, as far as is known
 
+    def __repr__(self) -> str:
+        """Return the components in their order, and what may be allocated."""
+        order = " -> ".join(use.component for use in self._uses)
+        return f"<OffloadStrategy: {order}, within {format_bytes(self._limit_bytes)} allocated>"
+
     def __call__(
         self, hooks: list[Any], model_id: str, model: torch.nn.Module, execution_device: Any
     ) -> list[Any]:

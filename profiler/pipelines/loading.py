@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from profiler.errors import InputError
-from profiler.given import named
+from profiler.given import check_given, named
 from profiler.pipelines.building import build_module, find_class
 from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
 from profiler.pipelines.dtypes import by_component, dtype_name
@@ -102,6 +102,12 @@ def build_pipeline(
             be built or quantised so.
         FindingError: A component that is quantised on the card does not fit there.
     """
+    check_given(
+        quantization or {},
+        Mapping,
+        to="load_pipeline(quantization=...)",
+        instead='name the component, as {"transformer": "bnb-nf4"}',
+    )
     models = _with_weights(entry)
     chosen = by_component(dtype, models, entry.name)
     quantised = _quantisation(entry, quantization or {})

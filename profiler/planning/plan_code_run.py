@@ -93,7 +93,8 @@ def _casting(name: str, part: str, dtypes: dict[str, str]) -> list[str]:
         return []  # a class of transformers', which has no such method
     compute = f"torch.{dtypes['compute']}" if dtypes["compute"] else f"{part}.dtype"
     options = f"storage_dtype=torch.{dtypes['storage']}, compute_dtype={compute}"
-    return [f"{part}.enable_layerwise_casting({options})\n"]
+    uncast = f"all(one.dtype != torch.{dtypes['storage']} for one in {part}.parameters())"
+    return [f"if {uncast}:\n    {part}.enable_layerwise_casting({options})\n"]
 
 
 def _processor(part: str, kind: str) -> list[str]:

@@ -165,9 +165,13 @@ def _check(profile: Profile) -> None:
             "profile the pipeline again with mode 'model' or 'resident'"
         )
     if not profile.complete:
-        raise InputError(
-            f"cannot plan from an incomplete profile ({profile.error}): profile it again"
+        short = profile.failure is not None and profile.failure.out_of_memory
+        helps = (
+            'profile it on a GPU that is large enough (gpu="h200"); the plan is for the budget all the same'
+            if short
+            else "a run has to get to its end first"
         )
+        raise InputError(f"cannot plan from an incomplete profile ({profile.error}): {helps}")
     if not any(event.kind == "end" for event in profile.events):
         raise InputError("cannot plan from a profile without a call of the pipeline")
 

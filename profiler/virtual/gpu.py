@@ -16,6 +16,7 @@ from profiler.errors import InputError
 from profiler.hardware import Card, card_of
 from profiler.out_of_memory import Shortage
 from profiler.patching import Patches, take_turn
+from profiler.units import format_bytes
 from profiler.virtual import (
     allocator_report,
     cuda_api,
@@ -110,6 +111,11 @@ class VirtualGPU:
         self._thread = 0  # while it is active; also of what only asks whether it is
         self._entered_in: threading.Thread | None = None
         self._patches = Patches()
+
+    def __repr__(self) -> str:
+        """Return the card, its memory and whether it is active."""
+        state = "active" if self._thread else "not active"
+        return f"<VirtualGPU {self.card.key}, {format_bytes(self.capacity_bytes)}, {state}>"
 
     # -- the context
 

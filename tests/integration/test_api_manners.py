@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from profile_worlds import sdxl_model_offload
 from tiny_folder import write_tiny_pipeline
 
 import profiler
+import reports
 from profiler import Call, InputError, Plan, Profile, VirtualGPU
 from profiler.planning import Wish
 from profiler.profile import Component
@@ -148,6 +150,43 @@ def test_keywords_are_named_in_the_signature(function):
         assert set(parameters) - {"profile"} <= wishes
     with pytest.raises(TypeError, match="unexpected keyword argument 'budjet'"):
         function(PLAN, PROFILE, budjet=1)
+
+
+@pytest.mark.parametrize("given", ["nf4", "bnb-nf4", ["bnb-nf4"], 4])
+def test_quantisation_is_by_component(given):
+    with pytest.raises(InputError, match='name the component, as {"transformer"'):
+        profiler.load_pipeline("sd15", quantization=given)
+
+
+def test_gpus_and_strategies_show_themselves():
+    gpu = VirtualGPU(GPU, capacity="6GiB")
+    assert repr(gpu) == "<VirtualGPU rtx-4060, 6.00 GiB, not active>"
+    with gpu:
+        assert repr(gpu) == "<VirtualGPU rtx-4060, 6.00 GiB, active>"
+    plan = profiler.plan_offload(PROFILE, 12 * GIB)
+    assert re.fullmatch(
+        "<OffloadStrategy: text_encoder -> text_encoder_2 -> unet -> vae, within .* GiB allocated>",
+        repr(plan.as_offload_strategy()),
+    )
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.png"])
+def test_a_plan_is_shown_beside_a_profile_of_its_own(name, tmp_path):
+    write = reports.write_html if name.endswith("html") else reports.write_png
+    write(tmp_path / name, PROFILE, plan=profiler.plan_offload(PROFILE, 12 * GIB))
+    told = "the plan is for .* and the profile of .*: show one beside its own"
+    with pytest.raises(InputError, match=told):
+        write(tmp_path / f"other {name}", PROFILE, plan=PLAN)
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+
+
+def test_a_profile_that_ran_out_of_memory_says_what_to_plan_from():
+    with VirtualGPU(GPU, capacity="1GiB"):
+        short = profiler.profile_pipeline(profiler.load_pipeline("sd15"), num_inference_steps=1)
+    with pytest.raises(
+        InputError, match=r'profile it on a GPU that is large enough \(gpu="h200"\)'
+    ):
+        profiler.plan_offload(short, 2 * GIB)
 
 
 def test_calls_and_plans_in_effect_show_themselves():

@@ -182,6 +182,19 @@ def refused(load: Any, path: Path) -> str | None:
     return complaint
 
 
+@pytest.mark.parametrize(
+    ("holder", "name"),
+    [("margin", "budget_bytes"), ("predicted", "device_bytes"), ("smallest", "weight_bytes")],
+)
+def test_less_than_no_bytes_are_refused(tmp_path, plain, holder, name):
+    path = tmp_path / "plan.json"
+    plain.save(path)
+    record = json.loads(path.read_text())
+    record[holder][name] = -1
+    path.write_text(json.dumps(record))
+    assert f"({holder}.{name} is -1, less than no bytes)" in refused(Plan.load, path)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=CHECKS)
 @given(st.data())
 def test_a_changed_plan_is_refused_or_harmless(tmp_path, plain, known, data):

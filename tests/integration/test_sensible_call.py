@@ -254,6 +254,20 @@ def test_switch_that_is_neither_on_nor_off_is_refused():
         call_arguments(pipe, scenario)
 
 
+@pytest.mark.parametrize("name", ["num_inference_steps", "guidance_scale", "height", "timesteps"])
+def test_word_for_a_number_is_refused(name):
+    scenario = Scenario(model="sd15", extra={name: "two"})
+
+    with pytest.raises(InputError, match=f"^{name} is a number or several, not 'two'$"):
+        call_arguments(load_pipeline("sd15"), scenario)
+
+
+def test_words_are_taken_where_they_have_a_meaning():
+    extra = {"prompt": "a dog", "output_type": "latent", "negative_prompt": "7"}
+
+    assert call_arguments(load_pipeline("sd15"), Scenario(model="sd15", extra=extra)) == extra
+
+
 @pytest.mark.parametrize(
     ("given", "size"),
     [
