@@ -154,7 +154,7 @@ def test_keywords_are_named_in_the_signature(function):
 
 @pytest.mark.parametrize("given", ["nf4", "bnb-nf4", ["bnb-nf4"], 4])
 def test_quantisation_is_by_component(given):
-    with pytest.raises(InputError, match='name the component, as {"transformer"'):
+    with pytest.raises(InputError, match="name the component"):
         profiler.load_pipeline("sd15", quantization=given)
 
 
