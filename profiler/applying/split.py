@@ -47,6 +47,8 @@ def all_or_nothing(modules: list[nn.Module], folders: Iterable[Path] = ()) -> It
         yield
     except BaseException:
         for module in modules:
+            for group in private.groups_of(module):
+                group.cpu_param_dict.clear()  # page-locked, and in a circle that only the collector frees
             private.remove_group_hooks(module)
             private.remove_hooks(module)
         for owner, name, tensor, data in held:
