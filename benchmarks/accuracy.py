@@ -29,7 +29,7 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from profiler.errors import ProfilerError
-from profiler.modes import Mode
+from profiler.libraries.modes import Mode
 from profiler.pipelines import catalogue, load_pipeline
 from profiler.tracing import profile_pipeline, trace
 from profiler.units import GIB
@@ -38,7 +38,7 @@ from profiler.virtual import VirtualGPU
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 CARDS = {"H100": "h100", "A100 80GB": "a100-80gb", "A100 40GB": "a100-40gb", "L40": "l40"}

@@ -35,9 +35,9 @@ def figures() -> dict[str, Any]:
     """Return what this interpreter's torch predicts, by model and mode, and which build it is."""
     import torch
 
-    from profiler.modes import Mode
-    from profiler.scenario import Scenario
-    from profiler.sizing import profile_model
+    from profiler.libraries.modes import Mode
+    from profiler.sizing.scenario import Scenario
+    from profiler.sizing.size import profile_model
 
     found = {}
     for model in MODELS:

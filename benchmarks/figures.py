@@ -22,9 +22,9 @@ from typing import Any
 
 from profiler.atomic import write_text
 from profiler.errors import ProfilerError
-from profiler.modes import Mode
-from profiler.scenario import CallOptions, Scenario
-from profiler.sizing import plan_model, profile_model
+from profiler.libraries.modes import Mode
+from profiler.sizing.scenario import CallOptions, Scenario
+from profiler.sizing.size import plan_model, profile_model
 
 GPU = "rtx-4090"
 MODES = {

@@ -22,14 +22,14 @@ from typing import Any
 
 from profiler.applying.verify import compare
 from profiler.errors import ProfilerError
-from profiler.hardware import card
-from profiler.modes import Mode
+from profiler.gpus.hardware import card
+from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
 from profiler.planning import Plan
-from profiler.profile import Profile
-from profiler.scenario import CallOptions, Scenario
-from profiler.sizing import plan_model, profile_without_limit, verify_plan
+from profiler.record.profile import Profile
+from profiler.sizing.scenario import CallOptions, Scenario
+from profiler.sizing.size import plan_model, profile_without_limit, verify_plan
 from profiler.virtual import VirtualGPU
 
 SIZE = 512

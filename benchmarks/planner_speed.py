@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from planning_worlds import World, world
 
-from profiler.planning.search import Solver, search
+from profiler.planning.search.solver import Solver, search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.planning.search import Problem
+    from profiler.planning.search.solver import Problem
 
 SEEDS = 8
 PLAIN_SEEDS, PLAIN_SECONDS = 2, 10.0

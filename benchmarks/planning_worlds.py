@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
-from profiler.planning.search import Option, Problem
+from profiler.planning.search.solver import Option, Problem
 from profiler.planning.sequence_rule import EXCLUDED, LAST, OUTSIDE, SequenceRule
 
 MB = 1_000_000

@@ -24,24 +24,24 @@ from diffusers import ComponentsManager
 
 from profiler.atomic import write_text
 from profiler.errors import FindingError
-from profiler.hardware import card
-from profiler.modes import Mode
+from profiler.gpus.hardware import card
+from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
+from profiler.placements.scheme import Grouped, Scheme, Sequential
 from profiler.planning import weigh
-from profiler.planning.placements import Grouped, Scheme, Sequential
-from profiler.planning.wording import worded
-from profiler.scenario import Scenario
-from profiler.sizing import plan_model, profile_without_limit
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import plan_model, profile_without_limit
 from profiler.tracing import profile_pipeline
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU
+from reports.placement_words import worded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from profiler.planning.plan import Predicted
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 MODELS = ("sdxl-base", "flux1-dev", "qwen-image", "cogvideox-5b", "wan2.1-t2v-14b")
 CARDS = ("rtx-4060", "rtx-4070", "rtx-4080", "rtx-4090")

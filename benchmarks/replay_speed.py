@@ -14,17 +14,17 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from profiler.planning.cost import Rides, evaluate, tabulate
-from profiler.planning.link import link_of
-from profiler.planning.placements import DROP, PINNED, Inside, Scheme
-from profiler.planning.replay import simulate
+from profiler.placements.scheme import DROP, PINNED, Inside, Scheme
+from profiler.planning.costs.link import link_of
+from profiler.planning.costs.table import Rides, evaluate, tabulate
+from profiler.planning.replaying.simulate import simulate
+from profiler.planning.replaying.workload import workload_of
 from profiler.planning.vocabulary import LEVERS, splits, streamings
-from profiler.planning.workload import workload_of
-from profiler.scenario import Scenario
-from profiler.sizing import profile_without_limit
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import profile_without_limit
 
 if TYPE_CHECKING:
-    from profiler.planning.workload import Workload
+    from profiler.planning.replaying.workload import Workload
 
 MODEL, STEPS = "sd3-medium", 50
 PLANS = 200

@@ -40,8 +40,8 @@ ROUNDS = 3
 
 def profile_seconds(model: str, steps: int) -> float:
     """Return how long one profile takes, the pipeline's building included."""
-    from profiler.scenario import Scenario
-    from profiler.sizing import profile_model
+    from profiler.sizing.scenario import Scenario
+    from profiler.sizing.size import profile_model
 
     began = time.perf_counter()
     profile = profile_model(Scenario(model=model, gpu=CARD, steps=steps))
@@ -70,12 +70,12 @@ def _import_all(model: str) -> None:
     import torch
     import transformers
 
-    import profiler.sizing
+    import profiler.sizing.size
     import profiler.tracing
     from profiler.pipelines import catalogue
 
     entry = catalogue()[model]
-    assert profiler.sizing, profiler.tracing
+    assert profiler.sizing.size, profiler.tracing
     assert torch.__version__
     getattr(diffusers, entry.pipeline_class)
     libraries = {"diffusers": diffusers, "transformers": transformers}

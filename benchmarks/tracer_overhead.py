@@ -31,7 +31,8 @@ from diffusers import (
 from tracing_cost import LEAST_PAIRS, device_memory, host_memory, slowdown
 
 from profiler.patching import Patches
-from profiler.virtual import VirtualGPU, cuda_api
+from profiler.virtual import VirtualGPU
+from profiler.virtual.torch_api import cuda as cuda_api
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import write_text
 from profiler.errors import InputError
-from profiler.hardware import card, cards
-from profiler.modes import Mode
+from profiler.gpus.hardware import card, cards
+from profiler.libraries.modes import Mode
 from profiler.pipelines import catalogue, load_pipeline
+from profiler.record.verdict import verdict
 from profiler.tracing import profile_pipeline
 from profiler.units import GIB, TIB
-from profiler.verdict import verdict
 from profiler.virtual import VirtualGPU
 
 if TYPE_CHECKING:
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 MODES = {
     "resident": Mode(name="resident"),

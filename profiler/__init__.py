@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from profiler.applying.apply import apply
     from profiler.applying.verify import verify
     from profiler.errors import FindingError, InputError, ProfilerError
-    from profiler.hardware import Card, card, cards
+    from profiler.gpus.hardware import Card, card, cards
+    from profiler.libraries.modes import Mode
     from profiler.pipelines import catalogue, load_pipeline
     from profiler.planning import Plan, plan_offload
-    from profiler.profile import Profile
-    from profiler.sizing import plan_model, profile_model, verify_plan
+    from profiler.record.profile import Profile
+    from profiler.sizing.scenario import Scenario
+    from profiler.sizing.size import plan_model, profile_model, verify_plan
     from profiler.tracing import Call, profile_calls, profile_pipeline, trace
     from profiler.virtual import VirtualGPU
 
@@ -28,9 +30,11 @@ __all__ = [
     "Card",
     "FindingError",
     "InputError",
+    "Mode",
     "Plan",
     "Profile",
     "ProfilerError",
+    "Scenario",
     "VirtualGPU",
     "__version__",
     "apply",
@@ -51,11 +55,13 @@ __all__ = [
 _HOMES = {
     "profiler.applying": ("apply", "verify"),
     "profiler.errors": ("FindingError", "InputError", "ProfilerError"),
-    "profiler.hardware": ("Card", "card", "cards"),
+    "profiler.gpus.hardware": ("Card", "card", "cards"),
+    "profiler.libraries.modes": ("Mode",),
     "profiler.pipelines": ("catalogue", "load_pipeline"),
     "profiler.planning": ("Plan", "plan_offload"),
-    "profiler.profile": ("Profile",),
-    "profiler.sizing": ("plan_model", "profile_model", "verify_plan"),
+    "profiler.record.profile": ("Profile",),
+    "profiler.sizing.scenario": ("Scenario",),
+    "profiler.sizing.size": ("plan_model", "profile_model", "verify_plan"),
     "profiler.tracing": ("Call", "profile_calls", "profile_pipeline", "trace"),
     "profiler.virtual": ("VirtualGPU",),
 }

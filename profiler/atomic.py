@@ -13,8 +13,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from profiler.checking.given import file_of
 from profiler.errors import InputError
-from profiler.given import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ import re
 from operator import index
 from typing import Any
 
+from profiler.checking.given import named
 from profiler.errors import InputError
-from profiler.given import named
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from profiler.units import GIB, MIB
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
     from reports.timeline_columns import Column
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from profiler.atomic import write_text
-from profiler.profile import Profile
+from profiler.record.profile import Profile
+from profiler.record.verdict import verdict
 from profiler.units import format_band, format_bytes, format_fraction, format_seconds
-from profiler.verdict import verdict
 from reports import plan_view, story
 from reports.front_svg import front_svg
 from reports.palette import component_colours

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 SERIES = (
     "#4477AA",

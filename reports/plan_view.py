@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from profiler.errors import InputError
-from profiler.planning.wording import inside_words, worded
 from profiler.units import format_bytes, format_seconds
+from reports.placement_words import inside_words, worded
 
 if TYPE_CHECKING:
     from profiler.planning.plan import Alternative, Plan, Predicted
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 
 SECONDS, COPIED = "seconds per call", "weights copied per call"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from profiler.planning.plan import Plan
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 WIDTH_INCHES = 12.0
 DOTS_PER_INCH = 150

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
     from reports.timeline import Timeline
     from reports.timeline_columns import Column
 

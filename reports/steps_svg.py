@@ -5,14 +5,14 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler import record_reading as reading
+from profiler.record import readings as reading
 from profiler.units import format_bytes
 from reports import svg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 WIDTH, HEIGHT = 1040, 120
 LEFT, RIGHT, TOP, BOTTOM = 168.0, 958.0, 14.0, 96.0

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from profiler import record_moments as moments
-from profiler import record_reading as reading
-from profiler import verdict as verdicts
+from profiler.checking.plain_text import one_line
 from profiler.findings import findings, findings_beside_plan
 from profiler.findings.failures import whole_words
-from profiler.plain_text import one_line
+from profiler.record import moments
+from profiler.record import readings as reading
+from profiler.record import verdict as verdicts
 from profiler.units import format_band, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from profiler.findings import Finding
     from profiler.planning.plan import Plan
-    from profiler.profile import BillItem, Profile
+    from profiler.record.events import Moment
+    from profiler.record.profile import BillItem, Profile
 
 MODE_NAMES = {
     "resident": "everything on the card",
@@ -43,7 +44,7 @@ NEEDED_NOTE = (
 class Answer(NamedTuple):
     """What a reader wants first."""
 
-    verdict: str  # one of the answers of `profiler.verdict`
+    verdict: str  # one of the answers of `profiler.record.verdict`
     headline: str
     basis: str  # predicted or measured, on what, how sure
     peak: str  # where the peak is and who held it
@@ -233,7 +234,7 @@ def _peak(profile: Profile) -> str:
     return f"{text}, {doing}." if doing else f"{text}."
 
 
-def _when(moment: moments.Moment) -> str:
+def _when(moment: Moment) -> str:
     if moment.step >= 0:
         return f"in denoise step {moment.step + 1}"
     return {"place": "while the pipeline is placed"}.get(
@@ -241,7 +242,7 @@ def _when(moment: moments.Moment) -> str:
     )
 
 
-def _doing(moment: moments.Moment) -> str:
+def _doing(moment: Moment) -> str:
     verbs = {
         "onload": "is moved to the card",
         "offload": "is moved off the card",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler.verdict import verdict
+from profiler.record.verdict import verdict
 from reports import story
 from reports.palette import OTHER, OTHER_SHADES, component_colours
 
 if TYPE_CHECKING:
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 
 SMALLEST = 0.0005  # of the bar: what is less does not show

@@ -14,9 +14,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from profiler import record_moments as moments
-from profiler import record_reading as reading
-from profiler.plain_text import printable
+from profiler.checking.plain_text import printable
+from profiler.record import moments
+from profiler.record import readings as reading
 from profiler.units import format_bytes, format_seconds
 from reports import story
 from reports.palette import component_colours
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
     from profiler.planning.plan import Plan
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
     from reports.plan_view import PlanView, Verification
 
 VERDICT_STYLES = {"fits": "bold green", "tight": "bold yellow", "does not fit": "bold red"}

@@ -12,14 +12,15 @@ import math
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler import record_reading as reading
-from profiler.remembering import once_per_profile
+from profiler.record import readings as reading
+from profiler.record.cache import once_per_profile
 from reports.timeline_columns import Column, Held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from profiler.profile import Event, Profile
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
 
 FOLD_FROM = 4  # equal steps in a row that are folded into the first and a count
 FOLD_SHARE = 0.10  # of the width of everything else

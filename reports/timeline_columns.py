@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler import record_moments as moments
-from profiler import record_reading as reading
+from profiler.record import moments
+from profiler.record import readings as reading
 
 if TYPE_CHECKING:
-    from profiler.profile import Event, Profile
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
 
 
 class Column(NamedTuple):

@@ -18,7 +18,7 @@ from reports.timeline import timeline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
     from reports.timeline import Segment, Timeline
     from reports.timeline_columns import Column
 

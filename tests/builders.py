@@ -5,7 +5,9 @@ It decides nothing: every move of weights is written out by the test, so it shar
 
 from __future__ import annotations
 
-from profiler.profile import Component, Event, Gpu, Profile, TensorSize, Totals
+from profiler.record.components import Component, TensorSize
+from profiler.record.events import Event
+from profiler.record.profile import Gpu, Profile, Totals
 
 BLOCK = 512
 CARD = "cuda:0"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from builders import CARD, Recorder, component
 from hypothesis import strategies as st
 
-from profiler.planning.placements import scheme_for
-from profiler.planning.workload import workload_of
+from profiler.placements.scheme import scheme_for
+from profiler.planning.replaying.workload import workload_of
 
 NAMES = ("a", "b", "c", "d")
 SIZES = st.lists(st.integers(1, 2000).map(lambda n: 2 * n), min_size=1, max_size=3)

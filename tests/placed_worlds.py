@@ -10,11 +10,10 @@ from diffusers import DiffusionPipeline, ModelMixin
 from hypothesis import strategies as st
 from torch import nn
 
-from profiler import diffusers_private as private
 from profiler.applying.facts import facts_of
-from profiler.planning import Plan
-from profiler.planning.legality import violations
-from profiler.planning.placements import (
+from profiler.libraries import hooks as private
+from profiler.placements.rules import violations
+from profiler.placements.scheme import (
     SWAPS,
     Grouped,
     Scheme,
@@ -23,6 +22,7 @@ from profiler.planning.placements import (
     inside_record,
     scheme_for,
 )
+from profiler.planning import Plan
 from profiler.planning.plan import Alternative, Margin, Predicted, Proof, Smallest
 
 _NOTHING = Predicted(peak_allocated_bytes=0, device_bytes=0, h2d_weight_bytes=0, d2h_weight_bytes=0)

@@ -5,16 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from profiler.profile import (
-    Assumption,
-    BillItem,
-    Component,
-    Event,
-    Gpu,
-    Profile,
-    TensorSize,
-    Totals,
-)
+from profiler.record.components import Component, TensorSize
+from profiler.record.events import Event
+from profiler.record.profile import Assumption, BillItem, Gpu, Profile, Totals
 from profiler.units import GIB, MIB
 
 if TYPE_CHECKING:

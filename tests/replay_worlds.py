@@ -28,7 +28,7 @@ from diffusers import (
     WanTransformer3DModel,
 )
 
-from profiler.modes import Mode
+from profiler.libraries.modes import Mode
 from profiler.tracing import profile_pipeline
 from profiler.virtual import VirtualGPU
 

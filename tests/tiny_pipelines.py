@@ -11,7 +11,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from hypothesis import strategies as st
 from torch import nn
 
-from profiler.applying.sticky import keep_excluded
+from profiler.applying.hooks.sticky import keep_excluded
 
 NAMES = ("a", "b", "c", "d")
 DTYPES = {"float16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}

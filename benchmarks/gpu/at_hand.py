@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from profiler.calibrating.machine import card_at_hand, versions
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.sensible_call import sensible_call
@@ -19,8 +20,8 @@ from profiler.virtual import VirtualGPU
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.hardware import Card
-    from profiler.profile import Profile
+    from profiler.gpus.hardware import Card
+    from profiler.record.profile import Profile
 
 
 def about_this_machine() -> dict[str, Any]:

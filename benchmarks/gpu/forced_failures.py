@@ -14,19 +14,21 @@ from at_hand import call_of, pipeline_at_hand, reserving_at_most, run_without_li
 
 from profiler.applying import apply
 from profiler.errors import FindingError
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.modules import resident_bytes, tensors_of
+from profiler.libraries.placing import enable_mode
 from profiler.patching import Patches
 from profiler.planning import Plan, plan_offload
-from profiler.sizing import plan_model
+from profiler.sizing.size import plan_model
 from profiler.tracing import trace
-from profiler.tracing.parts import resident_bytes, tensors_of
 from profiler.units import MIB, TIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from profiler.hardware import Card
-    from profiler.profile import Event, Profile
+    from profiler.gpus.hardware import Card
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
 
 MODES = ("resident", "model", "sequential")
 CALLS_AFTER = 2  # under the plan: the second begins with what the first left behind

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from forced_failures import Moment
 
     from profiler.planning import Plan
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 FAILURES = 20
 CLAIMS = ("who_and_when", "adds_up", "weights_counted", "works_after")

@@ -16,18 +16,19 @@ from at_hand import call_of, pipeline_at_hand, reserving_at_most
 from plan_cases import MANAGER, MMGP, OURS, PRESETS, RESIDENT, Case
 
 from profiler.applying import apply
-from profiler.applying.split import options_of
+from profiler.applying.hooks.split import options_of
 from profiler.errors import FindingError, ProfilerError
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
+from profiler.placements.scheme import Scheme
 from profiler.planning import Plan, weigh
-from profiler.planning.placements import Scheme
-from profiler.sizing import plan_model
+from profiler.sizing.size import plan_model
 from profiler.tracing import trace
 
 if TYPE_CHECKING:
-    from profiler.hardware import Card
+    from profiler.gpus.hardware import Card
     from profiler.planning.plan import Predicted
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 STEADY_CALLS = 2  # whose median is quoted, after a first one
 _DEFAULT_RESERVE_BYTES = 3 * 10**9  # of ComponentsManager: its `memory_reserve_margin` of "3GB"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from apart import Apart, FailedError
 
 from profiler.errors import InputError
-from profiler.hardware import Card, card, card_of_properties
+from profiler.gpus.hardware import Card, card, card_of_properties
 
 if TYPE_CHECKING:
     import argparse

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 
 if TYPE_CHECKING:
-    from profiler.hardware import Card
+    from profiler.gpus.hardware import Card
 
 MODES = {
     "resident": Mode(name="resident"),

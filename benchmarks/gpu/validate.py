@@ -31,7 +31,7 @@ from profiler.errors import InputError
 from profiler.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from profiler.hardware import Card
+    from profiler.gpus.hardware import Card
 
 
 class Validation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from profiler.modes import Mode
+from profiler.libraries.modes import Mode
 
 MODELS = (
     "flux1-dev",

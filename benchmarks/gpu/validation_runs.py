@@ -17,26 +17,26 @@ import torch
 from at_hand import call_of, reserving_at_most
 from validation_cases import PLAN, STEPS, Case
 
-from profiler import nvml
 from profiler.applying import apply
 from profiler.calibrating.machine import beside_allocator_bytes
 from profiler.errors import ProfilerError
-from profiler.modes import enable_mode
+from profiler.gpus import nvml
+from profiler.libraries.placing import enable_mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
 from profiler.planning import Plan, plan_offload
-from profiler.record_reading import calls, direction, phases
-from profiler.sizing import plan_model
+from profiler.record.readings import calls, direction, phases
+from profiler.sizing.size import plan_model
 from profiler.tracing import trace
 from profiler.units import TIB
 from profiler.virtual import VirtualGPU
-from profiler.virtual.functions import active_gpu
+from profiler.virtual.torch_api.functions import active_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.hardware import Card
-    from profiler.profile import Profile
+    from profiler.gpus.hardware import Card
+    from profiler.record.profile import Profile
 
 CALLS = 2  # the first loads kernels and sets up workspaces; the second is what a call takes from then on
 _SAMPLE_SECONDS = 0.01

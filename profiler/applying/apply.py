@@ -14,19 +14,20 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Self
 
-from profiler import diffusers_private as private
 from profiler.applying.checks import check
+from profiler.applying.hooks.split import all_or_nothing, options_of, split
+from profiler.applying.hooks.sticky import keep_excluded, share_end
+from profiler.applying.hooks.swaps import stream_blocks, swap
 from profiler.applying.run_differences import differences
 from profiler.applying.snapshot import Snapshot, flags_of, snapshot
-from profiler.applying.split import all_or_nothing, options_of, split
-from profiler.applying.sticky import keep_excluded, share_end
-from profiler.applying.swaps import stream_blocks, swap
-from profiler.given import check_given, check_pipelines
-from profiler.modes import DENOISERS, cast_denoisers, lower_vae_peak
+from profiler.checking.given import check_given, check_pipelines
+from profiler.libraries import hooks as private
+from profiler.libraries.modes import DENOISERS
+from profiler.libraries.placing import cast_denoisers, lower_vae_peak
 from profiler.pipelines.sibling import check_shared
+from profiler.placements.scheme import RESIDENT, Grouped, Scheme, Sequential
 from profiler.planning import Plan
-from profiler.planning.placements import RESIDENT, Grouped, Scheme, Sequential
-from profiler.settings import VAE, VAE_TILING
+from profiler.record.settings import VAE, VAE_TILING
 
 if TYPE_CHECKING:
     import os

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 
-from profiler import diffusers_private as private
 from profiler.applying.facts import facts_of
-from profiler.applying.streamed import is_ours
+from profiler.applying.hooks.streamed import is_ours
+from profiler.checking.given import check_pipeline
 from profiler.errors import InputError
-from profiler.given import check_pipeline
-from profiler.planning.legality import violations
-from profiler.planning.placements import MODIFIERS, SWAPS, Grouped
+from profiler.libraries import hooks as private
+from profiler.placements.rules import violations
+from profiler.placements.scheme import MODIFIERS, SWAPS, Grouped
 
 if TYPE_CHECKING:
     from pathlib import Path

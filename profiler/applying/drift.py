@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from profiler import diffusers_private as private
 from profiler.applying.apply import sequence_for
+from profiler.applying.hooks.split import options_of
+from profiler.applying.hooks.sticky import keeps_excluded
+from profiler.applying.hooks.streamed import StreamedOffload
+from profiler.applying.hooks.swaps import HOOKS, RESTS
 from profiler.applying.run_differences import differences
-from profiler.applying.split import options_of
-from profiler.applying.sticky import keeps_excluded
-from profiler.applying.streamed import StreamedOffload
-from profiler.applying.swaps import HOOKS, RESTS
-from profiler.modes import DENOISERS
-from profiler.planning.placements import RESIDENT, Grouped, Sequential
+from profiler.libraries import hooks as private
+from profiler.libraries.modes import DENOISERS
+from profiler.placements.scheme import RESIDENT, Grouped, Sequential
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
+    from profiler.placements.scheme import Split, Streamed
     from profiler.planning import Plan
-    from profiler.planning.placements import Split, Streamed
 
 
 def drift_of(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:

@@ -1,16 +1,15 @@
-"""What the rules of `planning/legality.py` ask, read off a real pipeline."""
+"""What the rules of `placements/rules.py` ask, read off a real pipeline."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler import diffusers_private as private
-from profiler.applying.pack import slots_of
-from profiler.modes import DENOISERS
-from profiler.planning.legality import Facts
-from profiler.tracing.parts import blocks_of
-from profiler.virtual.quantised import beside_weights
-from profiler.virtual.subclasses import is_wrapper
+from profiler.applying.hooks.pack import slots_of
+from profiler.libraries import hooks as private
+from profiler.libraries.modes import DENOISERS
+from profiler.libraries.modules import blocks_of
+from profiler.libraries.quantised import beside_weights, is_wrapper
+from profiler.placements.rules import Facts
 
 if TYPE_CHECKING:
     import torch

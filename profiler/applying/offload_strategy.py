@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from profiler.errors import FindingError, InputError
-from profiler.planning.weights import allocated_block_bytes
+from profiler.placements.weights import allocated_block_bytes
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from profiler.planning.plan import Plan
-    from profiler.planning.uses import Use
+    from profiler.planning.replaying.uses import Use
 
 _NEVER = 1 << 60  # uses away: of a model that the plan does not know
 

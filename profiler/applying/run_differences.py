@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler import diffusers_private as private
-from profiler import settings
-from profiler.settings import of_workload, setting_words
-from profiler.tracing.parts import main_dtype, quantization_of, tensors_of
-from profiler.tracing.settings_read import settings_of
+from profiler.libraries import hooks as private
+from profiler.libraries.modules import main_dtype, quantization_of, tensors_of
+from profiler.libraries.settings_read import settings_of
+from profiler.record import settings
+from profiler.record.settings import of_workload, setting_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from profiler.planning import Plan
-    from profiler.settings import Setting
+    from profiler.record.settings import Setting
 
 _APPLIED = frozenset({settings.VAE_TILING, settings.VAE_SLICING, settings.LAYERWISE_CASTING})
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from profiler import diffusers_private as private
-from profiler.applying.split import Held, all_or_nothing, hold, ungroup
+from profiler.applying.hooks.split import Held, all_or_nothing, hold, ungroup
 from profiler.interrupts import to_the_end
+from profiler.libraries import hooks as private
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

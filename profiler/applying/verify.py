@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from profiler import record_reading as reading
 from profiler.applying.apply import apply
 from profiler.applying.drift import drift_of
-from profiler.applying.sticky import share_end
+from profiler.applying.hooks.sticky import share_end
+from profiler.checking.given import check_given, check_pipeline
 from profiler.errors import InputError
-from profiler.given import check_given, check_pipeline
-from profiler.hardware import card
+from profiler.gpus.hardware import card
 from profiler.pipelines.recorded_call import prepared_call, repeatable_call
 from profiler.pipelines.sibling import sibling
 from profiler.planning.plan import Plan, Predicted
+from profiler.record import readings as reading
 from profiler.tracing import trace
 from profiler.units import format_bytes
 from profiler.virtual import VirtualGPU
 
 if TYPE_CHECKING:
-    from profiler.profile import Event, Profile
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
 
 _ROUNDS = 2  # the first may still set up workspaces; the second is what the plan promised
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from profiler import calibration, nvml
 from profiler.calibrating import machine
 from profiler.calibrating.kernels import measure
 from profiler.calibrating.operations import Operation, operations_of
-from profiler.calibration_table import Calibration, load, save
 from profiler.errors import InputError, ProfilerError
-from profiler.hardware import Card, choose_card
-from profiler.scenario import Scenario
+from profiler.gpus import calibration, nvml
+from profiler.gpus.calibration_table import Calibration, load, save
+from profiler.gpus.hardware import Card, choose_card
+from profiler.sizing.scenario import Scenario
 from profiler.virtual import VirtualGPU
 
 Report = Callable[[str], None]

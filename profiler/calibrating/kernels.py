@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from profiler.calibration_table import KernelCost
+from profiler.gpus.calibration_table import KernelCost
 from profiler.virtual.tensor import aten
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from profiler import nvml
 from profiler.calibrating.kernels import timed
-from profiler.calibration_table import CopyCost
-from profiler.hardware import Card, card_of_properties
+from profiler.gpus import nvml
+from profiler.gpus.calibration_table import CopyCost
+from profiler.gpus.hardware import Card, card_of_properties
 from profiler.units import MIB
 
 COPY_BYTES = (MIB, 16 * MIB, 256 * MIB)

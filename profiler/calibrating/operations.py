@@ -14,18 +14,18 @@ import torch
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
-from profiler.call_arguments import call_arguments, refusals_as_input_errors
 from profiler.patching import Patches
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
+from profiler.sizing.call_arguments import call_arguments, refusals_as_input_errors
 from profiler.tracing import profile_pipeline
 from profiler.units import TIB
 from profiler.virtual import VirtualGPU
-from profiler.virtual.signatures import signature
+from profiler.virtual.operators.signatures import signature
 
 if TYPE_CHECKING:
-    from profiler.hardware import Card
-    from profiler.scenario import Scenario
+    from profiler.gpus.hardware import Card
+    from profiler.sizing.scenario import Scenario
 
 STEPS = 2
 """Denoise steps of the run: a second one may differ from the first, a third does not from the second."""

@@ -10,9 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from profiler import __version__
+from profiler.checking.plain_text import one_line, printable
 from profiler.cli import calibrate, demo, doctor, listing, plan, profile, report, verify
 from profiler.errors import ProfilerError
-from profiler.plain_text import one_line, printable
 
 _EPILOG = (
     "Exit codes: 0 done, 2 wrong usage or input, 3 findings, 4 a gate failed, 1 anything else."

@@ -45,9 +45,9 @@ def calibrate(
     Example: vram calibrate --models flux1-dev,sdxl-base
     """
     from profiler.calibrating import calibrate as measure_card
-    from profiler.modes import Mode
+    from profiler.libraries.modes import Mode
     from profiler.pipelines.catalogue import catalogue
-    from profiler.scenario import Scenario
+    from profiler.sizing.scenario import Scenario
 
     names = list(catalogue()) if models is None else [name.strip() for name in models.split(",")]
     mode = Mode(name="resident", vae_tiling=vae_tiling)

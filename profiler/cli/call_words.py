@@ -8,7 +8,7 @@ import warnings
 from typing import Any
 
 from profiler.errors import InputError
-from profiler.scenario import CallOptions
+from profiler.sizing.scenario import CallOptions
 
 _NUMBERS = ("weight", "height", "width", "frames", "batch", "steps")
 _INHERITED = ("height", "width", "frames", "batch", "steps")

@@ -20,7 +20,7 @@ def demo(
 
     Example: vram demo
     """
-    from profiler.demo import run_demo
+    from profiler.cli.demo_run import run_demo
 
     with printing.progress() as report:
         found = run_demo(folder, report=report)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from profiler.checking.plain_text import one_line
 from profiler.cli import printing
-from profiler.plain_text import one_line
 
 if TYPE_CHECKING:
-    from profiler.doctor import Check
+    from profiler.sizing.doctor import Check
 
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
@@ -25,7 +25,7 @@ def doctor(
 
     Example: vram doctor
     """
-    from profiler.doctor import PROBLEM, examine
+    from profiler.sizing.doctor import PROBLEM, examine
 
     checks = examine()
     if as_json:

@@ -48,7 +48,7 @@ def _models() -> Rows:
 
 
 def _gpus() -> Rows:
-    from profiler.hardware import cards
+    from profiler.gpus.hardware import cards
     from profiler.units import format_bytes
 
     return [

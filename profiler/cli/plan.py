@@ -10,12 +10,12 @@ import typer
 
 from profiler.cli import printing
 from profiler.cli.scenario_options import takes_scenario
-from profiler.hardware import card
-from profiler.scenario import Scenario
+from profiler.gpus.hardware import card
+from profiler.sizing.scenario import Scenario
 
 if TYPE_CHECKING:
-    from profiler.budgets import Budget
     from profiler.planning import Plan
+    from profiler.sizing.budgets import Budget
 
 
 @takes_scenario
@@ -69,8 +69,8 @@ def plan(
     Example: vram plan sdxl-base --budget 8GiB --code
     """
     from profiler.atomic import check_writable
-    from profiler.budgets import card_budget
-    from profiler.sizing import plan_model
+    from profiler.sizing.budgets import card_budget
+    from profiler.sizing.size import plan_model
 
     allowed = card_budget(budget)
     scenario = _on_budgets_gpu(scenario, allowed)
@@ -116,8 +116,8 @@ def _origin(budget: Budget, found: Plan) -> str:
 
 def _ram_bytes(text: str | None) -> int | None:
     """Return what the run may take of the host; without a word, of the machine that has the card."""
-    from profiler import nvml
-    from profiler.budgets import free_host_bytes
+    from profiler.gpus import nvml
+    from profiler.sizing.budgets import free_host_bytes
     from profiler.units import parse_bytes
 
     if text == "none":

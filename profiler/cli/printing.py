@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from profiler.plain_text import one_line, printable
+from profiler.checking.plain_text import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from profiler.planning import Plan
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 
 def answer(renderable: Any) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from profiler.cli import printing
 from profiler.cli.scenario_options import takes_scenario
-from profiler.scenario import Scenario
+from profiler.sizing.scenario import Scenario
 
 
 @takes_scenario
@@ -35,10 +35,10 @@ def profile(
     Example: vram profile sdxl-base --gpu rtx-4060 --mode model --html report.html
     """
     from profiler.atomic import check_writable
-    from profiler.checked_fixes import with_checked_fixes
-    from profiler.remedy import with_remedy
-    from profiler.sizing import profile_model
-    from profiler.verdict import FITS, TIGHT, verdict
+    from profiler.record.verdict import FITS, TIGHT, verdict
+    from profiler.sizing.checked_fixes import with_checked_fixes
+    from profiler.sizing.remedy import with_remedy
+    from profiler.sizing.size import profile_model
 
     for path in filter(None, (output, html, png, memory_history)):
         check_writable(path)

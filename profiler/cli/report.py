@@ -26,7 +26,7 @@ def report(
     Example: vram report profile.parquet -o report.html
     """
     from profiler.atomic import check_writable
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
     for path in filter(None, (output, png)):
         check_writable(path)

@@ -11,10 +11,10 @@ import typer
 
 from profiler.cli.call_words import call_options, setting
 from profiler.errors import InputError
-from profiler.hardware import DEFAULT_GPU
-from profiler.modes import DEFAULT_MODE, MODES, Mode
+from profiler.gpus.hardware import DEFAULT_GPU
+from profiler.libraries.modes import DEFAULT_MODE, MODES, Mode
 from profiler.pipelines.dtypes import dtypes_of
-from profiler.scenario import Scenario
+from profiler.sizing.scenario import Scenario
 from profiler.units import parse_bytes
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ def verify(
     Example: vram verify plan.json
     """
     from profiler.planning import Plan
-    from profiler.sizing import verify_plan
+    from profiler.sizing.size import verify_plan
 
     loaded = Plan.load(plan)
     with printing.progress() as report:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from profiler.findings import capacity, card, causes, failures, offload, placing, sharing, staying
 from profiler.findings.agreement import agreed
-from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
 from profiler.findings.fixes import trial_of
-from profiler.remembering import once_per_profile
+from profiler.record.cache import once_per_profile
+from profiler.record.finding import HINT, PROBLEM, WASTE, Finding
 from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 __all__ = ["HINT", "PROBLEM", "WASTE", "Finding", "findings", "findings_beside_plan"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
+from profiler.record.finding import HINT, PROBLEM, WASTE, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

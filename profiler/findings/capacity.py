@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler import record_moments as moments
-from profiler import verdict as verdicts
 from profiler.findings import fixes
-from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
 from profiler.findings.run_state import records_stream
+from profiler.record import moments
+from profiler.record import verdict as verdicts
+from profiler.record.finding import HINT, PROBLEM, WASTE, Finding
 from profiler.units import format_bytes, format_fraction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 
 def room(profile: Profile) -> Iterator[Finding]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler.findings.finding import HINT, Finding, ordinals, waited_seconds
+from profiler.findings.evidence import ordinals, waited_seconds
+from profiler.record.finding import HINT, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import CardState, Profile
+    from profiler.record.profile import CardState, Profile
 
 _EXPECTED = "power limit"  # what a card under load runs at
 

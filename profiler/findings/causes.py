@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler import record_reading as reading
+from profiler.checking.plain_text import one_line
 from profiler.findings import fixes
-from profiler.findings.finding import EVIDENCE, HINT, WASTE, Finding, conditions, listed
+from profiler.findings.evidence import conditions
 from profiler.findings.run_state import lacks_bfloat16
-from profiler.plain_text import one_line
+from profiler.record import readings as reading
+from profiler.record.finding import EVIDENCE, HINT, WASTE, Finding, listed
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Event, Profile
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
 
 
 def bfloat16_without_hardware(profile: Profile) -> Iterator[Finding]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler import record_moments as moments
-from profiler.code_words import quoted
+from profiler.checking.code_words import quoted
 from profiler.findings import fixes
-from profiler.findings.finding import PROBLEM, Finding, conditions
+from profiler.findings.evidence import conditions
 from profiler.findings.run_state import expandable_segments, records_stream
+from profiler.record import moments
+from profiler.record.finding import PROBLEM, Finding
+from profiler.record.verdict import ran_out_of_memory
 from profiler.units import format_bytes
-from profiler.verdict import ran_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import BillItem, Failure, Profile
-    from profiler.trial import WholeCall
+    from profiler.record.events import Moment
+    from profiler.record.profile import BillItem, Failure, Profile
+    from profiler.record.trial import WholeCall
 
 _MOVES = {"onload": "while moving {} to the card", "cast": "while casting {}"}
 _HOLDERS = 6  # named at most
@@ -158,7 +160,7 @@ def _missing(failure: Failure | None) -> int:
     return max(failure.requested_bytes - free, 0)
 
 
-def _fix(profile: Profile, failure: Failure | None, moment: moments.Moment | None) -> fixes.Fix:
+def _fix(profile: Profile, failure: Failure | None, moment: Moment | None) -> fixes.Fix:
     if failure is not None and failure.remedy_code:
         return fixes.Fix(failure.remedy_code, failure.remedy_changes)
     if failure is not None and _is_not_allowed(failure):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from profiler.code_words import quoted
+from profiler.checking.code_words import quoted
 from profiler.findings import floors
 from profiler.findings.run_state import (
     expandable_segments,
@@ -15,13 +15,13 @@ from profiler.findings.run_state import (
     records_stream,
     tiles,
 )
-from profiler.record_moments import MOVES
+from profiler.record.moments import MOVES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from profiler.profile import Profile
-    from profiler.trial import Trial
+    from profiler.record.profile import Profile
+    from profiler.record.trial import Trial
 
 KEEP = "keep "
 """Begins the name of a change that keeps one component on the GPU, or, if False, keeps it off while it is idle."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from profiler import record_reading as reading
-from profiler.record_moments import MOVES
+from profiler.record import readings as reading
+from profiler.record.moments import MOVES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from profiler.profile import Component, Profile
+    from profiler.record.components import Component
+    from profiler.record.profile import Profile
 
 
 def exceeds(profile: Profile, changes: Mapping[str, Any]) -> bool:

@@ -5,26 +5,19 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler import record_reading as reading
-from profiler import verdict as verdicts
-from profiler.code_words import quoted
+from profiler.checking.code_words import quoted
 from profiler.findings import fixes
-from profiler.findings.finding import (
-    EVIDENCE,
-    HINT,
-    WASTE,
-    Finding,
-    conditions,
-    listed,
-    ordinals,
-    waited_seconds,
-)
+from profiler.findings.evidence import conditions, ordinals, waited_seconds
+from profiler.record import readings as reading
+from profiler.record import verdict as verdicts
+from profiler.record.finding import EVIDENCE, HINT, WASTE, Finding, listed
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Event, Profile
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
 
 
 def ignored_exclusions(profile: Profile) -> Iterator[Finding]:

@@ -5,22 +5,17 @@ from __future__ import annotations
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
-from profiler import record_reading as reading
-from profiler.findings.finding import (
-    WASTE,
-    Finding,
-    conditions,
-    listed,
-    ordinals,
-    waited_seconds,
-)
+from profiler.findings.evidence import conditions, ordinals, waited_seconds
 from profiler.findings.offload import ENABLERS, brought_by_hand
+from profiler.record import readings as reading
+from profiler.record.finding import WASTE, Finding, listed
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Event, Profile
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
 
 _LINES = {
     "model": "pipe.enable_model_cpu_offload()",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from profiler import settings
+from profiler.record import settings
 
 if TYPE_CHECKING:
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 _VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the first that is set counts
 _BFLOAT16_FROM = (8, 0)

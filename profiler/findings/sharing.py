@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler import record_reading as reading
-from profiler.code_words import quoted
+from profiler.checking.code_words import quoted
 from profiler.findings import fixes
-from profiler.findings.finding import (
-    EVIDENCE,
-    PROBLEM,
-    WASTE,
-    Finding,
-    conditions,
-    listed,
-    ordinals,
-)
+from profiler.findings.evidence import conditions, ordinals
 from profiler.findings.offload import idle, left_behind
+from profiler.record import readings as reading
+from profiler.record.finding import EVIDENCE, PROBLEM, WASTE, Finding, listed
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 
 def foreign_hooks(profile: Profile) -> Iterator[Finding]:

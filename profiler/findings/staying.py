@@ -8,16 +8,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler import record_reading as reading
-from profiler.code_words import quoted
+from profiler.checking.code_words import quoted
 from profiler.findings import fixes
-from profiler.findings.finding import HINT, Finding, ordinals, waited_seconds
+from profiler.findings.evidence import ordinals, waited_seconds
+from profiler.record import readings as reading
+from profiler.record.finding import HINT, Finding
 from profiler.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from profiler.profile import Event, Profile
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
 
 _RESIDENT = fixes.Fix('pipe.to("cuda")', {"mode": "resident"})
 _KEEPS = {

@@ -21,13 +21,13 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from profiler.errors import FindingError, InputError
-from profiler.modes import DENOISERS
-from profiler.virtual.functions import active_gpu
+from profiler.libraries.modes import DENOISERS
+from profiler.virtual.torch_api.functions import active_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from profiler.virtual import VirtualGPU
+    from profiler.virtual.device import Device
 
 _ENCODE = "encode_prompt"
 _ON = "cuda"
@@ -85,7 +85,7 @@ def _stays_on_card(component: Any) -> bool:
     return bool(getattr(component, "is_loaded_in_8bit", False))
 
 
-def _twin_of_encoders(gpu: VirtualGPU, pipe: Any) -> Any:
+def _twin_of_encoders(gpu: Device, pipe: Any) -> Any:
     """Return a twin of `pipe` in host memory, without hooks; what encodes nothing is the original's own."""
     if "device" not in _parameters(getattr(type(pipe), _ENCODE)):
         return gpu.lend(pipe)  # it looks where its components are
@@ -102,7 +102,7 @@ def _twin_of_encoders(gpu: VirtualGPU, pipe: Any) -> Any:
 
 
 @contextmanager
-def _aside(gpu: VirtualGPU) -> Iterator[None]:
+def _aside(gpu: Device) -> Iterator[None]:
     """Forget afterwards how much host memory was taken meanwhile, all of which must be given back."""
     host = gpu.host
     peaks = host.peak_pageable_bytes, host.peak_bytes

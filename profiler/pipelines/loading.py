@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from profiler.checking.given import check_given, named
 from profiler.errors import InputError
-from profiler.given import check_given, named
 from profiler.pipelines.building import build_module, find_class
 from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
 from profiler.pipelines.dtypes import by_component, dtype_name

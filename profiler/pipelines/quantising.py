@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from profiler.errors import InputError
 from profiler.patching import Patches
 from profiler.pipelines.building import build_module
-from profiler.virtual.functions import active_gpu
-from profiler.virtual.subclasses import install_plain_types
+from profiler.virtual.torch_api.functions import active_gpu
+from profiler.virtual.torch_api.subclasses import install_plain_types
 
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 GGUF_TYPES = (

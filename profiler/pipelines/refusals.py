@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from profiler.errors import FindingError, InputError, ProfilerError
-from profiler.out_of_memory import parse
+from profiler.libraries.out_of_memory import parse
 from profiler.units import format_bytes
 
 # Where a library is installed by another name than it is imported or written by.

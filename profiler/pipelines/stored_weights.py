@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from profiler.errors import InputError
-from profiler.loading_memory import Loading, WeightFile, loading_of, one_after_the_other
-from profiler.virtual.quantised import elements_of
-from profiler.virtual.subclasses import inner_tensors, is_wrapper
+from profiler.libraries.loading_memory import Loading, WeightFile, loading_of, one_after_the_other
+from profiler.libraries.quantised import elements_of, inner_tensors, is_wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@
 from profiler.planning.does_not_fit import DoesNotFitError
 from profiler.planning.plan import Plan
 from profiler.planning.planner import plan_for, plan_offload, weigh
-from profiler.planning.replay import simulate
+from profiler.planning.replaying.simulate import simulate
 from profiler.planning.wish import Wish
 
 __all__ = ["DoesNotFitError", "Plan", "Wish", "plan_for", "plan_offload", "simulate", "weigh"]

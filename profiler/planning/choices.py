@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from profiler.planning.cost import SPLIT, Choice, choices_in
-from profiler.planning.placements import COPY, Scheme
-from profiler.planning.search import Found, Option, Problem
+from profiler.placements.scheme import COPY, Scheme
+from profiler.planning.costs.table import SPLIT, Choice, choices_in
+from profiler.planning.costs.whole_components import STAYS, TRAVELS, UNEVICTED
+from profiler.planning.search.solver import Found, Option, Problem
 from profiler.planning.sequence_rule import APART, EXCLUDED, KEPT, LAST, OUTSIDE, SequenceRule
 from profiler.planning.vocabulary import splits, streamings, swaps
-from profiler.planning.whole_rides import STAYS, TRAVELS, UNEVICTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from profiler.planning.cost import Ride, Rides
-    from profiler.planning.placements import Inside
-    from profiler.planning.workload import Workload
+    from profiler.placements.scheme import Inside
+    from profiler.planning.costs.table import Ride, Rides
+    from profiler.planning.replaying.workload import Workload
 
 
 @dataclass(frozen=True)

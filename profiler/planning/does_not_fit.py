@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from profiler.errors import FindingError
 from profiler.planning.vocabulary import LEVERS
-from profiler.settings import VAE_TILING
+from profiler.record.settings import VAE_TILING
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from profiler.planning.plan import Smallest
     from profiler.planning.wish import Wish
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 _FEW = 10  # weights of less than one part in so many are not what decides
 

@@ -11,7 +11,7 @@ from profiler.planning.plan import Margin
 
 if TYPE_CHECKING:
     from profiler.planning.plan import Alternative, Plan, Predicted
-    from profiler.profile import Profile
+    from profiler.record.profile import Profile
 
 
 def band_of(profile: Profile) -> Fraction:

@@ -8,17 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from profiler.atomic import write_text
-from profiler.errors import InputError
-from profiler.given import file_of
-from profiler.planning.placements import Scheme, inside_of
-from profiler.planning.plan_words import check_plan
-from profiler.planning.uses import Use  # noqa: TC001  # for `get_type_hints`
-from profiler.settings import Setting, run_words
-from profiler.typed_reading import read
+from profiler import upward
+from profiler.placements.scheme import Scheme, inside_of
+from profiler.planning.replaying.uses import Use  # noqa: TC001  # for `get_type_hints`
+from profiler.record.settings import Setting, run_words
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -26,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCHEMA_VERSION = 1
-_KIND = "vram-profiler plan"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +218,8 @@ class Plan:
         Raises:
             InputError: as `profiler.apply`; nothing has changed then.
         """
-        # The layer above, so it is loaded by name: plans can be read without torch.
-        return import_module("profiler.applying").apply(
-            self, pipe, gpu_id=gpu_id, device=device, disk_folder=disk_folder, also=also
+        return upward.call(
+            "apply", self, pipe, gpu_id=gpu_id, device=device, disk_folder=disk_folder, also=also
         )
 
     def as_offload_strategy(self) -> Any:
@@ -236,7 +229,7 @@ class Plan:
             InputError: if the plan was written before plans kept the order of uses.
             FindingError: if the budget does not hold a component as a whole.
         """
-        return import_module("profiler.applying.offload_strategy").offload_strategy(self)
+        return upward.call("offload_strategy", self)
 
     def to_code(self) -> str:
         """Return code that puts the plan into effect on a variable `pipe`, and does not need this package.
@@ -244,15 +237,13 @@ class Plan:
         What diffusers can do is its own calls; for the rest the code brings short hooks of its own. It takes nothing
         back: `apply` does.
         """
-        from profiler.planning.plan_code import code_for
-
-        return code_for(self)
+        code: str = upward.call("plan_code", self)
+        return code
 
     def to_text(self) -> str:
         """Return the plan in a few lines for a terminal."""
-        from profiler.planning.plan_text import text_of
-
-        return text_of(self)
+        text: str = upward.call("plan_text", self)
+        return text
 
     def __repr__(self) -> str:
         """Return one line: what stays, what takes turns, and what that needs."""
@@ -264,13 +255,12 @@ class Plan:
         return f"<Plan for {self.pipeline_class}: keeps {stays}; {turns} in turn; {needed} of {budget}>"
 
     def _repr_html_(self) -> str:
-        from profiler.planning.plan_text import html_of
-
-        return html_of(self)
+        html: str = upward.call("plan_html", self)
+        return html
 
     def summary(self) -> dict[str, Any]:
         """Return plain data for JSON: everything, with the keys of a profile's summary under `plan`."""
-        record = _plain(self)
+        record = self.plain()
         return {
             "schema_version": self.schema_version,
             "model": self.model,
@@ -285,42 +275,20 @@ class Plan:
         Raises:
             InputError: if `path` cannot be written.
         """
-        record = {"kind": _KIND, **_plain(self)}
-        write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+        upward.call("save_plan", self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Plan:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read the plan that `save` wrote to `path`.
 
         Raises:
             InputError: if it cannot be read, is no plan, holds what is no name, number or placement where one is to
                 be, or was written by a newer version.
         """
-        try:
-            record = json.loads(file_of(path, to="Plan.load()").read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        except (ValueError, RecursionError) as error:
-            raise InputError(
-                f"{path} is not a plan: it is not JSON; `vram plan` writes one"
-            ) from error
-        if not isinstance(record, dict) or record.get("kind") != _KIND:
-            raise InputError(f"{path} is not a plan; `vram plan -o plan.json` writes one")
-        version = record.get("schema_version")
-        if not isinstance(version, int) or version > SCHEMA_VERSION:
-            raise InputError(
-                f"{path} has plan version {version!r}, this program reads up to {SCHEMA_VERSION}: "
-                "update vram-profiler"
-            )
-        try:
-            plan: Plan = read(cls, record)
-            check_plan(plan)
-        except ValueError as error:
-            raise InputError(f"{path} is a damaged plan ({error}); plan again") from error
+        plan: Self = upward.call("load_plan", path)
         return plan
 
-
-def _plain(plan: Plan) -> dict[str, Any]:
-    """Return the plan as plain data, with tuples as lists as they come back from JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(plan)))
-    return plain
+    def plain(self) -> dict[str, Any]:
+        """Return the plan as plain data, with tuples as lists as they come back from JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain

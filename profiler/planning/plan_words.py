@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler.code_words import check_known, check_names, check_words
-from profiler.planning.placements import (
+from profiler.checking.code_words import check_known, check_names, check_words
+from profiler.placements.scheme import (
     GROUP_BLOCK,
     GROUP_LEAF,
     MODIFIERS,
@@ -17,7 +17,7 @@ from profiler.planning.placements import (
     inside_of,
 )
 from profiler.planning.tables import OBJECTIVES
-from profiler.setting_words import check_settings
+from profiler.record.setting_words import check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

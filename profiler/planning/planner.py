@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from profiler.checking.given import check_given
 from profiler.errors import FindingError
-from profiler.given import check_given
+from profiler.placements.scheme import Scheme, known_part
 from profiler.planning import does_not_fit
-from profiler.planning.placements import Scheme, known_part
 from profiler.planning.session import Session
 from profiler.planning.vocabulary import LEVERS
 from profiler.planning.wish import Wish, wish_of
-from profiler.profile import Profile
+from profiler.record.profile import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from profiler import record_reading as reading
 from profiler.errors import FindingError, InputError
-from profiler.planning.cost import Rides, evaluate
+from profiler.placements.scheme import Scheme, inside_record
+from profiler.planning.costs.table import Rides, evaluate
 from profiler.planning.margin import band_of, margin_of
-from profiler.planning.placements import Scheme, inside_record
 from profiler.planning.plan import (
     Alternative,
     Margin,
@@ -21,19 +20,20 @@ from profiler.planning.plan import (
     Proof,
     Smallest,
 )
-from profiler.planning.replay import simulate
-from profiler.planning.search import Outcome, Problem, Solver, search
+from profiler.planning.replaying.simulate import simulate
+from profiler.planning.replaying.uses import uses_of
+from profiler.planning.search.solver import Outcome, Problem, Solver, search
 from profiler.planning.tables import Tables, tables_of
-from profiler.planning.uses import uses_of
 from profiler.planning.vocabulary import DISK, LEVERS, SWAP, splits
-from profiler.settings import modifiers_of, of_workload
+from profiler.record import readings as reading
+from profiler.record.settings import modifiers_of, of_workload
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     from profiler.planning.choices import Choices
+    from profiler.planning.replaying.workload import Workload
     from profiler.planning.wish import Wish
-    from profiler.planning.workload import Workload
-    from profiler.profile import CallSignature, Profile
+    from profiler.record.profile import CallSignature, Profile
 
 _FRONT_POINTS = 32
 

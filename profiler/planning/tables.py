@@ -9,19 +9,19 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from profiler.placements.scheme import Scheme, scheme_for
 from profiler.planning.choices import Choices, choices_of
-from profiler.planning.cost import Rides, tabulate
-from profiler.planning.link import UNKNOWN, Link, link_of
-from profiler.planning.placements import Scheme, scheme_for
-from profiler.planning.search import Solver
-from profiler.planning.workload import Workload, workload_of
-from profiler.remembering import once_per_profile
+from profiler.planning.costs.link import UNKNOWN, Link, link_of
+from profiler.planning.costs.table import Rides, tabulate
+from profiler.planning.replaying.workload import Workload, workload_of
+from profiler.planning.search.solver import Solver
+from profiler.record.cache import once_per_profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from profiler.planning.cost import Ride
-    from profiler.profile import Profile
+    from profiler.planning.costs.table import Ride
+    from profiler.record.profile import Profile
 
 OBJECTIVES = ("seconds", "bytes", "first-image")
 

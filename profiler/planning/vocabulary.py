@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.errors import InputError
-from profiler.planning.cost import SPLIT, Choice
-from profiler.planning.placements import (
+from profiler.placements.scheme import (
     COPY,
     DROP,
     PINNED,
@@ -15,15 +14,16 @@ from profiler.planning.placements import (
     Streamed,
     streamed_blocks,
 )
-from profiler.planning.stream_machine import blocks_of
-from profiler.planning.whole_rides import STAYS
+from profiler.placements.streamed import blocks_of
+from profiler.planning.costs.table import SPLIT, Choice
+from profiler.planning.costs.whole_components import STAYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from profiler.planning.cost import Rides
-    from profiler.planning.placements import Inside
-    from profiler.profile import Component
+    from profiler.placements.scheme import Inside
+    from profiler.planning.costs.table import Rides
+    from profiler.record.components import Component
 
 SWAP, STREAM, GROUP, SEQUENTIAL, DISK = "swap", "stream", "group", "sequential", "disk"
 LEVERS = (SWAP, STREAM, GROUP, SEQUENTIAL)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from profiler.checking.given import named, words_of
 from profiler.errors import InputError
-from profiler.given import named, words_of
 from profiler.planning.tables import OBJECTIVES
 from profiler.planning.vocabulary import LEVERS, check_levers
 from profiler.units import parse_bytes
@@ -14,7 +14,7 @@ from profiler.units import parse_bytes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from profiler.planning.placements import Scheme
+    from profiler.placements.scheme import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)

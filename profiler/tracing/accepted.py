@@ -7,10 +7,10 @@ import inspect
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from profiler.checking.given import check_given
 from profiler.errors import InputError
-from profiler.given import check_given
 from profiler.pipelines.recorded_call import CACHED_PROMPT
-from profiler.profile import Profile
+from profiler.record.profile import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

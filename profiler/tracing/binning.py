@@ -13,7 +13,7 @@ from diffusers.image_processor import PixArtImageProcessor
 from diffusers.video_processor import VideoProcessor
 
 from profiler.patching import Patches
-from profiler.profile import Condition
+from profiler.record.profile import Condition
 
 _CLASSIFY = "classify_height_width_bin"
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from profiler.profile import Assumption, Profile
+from profiler.record.profile import Assumption, Profile
 from profiler.tracing.tracer import trace
 from profiler.units import format_bytes
-from profiler.virtual import VirtualGPU
+from profiler.virtual.device import Device
 from profiler.virtual.values import ROUTING
 
 
-def widened(profile: Profile, gpu: VirtualGPU, pipe: Any, call: Callable[[], Any]) -> Profile:
+def widened(profile: Profile, gpu: Device, pipe: Any, call: Callable[[], Any]) -> Profile:
     """Return `profile` with the band that both bounds of its assumptions need; itself where they need none.
 
     Args:

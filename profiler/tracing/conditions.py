@@ -16,9 +16,9 @@ from weakref import ref
 import torch
 from torch import nn
 
-from profiler import diffusers_private as private
-from profiler.profile import Condition
-from profiler.tracing import hooks
+from profiler.libraries import hooks as private
+from profiler.libraries import offload_state as hooks
+from profiler.record.profile import Condition
 from profiler.tracing.made_size import other_size
 
 

@@ -14,14 +14,14 @@ from weakref import ref
 
 from torch import nn
 
-from profiler.compiled import IN_PLACE
+from profiler.libraries import offload_state as hooks
+from profiler.libraries.compiled import IN_PLACE
 from profiler.patching import Patches
-from profiler.tracing import hooks
 from profiler.tracing.conditions import Conditions
-from profiler.tracing.insides import Insides
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
 from profiler.tracing.standing import Stands, method_of
+from profiler.tracing.submodules import Insides
 
 
 class Entries:

@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from profiler.errors import InputError
-from profiler.memory_history import BEFORE, HeldBlock, MemoryHistory
-from profiler.tracing.block_replay import (
+from profiler.allocator.history_replay import (
     DoesNotAddUpError,
     Held,
     highest,
     segments_of,
     settings_of,
 )
-from profiler.tracing.parts import on_card, tensors_of
+from profiler.errors import InputError
+from profiler.libraries.modules import on_card, tensors_of
+from profiler.record.memory_history import BEFORE, HeldBlock, MemoryHistory
 
 _OURS = "torch's recording was off; the trace turned it on and off again"
 _THEIRS = "torch was recording before the trace and still is: its settings, and its earlier entries, are as they were"

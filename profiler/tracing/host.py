@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from profiler.virtual.gpu import VirtualGPU
+    from profiler.virtual.device import Device
 
 _LINE_BYTES = 256  # more than seven numbers take
 
@@ -48,7 +48,7 @@ class LinkSince(NamedTuple):
     exposed_seconds: float
 
 
-def modelled_host(gpu: VirtualGPU) -> Callable[[], HostNow]:
+def modelled_host(gpu: Device) -> Callable[[], HostNow]:
     """Return a function that reads the memory of a virtual card's host."""
     host = gpu.host
 
@@ -98,7 +98,7 @@ class _StatM:
         return int(os.pread(self._file, _LINE_BYTES, 0).split()[1]) * self._page_bytes
 
 
-def modelled_link(gpu: VirtualGPU) -> Callable[[], LinkSince]:
+def modelled_link(gpu: Device) -> Callable[[], LinkSince]:
     """Return a function that reads how busy a virtual card's link was."""
     clock = gpu.clock
     before = [sum(clock.link_seconds), clock.exposed_seconds()]

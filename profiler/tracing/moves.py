@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import nn
 
-from profiler.patching import Patches
-from profiler.tracing import hooks
-from profiler.tracing.parts import (
+from profiler.allocator.settings import round_block
+from profiler.libraries import offload_state as hooks
+from profiler.libraries.modules import (
     main_dtype,
     nbytes,
     on_card,
@@ -24,11 +24,10 @@ from profiler.tracing.parts import (
     resident_bytes,
     tensors_of,
 )
+from profiler.libraries.quantised import Slot, beside_weights, inner_tensors
+from profiler.patching import Patches
 from profiler.tracing.recorder import DROPPED, Recorder, Span
 from profiler.tracing.standing import Stands, method_of
-from profiler.virtual.allocator_settings import round_block
-from profiler.virtual.quantised import Slot, beside_weights
-from profiler.virtual.subclasses import inner_tensors
 
 
 class Moves:

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from profiler import diffusers_private as private
 from profiler.errors import InputError
-from profiler.modes import DEFAULT_MODE, MODES, Mode
-from profiler.tracing import hooks
-from profiler.tracing.parts import components_of
+from profiler.libraries import hooks as private
+from profiler.libraries import offload_state as hooks
+from profiler.libraries.modes import DEFAULT_MODE, MODES, Mode
+from profiler.libraries.modules import components_of
 
 
 def is_unplaced(pipe: Any) -> bool:

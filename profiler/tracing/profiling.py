@@ -13,23 +13,25 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
+from profiler.checking.given import check_given, check_pipeline, named
 from profiler.errors import InputError
-from profiler.given import check_given, check_pipeline, named
-from profiler.hardware import DEFAULT_GPU, Card
-from profiler.modes import MODES, Mode, place, prepare
+from profiler.gpus.hardware import DEFAULT_GPU, Card
+from profiler.libraries.modes import MODES, Mode
+from profiler.libraries.modules import components_of
+from profiler.libraries.placing import place, prepare
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.recorded_call import CACHED_PROMPT, PreparedCall, prepared_call
-from profiler.profile import Assumption, CallSignature, Profile
+from profiler.record.profile import Assumption, CallSignature, Profile
 from profiler.tracing.accepted import check_accepted, check_label
 from profiler.tracing.bounds import widened
 from profiler.tracing.own_mode import default_mode, is_in_mode, is_unplaced, own_mode
-from profiler.tracing.parts import components_of
 from profiler.tracing.tracer import Trace, trace
 from profiler.tracing.whose import belongs_to
 from profiler.virtual import VirtualGPU
-from profiler.virtual.functions import active_gpu
-from profiler.virtual.lending import lend_together
+from profiler.virtual.device import Device
+from profiler.virtual.lending.lend import lend_together
 from profiler.virtual.tensor import CUDA
+from profiler.virtual.torch_api.functions import active_gpu
 
 
 class Call:
@@ -83,13 +85,13 @@ def profile_pipeline(
     If torch sees a GPU, `pipe` runs on it as it is. Otherwise, or with `gpu`, or if `pipe` was built outside of the
     virtual GPU that is active, a twin of it runs on a virtual GPU and `pipe` is only read: its placement is repeated on
     the twin unless `mode` names another. A pipe that has not been placed yet runs under model offload
-    (`profiler.modes.DEFAULT_MODE`), as with the command, or resident if its class has no sequence for that; the
+    (`DEFAULT_MODE`), as with the command, or resident if its class has no sequence for that; the
     profile's assumptions say so.
 
     Args:
         pipe: a loaded diffusers pipeline.
-        mode: how to place it: a name of `profiler.modes.MODES`, or a `Mode` with its options.
-        gpu: the virtual GPU to run on; `profiler.hardware.DEFAULT_GPU` if torch sees none.
+        mode: how to place it: a name of `MODES` (`vram profile --help` lists them), or a `Mode` with its options.
+        gpu: the virtual GPU to run on; `DEFAULT_GPU` if torch sees none.
         label: `Profile` fields that only the caller knows, as `model`.
         cached_prompt: whether the prompt is encoded before, outside of what is profiled.
         memory_history: as for `trace`.
@@ -172,7 +174,7 @@ def profile_calls(
 
 
 def _lent(
-    virtual: VirtualGPU,
+    virtual: Device,
     pipes: list[Any],
     calls: tuple[Call, ...],
     chosen: Mode | None,
@@ -233,7 +235,7 @@ def _mode(mode: str | Mode | None) -> Mode | None:
     return Mode(name=mode)
 
 
-def _on_card(gpu: VirtualGPU, call: dict[str, Any]) -> dict[str, Any]:
+def _on_card(gpu: Device, call: dict[str, Any]) -> dict[str, Any]:
     """Return a call with its tensors on the virtual card, where a user with a card would have them."""
 
     def place(leaf: Any) -> Any:
@@ -250,7 +252,7 @@ def _run(
     mode: Mode | None,
     label: dict[str, Any] | None,
     *,
-    lent_to: VirtualGPU | None = None,
+    lent_to: Device | None = None,
     memory_history: bool,
 ) -> Profile:
     """Trace the calls; the first of `pipes` is the one that is placed, the others those that are called."""

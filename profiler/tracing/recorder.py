@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from profiler.profile import BillItem, Event, Failure, Inside
+from profiler.record.events import Event, Inside
+from profiler.record.profile import BillItem, Failure
+from profiler.tracing.gauge import Gauge, Reading, largest_free_block_bytes, shortage_of
 from profiler.tracing.history import History, Made
-from profiler.tracing.insides import Insides
-from profiler.tracing.memory import Gauge, Reading, largest_free_block_bytes, shortage_of
 from profiler.tracing.phases import Phases
+from profiler.tracing.submodules import Insides
 
 
 @dataclass

@@ -17,34 +17,36 @@ from weakref import WeakValueDictionary, ref
 import torch
 from torch import nn
 
-from profiler.compiled import uncompiled
+from profiler.checking.given import check_pipeline, check_pipelines
 from profiler.errors import InputError, ProfilerError
-from profiler.given import check_pipeline, check_pipelines
+from profiler.libraries import offload_state as hooks
+from profiler.libraries.compiled import uncompiled
+from profiler.libraries.modules import components_of, describe, is_denoiser
+from profiler.libraries.settings_read import settings_of
 from profiler.patching import Patches, take_turn
 from profiler.pipelines import stand_ins
 from profiler.pipelines.sibling import check_shared
-from profiler.profile import Assumption, Component, Event, Failure, Profile, Totals
-from profiler.settings import LAYERWISE_CASTING, Setting
-from profiler.tracing import hooks
+from profiler.record.components import Component
+from profiler.record.events import Event
+from profiler.record.profile import Assumption, Failure, Profile, Totals
+from profiler.record.settings import LAYERWISE_CASTING, Setting
 from profiler.tracing.accepted import check_label
 from profiler.tracing.binning import Binning
-from profiler.tracing.card_gauge import CardGauge
-from profiler.tracing.card_insides import CardInsides
 from profiler.tracing.conditions import Conditions
 from profiler.tracing.entries import Entries
+from profiler.tracing.gauge import Gauge
 from profiler.tracing.history import History
-from profiler.tracing.insides import Insides
-from profiler.tracing.memory import Gauge
+from profiler.tracing.measured.gauge import CardGauge
+from profiler.tracing.measured.submodules import CardInsides
 from profiler.tracing.moves import Moves
-from profiler.tracing.parts import components_of, describe, is_denoiser
 from profiler.tracing.phases import Phases
+from profiler.tracing.predicted.gauge import VirtualGauge
+from profiler.tracing.predicted.submodules import VirtualInsides
 from profiler.tracing.recorder import Recorder, Span
-from profiler.tracing.settings_read import settings_of
 from profiler.tracing.standing import Stands
-from profiler.tracing.virtual_gauge import VirtualGauge
-from profiler.tracing.virtual_insides import VirtualInsides
+from profiler.tracing.submodules import Insides
 from profiler.tracing.whose import check_traceable
-from profiler.virtual.functions import active_gpu
+from profiler.virtual.torch_api.functions import active_gpu
 
 _LIBRARIES = ("torch", "diffusers", "accelerate", "transformers", "bitsandbytes", "vram-profiler")
 

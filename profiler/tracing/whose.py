@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from torch import nn
 
 from profiler.errors import InputError
-from profiler.virtual import VirtualGPU
-from profiler.virtual.subclasses import inner_tensors
+from profiler.libraries.quantised import inner_tensors
+from profiler.virtual.device import Device
 from profiler.virtual.tensor import VirtualTensor
 
 
-def check_traceable(modules: Mapping[str, nn.Module], gpu: VirtualGPU | None) -> None:
+def check_traceable(modules: Mapping[str, nn.Module], gpu: Device | None) -> None:
     """Refuse modules that cannot run where the trace is.
 
     Args:
@@ -39,7 +39,7 @@ def check_traceable(modules: Mapping[str, nn.Module], gpu: VirtualGPU | None) ->
         )
 
 
-def belongs_to(gpu: VirtualGPU, modules: Mapping[str, nn.Module]) -> bool:
+def belongs_to(gpu: Device, modules: Mapping[str, nn.Module]) -> bool:
     """Tell whether modules were built on this virtual GPU, and not elsewhere.
 
     Raises:
@@ -56,7 +56,7 @@ def belongs_to(gpu: VirtualGPU, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def _sorted(
-    modules: Mapping[str, nn.Module], gpu: VirtualGPU | None
+    modules: Mapping[str, nn.Module], gpu: Device | None
 ) -> tuple[list[str], list[str], list[str]]:
     """Return the names of modules with real tensors, with those of other virtual GPUs, and with those of `gpu`."""
     real, others, own = [], [], []
@@ -71,7 +71,7 @@ def _sorted(
     return real, others, own
 
 
-def _owners(module: nn.Module) -> set[VirtualGPU | None]:
+def _owners(module: nn.Module) -> set[Device | None]:
     """Return the virtual GPUs whose tensors a module's are, None among them for real ones."""
     tensors = (inner for one in module.parameters() for inner in inner_tensors(one))
     return {one.gpu if isinstance(one, VirtualTensor) else None for one in tensors}

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from profiler.libraries.quantised import is_wrapper
 from profiler.virtual.storage import Storage
-from profiler.virtual.subclasses import is_wrapper
 from profiler.virtual.tensor import EXTRA_KEYS, META, VirtualTensor
 from profiler.virtual.workspaces import NOTHING
 
 if TYPE_CHECKING:
     from profiler.virtual.copies import LinkCopy
-    from profiler.virtual.gpu import VirtualGPU
+    from profiler.virtual.device import Device
 
 NEW, ARGUMENT = -1, -2
 
@@ -131,7 +131,7 @@ def key_of(args: Any, tensors: list[VirtualTensor]) -> tuple[Any, ...]:
 class Dispatcher:
     """Serves every operator of one virtual GPU. Holds no tensor."""
 
-    def __init__(self, gpu: VirtualGPU) -> None:
+    def __init__(self, gpu: Device) -> None:
         self.gpu = gpu
         self.cache: dict[Any, Entry] = {}
         self._anywhere: dict[Any, Entry] = {}  # the same by keys that leave offsets out
@@ -247,6 +247,7 @@ class Dispatcher:
             gpu.use_workspace(entry.workspace, soft=entry.soft)
         if entry.copy is not None:
             host = tensors[-1] if entry.copy.source == "cpu" else result
-            gpu.copy(entry.copy, host.storage_record)
+            storage = host.storage_record
+            gpu.copy(entry.copy, storage.pinned_block, pinned=storage.pinned)
         if entry.valued or entry.writes:
             gpu.values.follow(entry, func, args, kwargs, tensors, result)

@@ -11,42 +11,30 @@ from typing import Any, Self, TypeVar
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from profiler.calibration import as_measured
+from profiler.allocator.settings import settings_from_environment
 from profiler.errors import InputError
-from profiler.hardware import Card, card_of
-from profiler.out_of_memory import Shortage
+from profiler.gpus.calibration import as_measured
+from profiler.gpus.hardware import Card, card_of
 from profiler.patching import Patches, take_turn
-from profiler.units import format_bytes
-from profiler.virtual import (
-    allocator_report,
-    cuda_api,
-    disk,
-    dispatch_mode,
-    functions,
-    subclasses,
-    unfollowed,
-)
-from profiler.virtual.allocator import Allocator, BlockTooLargeError
-from profiler.virtual.allocator_blocks import Block
-from profiler.virtual.allocator_settings import Settings, settings_from_environment
-from profiler.virtual.autocast import Autocast
-from profiler.virtual.clock import D2H, H2D, Clock
-from profiler.virtual.compiling import Compiling
-from profiler.virtual.copies import LinkCopy
+from profiler.virtual.device import Device
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
-from profiler.virtual.lending import lend
-from profiler.virtual.operators import Operators
-from profiler.virtual.replay import Replay
-from profiler.virtual.storage import HostMemory, Storage
+from profiler.virtual.lending.lend import lend
+from profiler.virtual.operators.learned import Operators
+from profiler.virtual.step_replay.replay import Replay
+from profiler.virtual.storage import Storage
 from profiler.virtual.tags import Tags
 from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
+from profiler.virtual.torch_api import cuda as cuda_api
+from profiler.virtual.torch_api import dispatch_mode, functions, subclasses, unfollowed
+from profiler.virtual.torch_api import safetensors_files as disk
+from profiler.virtual.torch_api.autocast import Autocast
+from profiler.virtual.torch_api.compiling import Compiling
 from profiler.virtual.values import Values
-from profiler.virtual.workspaces import NOTHING, Workspace, matrix_product
 
 _T = TypeVar("_T")
 
 
-class VirtualGPU:
+class VirtualGPU(Device):
     """A CUDA card without hardware.
 
     Inside the context, on the thread that entered it, every tensor is virtual and `torch.cuda` answers from the model.
@@ -83,39 +71,17 @@ class VirtualGPU:
         replay: bool = True,
     ) -> None:
         chosen = as_measured(card_of(model))
-        self.card = chosen if capacity is None else chosen.with_capacity(capacity)
-        self.capacity_bytes = self.card.capacity_bytes
-        settings = settings_from_environment()
-        self.clock = Clock()
-        self.host = HostMemory(settings, self.clock)
-        self.allocator = self._new_allocator(settings)
+        chosen = chosen if capacity is None else chosen.with_capacity(capacity)
+        super().__init__(chosen, settings_from_environment())
         self.values = Values()
+        self.tags = Tags()
         self.operators = Operators(self)
         self.dispatch = Dispatcher(self)
         self.autocast = Autocast(self)
         self.compiling = Compiling(self)
         self.replay = Replay(self) if replay else None
-        self.launch_seconds = self.card.launch_seconds
-        self.h2d_bytes = 0
-        self.d2h_bytes = 0
-        self.copy_observers: list[Callable[[str, str, int], None]] = []
-        # Allocated at the highest point with a workspace, and that workspace.
-        self.workspace_peak: tuple[int, Workspace] = (0, NOTHING)
-        self.most_peak_bytes = (
-            0  # the highest point if every workspace took what it can take at most
-        )
-        self.tags = Tags()
-        self._blas_streams: dict[int, Block] = {}
-        self.default_stream: Any = None
-        self.current_stream: Any = None
-        self._thread = 0  # while it is active; also of what only asks whether it is
         self._entered_in: threading.Thread | None = None
         self._patches = Patches()
-
-    def __repr__(self) -> str:
-        """Return the card, its memory and whether it is active."""
-        state = "active" if self._thread else "not active"
-        return f"<VirtualGPU {self.card.key}, {format_bytes(self.capacity_bytes)}, {state}>"
 
     # -- the context
 
@@ -167,27 +133,10 @@ class VirtualGPU:
             )
         self._patches.restore()
 
-    def here(self) -> bool:
-        """Tell whether the calling thread is the one that entered the context."""
-        return threading.get_ident() == self._thread
-
-    def must_be_active(self) -> None:
-        """Raise RuntimeError where a virtual tensor is computed with outside its context."""
-        if not self.here():
-            raise RuntimeError(
-                "a virtual tensor can be computed with only inside the VirtualGPU that made it"
-            )
-
     @contextmanager
     def mode(self) -> Iterator[None]:
         """Serve every operator of this thread, factories included."""
         with dispatch_mode.Mode(self.dispatch, self.compiling.run):
-            yield
-
-    @contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Let this thread compute with real tensors."""
-        with _disable_current_modes():
             yield
 
     def until_left(self, install: Callable[[Patches], object]) -> None:
@@ -200,144 +149,6 @@ class VirtualGPU:
         The original is read, never changed.
         """
         return lend(self, pipe)
-
-    # -- memory
-
-    def _new_allocator(self, settings: Settings) -> Allocator:
-        limit_bytes = self.capacity_bytes - self.card.context_bytes
-        allocator = Allocator(limit_bytes, settings, self.clock)
-        if settings.memory_fraction < 1.0:
-            allocator.segments.allowed_bytes = int(settings.memory_fraction * self.capacity_bytes)
-        return allocator
-
-    def allocate(self, nbytes: int, stream: int | None = None) -> Block | None:
-        """Take device memory for a stream, the current one if not given, and return the block; None for nothing.
-
-        Raises:
-            torch.cuda.OutOfMemoryError: in torch's words, if it exceeds the capacity.
-        """
-        if not nbytes:
-            return None
-        try:
-            return self.allocator.allocate(nbytes, self.clock.current if stream is None else stream)
-        except BlockTooLargeError as error:
-            raise self._no_memory(error.segment_bytes) from None
-
-    def use_workspace(self, workspace: Workspace, *, soft: bool) -> None:
-        """Take and give back a kernel's own memory; a soft one is done without where it does not fit."""
-        allocator = self.allocator
-        self.most_peak_bytes = max(self.most_peak_bytes, allocator.allocated_bytes + workspace.most)
-        if not workspace:
-            return
-        before = allocator.peak_bytes
-        try:
-            allocator.touch(workspace, self.clock.current)
-        except BlockTooLargeError as error:
-            if not soft:
-                raise self._no_memory(error.segment_bytes) from None
-            self.values.assume(
-                "workspace", "a convolution does without the workspace that does not fit"
-            )
-        if allocator.peak_bytes > before:
-            self.workspace_peak = (allocator.peak_bytes, workspace)
-
-    def need_blas_workspace(self) -> None:
-        """Take the current stream's cuBLAS workspace, once; it stays."""
-        stream = self.clock.current
-        if stream not in self._blas_streams:
-            block = self.allocate(matrix_product(self.card))
-            if block is not None:  # CUBLAS_WORKSPACE_CONFIG=:0:0 does without
-                self._blas_streams[stream] = block
-
-    @property
-    def has_blas_workspace(self) -> bool:
-        """Whether the current stream's cuBLAS workspace is there."""
-        return self.clock.current in self._blas_streams
-
-    @property
-    def workspace_bytes(self) -> int:
-        """What the cuBLAS workspaces hold."""
-        return sum(block.size for block in self._blas_streams.values())
-
-    @property
-    def device_bytes(self) -> int:
-        """What the driver would show as used now."""
-        return self.card.context_bytes + self.allocator.reserved_bytes
-
-    def empty_cache(self) -> None:
-        """Release what is reserved and not allocated."""
-        self.allocator.empty_cache()
-
-    def _no_memory(self, segment_bytes: int) -> torch.cuda.OutOfMemoryError:
-        """Return torch's error, which carries the figures that its message rounds as `shortage`."""
-        allocator = self.allocator
-        error = torch.cuda.OutOfMemoryError(
-            allocator_report.out_of_memory(
-                allocator,
-                segment_bytes,
-                capacity_bytes=self.capacity_bytes,
-                context_bytes=self.card.context_bytes,
-            )
-        )
-        error.shortage = Shortage(  # type: ignore[attr-defined]
-            requested_bytes=segment_bytes,
-            free_bytes=max(self.capacity_bytes - self.device_bytes, 0),
-            allocated_bytes=allocator.allocated_bytes,
-            unallocated_bytes=allocator.reserved_bytes - allocator.allocated_bytes,
-            allowed_bytes=allocator.segments.allowed_bytes,
-        )
-        return error
-
-    # -- streams
-
-    def set_stream(self, stream: Any) -> None:
-        """Let new work go to `stream`."""
-        self.current_stream = stream
-        self.clock.current = stream.cuda_stream
-
-    # -- copies
-
-    def copy(self, copy: LinkCopy, end_on_host: Storage | None) -> None:
-        """Account for a copy's time and bytes, and tell its observers.
-
-        Copies from and to pageable memory make the host wait whatever it asked for, since the driver moves them through
-        a buffer of its own; a pinned end is not reused before a non-blocking copy is done.
-
-        Source: "API synchronization behavior" in NVIDIA's CUDA Runtime API reference, from knowledge.
-
-        Args:
-            copy: what crosses the link.
-            end_on_host: the storage that it comes from or goes to; None for a pinned one of the operator's own.
-        """
-        pinned = end_on_host is None or end_on_host.pinned
-        if end_on_host is not None and pinned and copy.non_blocking:
-            self.host.record(end_on_host, self.clock.current)
-        self.cross(copy, pinned=pinned)
-
-    def cross(self, copy: LinkCopy, *, pinned: bool) -> None:
-        """Do the same for a copy whose end on the host nobody has to keep."""
-        to_card = copy.source == "cpu"
-        self.clock.copy(
-            H2D if to_card else D2H,
-            self.launch_seconds,
-            copy.nbytes / self._link_rate(to_card, pinned),
-            blocks=not (pinned and copy.non_blocking),
-        )
-        if copy.host_scratch_bytes:
-            self.host.touch(copy.host_scratch_bytes)
-        if to_card:
-            self.h2d_bytes += copy.nbytes
-        else:
-            self.d2h_bytes += copy.nbytes
-        for observer in self.copy_observers:
-            observer(copy.source, copy.target, copy.nbytes)
-
-    def _link_rate(self, to_card: bool, pinned: bool) -> float:
-        """Return the bytes per second of a copy."""
-        card = self.card
-        if pinned:
-            return card.pinned_bytes_per_second
-        return card.h2d_bytes_per_second if to_card else card.d2h_bytes_per_second
 
     # -- making tensors
 

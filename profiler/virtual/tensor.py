@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from profiler.virtual.gpu import VirtualGPU
+    from profiler.virtual.device import Device
     from profiler.virtual.storage import Storage
 
 META = torch.device("meta")
@@ -82,7 +82,7 @@ class VirtualTensor(torch.Tensor):
         return _gpu_of(args, kwargs).dispatch(func, args, kwargs or {})
 
     @property
-    def gpu(self) -> VirtualGPU:
+    def gpu(self) -> Device:
         """The virtual GPU that made this tensor."""
         return self.storage_record.gpu
 
@@ -217,7 +217,7 @@ class VirtualTensor(torch.Tensor):
         self.tag = new.tag
 
 
-def _gpu_of(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> VirtualGPU:
+def _gpu_of(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Device:
     for leaf in torch.utils._pytree.tree_leaves((args, kwargs)):
         if isinstance(leaf, VirtualTensor):
             leaf.gpu.must_be_active()

@@ -29,9 +29,9 @@ from typing import Any, Self
 import torch
 from torch._prims_common import suggest_memory_format
 
-from profiler.hardware import Card
+from profiler.allocator.settings import round_block
+from profiler.gpus.hardware import Card
 from profiler.units import KIB
-from profiler.virtual.allocator_settings import round_block
 
 BLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 MEASURED_CAPABILITIES = frozenset({(8, 0), (8, 9), (9, 0)})

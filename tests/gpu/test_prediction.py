@@ -7,9 +7,10 @@ import pytest
 
 from profiler.calibrating import calibrate
 from profiler.calibrating.machine import card_at_hand
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.pipelines import load_pipeline
-from profiler.scenario import Scenario
+from profiler.sizing.scenario import Scenario
 from profiler.tracing import profile_pipeline
 
 pytestmark = pytest.mark.gpu

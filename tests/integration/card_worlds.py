@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from replay_worlds import FAMILIES
 
-from profiler.modes import enable_mode
+from profiler.libraries.placing import enable_mode
 from profiler.tracing import Trace
-from profiler.tracing.card_gauge import CardGauge
+from profiler.tracing.measured.gauge import CardGauge
 from profiler.virtual import VirtualGPU
-from profiler.virtual.functions import active_gpu
 from profiler.virtual.tensor import VirtualTensor
+from profiler.virtual.torch_api.functions import active_gpu
 
 
 def card_gauge():

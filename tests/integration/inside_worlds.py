@@ -8,10 +8,9 @@ import torch
 from hypothesis import strategies as st
 from replay_worlds import FAMILIES
 
-from profiler.modes import Mode, enable_mode
-from profiler.planning.cost import tabulate
-from profiler.planning.link import Link
-from profiler.planning.placements import (
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
+from profiler.placements.scheme import (
     COPY,
     DROP,
     PINNED,
@@ -20,9 +19,11 @@ from profiler.planning.placements import (
     Sequential,
     Streamed,
 )
-from profiler.planning.replay import NOT_REPLAYED
+from profiler.planning.costs.link import Link
+from profiler.planning.costs.table import tabulate
+from profiler.planning.replaying.simulate import NOT_REPLAYED
+from profiler.planning.replaying.workload import workload_of
 from profiler.planning.vocabulary import DISK, LEVERS, splits, streamings
-from profiler.planning.workload import workload_of
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

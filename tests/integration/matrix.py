@@ -15,9 +15,9 @@ from shallow_models import shallow_pipeline
 from zoo import MODES
 
 from profiler.errors import InputError
-from profiler.hardware import card
+from profiler.gpus.hardware import card
 from profiler.pipelines.sensible_call import blank_pictures
-from profiler.profile import Profile
+from profiler.record.profile import Profile
 from profiler.tracing import profile_pipeline
 from profiler.units import TIB
 from profiler.virtual import VirtualGPU

@@ -18,8 +18,8 @@ import profiler
 import reports
 from profiler import Call, InputError, Plan, Profile, VirtualGPU
 from profiler.planning import Wish
-from profiler.profile import Component
-from profiler.scenario import Scenario
+from profiler.record.components import Component
+from profiler.sizing.scenario import Scenario
 
 PROFILE = sdxl_model_offload(steps=2)
 GIB = 1 << 30

@@ -9,9 +9,9 @@ import torch
 from diffusers import DiffusionPipeline
 from tiny_pipelines import Act, Script, TinyPipeline, build, pipeline_class
 
-from profiler import diffusers_private as private
 from profiler.applying import apply
 from profiler.errors import InputError
+from profiler.libraries import hooks as private
 from profiler.planning import plan_offload
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU

@@ -11,7 +11,7 @@ from torch.profiler import profile
 from profiler.pipelines import load_pipeline
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
-from profiler.virtual.attention_math import attend_by_math
+from profiler.virtual.operators.attention_math import attend_by_math
 
 NO_WORK = ("aten::to", "aten::resolve_conj")
 VARIANTS = {

@@ -10,7 +10,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from profiler.units import MIB
-from profiler.virtual import VirtualGPU, autocast
+from profiler.virtual import VirtualGPU
+from profiler.virtual.torch_api import autocast
 
 functional = nn.functional
 

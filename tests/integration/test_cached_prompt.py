@@ -11,13 +11,14 @@ from shallow_models import shallow_pipeline
 from tiny_folder import write_tiny_pipeline
 
 from profiler.errors import FindingError, InputError
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.modules import components_of
+from profiler.libraries.placing import enable_mode
 from profiler.pipelines.cached_prompt import with_cached_prompt
-from profiler.remedy import with_remedy
-from profiler.scenario import Scenario
-from profiler.sizing import plan_model, profile_model, verify_plan
+from profiler.sizing.remedy import with_remedy
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import plan_model, profile_model, verify_plan
 from profiler.tracing import profile_pipeline
-from profiler.tracing.parts import components_of
 from profiler.units import GIB, MIB
 from profiler.virtual import VirtualGPU
 

@@ -10,20 +10,20 @@ import torch
 from tiny_folder import write_tiny_pipeline
 from typer.testing import CliRunner
 
-from profiler import calibration
 from profiler.calibrating import calibrate
 from profiler.calibrating.kernels import measure
 from profiler.calibrating.operations import TensorLike, operations_of, recorded
-from profiler.calibration_table import KernelCost, load, save
 from profiler.cli.app import app
 from profiler.errors import InputError
-from profiler.hardware import card
-from profiler.modes import Mode
+from profiler.gpus import calibration
+from profiler.gpus.calibration_table import KernelCost, load, save
+from profiler.gpus.hardware import card
+from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
-from profiler.scenario import Scenario
-from profiler.sizing import profile_model
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import profile_model
 from profiler.virtual import VirtualGPU
-from profiler.virtual.kernels import Kernel
+from profiler.virtual.operators.kernels import Kernel
 
 H200 = card("h200")
 

@@ -13,12 +13,12 @@ import random
 from shallow_models import shallow_pipeline
 
 from profiler.applying.apply import apply
-from profiler.confirming import ROUNDS, confirmed_plan
 from profiler.errors import FindingError
-from profiler.hardware import card
+from profiler.gpus.hardware import card
 from profiler.pipelines.quiet import quiet
 from profiler.planning import Wish, plan_offload
-from profiler.record_reading import called_peak_bytes
+from profiler.record.readings import called_peak_bytes
+from profiler.sizing.confirming import ROUNDS, confirmed_plan
 from profiler.tracing import profile_pipeline, trace
 from profiler.units import GIB, TIB
 from profiler.virtual import VirtualGPU

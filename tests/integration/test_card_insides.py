@@ -5,12 +5,13 @@ import torch
 from card_worlds import card_gauge, tiny, traced_as
 from torch import nn
 
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.tracing import Trace
-from profiler.tracing.card_gauge import CardGauge
+from profiler.tracing.measured.gauge import CardGauge
 from profiler.virtual import VirtualGPU
-from profiler.virtual.functions import active_gpu
 from profiler.virtual.tensor import VirtualTensor
+from profiler.virtual.torch_api.functions import active_gpu
 
 
 class Net(nn.Module):

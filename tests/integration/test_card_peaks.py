@@ -6,10 +6,11 @@ from card_worlds import card_gauge, tiny
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.patching import Patches
 from profiler.tracing import Trace
-from profiler.tracing.card_peaks import Peaks
+from profiler.tracing.measured.peaks import Peaks
 from profiler.units import KIB, MIB
 from profiler.virtual import VirtualGPU
 

@@ -9,9 +9,9 @@ import pynvml
 import pytest
 from card_worlds import card_gauge, traced_as
 
-from profiler import doctor
-from profiler.modes import Mode
-from profiler.profile import CardState, Profile
+from profiler.libraries.modes import Mode
+from profiler.record.profile import CardState, Profile
+from profiler.sizing import doctor
 from profiler.units import GIB, MIB
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from card_worlds import card_gauge, tiny, traced_as
 
-from profiler.modes import Mode, enable_mode
+from profiler.allocator.history_replay import BlockReplay, DoesNotAddUpError
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.planning import plan_offload
-from profiler.planning.link import link_of
+from profiler.planning.costs.link import link_of
 from profiler.tracing import Trace
-from profiler.tracing.block_replay import BlockReplay, DoesNotAddUpError
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 

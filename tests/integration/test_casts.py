@@ -14,12 +14,13 @@ from diffusers import DiffusionPipeline, ModelMixin
 from inside_worlds import LINK, SPLITS, in_calls, insides, traced, workload
 from torch import nn
 
-from profiler.modes import Mode, enable_mode
-from profiler.planning.cost import evaluate, tabulate
-from profiler.planning.placements import Scheme
-from profiler.planning.replay import simulate
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
+from profiler.placements.scheme import Scheme
+from profiler.planning.costs.table import evaluate, tabulate
+from profiler.planning.replaying.simulate import simulate
+from profiler.planning.replaying.workload import workload_of
 from profiler.planning.vocabulary import DISK, LEVERS, splits
-from profiler.planning.workload import workload_of
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import profiler
 from profiler.cli.app import app
-from profiler.profile import Profile
+from profiler.record.profile import Profile
 
 # The keys that scripts rely on; new ones may come, none of these may go.
 STABLE_KEYS = {

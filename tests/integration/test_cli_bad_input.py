@@ -132,7 +132,7 @@ def test_output_is_checked_before_the_long_run(vram, monkeypatch):
     def must_not_run(*_args, **_options):
         pytest.fail("the model was run before its output was known to be writable")
 
-    monkeypatch.setattr("profiler.sizing.profile_model", must_not_run)
+    monkeypatch.setattr("profiler.sizing.size.profile_model", must_not_run)
     assert vram("profile", "../tiny", "-o", "nowhere/p.parquet").exit_code == 2
 
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from profiler.confirming import ROUNDS, confirmed_plan, shortened
 from profiler.errors import FindingError
 from profiler.planning import Wish
 from profiler.planning.planner import plan_as
-from profiler.scenario import Scenario
-from profiler.sizing import plan_model, profile_without_limit
+from profiler.sizing.confirming import ROUNDS, confirmed_plan, shortened
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import plan_model, profile_without_limit
 from profiler.units import GIB, MIB
 
 

@@ -8,7 +8,7 @@ from tiny_folder import write_tiny_pipeline
 from torch import nn
 
 from profiler.errors import InputError
-from profiler.modes import Mode
+from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.tracing import profile_pipeline
 from profiler.virtual import VirtualGPU

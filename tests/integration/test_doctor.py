@@ -15,8 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 import profiler
-from profiler import doctor, nvml
 from profiler.cli.app import app
+from profiler.gpus import nvml
+from profiler.sizing import doctor
 from profiler.units import GIB
 
 

@@ -7,11 +7,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from inside_worlds import any_schemes, rides, workload
 
+from profiler.placements.scheme import Scheme
 from profiler.planning.choices import choices_of
-from profiler.planning.cost import evaluate
-from profiler.planning.placements import Scheme
-from profiler.planning.replay import simulate
-from profiler.planning.search import search
+from profiler.planning.costs.table import evaluate
+from profiler.planning.replaying.simulate import simulate
+from profiler.planning.search.solver import search
 from profiler.planning.vocabulary import LEVERS
 
 

@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwa
 from profiler.pipelines.catalogue import Entry, Part, find_entry
 from profiler.pipelines.loading import build_pipeline
 from profiler.tracing import profile_pipeline
-from profiler.tracing.virtual_gauge import ROUNDING_BAND
+from profiler.tracing.predicted.gauge import ROUNDING_BAND
 from profiler.units import format_bytes
 from profiler.virtual import VirtualGPU
 

@@ -11,11 +11,11 @@ import replay_worlds
 import torch
 from tiny_pipelines import Act, Script, build
 
-from profiler import hardware
 from profiler.findings.failures import explained
+from profiler.gpus import hardware
 from profiler.pipelines.quiet import quiet
-from profiler.profile import BillItem, Profile
-from profiler.record_moments import compute_peaks
+from profiler.record.moments import compute_peaks
+from profiler.record.profile import BillItem, Profile
 from profiler.tracing import profile_pipeline, trace
 from profiler.units import GIB, MIB, format_bytes
 from profiler.virtual import VirtualGPU

@@ -11,9 +11,9 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
 from PIL import Image
 from tiny_pipelines import Act, Script, build
 
-from profiler import hardware
-from profiler.findings.finding import PROBLEM, WASTE
+from profiler.gpus import hardware
 from profiler.pipelines.quiet import quiet
+from profiler.record.finding import PROBLEM, WASTE
 from profiler.tracing import profile_pipeline, trace
 from profiler.tracing.made_size import other_size
 from profiler.units import MIB

@@ -18,7 +18,7 @@ from peft.utils import get_peft_model_state_dict
 from tiny_flux import write_tiny_flux
 from tiny_pipelines import Act, Script, build, pipeline_class
 
-from profiler.modes import Mode
+from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
 from profiler.planning import plan_offload

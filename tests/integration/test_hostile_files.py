@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from placed_worlds import NAMES, nets, place, ways_on_a_card
 from profile_worlds import sdxl_model_offload
 
-from profiler import settings as kinds
-from profiler.code_words import is_advice, is_name, quoted
+from profiler.checking.code_words import is_advice, is_name, quoted
 from profiler.errors import InputError
+from profiler.placements.scheme import Grouped, Sequential, Streamed
 from profiler.planning import Plan
-from profiler.planning.placements import Grouped, Sequential, Streamed
 from profiler.planning.plan import PlannedCall
-from profiler.planning.uses import Use
-from profiler.profile import BillItem, CallSignature, Condition, Event, Failure, Profile
-from profiler.settings import Setting
+from profiler.planning.replaying.uses import Use
+from profiler.record import settings as kinds
+from profiler.record.events import Event
+from profiler.record.profile import BillItem, CallSignature, Condition, Failure, Profile
+from profiler.record.settings import Setting
 
 SETTINGS = tuple(
     Setting(what=what, component=component, value=value)

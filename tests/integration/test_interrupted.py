@@ -15,7 +15,7 @@ import pytest
 from interrupting import VIRTUAL_GPU, interrupt_everywhere, press_ctrl_c
 from placed_worlds import nets
 
-from profiler import diffusers_private as private
+from profiler.libraries import hooks as private
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

@@ -10,7 +10,7 @@ from interrupting import VIRTUAL_GPU, Interrupter, interrupt_everywhere, some_li
 from placed_worlds import nets, place, state_of
 
 from profiler.applying.apply import put
-from profiler.planning.placements import Grouped, Sequential, Streamed
+from profiler.placements.scheme import Grouped, Sequential, Streamed
 from profiler.virtual import VirtualGPU
 
 MOST_UNGUARDED = (

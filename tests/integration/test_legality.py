@@ -15,15 +15,15 @@ from placed_worlds import Net, nets, plan_of
 from replay_worlds import FAMILIES
 from torch import nn
 
-from profiler import diffusers_private as private
 from profiler.applying.apply import put
-from profiler.applying.drop import DropOffload
 from profiler.applying.facts import facts_of
-from profiler.applying.swaps import swap
+from profiler.applying.hooks.drop import DropOffload
+from profiler.applying.hooks.swaps import swap
 from profiler.errors import InputError
-from profiler.modes import cast_denoisers, lower_vae_peak
-from profiler.planning.legality import RULES, Facts, violations
-from profiler.planning.placements import Grouped, Scheme, Sequential, Streamed
+from profiler.libraries import hooks as private
+from profiler.libraries.placing import cast_denoisers, lower_vae_peak
+from profiler.placements.rules import RULES, Facts, violations
+from profiler.placements.scheme import Grouped, Scheme, Sequential, Streamed
 from profiler.virtual import VirtualGPU
 
 CUDA = torch.device("cuda", 0)

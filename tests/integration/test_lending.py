@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
 from torch import nn
 
-from profiler.applying.pack import Pack, slots_of
+from profiler.applying.hooks.pack import Pack, slots_of
 from profiler.tracing import profile_pipeline
 from profiler.virtual import VirtualGPU
 from tests.integration.test_tracer import state_of

@@ -21,8 +21,8 @@ from loaded_worlds import call_of, everything, figures, flux, run, sd15, sdxl
 from PIL import Image
 from torch import nn
 
-from profiler.compiled import COMPILE, RUNS_EAGERLY
 from profiler.errors import InputError
+from profiler.libraries.compiled import COMPILE, RUNS_EAGERLY
 from profiler.tracing import profile_pipeline
 from profiler.virtual import VirtualGPU
 

@@ -17,8 +17,8 @@ from transformers import T5Config, T5EncoderModel
 
 from profiler.errors import InputError
 from profiler.pipelines.stored_weights import pipeline_loading
-from profiler.scenario import Scenario
-from profiler.sizing import profile_model
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import profile_model
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 

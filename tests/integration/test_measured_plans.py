@@ -11,7 +11,7 @@ import pytest
 from plan_cases import MANAGER, MMGP, MODEL_OFFLOAD, OURS, WAYS, Case
 from tiny_folder import write_tiny_pipeline
 
-from profiler.hardware import card
+from profiler.gpus.hardware import card
 from profiler.units import GIB
 
 ROOT = Path(__file__).parents[2]

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from profiler import InputError, Profile, profile_calls, profile_pipeline, trace
 from profiler.cli.app import app
-from profiler.memory_history import BEFORE
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
+from profiler.record.memory_history import BEFORE
 from profiler.tracing import Call, Trace
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
@@ -117,7 +118,7 @@ def test_a_recording_replayed_makes_torch_s_own_figures_at_every_entry(family, m
     with VirtualGPU("rtx-4090") as gpu:
         memory._record_memory_history(context=None)
         own = []
-        note = gpu.allocator.history.note
+        note = gpu.allocator.note
 
         def noted(*args):
             note(*args)
@@ -125,7 +126,7 @@ def test_a_recording_replayed_makes_torch_s_own_figures_at_every_entry(family, m
                 (torch.cuda.memory_allocated(), active_bytes(gpu), torch.cuda.memory_reserved())
             )
 
-        gpu.allocator.history.note = gpu.allocator.segments.history.note = noted
+        gpu.allocator.note = gpu.allocator.segments.note = noted
         pipe, call = tiny(family)
         enable_mode(pipe, mode)
         pipe(num_inference_steps=3, **call)

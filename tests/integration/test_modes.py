@@ -9,8 +9,8 @@ import pytest
 from matrix import FAILS
 from zoo import MODES
 
-from profiler import record_reading as reading
 from profiler.pipelines import load_pipeline
+from profiler.record import readings as reading
 from profiler.tracing import profile_pipeline
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from profiler.errors import FindingError, InputError
-from profiler.modifying import combinations_of
 from profiler.planning import Plan
-from profiler.scenario import Scenario
-from profiler.sizing import plan_model, profile_without_limit, verify_plan
+from profiler.sizing.modifying import combinations_of
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import plan_model, profile_without_limit, verify_plan
 from profiler.units import GIB
 
 # Its decode takes 9 GiB of activations at this size.

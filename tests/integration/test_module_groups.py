@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
 
+from profiler.libraries.modules import components_of, describe, tensors_of
 from profiler.pipelines import load_pipeline
-from profiler.planning.module_groups import structure_of
-from profiler.planning.placements import Grouped
-from profiler.tracing.parts import components_of, describe, tensors_of
+from profiler.placements.group_structure import structure_of
+from profiler.placements.scheme import Grouped
 from profiler.virtual import VirtualGPU
 
 WAYS = (

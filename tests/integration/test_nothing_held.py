@@ -9,7 +9,8 @@ import torch
 from card_worlds import card_gauge
 from diffusers import DDIMScheduler
 
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.planning import plan_offload
 from profiler.tracing import Trace, trace
 from profiler.units import GIB

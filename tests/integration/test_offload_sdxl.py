@@ -6,10 +6,10 @@ import pytest
 
 from profiler import load_pipeline
 from profiler.applying import apply, verify
+from profiler.placements.scheme import Scheme
 from profiler.planning import plan_offload
-from profiler.planning.placements import Scheme
-from profiler.planning.replay import simulate
-from profiler.planning.workload import workload_of
+from profiler.planning.replaying.simulate import simulate
+from profiler.planning.replaying.workload import workload_of
 from profiler.tracing import trace
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU

@@ -17,7 +17,7 @@ from profiler.errors import FindingError, InputError
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
 from profiler.planning import Plan, plan_offload
-from profiler.planning.uses import Use
+from profiler.planning.replaying.uses import Use
 from profiler.tracing import profile_pipeline
 from profiler.units import GIB, MIB
 from profiler.virtual import VirtualGPU

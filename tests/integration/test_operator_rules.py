@@ -8,8 +8,8 @@ import torch
 from profiler.pipelines import load_pipeline
 from profiler.tracing import profile_pipeline, trace
 from profiler.virtual import VirtualGPU
-from profiler.virtual.operator_rules import name_of, rule_of
-from profiler.virtual.operators import Operators
+from profiler.virtual.operators.learned import Operators
+from profiler.virtual.operators.rules import name_of, rule_of
 
 # Small calls of one model of each kind.
 FAMILIES = {

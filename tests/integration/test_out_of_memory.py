@@ -8,7 +8,7 @@ import out_of_memory
 import pytest
 from tiny_folder import write_tiny_pipeline
 
-from profiler.hardware import card
+from profiler.gpus.hardware import card
 
 CALL = {"num_inference_steps": 1, "height": 256, "width": 256}
 # Wide enough for weights and activations of more than a segment of the allocator.

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from profiler.applying.pack import Pack, nbytes_of, slots_of
-from profiler.planning.pinned_chunks import chunks
+from profiler.allocator.pinned_chunks import chunks
+from profiler.applying.hooks.pack import Pack, nbytes_of, slots_of
 
 
 def model():

@@ -21,15 +21,15 @@ from tiny_flux import write_tiny_flux
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from profiler import diffusers_private as private
 from profiler.applying import apply
 from profiler.applying.apply import put
 from profiler.applying.drift import drift_of
-from profiler.applying.pack import Pack
+from profiler.applying.hooks.pack import Pack
 from profiler.errors import InputError
+from profiler.libraries import hooks as private
 from profiler.patching import Patches
 from profiler.pipelines import load_pipeline
-from profiler.planning.placements import Grouped, Scheme, Sequential, Streamed
+from profiler.placements.scheme import Grouped, Scheme, Sequential, Streamed
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

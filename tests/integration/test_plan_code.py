@@ -13,14 +13,14 @@ from placed_worlds import NAMES, legal_schemes, nets, place, plan_of, ways_on_a_
 from terminals import terminal
 from typer.testing import CliRunner
 
-from profiler import sizing
+from profiler.allocator.pinned_chunks import pinned_bytes
 from profiler.applying import apply
+from profiler.applying import code_hooks as hooks
 from profiler.applying.apply import put
 from profiler.cli.app import app
-from profiler.planning import plan_code_hooks as hooks
-from profiler.planning.pinned_chunks import pinned_bytes
-from profiler.planning.placements import Grouped, Sequential, Streamed
-from profiler.planning.replay import NOT_REPLAYED
+from profiler.placements.scheme import Grouped, Sequential, Streamed
+from profiler.planning.replaying.simulate import NOT_REPLAYED
+from profiler.sizing import size as sizing
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

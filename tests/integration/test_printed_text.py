@@ -17,7 +17,7 @@ import reports
 from profiler.cli import doctor as doctor_command
 from profiler.cli import printing
 from profiler.cli.app import app
-from profiler.doctor import Check
+from profiler.sizing.doctor import Check
 
 # Markup, the end of none, an emoji's code, a colour, a window's title, mathematics, a line break, a reversed direction.
 HOSTILE = "[bold]:bomb:[/]\x1b[31m\x1b]0;title\x07$x_$\nno\u202e"
@@ -71,7 +71,7 @@ def test_the_spinner_tells_names_to_the_letter():
 @pytest.mark.parametrize("columns", [40, 200])
 def test_tables_and_lines_are_text_on_a_terminal(columns, monkeypatch):
     check = Check("files", "problem", f"{HOSTILE} is in the way", "x" * 100 + f" {HOSTILE}")
-    monkeypatch.setattr("profiler.doctor.examine", lambda: (check,))
+    monkeypatch.setattr("profiler.sizing.doctor.examine", lambda: (check,))
     with terminal(columns) as screen:
         printing.answer(f"wrote {HOSTILE}")
         printing.answer_table([{"name": HOSTILE}], columns=("name",))

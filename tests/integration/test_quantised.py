@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from profiler.errors import FindingError, InputError
-from profiler.modes import Mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.modules import describe
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.catalogue import find_entry
 from profiler.pipelines.quantising import build_quantised, find_kind, kinds
 from profiler.tracing import profile_pipeline
-from profiler.tracing.parts import describe
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU
 

@@ -5,9 +5,9 @@ import torch
 from tiny_folder import write_tiny_pipeline
 
 from profiler.errors import InputError
+from profiler.libraries.modules import components_of, tensors_of
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.random_weights import fill_at_random
-from profiler.tracing.parts import components_of, tensors_of
 from profiler.virtual import VirtualGPU
 
 

@@ -21,7 +21,7 @@ from tiny_folder import write_tiny_pipeline
 from validation_cases import Case
 from validation_runs import measure, predict
 
-from profiler.hardware import Card, card, card_of_properties
+from profiler.gpus.hardware import Card, card, card_of_properties
 from profiler.units import GIB
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -9,20 +9,21 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import reports
-from profiler import hardware, remedy
-from profiler.checked_fixes import with_checked_fixes
 from profiler.cli.app import app
 from profiler.errors import InputError
-from profiler.modes import Mode
+from profiler.gpus import hardware
+from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
-from profiler.remedy import with_remedy
-from profiler.scenario import Scenario
-from profiler.sizing import profile_model
+from profiler.record.trial import Trial
+from profiler.record.verdict import verdict
+from profiler.sizing import remedy
+from profiler.sizing.checked_fixes import with_checked_fixes
+from profiler.sizing.remedy import with_remedy
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import profile_model
 from profiler.tracing import profile_pipeline
-from profiler.trial import Trial
 from profiler.units import GIB, MIB, format_bytes
-from profiler.verdict import verdict
 from profiler.virtual import VirtualGPU
 from reports import story
 
@@ -130,7 +131,7 @@ def test_a_fix_that_fails_when_it_is_tried_makes_way(monkeypatch):
     def refused(*_, **__):
         raise InputError("no")
 
-    monkeypatch.setattr("profiler.checked_fixes.profile_model", refused)
+    monkeypatch.setattr("profiler.sizing.checked_fixes.profile_model", refused)
     checked = with_checked_fixes(profile, scenario)
     assert not any(trial.fits for trial in checked.trials if trial.changes["mode"] != "plan")
     assert {"mode": "resident"} not in [dict(one.changes) for one in checked.findings]

@@ -10,8 +10,8 @@ import pytest
 from inside_worlds import SPLITS, in_calls, traced, workload
 from replay_worlds import FAMILIES
 
-from profiler.planning.placements import Scheme
-from profiler.planning.replay import simulate
+from profiler.placements.scheme import Scheme
+from profiler.planning.replaying.simulate import simulate
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

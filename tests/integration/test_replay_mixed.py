@@ -11,8 +11,8 @@ from placed_worlds import plan_of
 from replay_worlds import FAMILIES
 
 from profiler.applying.apply import put
-from profiler.planning.cost import evaluate
-from profiler.planning.replay import simulate
+from profiler.planning.costs.table import evaluate
+from profiler.planning.replaying.simulate import simulate
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

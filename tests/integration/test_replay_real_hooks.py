@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from offload_worlds import schemes
 from tiny_pipelines import build, scripts, set_up
 
-from profiler.planning.replay import NOT_REPLAYED, simulate
-from profiler.planning.workload import workload_of
+from profiler.planning.replaying.simulate import NOT_REPLAYED, simulate
+from profiler.planning.replaying.workload import workload_of
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

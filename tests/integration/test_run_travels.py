@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from profiler.cli.scenario_options import scenario_of, takes_scenario
 from profiler.planning import Plan
-from profiler.profile import Profile
-from profiler.scenario import CallOptions, Scenario
-from profiler.scenario_words import command_words
-from profiler.sizing import plan_model, profile_model, verify_plan
+from profiler.record.profile import Profile
+from profiler.sizing.scenario import CallOptions, Scenario
+from profiler.sizing.scenario_words import command_words
+from profiler.sizing.size import plan_model, profile_model, verify_plan
 from profiler.units import MIB
 from reports import story
 

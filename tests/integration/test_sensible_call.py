@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from tiny_folder import write_tiny_pipeline
 
-from profiler.call_arguments import call_arguments
 from profiler.errors import InputError
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.recorded_call import plain_call, repeatable_call
@@ -20,8 +19,9 @@ from profiler.pipelines.sensible_call import (
     sensible_call,
 )
 from profiler.pipelines.sibling import sibling
-from profiler.scenario import Scenario
-from profiler.sizing import plan_model, verify_plan
+from profiler.sizing.call_arguments import call_arguments
+from profiler.sizing.scenario import Scenario
+from profiler.sizing.size import plan_model, verify_plan
 from profiler.tracing import profile_pipeline
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU

@@ -13,18 +13,19 @@ from diffusers.models.attention_processor import AttnProcessor
 from peft import LoraConfig
 from tiny_folder import write_tiny_pipeline
 
-from profiler import diffusers_private as private
 from profiler.applying import apply
 from profiler.applying.run_differences import differences
 from profiler.errors import InputError
-from profiler.modes import MODES, Mode, enable_mode
+from profiler.libraries import hooks as private
+from profiler.libraries.modes import MODES, Mode
+from profiler.libraries.placing import enable_mode
+from profiler.libraries.settings_read import settings_of
 from profiler.pipelines import load_pipeline
 from profiler.planning import Plan, plan_offload
-from profiler.profile import Profile
-from profiler.settings import ATTENTION_BACKEND, Setting, setting_words
+from profiler.record.profile import Profile
+from profiler.record.settings import ATTENTION_BACKEND, Setting, setting_words
 from profiler.tracing import profile_pipeline
 from profiler.tracing.own_mode import is_unplaced, own_mode
-from profiler.tracing.settings_read import settings_of
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU
 

@@ -14,17 +14,17 @@ from typer.testing import CliRunner
 from profiler.applying import apply, verify
 from profiler.cli.app import app
 from profiler.cli.call_words import call_options
-from profiler.diffusers_private import END_OF_CALL
 from profiler.errors import InputError
+from profiler.libraries.hooks import END_OF_CALL
 from profiler.pipelines.sibling import sibling
+from profiler.placements.scheme import Scheme
 from profiler.planning import plan_offload
-from profiler.planning.cost import evaluate, tabulate
-from profiler.planning.link import link_of
-from profiler.planning.placements import Scheme
-from profiler.planning.replay import simulate
-from profiler.planning.workload import workload_of
-from profiler.profile import Profile
-from profiler.scenario import CallOptions
+from profiler.planning.costs.link import link_of
+from profiler.planning.costs.table import evaluate, tabulate
+from profiler.planning.replaying.simulate import simulate
+from profiler.planning.replaying.workload import workload_of
+from profiler.record.profile import Profile
+from profiler.sizing.scenario import CallOptions
 from profiler.tracing import Call, profile_calls
 from profiler.virtual import VirtualGPU
 

@@ -14,9 +14,10 @@ from replay_worlds import FAMILIES, flux, outcome, sd15
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.virtual import VirtualGPU
-from profiler.virtual.replay_state import switches
+from profiler.virtual.step_replay.module_state import switches
 
 STEPS = 7
 

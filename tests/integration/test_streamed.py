@@ -11,13 +11,13 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionMode
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from profiler.applying.drop import DropOffload
-from profiler.applying.pinned import PinnedOffload
-from profiler.applying.streamed import StreamedOffload
-from profiler.applying.swaps import attach
-from profiler.planning.pinned_chunks import pinned_bytes
+from profiler.allocator.pinned_chunks import pinned_bytes
+from profiler.applying.hooks.drop import DropOffload
+from profiler.applying.hooks.pinned import PinnedOffload
+from profiler.applying.hooks.streamed import StreamedOffload
+from profiler.applying.hooks.swaps import attach
+from profiler.libraries.modules import blocks_of
 from profiler.tracing import trace
-from profiler.tracing.parts import blocks_of
 from profiler.virtual import VirtualGPU
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,12 +8,12 @@ from accelerate.hooks import remove_hook_from_module
 from tiny_pipelines import Act, Script, build
 from torch import nn
 
-from profiler.applying.drop import DropOffload
-from profiler.applying.pinned import PinnedOffload
-from profiler.applying.sticky import keep_excluded
-from profiler.applying.swaps import swap
-from profiler.planning.pinned_chunks import pinned_bytes
-from profiler.planning.replay import NOT_REPLAYED
+from profiler.allocator.pinned_chunks import pinned_bytes
+from profiler.applying.hooks.drop import DropOffload
+from profiler.applying.hooks.pinned import PinnedOffload
+from profiler.applying.hooks.sticky import keep_excluded
+from profiler.applying.hooks.swaps import swap
+from profiler.planning.replaying.simulate import NOT_REPLAYED
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 

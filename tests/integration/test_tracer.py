@@ -6,7 +6,8 @@ from card_worlds import card_gauge
 from torch import nn
 
 from profiler.errors import InputError, ProfilerError
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.pipelines import load_pipeline
 from profiler.tracing import Trace, profile_pipeline, trace
 from profiler.units import GIB

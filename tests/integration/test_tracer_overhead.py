@@ -9,7 +9,8 @@ import tracer_overhead
 from tiny_folder import write_tiny_pipeline
 from tracing_cost import slowdown
 
-from profiler.modes import Mode, enable_mode
+from profiler.libraries.modes import Mode
+from profiler.libraries.placing import enable_mode
 from profiler.tracing import trace
 
 ROOT = Path(__file__).parents[2]

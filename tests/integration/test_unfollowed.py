@@ -8,7 +8,7 @@ from torch import nn
 
 from profiler.errors import InputError
 from profiler.virtual import VirtualGPU
-from profiler.virtual.unfollowed import MODE
+from profiler.virtual.torch_api.unfollowed import MODE
 
 
 @pytest.fixture

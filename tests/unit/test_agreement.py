@@ -13,11 +13,11 @@ from profile_worlds import CARD, Story, component, sdxl_model_offload
 import profiler.findings
 from profiler.findings import findings, findings_beside_plan, fixes
 from profiler.findings.agreement import agreed, excludes
-from profiler.findings.finding import HINT, PROBLEM, WASTE, Finding
 from profiler.findings.floors import floor_bytes
-from profiler.profile import Condition, Failure, Profile
-from profiler.settings import ENVIRONMENT, GROUP_OFFLOAD, VAE_TILING, Setting
-from profiler.trial import Trial
+from profiler.record.finding import HINT, PROBLEM, WASTE, Finding
+from profiler.record.profile import Condition, Failure, Profile
+from profiler.record.settings import ENVIRONMENT, GROUP_OFFLOAD, VAE_TILING, Setting
+from profiler.record.trial import Trial
 from profiler.units import GIB, MIB
 
 FOLDER = Path(profiler.findings.__file__).parent

@@ -2,9 +2,9 @@
 
 import pytest
 
-from profiler.virtual.allocator import Allocator, BlockTooLargeError
-from profiler.virtual.allocator_settings import Settings
-from profiler.virtual.clock import Clock
+from profiler.allocator.caching import Allocator, BlockTooLargeError
+from profiler.allocator.clock import Clock
+from profiler.allocator.settings import Settings
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 

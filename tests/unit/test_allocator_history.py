@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from profiler.allocator.caching import Allocator, BlockTooLargeError
+from profiler.allocator.clock import Clock
+from profiler.allocator.history import History
+from profiler.allocator.settings import parse_settings
 from profiler.units import MIB
-from profiler.virtual.allocator import Allocator, BlockTooLargeError
-from profiler.virtual.allocator_history import History
-from profiler.virtual.allocator_settings import parse_settings
-from profiler.virtual.clock import Clock
 
 LIMIT = 96 * MIB
 
@@ -116,7 +116,7 @@ def test_a_ring_keeps_the_last_and_state_keeps_one():
     allocator.touch(512)
     assert told(history) == []
     assert not history.recording
-    assert allocator.history is allocator.segments.history is None
+    assert allocator.note is allocator.segments.note is None
 
 
 def test_what_is_freed_in_the_middle_of_a_request_is_told_behind_it():

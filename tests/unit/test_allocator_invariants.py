@@ -5,9 +5,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.virtual.allocator import Allocator, BlockTooLargeError
-from profiler.virtual.allocator_settings import Settings
-from profiler.virtual.clock import Clock
+from profiler.allocator.caching import Allocator, BlockTooLargeError
+from profiler.allocator.clock import Clock
+from profiler.allocator.settings import Settings
 
 MIB = 1 << 20
 STREAMS = 2

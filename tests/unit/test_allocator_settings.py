@@ -2,9 +2,9 @@
 
 import pytest
 
+from profiler.allocator.settings import Settings, parse_settings
 from profiler.errors import InputError
 from profiler.virtual import VirtualGPU
-from profiler.virtual.allocator_settings import Settings, parse_settings
 
 MIB = 1 << 20
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from profiler.hardware import card
+from profiler.gpus.hardware import card
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
-from profiler.virtual.attention import backend
+from profiler.virtual.operators.attention import backend
 
 
 def chosen(

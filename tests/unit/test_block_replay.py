@@ -6,13 +6,13 @@ import random
 
 import pytest
 
-from profiler.tracing.block_replay import BlockReplay, DoesNotAddUpError, highest
+from profiler.allocator import report as allocator_report
+from profiler.allocator.caching import Allocator, BlockTooLargeError
+from profiler.allocator.clock import Clock
+from profiler.allocator.history import History
+from profiler.allocator.history_replay import BlockReplay, DoesNotAddUpError, highest
+from profiler.allocator.settings import parse_settings
 from profiler.units import MIB
-from profiler.virtual import allocator_report
-from profiler.virtual.allocator import Allocator, BlockTooLargeError
-from profiler.virtual.allocator_history import History
-from profiler.virtual.allocator_settings import parse_settings
-from profiler.virtual.clock import Clock
 
 SETTINGS = {
     "default": "",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from profiler import budgets, nvml
-from profiler.budgets import Budget, card_budget, free_host_bytes
 from profiler.errors import InputError
-from profiler.hardware import card
-from profiler.nvml import CardMemory, Holder
+from profiler.gpus import nvml
+from profiler.gpus.hardware import card
+from profiler.gpus.nvml import CardMemory, Holder
+from profiler.sizing import budgets
+from profiler.sizing.budgets import Budget, card_budget, free_host_bytes
 from profiler.units import GIB, MIB
 
 

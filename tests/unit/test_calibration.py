@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from profiler import calibration
-from profiler.calibration import as_measured, kernel_cost, table_of, workspace_bytes
-from profiler.calibration_table import Calibration, CopyCost, KernelCost, load, save
 from profiler.errors import InputError
-from profiler.hardware import card
+from profiler.gpus import calibration
+from profiler.gpus.calibration import as_measured, kernel_cost, table_of, workspace_bytes
+from profiler.gpus.calibration_table import Calibration, CopyCost, KernelCost, load, save
+from profiler.gpus.hardware import card
 from profiler.units import MIB
 
 SIGNATURE = "aten.mm.default(float16[2,3], float16[3,4])"

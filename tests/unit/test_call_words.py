@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from profiler.call_arguments import call_arguments
 from profiler.cli.call_words import call_options, setting, value_of
 from profiler.errors import InputError
-from profiler.scenario import CallOptions
+from profiler.sizing.call_arguments import call_arguments
+from profiler.sizing.scenario import CallOptions
 
 VALUES = {
     "false": False,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.virtual.clock import D2H, H2D, Clock
+from profiler.allocator.clock import D2H, H2D, Clock
 
 
 def on(clock, stream):

@@ -11,7 +11,8 @@ from profile_worlds import CARD, SDXL, Story, component, sdxl_model_offload
 import profiler.findings
 from profiler.findings import Finding, findings
 from profiler.findings.staying import peak_while_used, peak_with
-from profiler.profile import Block, Condition, Profile
+from profiler.record.components import Block
+from profiler.record.profile import Condition, Profile
 from profiler.units import GIB, MIB
 
 SMALL = dataclasses.replace(CARD, name="Small", capacity_bytes=5 * GIB)

@@ -3,7 +3,7 @@
 import pytest
 
 from profiler.errors import InputError
-from profiler.hardware import DEFAULT_GPU, card, card_of_properties, cards, choose_card
+from profiler.gpus.hardware import DEFAULT_GPU, card, card_of_properties, cards, choose_card
 from profiler.units import GIB, MIB
 
 ALL = pytest.mark.parametrize("one", cards(), ids=lambda one: one.key)

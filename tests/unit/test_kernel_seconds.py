@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from profiler.hardware import card
-from profiler.virtual.kernels import Kernel
+from profiler.gpus.hardware import card
+from profiler.virtual.operators.kernels import Kernel
 
 aten = torch.ops.aten
 CARD = replace(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from profiler.loading_memory import Loading, WeightFile, loading_of, one_after_the_other
+from profiler.libraries.loading_memory import Loading, WeightFile, loading_of, one_after_the_other
 
 CAST = WeightFile(100, 50, stays=False)  # stored in single precision, loaded in half
 PARTLY = WeightFile(100, 30)

@@ -3,7 +3,8 @@
 import pytest
 
 from profiler.errors import InputError
-from profiler.modes import MODES, Mode, enable_mode
+from profiler.libraries.modes import MODES, Mode
+from profiler.libraries.placing import enable_mode
 
 
 class Pipe:

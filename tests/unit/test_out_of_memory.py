@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from profiler.out_of_memory import Shortage, parse
+from profiler.libraries.out_of_memory import Shortage, parse
 from profiler.units import GIB, KIB, MIB
 
 NOW = (

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiler.allocator.clock import H2D, Clock
+from profiler.allocator.pinned import PinnedAllocator
+from profiler.allocator.settings import Settings, parse_settings
 from profiler.errors import InputError
 from profiler.units import MIB
-from profiler.virtual.allocator_settings import Settings, parse_settings
-from profiler.virtual.clock import H2D, Clock
-from profiler.virtual.pinned import PinnedAllocator
 
 
 def allocator(text: str = "") -> PinnedAllocator:

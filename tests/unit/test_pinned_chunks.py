@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.planning.pinned_chunks import ALIGNMENT_BYTES, Chunk, aligned, chunks, pinned_bytes
+from profiler.allocator.pinned import round_pinned
+from profiler.allocator.pinned_chunks import ALIGNMENT_BYTES, Chunk, aligned, chunks, pinned_bytes
 from profiler.units import MIB
-from profiler.virtual.pinned import round_pinned
 
 
 def test_nothing_takes_no_chunk():

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from offload_worlds import workloads
 
 from profiler.errors import InputError
+from profiler.placements.scheme import Scheme
 from profiler.planning import DoesNotFitError, Plan, Wish, plan_offload
 from profiler.planning.choices import choices_of
-from profiler.planning.cost import evaluate, tabulate
+from profiler.planning.costs.table import evaluate, tabulate
 from profiler.planning.does_not_fit import remedies
-from profiler.planning.placements import Scheme
-from profiler.planning.replay import simulate
-from profiler.planning.search import search
+from profiler.planning.replaying.simulate import simulate
+from profiler.planning.search.solver import search
 
 KIB = 1024
 STOCK = {"levers": (), "objective": "bytes"}

@@ -14,17 +14,15 @@ from hypothesis import strategies as st
 from profile_worlds import sdxl_model_offload
 
 from profiler.errors import InputError
-from profiler.profile import (
+from profiler.record.components import Block, Component, TensorSize
+from profiler.record.events import Event
+from profiler.record.profile import (
     SCHEMA_VERSION,
     Assumption,
     BillItem,
-    Block,
     CardState,
-    Component,
-    Event,
     Gpu,
     Profile,
-    TensorSize,
     Totals,
 )
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_worlds import Story, component, sdxl_model_offload
 
-from profiler import record_moments as moments
-from profiler import record_reading as reading
-from profiler.profile import Profile
+from profiler.record import moments
+from profiler.record import readings as reading
+from profiler.record.profile import Profile
 from profiler.units import MIB
 
 
@@ -153,7 +153,7 @@ def test_tables_agree_with_a_dumb_reading_of_the_events(moves: list[tuple[str, i
 def test_reading_a_profile_needs_neither_torch_nor_matplotlib(tmp_path) -> None:
     sdxl_model_offload(steps=2).save(tmp_path / "p.parquet")
     code = (
-        "import sys; from profiler.profile import Profile; "
+        "import sys; from profiler.record.profile import Profile; "
         f"profile = Profile.load({str(tmp_path / 'p.parquet')!r}); profile.summary(); repr(profile); "
         "profile._repr_html_(); print({'torch', 'matplotlib'} & set(sys.modules))"
     )

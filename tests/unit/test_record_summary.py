@@ -8,9 +8,9 @@ import json
 import pytest
 from profile_worlds import CARD, Story, sdxl_model_offload
 
-from profiler.profile import Profile
+from profiler.record.profile import Profile
+from profiler.record.verdict import verdict
 from profiler.units import GIB, MIB
-from profiler.verdict import verdict
 
 KEYS = [
     "schema_version",

@@ -6,9 +6,9 @@ import pytest
 from diffusers.utils.import_utils import BACKENDS_MAPPING
 from transformers.utils.import_utils import BACKENDS_MAPPING as TRANSFORMERS_BACKENDS
 
-from profiler.call_arguments import refusals_as_input_errors
 from profiler.errors import FindingError, InputError
 from profiler.pipelines.refusals import missing_library, refused
+from profiler.sizing.call_arguments import refusals_as_input_errors
 
 
 def caused(error, cause):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from offload_worlds import schemes, workloads
 
 from profiler.errors import InputError
-from profiler.planning.cost import evaluate, tabulate
-from profiler.planning.placements import Scheme, scheme_for
-from profiler.planning.replay import simulate
-from profiler.planning.workload import workload_of
+from profiler.placements.scheme import Scheme, scheme_for
+from profiler.planning.costs.table import evaluate, tabulate
+from profiler.planning.replaying.simulate import simulate
+from profiler.planning.replaying.workload import workload_of
 
 HOOK = "accelerate.CpuOffload"
 FREE = "pipeline.maybe_free_model_hooks"

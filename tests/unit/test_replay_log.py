@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiler.allocator import report as allocator_report
 from profiler.units import MIB
-from profiler.virtual import VirtualGPU, allocator_report
+from profiler.virtual import VirtualGPU
 from profiler.virtual.copies import LinkCopy
-from profiler.virtual.replay_log import Log, Recorder, Stretch, Use, use_of
-from profiler.virtual.replay_player import Player, cut_where_repeated
+from profiler.virtual.step_replay.log import Log, Recorder, Stretch, Use, use_of
+from profiler.virtual.step_replay.player import Player, cut_where_repeated
 from profiler.virtual.workspaces import Workspace
 
 sizes = st.one_of(st.integers(1, 4000), st.integers(1, 40 * MIB))

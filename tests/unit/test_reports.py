@@ -17,7 +17,7 @@ from rich.console import Console
 import reports
 from profiler.errors import InputError
 from profiler.planning import Plan, plan_offload
-from profiler.profile import BillItem, CallSignature, Profile
+from profiler.record.profile import BillItem, CallSignature, Profile
 from profiler.units import GIB, MIB
 from reports import story
 from reports.plan_view import plan_view

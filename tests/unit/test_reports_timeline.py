@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_worlds import CARD, Story, component, sdxl_model_offload
 
-from profiler.profile import Failure, Profile
-from profiler.record_moments import compute_peaks
+from profiler.record.moments import compute_peaks
+from profiler.record.profile import Failure, Profile
 from profiler.units import GIB, MIB
 from reports import curves
 from reports.palette import SERIES, component_colours

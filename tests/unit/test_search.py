@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.planning.search import Found, Option, Problem, Solver, front, search
+from profiler.planning.search.solver import Found, Option, Problem, Solver, front, search
 
 
 def two_decisions(**changes):
@@ -255,8 +255,8 @@ def test_an_interrupted_search_tells_what_it_knows(monkeypatch, peak_first):
     truth = best.peak if peak_first else best.cost
     empty = stopped = 0
     for seconds in (*range(1, 20), 40, 10_000):
-        monkeypatch.setattr("profiler.planning.searching.layers.time", ticks := Ticks())
-        monkeypatch.setattr("profiler.planning.search.time", ticks)
+        monkeypatch.setattr("profiler.planning.search.layers.time", ticks := Ticks())
+        monkeypatch.setattr("profiler.planning.search.solver.time", ticks)
         outcome = search(
             problems, limit=limit, wanted=1, peak_first=peak_first, time_limit_seconds=seconds
         )

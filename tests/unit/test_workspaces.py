@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from profiler.hardware import card
+from profiler.gpus.hardware import card
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 from profiler.virtual.workspaces import Workspace, convolution, group_norm

@@ -1,0 +1,212 @@
+"""The net effect of a run of requests on the caching allocator, where it is known to be the same again.
+
+Which block a request gets is decided by the free blocks alone, as long as no block is old enough to be collected and
+none waits for a stream. So the same requests do the same to the same free blocks, and most free blocks make no
+difference: those that no request takes, cuts or merges with need only be no better fit than those that are taken. What
+the requests do to the figures is added up. What they do to the blocks follows from which of them are held in the end:
+free neighbours are always merged. All that holds for requests for which the driver was asked nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler.allocator.blocks import key_of, least_key
+
+if TYPE_CHECKING:
+    from profiler.allocator.blocks import Block
+    from profiler.allocator.caching import Allocator
+
+Interval = tuple[int, int]
+"""Keys of free blocks, from the first up to, and without, the second."""
+
+
+def is_settled(allocator: Allocator) -> bool:
+    """Tell whether the free blocks alone decide which blocks the next requests get, and nobody wants to see each."""
+    return allocator.best_fit_only and not allocator.waits.queues and allocator.note is None
+
+
+class Conditions(NamedTuple):
+    """What requests need of the free blocks of their stream to do the same again; each for the small and large pool.
+
+    Attributes:
+        used: the keys of those that are taken, cut or merged with, and whether each is its segment's first and last.
+        spoiled: where another one's key may not lie, since it would be a better fit.
+    """
+
+    used: tuple[dict[int, tuple[bool, bool]], ...]
+    spoiled: tuple[tuple[Interval, ...], ...]
+
+    def hold(self, allocator: Allocator, stream: int) -> bool:
+        """Tell whether they are met."""
+        for pool, used, spoiled in zip(allocator.pools, self.used, self.spoiled, strict=True):
+            keys, blocks = pool.free_list(stream)
+            for key, ends in used.items():
+                index = bisect_left(keys, key)
+                if index == len(keys) or keys[index] != key or _ends(blocks[index]) != ends:
+                    return False
+            for low, high in spoiled:
+                for key in keys[bisect_left(keys, low) : bisect_left(keys, high)]:
+                    if key not in used:
+                        return False
+        return True
+
+
+class Watch:
+    """Finds the conditions of what is asked of one stream's blocks from now on."""
+
+    def __init__(self, allocator: Allocator, stream: int) -> None:
+        self._allocator = allocator
+        self._lists = [pool.free_list(stream) for pool in allocator.pools]
+        self._untouched = [
+            {key: _ends(block) for key, block in zip(*free, strict=True)} for free in self._lists
+        ]
+        self._used: tuple[dict[int, tuple[bool, bool]], ...] = ({}, {})
+        self._spoiled: tuple[set[Interval], ...] = (set(), set())
+
+    def allocating(self, nbytes: int) -> None:
+        """Note a request that is about to be made."""
+        size = self._allocator.rounded(nbytes)
+        pool = self._allocator.pool_for(size)
+        keys, _ = self._lists[pool]
+        index = bisect_left(keys, least_key(size))
+        if index < len(keys):  # else the driver is asked
+            self._spoiled[pool].add((least_key(size), keys[index]))
+            self._use(pool, keys[index])
+
+    def freeing(self, block: Block) -> None:
+        """Note a block that is about to be freed."""
+        pool = self._allocator.pools.index(block.pool)
+        for neighbour in (block.previous, block.next):
+            if neighbour is not None and neighbour.free:
+                self._use(pool, key_of(neighbour))
+
+    def following(self, conditions: Conditions) -> None:
+        """Note requests whose conditions are known, and were met."""
+        for pool, (used, spoiled) in enumerate(zip(*conditions, strict=True)):
+            self._spoiled[pool].update(spoiled)
+            for key in used:
+                self._use(pool, key)
+
+    def _use(self, pool: int, key: int) -> None:
+        ends = self._untouched[pool].pop(key, None)
+        if ends is not None:
+            self._used[pool][key] = ends
+
+    def conditions(self) -> Conditions:
+        """Return what was found."""
+        return Conditions(self._used, tuple(map(_joined, self._spoiled)))
+
+
+def _ends(block: Block) -> tuple[bool, bool]:
+    return block.previous is None, block.next is None
+
+
+def _joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    """Return the union of intervals, in order and apart."""
+    joined: list[Interval] = []
+    for low, high in sorted(intervals):
+        if joined and low <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], high))
+        else:
+            joined.append((low, high))
+    return tuple(joined)
+
+
+class Held(NamedTuple):
+    """A block that outlives the requests.
+
+    Attributes:
+        pool: the index of its pool.
+        stream, address, size, requested: the block's.
+    """
+
+    pool: int
+    stream: int
+    address: int
+    size: int
+    requested: int
+
+
+def held(allocator: Allocator, block: Block) -> Held:
+    """Return what `exchange` needs in order to hand out this block again."""
+    pool = allocator.pools.index(block.pool)
+    return Held(pool, block.stream, block.address, block.size, block.requested)
+
+
+def exchange(allocator: Allocator, freed: list[Block], wanted: list[Held]) -> list[Block]:
+    """Free blocks, and cut others out of the free ones that they lie in. The figures are not touched."""
+    for block in freed:
+        merged, _ = block.pool.merge(block)
+        merged.pool.add(merged)
+    blocks = []
+    for pool, stream, address, size, requested in wanted:
+        block = allocator.pools[pool].carve(stream, address, size)
+        block.requested = requested
+        blocks.append(block)
+    return blocks
+
+
+class Change(NamedTuple):
+    """What happened to one figure.
+
+    Attributes:
+        figure: which one, in the order of `Allocator.stats`.
+        rose, fell: by how much in all.
+        top: how far above the first value it was at the highest.
+    """
+
+    figure: int
+    rose: int
+    fell: int
+    top: int
+
+
+class Measure:
+    """Measures what happens to the allocator's figures from now on.
+
+    Meanwhile the peaks begin anew; `changes` puts the earlier ones back where they are higher.
+    """
+
+    def __init__(self, allocator: Allocator) -> None:
+        self._stats = allocator.stats()
+        self._before = [(stat.rose, stat.fell, stat.peak) for stat in self._stats]
+        for stat in self._stats:
+            stat.reset_peak()
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return the figures that changed, and stop measuring."""
+        found = []
+        for index, (stat, (rose, fell, peak)) in enumerate(
+            zip(self._stats, self._before, strict=True)
+        ):
+            if stat.rose != rose or stat.fell != fell:
+                top = stat.peak - (rose - fell)
+                found.append(Change(index, stat.rose - rose, stat.fell - fell, top))
+            stat.peak = max(stat.peak, peak)
+        return tuple(found)
+
+
+def apply(allocator: Allocator, changes: tuple[Change, ...]) -> None:
+    """Let the allocator's figures change as they did when they were measured."""
+    stats = allocator.stats()
+    for figure, rose, fell, top in changes:
+        stat = stats[figure]
+        highest = stat.rose - stat.fell + top
+        stat.rose += rose
+        stat.fell += fell
+        stat.peak = max(stat.peak, highest)
+
+
+def driver_calls(allocator: Allocator) -> tuple[int, ...]:
+    """Return how often the driver was asked for something, by whatever way."""
+    segments = allocator.segments
+    return (
+        segments.allocations,
+        segments.frees,
+        allocator.retries,
+        allocator.failures,
+        allocator.flushes,
+    )

@@ -1,0 +1,105 @@
+"""One travelling block: how its weights come to the card and leave it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.hooks.group_offloading import ModuleGroup
+from torch import nn
+
+from profiler.allocator.pinned_chunks import aligned
+from profiler.applying.hooks.host_copies import version_of
+from profiler.applying.hooks.pack import nbytes_of, view_into
+
+_CPU = torch.device("cpu")
+
+Place = tuple[dict[str, Any], str]
+"""Where a module holds a tensor: its dict of parameters or of buffers, and the name in it."""
+
+
+class BlockGroup(ModuleGroup):
+    """diffusers' group of modules, with host copies that are packed, and one piece of memory on the card.
+
+    That memory belongs to the stream that computes. It is allocated there, and the copy starts when that stream has
+    done what it had been given by then, so whatever used the memory before is through. The block's forward is given to
+    that stream after it was told to wait for the copy, and the memory is freed after that: who gets it next comes later
+    on the same stream. So the allocator needs no `record_stream`, and the host never waits.
+
+    Args:
+        block: Whose weights travel.
+        places: The tensors of it that do; they are on the host.
+        device: Where the block computes.
+        stream: Which copies, None where there are no streams.
+
+    Attributes:
+        keeps_host_copy: Tells the tracer that nothing is copied down.
+    """
+
+    keeps_host_copy = True
+
+    def __init__(
+        self, block: nn.Module, places: list[Place], device: torch.device, stream: Any
+    ) -> None:
+        self._places = places
+        self._home: list[tuple[torch.Tensor, torch.Tensor, int]] = []
+        self._copied: Any = None  # an event
+        super().__init__(
+            modules=[block],
+            offload_device=_CPU,
+            onload_device=device,
+            offload_leader=block,
+            onload_leader=block,
+            stream=stream,
+        )
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the block is on the card, or on its way."""
+        return bool(self._home)
+
+    def wait(self) -> None:
+        """Let the stream that computes wait until the block is there."""
+        if self._copied is not None:
+            self._torch_accelerator_module.current_stream(self.onload_device).wait_event(
+                self._copied
+            )
+            self._copied = None
+
+    def _init_cpu_param_dict(self) -> dict[Any, Any]:
+        return {}  # the host copies are packed, together with those of the other blocks
+
+    def _onload_from_memory(self) -> None:
+        tensors = [held[name] for held, name in self._places]
+        hosts = [tensor.data for tensor in tensors]
+        nbytes = sum(aligned(nbytes_of(host)) for host in hosts)
+        memory = torch.empty(nbytes, dtype=torch.uint8, device=self.onload_device)
+        views, begin = [], 0
+        for host in hosts:
+            views.append(view_into(memory, begin, host))
+            begin += aligned(nbytes_of(host))
+        self._copy(hosts, views)
+        self._home = [
+            (tensor, host, version_of(tensor)) for tensor, host in zip(tensors, hosts, strict=True)
+        ]
+        for tensor, view in zip(tensors, views, strict=True):
+            tensor.data = view
+
+    def _copy(self, hosts: list[torch.Tensor], views: list[torch.Tensor]) -> None:
+        if self.stream is None:
+            for host, view in zip(hosts, views, strict=True):
+                view.copy_(host)
+            return
+        self.stream.wait_stream(self._torch_accelerator_module.current_stream(self.onload_device))
+        with self._torch_accelerator_module.stream(self.stream):
+            for host, view in zip(hosts, views, strict=True):
+                view.copy_(host, non_blocking=True)
+            self._copied = self.stream.record_event()
+
+    def _offload_to_memory(self) -> None:
+        self.wait()  # nobody did, if the block was not called: its memory may be in use again at once
+        for tensor, host, version in self._home:
+            if version_of(tensor) != version:
+                host.copy_(tensor.data)  # written to in place
+            tensor.data = host
+        self._home = []

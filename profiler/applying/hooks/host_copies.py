@@ -1,0 +1,144 @@
+"""Weights that leave the card without being copied: what is on the host already is taken up again.
+
+A tensor is unchanged if it is the same object in the same memory on the card, and nothing was written to it in place.
+Any other (cast, replaced, written to) is copied down, and that copy is the host's from then on. Not seen is what is
+written through `tensor.data`, and in-place writes under `torch.inference_mode()`: PyTorch counts neither.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from profiler.applying.hooks.pack import Pack, Slot, nbytes_of, slots_of
+from profiler.libraries import hooks as private
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_CPU = torch.device("cpu")
+
+
+class _Kept(NamedTuple):
+    """The host's copy of one tensor, and what tells whether the one on the card is still the same."""
+
+    host: torch.Tensor
+    memory: Any
+    version: int
+
+
+class HostCopies:
+    """The host copies of one module, while it is on the card.
+
+    Args:
+        pack: Where its floating-point tensors live on the host; None for wherever they are.
+    """
+
+    def __init__(self, pack: Pack | None = None) -> None:
+        self.staying: Collection[Slot] = frozenset()  # places that travel by themselves
+        self._pack = pack
+        self._kept: dict[Slot, _Kept] = {}
+
+    def bring(self, module: nn.Module, device: torch.device, *, keep: bool = True) -> None:
+        """Copy `module` to `device`, and remember what it was copied from, unless told not to `keep` that."""
+        host = {slot: one.data for slot, one in slots_of(module) if keep and one.device == _CPU}
+        try:
+            module._apply(_Sender(device, self._stays(module), pinned=self._pack is not None))
+        finally:  # out of memory half-way, a part of it is on the card
+            for slot, tensor in slots_of(module):
+                if slot in host and tensor.device != _CPU:
+                    self._kept[slot] = _Kept(host[slot], _memory(tensor), version_of(tensor))
+
+    def send_home(self, module: nn.Module) -> None:
+        """Give `module` its host tensors back; what was changed on the card is copied."""
+        home = _Home(self._stays(module))
+        for part in module.modules():
+            self._settle(home, part)
+        module._apply(home)
+        self._kept.clear()
+
+    def _settle(self, home: _Home, part: nn.Module) -> None:
+        """Decide which host tensors the tensors of one module without its children get."""
+        recast = private.is_layerwise_cast(part)
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is None or tensor.device == _CPU:
+                continue
+            kept = self._kept.get((id(part), name))
+            if kept is not None and _is_unchanged(tensor, kept, recast=recast):
+                home.kept[id(tensor)] = kept.host
+            elif self._pack is not None:
+                place = self._pack.place_of((id(part), name), tensor)
+                if place is not None:
+                    home.places[id(tensor)] = place
+
+    def _stays(self, module: nn.Module) -> frozenset[int]:
+        return frozenset(id(one) for slot, one in slots_of(module) if slot in self.staying)
+
+
+class _Sender:
+    """What `Module.to(device)` does to each tensor, but for those that travel by themselves."""
+
+    def __init__(self, device: torch.device, stays: frozenset[int], *, pinned: bool) -> None:
+        self._device, self._stays, self._pinned = device, stays, pinned
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) in self._stays:
+            return tensor
+        return tensor.to(self._device, non_blocking=self._pinned)
+
+
+class _Home:
+    """Gives tensors their host copies.
+
+    Attributes:
+        dropped_bytes: What left the card without a copy; the tracer reads it.
+    """
+
+    def __init__(self, stays: frozenset[int]) -> None:
+        self.kept: dict[int, torch.Tensor] = {}
+        self.places: dict[int, torch.Tensor] = {}
+        self.dropped_bytes = 0
+        self._stays = stays
+        self._counted: set[int] = set()
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) in self._stays or tensor.device == _CPU:
+            return tensor
+        host = self.kept.get(id(tensor))
+        if host is None:
+            place = self.places.get(id(tensor))
+            return tensor.to(_CPU) if place is None else place.copy_(tensor.data)
+        if id(tensor) not in self._counted:
+            self._counted.add(id(tensor))
+            self.dropped_bytes += nbytes_of(host)
+        return host
+
+
+def _is_unchanged(tensor: torch.Tensor, kept: _Kept, *, recast: bool) -> bool:
+    if version_of(tensor) != kept.version:
+        return False
+    if recast:
+        # Layerwise casting casts up and back at every forward, which brings back the same bits in other memory.
+        return tensor.dtype == kept.host.dtype
+    return _is_memory(kept.memory, tensor)
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    """Return what recognises the memory of `tensor` without keeping it; no address, since those are used again."""
+    record = getattr(tensor, "storage_record", None)  # a virtual card's
+    return StorageWeakRef(tensor.untyped_storage()) if record is None else weakref.ref(record)
+
+
+def _is_memory(memory: Any, tensor: torch.Tensor) -> bool:
+    if isinstance(memory, weakref.ref):
+        return memory() is getattr(tensor, "storage_record", None)
+    return bool(memory.cdata == tensor.untyped_storage()._cdata)
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return how often PyTorch saw `tensor` written to in place; it does not count for inference tensors."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,0 +1,99 @@
+"""Host copies of a module's weights in a few large blocks of memory, page-locked where there is a card.
+
+Only floating-point tensors are packed: indices and masks are few and small, and stay ordinary tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from profiler.allocator.pinned_chunks import aligned, chunks
+
+Slot = tuple[int, str]
+"""A place that holds a tensor: the id of its module, and the tensor's name in it."""
+
+
+def slots_of(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
+    """Yield every parameter and buffer by the place that holds it, a tied one once for each of its places.
+
+    In the order in which `nn.Module._apply` visits them: children first.
+    """
+    for child in module.children():
+        yield from slots_of(child)
+    for held in (module._parameters, module._buffers):
+        for name, tensor in held.items():
+            if tensor is not None:
+                yield (id(module), name), tensor
+
+
+def nbytes_of(tensor: torch.Tensor) -> int:
+    """Return a tensor's size in bytes."""
+    return tensor.numel() * tensor.element_size()
+
+
+def view_into(region: torch.Tensor, begin: int, tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor of `tensor`'s shape, layout and dtype that lies at byte `begin` of `region`."""
+    strides = torch.empty_like(tensor, device="meta").stride()
+    piece = region[begin : begin + nbytes_of(tensor)].view(tensor.dtype)
+    return piece.as_strided(tensor.shape, strides)
+
+
+class Pack:
+    """Packed host copies, by the places of the tensors that look into them."""
+
+    def __init__(self) -> None:
+        self._views: dict[Slot, torch.Tensor] = {}
+        self._chunks: list[tuple[Slot, ...]] = []
+        self._pinned = False
+
+    def take_in(self, slots: Iterable[tuple[Slot, torch.Tensor]], *, pin: bool) -> None:
+        """Move host tensors into packed memory, one chunk after the other, so that nothing is there twice for long.
+
+        Args:
+            slots: What to pack; of tied places the first counts.
+            pin: Whether the memory is page-locked.
+        """
+        once = {id(tensor): (slot, tensor) for slot, tensor in reversed(list(slots))}
+        found = [(slot, tensor) for slot, tensor in reversed(once.values()) if tensor.numel()]
+        self._pinned = pin
+        for chunk in chunks([nbytes_of(tensor) for _, tensor in found]):
+            region = torch.empty(chunk.nbytes, dtype=torch.uint8, pin_memory=pin)
+            self._chunks.append(tuple(found[index][0] for index in chunk.indices))
+            begin = 0
+            for index in chunk.indices:
+                slot, tensor = found[index]
+                self._views[slot] = view = view_into(region, begin, tensor)
+                view.copy_(tensor.data)
+                tensor.data = view  # what it was is released here
+                begin += aligned(nbytes_of(tensor))
+
+    def place_of(self, slot: Slot, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Return the packed memory of this place, if `tensor` still fits there."""
+        view = self._views.get(slot)
+        fits = view is not None and view.dtype == tensor.dtype and view.shape == tensor.shape
+        return view if fits else None
+
+    def holds(self, slot: Slot, tensor: torch.Tensor) -> bool:
+        """Whether `tensor` looks into the packed memory of this place."""
+        view = self.place_of(slot, tensor)
+        return view is not None and tensor.data_ptr() == view.data_ptr()
+
+    def give_out(self, slots: Iterable[tuple[Slot, torch.Tensor]]) -> None:
+        """Turn packed tensors into ordinary ones again, one chunk after the other, and free the memory."""
+        tensors = dict(slots)
+        if self._pinned:
+            torch.accelerator.synchronize()  # what a copy still reads cannot be freed
+        for chunk in self._chunks:
+            for slot in chunk:
+                tensor = tensors.get(slot)
+                if tensor is not None and self.holds(slot, tensor):
+                    tensor.data = tensor.data.clone()
+                self._views.pop(slot, None)
+            if self._pinned:
+                torch.accelerator.empty_host_cache()  # PyTorch would keep it page-locked
+        self._chunks.clear()
+        if self._pinned:
+            torch.accelerator.empty_host_cache()  # and what an interrupt left before it was noted

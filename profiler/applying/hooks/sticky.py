@@ -1,0 +1,46 @@
+"""Excluded components that stay on the card between calls.
+
+Stock `maybe_free_model_hooks` enables model offload anew at the end of every call: everything goes to the CPU and the
+excluded come back. Replaced on the instance, it only sends home what carries a hook.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import TYPE_CHECKING
+
+from profiler.applying.hooks.streamed import StreamedOffload
+from profiler.libraries import hooks as diffusers_private
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+def keep_excluded(pipe: DiffusionPipeline) -> None:
+    """Let the end of a call leave the pipeline's excluded components where they are."""
+    # A bound method, not a closure: a copy of the pipeline is then bound to the copy.
+    setattr(pipe, diffusers_private.END_OF_CALL, MethodType(maybe_free_model_hooks, pipe))
+
+
+def share_end(pipe: DiffusionPipeline, other: DiffusionPipeline) -> None:
+    """Let the calls of `other`, a pipeline over components of `pipe`, end as those of `pipe` do.
+
+    By itself it knows of no hooks (diffusers 0.42 lists them on the pipeline that set them up), and would leave on the
+    card whatever its call used last.
+    """
+    setattr(other, diffusers_private.END_OF_CALL, pipe.maybe_free_model_hooks)
+
+
+def keeps_excluded(pipe: DiffusionPipeline) -> bool:
+    """Whether `keep_excluded` is in effect."""
+    method = vars(pipe).get(diffusers_private.END_OF_CALL)
+    return getattr(method, "__func__", None) is maybe_free_model_hooks
+
+
+def maybe_free_model_hooks(self: DiffusionPipeline) -> None:
+    """Do what diffusers' method of this name does, but for the trip of the excluded components."""
+    diffusers_private.free_hooked(self)
+    for module in diffusers_private.modules_of(self).values():
+        hook = diffusers_private.root_hook(module)
+        if isinstance(hook, StreamedOffload):
+            hook.settle()  # a block that was fetched and not called, where the component is excluded

@@ -1,0 +1,122 @@
+"""`Streamed`: a component of which some blocks stay on the card while the others travel.
+
+The component's own hook is one of accelerate's, so that it takes its turn in a sequence like any other: it evicts the
+predecessor, brings what does not travel, and fetches the first travelling block. The blocks' hooks are in diffusers'
+registries. Taking the component's hook off takes those off as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelerate.hooks import CpuOffload
+from diffusers.utils.torch_utils import TorchDeviceBackend
+from torch import nn
+
+from profiler.applying.hooks.block_group import BlockGroup, Place
+from profiler.applying.hooks.blocks import own_slots
+from profiler.applying.hooks.drop import DropOffload
+from profiler.applying.hooks.pack import Pack, Slot, slots_of
+from profiler.applying.hooks.travel import BlockHook, Travel, hang, take_down
+from profiler.libraries import hooks as private
+from profiler.libraries.modules import blocks_of
+from profiler.placements.scheme import streamed_blocks
+
+
+class StreamedOffload(CpuOffload):
+    """A component's hook.
+
+    Args:
+        rest: How that part of the component comes and goes which does not travel.
+        resident_blocks: How many blocks do not travel.
+        stays: Whether the rest is brought now, and stays until the hook is taken off.
+    """
+
+    def __init__(self, rest: DropOffload, *, resident_blocks: int, stays: bool = False) -> None:
+        super().__init__(rest.execution_device, rest.prev_module_hook)
+        self.rest = rest
+        self.resident_blocks = resident_blocks
+        self.stays = stays
+        self._travel: Travel | None = None
+        self._travelling: list[nn.Module] = []
+        self._pack = Pack()
+
+    def init_hook(self, module: nn.Module) -> nn.Module:
+        """Attach the blocks' hooks, the first time; accelerate calls this to offload, too."""
+        if self._travel is None:
+            self.rest.copies.send_home(module)
+            self._travel = self._set_up(module)
+        self._travel.settle()
+        if self.stays:
+            self.rest.copies.bring(module, self.execution_device, keep=False)
+            return module
+        return self.rest.init_hook(module)
+
+    @private.compiler_disable
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Evict the predecessor, bring what does not travel, and fetch the first block that does."""
+        assert self._travel is not None
+        self._travel.settle()
+        args, kwargs = self.rest.pre_forward(module, *args, **kwargs)
+        self._travel.start()
+        return args, kwargs
+
+    @private.compiler_disable
+    def post_forward(self, module: nn.Module, output: Any) -> Any:
+        """Free what was fetched and not called."""
+        self.settle()
+        return output
+
+    def detach_hook(self, module: nn.Module) -> nn.Module:
+        """Leave the module on the host, in ordinary memory, without the blocks' hooks."""
+        self.settle()
+        for block in self._travelling:
+            take_down(block)
+        self._travel, self._travelling = None, []
+        self._pack.give_out(slots_of(module))
+        self.rest.copies.staying = frozenset()
+        return self.rest.detach_hook(module)
+
+    def settle(self) -> None:
+        """Free travelling blocks that are on the card though nothing runs."""
+        if self._travel is not None:
+            self._travel.settle()
+
+    def _set_up(self, module: nn.Module) -> Travel:
+        blocks = list(blocks_of(module).values())
+        chosen = [blocks[index] for index in streamed_blocks(len(blocks), self.resident_blocks)]
+        slots = [own_slots(module, block) for block in chosen]
+        everything = [one for of_block in slots for one in of_block]
+        on_card = self.execution_device.type != "cpu"
+        self._travelling = chosen
+        self.rest.copies.staying = frozenset(slot for slot, _ in everything)
+        self._pack.take_in(everything, pin=on_card)
+        stream = (
+            TorchDeviceBackend(self.execution_device).Stream(self.execution_device)
+            if on_card
+            else None
+        )
+        places = _places(module)
+        groups = [
+            BlockGroup(block, [places[slot] for slot, _ in own], self.execution_device, stream)
+            for block, own in zip(chosen, slots, strict=True)
+        ]
+        travel = Travel(groups)
+        for index, block in enumerate(chosen):
+            hang(block, BlockHook(travel, index))
+        return travel
+
+
+def is_ours(hook: Any) -> bool:
+    """Whether a module's hook is one of this package's."""
+    return isinstance(hook, DropOffload | StreamedOffload)
+
+
+def _places(module: nn.Module) -> dict[Slot, Place]:
+    """Return where each tensor is held, by its place's name."""
+    return {
+        (id(part), name): (held, name)
+        for part in module.modules()
+        for held in (part._parameters, part._buffers)
+        for name in held
+    }

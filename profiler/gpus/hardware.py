@@ -1,0 +1,222 @@
+"""The cards the virtual GPU can stand in for, and what is known of each.
+
+The facts, with their sources, are in `data/hardware.toml`: per generation, per link and per card. A
+`Card` joins the three. Rates are what the data sheet promises or a copy achieves; the virtual clock
+turns them into predicted seconds.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from profiler.checking.given import named
+from profiler.errors import InputError
+from profiler.units import KIB, MIB, format_bytes, parse_bytes
+
+DEFAULT_GPU = "rtx-4060"
+"""Stands in when no GPU is named, in the command and in Python: a common one, of 8 GB, so that it flatters nobody."""
+
+_FAMILY_WORDS = frozenset({"nvidia", "geforce", "rtx", "tesla", "gpu"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One NVIDIA card, as the driver reports it and as its data sheet rates it."""
+
+    key: str  # what a user types: rtx-4090
+    name: str  # what the driver calls it
+    generation: str  # turing, ampere, ada, hopper, blackwell, ...
+    compute_capability: tuple[int, int]
+    multi_processor_count: int
+    capacity_bytes: (
+        int  # `total_memory` of torch.cuda.get_device_properties, not the number on the box
+    )
+    context_bytes: (
+        int  # taken by the CUDA context and loaded kernels, outside the allocator; an estimate
+    )
+    slack_bytes: int  # what a plan leaves free beside context and reserved; a stated constant
+    cublas_workspace_bytes: int  # one per handle and stream, from torch's allocator
+    l2_cache_bytes: int
+    memory_bytes_per_second: float
+    flops_per_second: dict[
+        str, float
+    ]  # dense, fp32 accumulation; keys are names of torch dtypes and tfloat32
+    link: str  # pcie-4x16
+    pinned_bytes_per_second: (
+        float  # achieved by a copy between pinned memory and the card, either way
+    )
+    h2d_bytes_per_second: float  # from pageable memory; an estimate
+    d2h_bytes_per_second: float  # to pageable memory; an estimate
+    launch_seconds: float  # the host's, for one kernel; an estimate
+    achieved: dict[
+        str, float
+    ]  # of the rates, by class of operator, and of the bandwidth; estimates
+    aliases: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @property
+    def architecture(self) -> str:
+        """The name compilers use: `sm_89`."""
+        major, minor = self.compute_capability
+        return f"sm_{major}{minor}"
+
+    def with_capacity(self, capacity: str | int) -> Card:
+        """Return the same card with another `total_memory`, in bytes or as text such as `8GiB`.
+
+        Raises:
+            InputError: if it is no size, or less than the context alone takes.
+        """
+        capacity_bytes = parse_bytes(capacity)
+        if capacity_bytes <= self.context_bytes:
+            raise InputError(
+                f"a capacity of {format_bytes(capacity_bytes)} leaves nothing beside the CUDA context "
+                f"({format_bytes(self.context_bytes)}): give 1GiB or more"
+            )
+        return replace(self, capacity_bytes=capacity_bytes)
+
+
+def card(name: str) -> Card:
+    """Return the card called `name`: its key, an alias, or what the driver calls it.
+
+    Raises:
+        InputError: if there is none, naming the closest keys.
+    """
+    if not isinstance(name, str):
+        raise InputError(
+            f"{named(name)} is no GPU: write its name, such as 'rtx-4090'; `vram list gpus` shows them"
+        )
+    found = _names().get(_plain(name))
+    if found is None:
+        keys = [one.key for one in cards()]
+        close = difflib.get_close_matches("-".join(_words(name)), keys, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`vram list gpus` shows them"
+        raise InputError(f"no card is called {name!r}: {hint}")
+    return found
+
+
+def card_of(model: str | Card) -> Card:
+    """Return the card called `model`, or that card itself.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    return model if isinstance(model, Card) else card(model)
+
+
+def choose_card(name: str | None = None, capacity: str | int | None = None) -> Card:
+    """Return the card called `name`, or the default one, with `capacity` for its own if given.
+
+    Raises:
+        InputError: if the card is unknown or the capacity no size.
+    """
+    chosen = card(name or DEFAULT_GPU)
+    return chosen if capacity is None else chosen.with_capacity(capacity)
+
+
+def card_of_properties(properties: Any) -> Card:
+    """Return the card that torch describes, with the memory that its driver reports.
+
+    A card that is not known takes its rates from the known one of the nearest compute capability and size, scaled by
+    the number of multiprocessors; its `sources` say so.
+
+    Args:
+        properties: of `torch.cuda.get_device_properties`.
+    """
+    known = _names().get(_plain(properties.name))
+    if known is not None:
+        return replace(known, capacity_bytes=properties.total_memory)
+    capability = (properties.major, properties.minor)
+    count = properties.multi_processor_count
+    nearest = min(cards(), key=lambda one: _distance(one, capability, count))
+    scale = count / nearest.multi_processor_count
+    return replace(
+        nearest,
+        key="-".join(_words(properties.name)),
+        name=properties.name,
+        compute_capability=capability,
+        multi_processor_count=count,
+        capacity_bytes=properties.total_memory,
+        l2_cache_bytes=properties.L2_cache_size,
+        memory_bytes_per_second=nearest.memory_bytes_per_second * scale,
+        flops_per_second={name: rate * scale for name, rate in nearest.flops_per_second.items()},
+        aliases=(),
+        sources=(f"estimate: {nearest.name} scaled by {scale:.2f}", *nearest.sources),
+    )
+
+
+def _distance(one: Card, capability: tuple[int, int], count: int) -> tuple[int, int, int]:
+    major, minor = one.compute_capability
+    return (
+        abs(major - capability[0]),
+        abs(minor - capability[1]),
+        abs(one.multi_processor_count - count),
+    )
+
+
+@cache
+def cards() -> tuple[Card, ...]:
+    """Return every known card, smallest first."""
+    text = (resources.files("profiler") / "data" / "hardware.toml").read_text(encoding="utf-8")
+    facts = tomllib.loads(text)
+    known = [_card(key, card_facts, facts) for key, card_facts in facts["cards"].items()]
+    return tuple(sorted(known, key=lambda one: (one.capacity_bytes, one.memory_bytes_per_second)))
+
+
+@cache
+def _names() -> dict[str, Card]:
+    return {_plain(name): one for one in cards() for name in (one.key, one.name, *one.aliases)}
+
+
+def _plain(name: str) -> str:
+    """Return `name` as it is looked up: `NVIDIA GeForce RTX 4090` and `rtx_4090` are `4090`."""
+    return "-".join(word for word in _words(name) if word not in _FAMILY_WORDS)
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[\s_-]+", name.lower().strip())
+
+
+def _card(key: str, own: dict[str, Any], facts: dict[str, Any]) -> Card:
+    generation = facts["generations"][own["generation"]]
+    link = facts["links"][own["link"]]
+    return Card(
+        key=key,
+        name=own["name"],
+        generation=own["generation"],
+        compute_capability=tuple(own.get("compute_capability", generation["compute_capability"])),
+        multi_processor_count=own["multi_processors"],
+        capacity_bytes=own["total_memory_mib"] * MIB,
+        context_bytes=generation["context_mib"] * MIB,
+        slack_bytes=facts["slack_mib"] * MIB,
+        cublas_workspace_bytes=generation["cublas_workspace_kib"] * KIB,
+        l2_cache_bytes=own["l2_cache_kib"] * KIB,
+        memory_bytes_per_second=own["memory_gb_per_second"] * 1e9,
+        flops_per_second=_rates(own["tflops"]),
+        link=own["link"],
+        pinned_bytes_per_second=link["pinned_gb_per_second"] * 1e9,
+        h2d_bytes_per_second=link["pageable_h2d_gb_per_second"] * 1e9,
+        d2h_bytes_per_second=link["pageable_d2h_gb_per_second"] * 1e9,
+        launch_seconds=facts["launch_seconds"],
+        achieved=facts["achieved"],
+        aliases=tuple(own.get("aliases", ())),
+        sources=(own["rates_source"], own["memory_source"], generation["source"], link["source"]),
+    )
+
+
+def _rates(tflops: dict[str, float]) -> dict[str, float]:
+    """Return flops a second per dtype; a dtype the card has no unit for runs at the fp32 rate."""
+    float32 = tflops["float32"]
+    rates = {
+        "float32": float32,
+        "tfloat32": tflops.get("tfloat32", float32),
+        "float16": tflops["float16"],
+        "bfloat16": tflops.get("bfloat16", float32),
+        "float8": tflops.get("float8", tflops["float16"]),
+    }
+    return {dtype: rate * 1e12 for dtype, rate in rates.items()}

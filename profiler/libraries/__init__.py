@@ -1,0 +1,1 @@
+"""The private names and attributes of torch, diffusers, accelerate, transformers and bitsandbytes, in one place."""

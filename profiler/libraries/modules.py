@@ -1,0 +1,201 @@
+"""The modules of a pipeline as records, and which component a module or tensor belongs to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from profiler.allocator.settings import round_block
+from profiler.libraries.compiled import uncompiled
+from profiler.libraries.offload_state import GROUPED_LAYERS
+from profiler.libraries.quantised import (
+    Slot,
+    beside_weights,
+    elements_of,
+    inner_tensors,
+    memory_of,
+    weights_in,
+)
+from profiler.record.components import Block, Component, Part, TensorSize
+
+# Packages of diffusers whose models run once a denoise step.
+_DENOISER_PACKAGES = (
+    "diffusers.models.unets",
+    "diffusers.models.transformers",
+    "diffusers.models.controlnets",
+)
+
+
+def components_of(target: Any) -> dict[str, nn.Module]:
+    """Return the modules of a pipeline by name, without wrappers; a bare module is its own only component."""
+    if isinstance(target, nn.Module):
+        inner = uncompiled(target)
+        return {type(inner).__name__: inner}
+    return {
+        name: uncompiled(part)
+        for name, part in target.components.items()
+        if isinstance(part, nn.Module)
+    }
+
+
+def is_denoiser(module: nn.Module) -> bool:
+    """Tell whether a component runs once a denoise step: a UNet, a transformer, or a ControlNet beside one."""
+    return any(type(module).__module__.startswith(package) for package in _DENOISER_PACKAGES)
+
+
+def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield what holds the weights, each once, in the order in which `nn.Module._apply` visits it.
+
+    That is parameters and buffers, the tensors within those that hold others, and what a quantised layer has besides.
+    """
+    seen: set[int] = set()
+    memories: set[int] = set()
+    for part in _visited(module):
+        for _, tensor in weights_in(part):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                memories.add(memory_of(tensor))
+                yield tensor
+        for _, tensor in beside_weights(part):
+            if memory_of(tensor) not in memories:
+                memories.add(memory_of(tensor))
+                yield tensor
+
+
+def placed_tensors(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
+    """Yield all these tensors by the place that holds them, shared ones more than once."""
+    for part in _visited(module):
+        yield from weights_in(part)
+        yield from beside_weights(part)
+
+
+def _visited(module: nn.Module) -> list[nn.Module]:
+    """Return a module's parts, children before their parents. A list: every move looks through it."""
+    found: list[nn.Module] = []
+    _visit(module, found)
+    return found
+
+
+def _visit(module: nn.Module, found: list[nn.Module]) -> None:
+    for child in dict.fromkeys(module._modules.values()):
+        if child is not None:
+            _visit(child, found)
+    found.append(module)
+
+
+def nbytes(tensor: torch.Tensor) -> int:
+    """Return a tensor's size in bytes."""
+    return tensor.numel() * tensor.element_size()
+
+
+def on_card(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor is on the device."""
+    return tensor.device.type == "cuda"
+
+
+def resident_bytes(tensors: Iterator[torch.Tensor] | list[torch.Tensor]) -> int:
+    """Return what those of `tensors` that are on the device take there, rounded as the allocator rounds."""
+    return sum(round_block(nbytes(tensor)) for tensor in tensors if on_card(tensor))
+
+
+def main_dtype(tensors: list[torch.Tensor]) -> str:
+    """Return the dtype of most of the bytes, by its torch name; "" where there are none."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        sizes[str(tensor.dtype).removeprefix("torch.")] += nbytes(tensor)
+    return sizes.most_common(1)[0][0] if sizes else ""
+
+
+def describe(name: str, module: nn.Module) -> Component:
+    """Return the record of one component."""
+    tensors = list(tensors_of(module))
+    first = next((inner_tensors(one)[0] for one in module.parameters()), None)
+    first_tensor = next((i for i, tensor in enumerate(tensors) if tensor is first), 0)
+    quantization = quantization_of(module)
+    return Component(
+        name=name,
+        class_name=type(module).__name__,
+        dtype=main_dtype(tensors),
+        parameters=sum(map(elements_of, module.parameters())),
+        bytes=sum(nbytes(tensor) for tensor in tensors),
+        allocated_bytes=sum(round_block(nbytes(tensor)) for tensor in tensors),
+        tensors=tuple(_size(tensor) for tensor in tensors),
+        blocks=tuple(
+            Block(name=path, bytes=sum(map(nbytes, tensors_of(block))))
+            for path, block in blocks_of(module).items()
+        ),
+        first_tensor=first_tensor,
+        quantization=quantization,
+        parts=() if quantization else tuple(_parts(module, tensors)),
+        block_modules=tuple(getattr(module, "_group_offload_block_modules", None) or ()),
+        groups=bool(getattr(module, "_supports_group_offloading", True)),
+    )
+
+
+def _size(tensor: torch.Tensor) -> TensorSize:
+    return TensorSize(
+        tensor.numel(), tensor.element_size(), tensor.is_floating_point(), str(tensor.device)
+    )
+
+
+def blocks_of(module: nn.Module) -> dict[str, nn.Module]:
+    """Return what the outermost `nn.ModuleList`s hold, by path, in the order of the modules, each once.
+
+    A list or dict in a list is no block, since nobody calls it: what it holds is.
+    """
+    by_path: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    for path, block in _listed(module, "", listed=False):
+        if id(block) not in seen:
+            seen.add(id(block))
+            by_path[path] = block
+    return by_path
+
+
+def _listed(module: nn.Module, prefix: str, *, listed: bool) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        holds_blocks = isinstance(child, nn.ModuleList) or (
+            listed and isinstance(child, nn.ModuleDict)
+        )
+        if listed and not holds_blocks:
+            yield prefix + name, child
+        else:
+            yield from _listed(child, f"{prefix}{name}.", listed=holds_blocks)
+
+
+def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Part]:
+    """Yield the modules of a component; none where its weights are wrapped, as quantised ones are."""
+    index = {id(tensor): number for number, tensor in enumerate(tensors)}
+    if any(id(tensor) not in index for tensor in (*module.parameters(), *module.buffers())):
+        return
+
+    def numbers(held: dict[str, Any]) -> tuple[int, ...]:
+        return tuple(index[id(tensor)] for tensor in held.values() if tensor is not None)
+
+    for path, part in module.named_modules():
+        loose = part._non_persistent_buffers_set
+        yield Part(
+            path,
+            numbers(part._parameters),
+            numbers(part._buffers),
+            numbers({name: one for name, one in part._buffers.items() if name in loose}),
+            isinstance(part, nn.ModuleList | nn.Sequential),
+            isinstance(part, GROUPED_LAYERS),
+        )
+
+
+def quantization_of(module: nn.Module) -> str:
+    """Return what a component is quantised by, as `bitsandbytes-8bit`; "" if it is not."""
+    for flag, name in (
+        ("is_loaded_in_8bit", "bitsandbytes-8bit"),
+        ("is_loaded_in_4bit", "bitsandbytes-4bit"),
+    ):
+        if getattr(module, flag, False):
+            return name
+    quantizer = getattr(module, "hf_quantizer", None)
+    config = getattr(quantizer, "quantization_config", None)
+    return str(getattr(config, "quant_method", "")) if config is not None else ""

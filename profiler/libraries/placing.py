@@ -1,0 +1,182 @@
+"""Diffusers' own calls that place a pipeline in a mode, and those that lower its peak besides.
+
+Nothing here knows a private name: these are the calls a user writes. Torch is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from profiler.errors import InputError
+from profiler.libraries.modes import DENOISERS, Mode
+
+
+def enable_mode(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
+    """Place `pipe` as `mode` says, by diffusers' own calls. The pipe is changed.
+
+    Raises:
+        InputError: if the pipeline cannot be placed so; the message is diffusers' own.
+    """
+    prepare(pipe, mode)
+    place(pipe, mode, device=device)
+
+
+def prepare(pipe: Any, mode: Mode) -> None:
+    """Set what `mode` sets besides the placement. It comes first: offloading must take weights as they are stored.
+
+    Raises:
+        InputError: if the pipeline has nothing that can be set so.
+    """
+    with _refusals(pipe, mode):
+        if mode.layerwise_casting:
+            cast_denoisers(pipe)
+        lower_vae_peak(pipe, tiling=mode.vae_tiling, slicing=mode.vae_slicing)
+
+
+@contextmanager
+def _refusals(pipe: Any, mode: Mode) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, NotImplementedError) as error:
+        name = type(pipe).__name__
+        raise InputError(
+            f"{name} cannot be placed in mode {mode.name}: {_first_line(error)}"
+        ) from error
+
+
+def cast_denoisers(pipe: Any) -> None:
+    """Store the denoisers' weights as float8_e4m3fn.
+
+    Raises:
+        InputError: if there is no denoiser that can.
+    """
+    import torch
+
+    found = [part for name in DENOISERS if (part := getattr(pipe, name, None)) is not None]
+    cast = [part for part in found if hasattr(part, "enable_layerwise_casting")]
+    if not cast:
+        raise InputError(
+            f"{type(pipe).__name__} has no denoiser that layerwise casting can store in float8"
+        )
+    for part in cast:
+        part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=part.dtype)
+
+
+def lower_vae_peak(pipe: Any, *, tiling: bool, slicing: bool) -> None:
+    """Let the VAE work in tiles, or picture by picture.
+
+    Raises:
+        InputError: if there is no VAE that can.
+    """
+    for asked, method in ((tiling, "enable_tiling"), (slicing, "enable_slicing")):
+        if asked:
+            _vae_method(pipe, method)()
+
+
+def group_options(
+    device: Any,
+    *,
+    blocks: int | None,
+    stream: bool = False,
+    record_stream: bool = False,
+    low_cpu_mem: bool = False,
+) -> dict[str, Any]:
+    """Return the arguments of diffusers' group offload.
+
+    Args:
+        device: Where the groups compute.
+        blocks: Blocks per group at block level; None for leaf level.
+        stream: Copy on a second stream while computing.
+        record_stream: With `stream`: let the allocator watch instead of synchronizing.
+        low_cpu_mem: With `stream`: pin tensors while they are sent, not beforehand.
+    """
+    import torch
+
+    return {
+        "onload_device": torch.device(device),
+        "offload_device": torch.device("cpu"),
+        "offload_type": "leaf_level" if blocks is None else "block_level",
+        "num_blocks_per_group": blocks,
+        "use_stream": stream,
+        "record_stream": record_stream,
+        "low_cpu_mem_usage": low_cpu_mem,
+    }
+
+
+def group_component(part: Any, options: dict[str, Any], folder: Path | None = None) -> None:
+    """Offload one component in groups, as the pipeline's method does; on disk into a folder of its own.
+
+    diffusers 0.42 names the files by group alone, and takes a file that is there for its own: in one folder, which is
+    all that the pipeline's method can be given, components with groups of the same name get each other's weights.
+    """
+    from diffusers.hooks import apply_group_offloading
+
+    own = options if folder is None else {**options, "offload_to_disk_path": str(folder)}
+    if hasattr(part, "enable_group_offload"):
+        part.enable_group_offload(**own)
+    else:
+        apply_group_offloading(part, **own)
+
+
+_METHODS = {
+    "resident": "to",
+    "model": "enable_model_cpu_offload",
+    "sequential": "enable_sequential_cpu_offload",
+}
+
+
+def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
+    """Place `pipe` as `mode` says, and set nothing else.
+
+    Raises:
+        InputError: if the pipeline cannot be placed so.
+    """
+    with _refusals(pipe, mode):
+        method = _METHODS.get(mode.name, "enable_group_offload")
+        if not hasattr(pipe, method):  # a modular pipeline
+            raise NotImplementedError(f"it has no {method}()")
+        match mode.name:
+            case "resident":
+                pipe.to(device)
+            case "model":
+                pipe.enable_model_cpu_offload(device=device)
+            case "sequential":
+                if mode.keep:
+                    pipe._exclude_from_cpu_offload = list(mode.keep)
+                pipe.enable_sequential_cpu_offload(device=device)
+            case _:
+                _group(pipe, mode, device)
+
+
+def _group(pipe: Any, mode: Mode, device: str) -> None:
+    import torch
+
+    options = group_options(
+        device,
+        blocks=(mode.blocks or 1) if mode.name == "group-block" else None,
+        stream=mode.stream,
+        record_stream=mode.record_stream,
+    )
+    if not mode.disk:
+        kept = {"exclude_modules": list(mode.keep)} if mode.keep else {}
+        pipe.enable_group_offload(**options, **kept)
+        return
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            group_component(part, options, Path(mode.disk) / name)
+
+
+def _vae_method(pipe: Any, method: str) -> Any:
+    found = getattr(getattr(pipe, "vae", None), method, None)
+    if found is None:
+        raise InputError(f"{type(pipe).__name__} has no VAE with {method}()")
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else type(error).__name__
+    return f"{type(error).__name__}: {first}" if isinstance(error, LookupError) else first

@@ -1,0 +1,185 @@
+"""The groups that diffusers' group offload makes of a component, from the record of its parts.
+
+Source: `_apply_group_offloading_block_level` and `_apply_group_offloading_leaf_level` in diffusers 0.42.1,
+hooks/group_offloading.py. A test compares with the hooks that diffusers places on real models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from profiler.placements.scheme import Grouped
+    from profiler.record.components import Component
+
+ROOT = 0
+"""Index of a component itself among its parts."""
+
+
+class Group(NamedTuple):
+    """Tensors that travel together; parts and tensors by index."""
+
+    path: str  # of the module by which it is recognised
+    tensors: tuple[int, ...]  # in the order in which they are sent
+    loose_buffers: tuple[int, ...]  # buffers that it lists besides its modules, which have them too
+    only_listed: tuple[int, ...]  # buffers that it lists, of none of its modules
+    onload_leader: int
+    offload_leader: int
+    first_parameter: int | None  # the tensor whose device tells whether it is there
+    streams: bool
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The groups of one component, and where their hooks hang."""
+
+    groups: tuple[Group, ...]
+    hooks: dict[int, int]  # from a part to its group
+    lazy: tuple[int, ...]  # parts whose first forward learns the order of the groups inside
+
+
+def structure_of(component: Component, grouped: Grouped) -> Structure:
+    """Return the groups of `component` under `grouped`."""
+    tree = _Tree(component)
+    build = _Builder(tree, grouped)
+    if grouped.blocks:
+        build.block_level(ROOT)
+    else:
+        build.leaf_level()
+    return Structure(tuple(build.groups), build.hooks, tuple(build.lazy))
+
+
+class _Tree:
+    """A component's parts with their relations."""
+
+    def __init__(self, component: Component) -> None:
+        self.parts = component.parts
+        self.block_modules = frozenset(component.block_modules)
+        self.index = {part.path: number for number, part in enumerate(self.parts)}
+        self._children: dict[str, list[int]] = {}
+        for number, part in enumerate(self.parts[1:], start=1):
+            self._children.setdefault(part.path.rpartition(".")[0], []).append(number)
+
+    def children(self, part: int) -> list[int]:
+        return self._children.get(self.parts[part].path, [])
+
+    def below(self, part: int) -> Iterator[int]:
+        """Yield the part and all parts in it, in the order of `named_modules`."""
+        yield part
+        for child in self.children(part):
+            yield from self.below(child)
+
+    def parameters(self, part: int) -> list[int]:
+        """Return what `Module.parameters` yields."""
+        return _once(tensor for one in self.below(part) for tensor in self.parts[one].parameters)
+
+    def buffers(self, part: int) -> list[int]:
+        return _once(tensor for one in self.below(part) for tensor in self.parts[one].buffers)
+
+    def name(self, part: int) -> str:
+        return self.parts[part].path.rpartition(".")[2]
+
+
+class _Builder:
+    def __init__(self, tree: _Tree, grouped: Grouped) -> None:
+        self.groups: list[Group] = []
+        self.hooks: dict[int, int] = {}
+        self.lazy: list[int] = []
+        self._tree = tree
+        self._blocks = 1 if grouped.stream else grouped.blocks
+        self._stream = grouped.stream
+
+    def block_level(self, module: int) -> None:
+        tree = self._tree
+        matched: list[list[int]] = []
+        taken: set[int] = set()  # parts whose tensors have a group, or will have one
+        unmatched: list[int] = []
+        for child in tree.children(module):
+            if tree.name(child) in tree.block_modules:
+                self.block_level(child)
+                taken.add(child)
+            elif tree.parts[child].is_list:
+                blocks = tree.children(child)
+                starts = range(0, len(blocks), self._blocks)
+                matched += [blocks[start : start + self._blocks] for start in starts]
+                taken.update(blocks)
+            else:
+                unmatched.append(child)
+        for blocks in matched:
+            group = self._add(blocks, (), (), blocks[0], blocks[-1], streams=self._stream)
+            for block in blocks:
+                self.hooks.setdefault(block, group)
+        left = list(self._outside(module, taken))
+        parameters = _once(tensor for one in left for tensor in tree.parts[one].parameters)
+        buffers = _once(tensor for one in left for tensor in tree.parts[one].buffers)
+        if unmatched or parameters or buffers:
+            group = self._add(unmatched, parameters, buffers, module, module, streams=False)
+            self.hooks.setdefault(module, group)
+            if self._stream:
+                self.lazy.append(module)
+
+    def leaf_level(self) -> None:
+        tree = self._tree
+        leaves = {number for number in tree.below(ROOT) if tree.parts[number].is_leaf}
+        for leaf in sorted(leaves):
+            self.hooks[leaf] = self._add([leaf], (), (), leaf, leaf, streams=self._stream)
+        seen: set[int] = set()
+        for part in self._outside(ROOT, leaves):
+            own = tree.parts[part]
+            parameters = [tensor for tensor in own.parameters if tensor not in seen]
+            buffers = [tensor for tensor in own.buffers if tensor not in seen]
+            seen.update(parameters, buffers)
+            if parameters or buffers:
+                group = self._add([], parameters, buffers, part, part, streams=self._stream)
+                self.hooks.setdefault(part, group)
+        if self._stream:
+            if ROOT not in self.hooks:
+                self.hooks[ROOT] = self._add([], (), (), ROOT, ROOT, streams=False)
+            self.lazy.append(ROOT)
+
+    def _outside(self, module: int, taken: set[int]) -> Iterator[int]:
+        """Yield the parts below `module` that are in none of `taken`."""
+        if module in taken:
+            return
+        yield module
+        for child in self._tree.children(module):
+            yield from self._outside(child, taken)
+
+    def _add(
+        self,
+        modules: list[int],
+        parameters: Iterable[int],
+        buffers: Iterable[int],
+        onload_leader: int,
+        offload_leader: int,
+        *,
+        streams: bool,
+    ) -> int:
+        tree = self._tree
+        parameters, buffers = tuple(parameters), tuple(buffers)
+        of_modules = [tensor for one in modules for tensor in tree.parameters(one)]
+        held_buffers = [tensor for one in modules for tensor in tree.buffers(one)]
+        sent: list[int] = []
+        for one in modules:
+            sent += [*tree.parameters(one), *tree.buffers(one)]
+        firsts = [*of_modules, *parameters]
+        self.groups.append(
+            Group(
+                path=tree.parts[modules[0] if modules else onload_leader].path,
+                tensors=tuple(_once([*sent, *parameters, *buffers])),
+                loose_buffers=tuple(one for one in buffers if one in held_buffers),
+                only_listed=tuple(one for one in buffers if one not in held_buffers),
+                onload_leader=onload_leader,
+                offload_leader=offload_leader,
+                first_parameter=firsts[0] if firsts else None,
+                streams=streams,
+            )
+        )
+        return len(self.groups) - 1
+
+
+def _once(tensors: Iterable[int]) -> list[int]:
+    return list(dict.fromkeys(tensors))

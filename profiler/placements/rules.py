@@ -1,0 +1,276 @@
+"""Which placements can be combined: a table of rules, each with the reason.
+
+What is not here is allowed. The rules are those of diffusers 0.42.1, accelerate 1.15.0 and of our own hooks; a test per
+rule shows what the libraries do where it is broken: some raise, some do something else and say nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler.placements.scheme import (
+    COPY,
+    OFFLOAD,
+    RESIDENT,
+    Grouped,
+    Scheme,
+    streamed_blocks,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+
+class Facts(NamedTuple):
+    """What the rules ask of one component."""
+
+    blocks: int = 0  # entries of its outermost `nn.ModuleList`s
+    first_block: int | None = None  # the block that holds its first parameter, if one does
+    has_parameters: bool = True
+    quantized: bool = False  # by a library whose tensors are more than parameters and buffers
+    movable: bool = True  # False for 8-bit weights that `enable_model_cpu_offload` leaves alone
+    groupable: bool = True  # `_supports_group_offloading` of its class
+    tied: bool = False  # two of its modules hold the same tensor
+    upcast: bool = False  # its pipeline casts it within a call
+    castable: bool = False  # a denoiser with `enable_layerwise_casting`
+    tiles: bool = False  # the VAE, with `enable_tiling`
+    slices: bool = False  # the VAE, with `enable_slicing`
+
+
+class Case(NamedTuple):
+    """What is asked for, of whom."""
+
+    scheme: Scheme
+    modifiers: tuple[str, ...]
+    facts: Mapping[str, Facts]
+    enables_by_itself: bool  # the pipeline has an `enable_model_cpu_offload` of its own
+
+
+class Rule(NamedTuple):
+    """One rule."""
+
+    name: str
+    sentence: str
+    broken_by: Callable[[Case], Iterable[str]]
+    """Returns the components that break the rule; "" for the pipeline as a whole."""
+
+
+class Violation(NamedTuple):
+    """A rule, and who breaks it."""
+
+    rule: str
+    component: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.component}: {self.sentence}" if self.component else self.sentence
+
+
+def violations(
+    scheme: Scheme,
+    facts: Mapping[str, Facts],
+    *,
+    modifiers: tuple[str, ...] = (),
+    enables_by_itself: bool = False,
+) -> tuple[Violation, ...]:
+    """Return what is wrong with `scheme`, by rule; nothing if diffusers and our hooks can do it.
+
+    Args:
+        scheme: The placement of a pipeline whose components are those of `facts`.
+        facts: By component.
+        modifiers: Of `placements.MODIFIERS`.
+        enables_by_itself: Whether the pipeline's class has an `enable_model_cpu_offload` of its own.
+    """
+    case = Case(scheme, modifiers, facts, enables_by_itself)
+    return tuple(
+        Violation(rule.name, name, rule.sentence) for rule in RULES for name in rule.broken_by(case)
+    )
+
+
+def _split_with_hooks(case: Case) -> Iterator[str]:
+    scheme = case.scheme
+    for name in case.facts:
+        placed = name in scheme.sequence or name in scheme.excluded or scheme.swap(name) != COPY
+        if scheme.split(name) is not None and placed:
+            yield name
+
+
+def _not_sticky(case: Case) -> Iterator[str]:
+    scheme = case.scheme
+    ours = bool(scheme.inside) or any(how != COPY for how in scheme.swaps.values())
+    if ours and scheme.hooked(tuple(case.facts)) and not scheme.sticky:
+        yield ""
+
+
+def _grouped(case: Case, breaks: Callable[[Grouped], bool]) -> Iterator[str]:
+    for name in case.facts:
+        inside = case.scheme.inside.get(name)
+        if isinstance(inside, Grouped) and breaks(inside):
+            yield name
+
+
+def _not_groupable(case: Case) -> Iterator[str]:
+    return (name for name in _grouped(case, lambda _: True) if not case.facts[name].groupable)
+
+
+def _loses_ties(case: Case) -> Iterator[str]:
+    return (name for name in _grouped(case, lambda how: how.disk) if case.facts[name].tied)
+
+
+def _keeps_copies(case: Case) -> Iterator[str]:
+    for name, facts in case.facts.items():
+        inside = case.scheme.inside.get(name)
+        grouped = isinstance(inside, Grouped) and (inside.stream or inside.disk)
+        if facts.upcast and (grouped or case.scheme.streamed(name) is not None):
+            yield name
+
+
+def _impossible_blocks(case: Case) -> Iterator[str]:
+    for name, facts in case.facts.items():
+        streamed = case.scheme.streamed(name)
+        if streamed is not None and not 0 <= streamed.resident_blocks < facts.blocks:
+            yield name
+
+
+def _first_travels(case: Case) -> Iterator[str]:
+    for name, facts in case.facts.items():
+        streamed = case.scheme.streamed(name)
+        if streamed is None or not 0 <= streamed.resident_blocks < facts.blocks:
+            continue
+        if facts.first_block in streamed_blocks(facts.blocks, streamed.resident_blocks):
+            yield name
+
+
+def _swaps_nothing(case: Case) -> Iterator[str]:
+    hooked = case.scheme.hooked(tuple(case.facts))
+    for name in case.facts:
+        split = case.scheme.split(name) is not None  # which another rule tells
+        if case.scheme.swap(name) != COPY and name not in hooked and not split:
+            yield name
+
+
+def _more_than_tensors(case: Case) -> Iterator[str]:
+    for name, facts in case.facts.items():
+        ours = case.scheme.streamed(name) is not None or case.scheme.swap(name) != COPY
+        if ours and facts.quantized:
+            yield name
+
+
+def _moves_the_immovable(case: Case) -> Iterator[str]:
+    for name, facts in case.facts.items():
+        stays = case.scheme.placement(name) == RESIDENT and name not in case.scheme.inside
+        if not facts.movable and not stays:
+            yield name
+
+
+def _nothing_to_ask(case: Case) -> Iterator[str]:
+    for name, facts in case.facts.items():
+        if case.scheme.placement(name) == OFFLOAD and not facts.has_parameters:
+            yield name
+
+
+def _own_way(case: Case) -> Iterator[str]:
+    if case.enables_by_itself and (case.scheme.inside or case.scheme.swaps):
+        yield ""
+
+
+def _nobody(case: Case, modifier: str, fact: Callable[[Facts], bool]) -> Iterator[str]:
+    if modifier in case.modifiers and not any(map(fact, case.facts.values())):
+        yield ""
+
+
+RULES = (
+    Rule(
+        "split-alone",
+        "group and sequential offload refuse model-offload hooks, so such a component is neither in the sequence nor "
+        "excluded nor swapped",
+        _split_with_hooks,
+    ),
+    Rule(
+        "hooks-need-sticky",
+        "diffusers' end of a call enables model offload anew, which raises beside group offload and takes all other "
+        "hooks off: the plan must be sticky",
+        _not_sticky,
+    ),
+    Rule(
+        "stream-takes-one-block",
+        "with a stream diffusers makes groups of one block, whatever is asked for",
+        lambda case: _grouped(case, lambda inside: inside.stream and inside.blocks > 1),
+    ),
+    Rule(
+        "record-stream-needs-stream",
+        "record_stream has no meaning without a stream",
+        lambda case: _grouped(case, lambda inside: inside.record_stream and not inside.stream),
+    ),
+    Rule(
+        "low-cpu-mem-needs-stream",
+        "low_cpu_mem says how a stream's host copies in memory are pinned: diffusers ignores it without a stream, and "
+        "on disk",
+        lambda case: _grouped(
+            case, lambda inside: inside.low_cpu_mem and (inside.disk or not inside.stream)
+        ),
+    ),
+    Rule("groupable", "its class does not support group offloading", _not_groupable),
+    Rule(
+        "disk-loses-ties",
+        "two of its modules hold the same tensor, and diffusers writes it to disk once more after emptying it",
+        _loses_ties,
+    ),
+    Rule(
+        "cast-keeps-copies",
+        "its pipeline casts it within a call: the copies that a stream sends and files on disk keep the dtype from "
+        "before, and blocks that travel lose their page-locked memory",
+        _keeps_copies,
+    ),
+    Rule(
+        "streamed-blocks",
+        "of its blocks none up to all but one can stay while the others travel",
+        _impossible_blocks,
+    ),
+    Rule(
+        "first-parameter-stays",
+        "accelerate asks a component's first parameter where the component is, and it is in a block that would travel",
+        _first_travels,
+    ),
+    Rule(
+        "swap-needs-hook",
+        "it does not leave the card by a model-offload hook, so there is no way to choose",
+        _swaps_nothing,
+    ),
+    Rule(
+        "plain-weights",
+        "its quantisation library keeps tensors beside the weights, which only a copy takes along",
+        _more_than_tensors,
+    ),
+    Rule(
+        "immovable",
+        "this bitsandbytes cannot move 8-bit weights: they stay on the card",
+        _moves_the_immovable,
+    ),
+    Rule(
+        "sequence-needs-parameters",
+        "a component without parameters cannot be in the sequence: its successor asks the first where it is",
+        _nothing_to_ask,
+    ),
+    Rule(
+        "own-enable",
+        "the pipeline places its components by an enable_model_cpu_offload of its own, which knows no other placement",
+        _own_way,
+    ),
+    Rule(
+        "fp8-needs-denoiser",
+        "there is no denoiser that layerwise casting can store in float8",
+        lambda case: _nobody(case, "fp8", lambda facts: facts.castable),
+    ),
+    Rule(
+        "tiling-needs-vae",
+        "there is no VAE that works in tiles",
+        lambda case: _nobody(case, "vae-tiling", lambda facts: facts.tiles),
+    ),
+    Rule(
+        "slicing-needs-vae",
+        "there is no VAE that works picture by picture",
+        lambda case: _nobody(case, "vae-slicing", lambda facts: facts.slices),
+    ),
+)
+"""All rules, in the order in which they are told."""

@@ -1,0 +1,195 @@
+"""What the hooks of `applying.streamed` do: some blocks of a component travel, each while the one before it computes.
+
+The blocks' hooks are one machine, the rest of the component comes and goes as a whole component does. At most two
+blocks are on the card. One that is called out of turn is fetched then, and what was fetched in its place is freed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler.placements.group_structure import ROOT
+from profiler.placements.hook_machines import (
+    CAST,
+    COPIES_AWAIT_KERNELS,
+    GROUP_ASKER,
+    KERNELS_AWAIT_COPIES,
+    OFFLOAD,
+    ONLOAD,
+    PINNED,
+    Act,
+)
+from profiler.placements.scheme import streamed_blocks
+from profiler.placements.tensor_sizes import sizes_of
+from profiler.placements.weights import Weights
+from profiler.record.cache import once_per_component
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from profiler.record.components import Component
+
+
+class Block(NamedTuple):
+    """One block that may travel."""
+
+    part: int  # index into `Component.parts`
+    path: str
+    tensors: tuple[int, ...]  # those that are in it alone; integers stay with the rest
+
+
+@once_per_component
+def blocks_of(component: Component) -> tuple[Block, ...]:
+    """Return the blocks of a component, in the order of its modules."""
+    names = {block.name for block in component.blocks}
+    everywhere: Counter[int] = Counter()
+    here: dict[str, Counter[int]] = {block.name: Counter() for block in component.blocks}
+    numbers = {}
+    for number, part in enumerate(component.parts):
+        own = (*part.parameters, *part.buffers)
+        everywhere.update(own)
+        numbers[part.path] = number
+        block = _block_around(part.path, names)
+        if block is not None:
+            here[block].update(own)
+    return tuple(
+        Block(
+            numbers[name],
+            name,
+            tuple(
+                tensor
+                for tensor, count in held.items()
+                if component.tensors[tensor].floating and count == everywhere[tensor]
+            ),
+        )
+        for name, held in here.items()
+    )
+
+
+def _block_around(path: str, names: set[str]) -> str | None:
+    while path and path not in names:
+        path = path.rpartition(".")[0]
+    return path or None
+
+
+def rest_of(component: Component, resident_blocks: int) -> Component:
+    """Return what of `component` does not travel, as a component of its own."""
+    blocks = blocks_of(component)
+    travelling = {
+        tensor
+        for number in streamed_blocks(len(blocks), resident_blocks)
+        for tensor in blocks[number].tensors
+    }
+    kept = [one for index, one in enumerate(component.tensors) if index not in travelling]
+    return replace(component, tensors=tuple(kept), parts=())
+
+
+class StreamMachine:
+    """The travelling blocks of one component."""
+
+    def __init__(self, component: Component, resident_blocks: int) -> None:
+        blocks = blocks_of(component)
+        self.blocks = [blocks[i] for i in streamed_blocks(len(blocks), resident_blocks)]
+        self._numbers = {block.part: number for number, block in enumerate(self.blocks)}
+        self._sizes = sizes_of(component)
+        self._loaded: set[int] = set()
+        self._away = {tensor for block in self.blocks for tensor in block.tensors}
+        self._running: list[int] = []
+        self._component = component
+        self._lost: frozenset[int] = frozenset()
+
+    def set_up(self) -> tuple[Act, ...]:
+        """No block is on the card, none comes."""
+        return ()
+
+    def here(self, tensors: Iterable[int]) -> bool:
+        """Whether the card has all of these, as far as they travel."""
+        return self._away.isdisjoint(tensors) and self._lost.isdisjoint(tensors)
+
+    def cast(self, dtype: str) -> Act:
+        """Cast the component: its blocks lie outside the page-locked memory then, and no promise is made of them."""
+        changed = Weights(self._component).changed(None, dtype)
+        travelling = {tensor for block in self.blocks for tensor in block.tensors}
+        self._lost = self._lost | travelling.intersection(changed)
+        return Act(CAST)
+
+    def enter(self, part: int) -> Iterator[Act]:
+        """Fetch the first block where the component is entered, else have this block here and fetch the next."""
+        if part == ROOT:
+            yield from self.settle()
+            yield from self._fetch(0)
+            return
+        number = self._numbers.get(part)
+        if number is None:
+            return
+        yield from self._free_all_but(number)
+        self._running.append(number)
+        yield from self._fetch(number)
+        yield Act(KERNELS_AWAIT_COPIES)
+        yield from self._fetch(number + 1)
+
+    def leave(self, part: int) -> Iterator[Act]:
+        """Free this block."""
+        if part == ROOT:
+            yield from self.settle()
+            return
+        number = self._numbers.get(part)
+        if number is None:
+            return
+        self._running.remove(number)
+        if number not in self._running:
+            yield self._free(number)
+
+    def settle(self) -> Iterator[Act]:
+        """Free what was fetched and not called."""
+        self._running.clear()
+        yield from self._free_all_but(-1)
+
+    def _fetch(self, number: int) -> Iterator[Act]:
+        if number >= len(self.blocks) or number in self._loaded:
+            return
+        self._loaded.add(number)
+        self._away.difference_update(self.blocks[number].tensors)
+        block, sizes = self.blocks[number], self._sizes
+        allocated = sizes.total(block.tensors)  # each tensor begins at a block's boundary
+        yield Act(COPIES_AWAIT_KERNELS)
+        yield Act(
+            ONLOAD,
+            block.path,
+            block.tensors,
+            copied=sizes.copies(block.tensors),
+            source=PINNED,
+            beside=True,
+            blocks=False,
+            change_bytes=allocated,
+            transient_bytes=allocated,
+            reported_bytes=sum(sizes.moved[tensor] for tensor in block.tensors),
+            asked_by=GROUP_ASKER,
+        )
+
+    def _free_all_but(self, number: int) -> Iterator[Act]:
+        for other in sorted(self._loaded):
+            if other != number and other not in self._running:
+                yield self._free(other)
+
+    def _free(self, number: int) -> Act:
+        self._loaded.discard(number)
+        block = self.blocks[number]
+        self._away.update(block.tensors)
+        return Act(
+            OFFLOAD,
+            block.path,
+            block.tensors,
+            change_bytes=-self._sizes.total(block.tensors),
+            asked_by=GROUP_ASKER,
+            dropped=True,
+        )
+
+
+def pinned_sizes(component: Component, resident_blocks: int) -> tuple[int, ...]:
+    """Return the bytes of the tensors that are page-locked so that they can travel."""
+    moved, blocks = sizes_of(component).moved, blocks_of(component)
+    travelling = [blocks[number] for number in streamed_blocks(len(blocks), resident_blocks)]
+    return tuple(moved[tensor] for block in travelling for tensor in block.tensors)

@@ -1,0 +1,42 @@
+"""The bytes of a component's tensors, one by one, in each dtype that casts give them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from profiler.placements.weights import Weights, allocated_block_bytes
+from profiler.record.cache import once_per_component
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from profiler.record.components import Component
+
+
+class Sizes:
+    """The bytes of a component's tensors in one dtype state, asked for by index."""
+
+    def __init__(self, moved: list[int]) -> None:
+        self.moved = moved
+        self.allocated = [allocated_block_bytes(size) for size in moved]
+
+    def copies(self, tensors: Iterable[int]) -> tuple[int, ...]:
+        """Return the bytes of each copy."""
+        return tuple(self.moved[index] for index in tensors if self.moved[index])
+
+    def total(self, tensors: Iterable[int]) -> int:
+        """Return what they take on the card."""
+        return sum(self.allocated[index] for index in tensors)
+
+
+def sizes_of(component: Component, cast: str | None = None) -> Sizes:
+    """Return the bytes of the component's tensors; `cast` is the dtype of its last cast, None before the first."""
+    made = _made(component)
+    if cast not in made:
+        made[cast] = Sizes(Weights(component).tensor_bytes(cast))
+    return made[cast]
+
+
+@once_per_component
+def _made(_component: Component) -> dict[str | None, Sizes]:
+    return {}

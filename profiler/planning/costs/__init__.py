@@ -1,0 +1,1 @@
+"""Costs of every placement of every component, in bytes and nanoseconds."""

@@ -1,0 +1,112 @@
+"""How long weights take between host and card, and what a call takes besides.
+
+Its computing takes as long as ever; what a plan decides is which copies run, at which rate, and what waits for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from profiler.errors import InputError
+from profiler.gpus.hardware import card
+
+if TYPE_CHECKING:
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
+
+NANOSECONDS = 10**9
+HOST_COPY_BYTES_PER_SECOND = 8e9
+"""How fast weights are copied within host memory while they are page-locked. An estimate."""
+
+DISK_BYTES_PER_SECOND = 2e9
+"""How fast weights are read from a local SSD. An estimate."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds per byte on the way to the card and back, and those of a call without its weight copies.
+
+    Attributes:
+        other_seconds: those of a call; of several the mean, by weight; None where they are unknown.
+        in_calls: those of each of several calls.
+    """
+
+    pageable_seconds: float
+    back_seconds: float
+    pinned_seconds: float
+    other_seconds: float | None = None
+    in_calls: tuple[float, ...] = ()
+
+    def pageable(self, nbytes: int) -> int:
+        """Return the nanoseconds of a copy from pageable memory."""
+        return round(nbytes * self.pageable_seconds * NANOSECONDS)
+
+    def back(self, nbytes: int) -> int:
+        """Return the nanoseconds of a copy from the card into pageable memory."""
+        return round(nbytes * self.back_seconds * NANOSECONDS)
+
+    def pinned(self, nbytes: int) -> int:
+        """Return the nanoseconds of a copy from pinned memory."""
+        return round(nbytes * self.pinned_seconds * NANOSECONDS)
+
+    def of_call(self, place: int) -> Link:
+        """Return the same for one of several calls, by its place among them."""
+        return replace(self, other_seconds=self.in_calls[place]) if self.in_calls else self
+
+    def call_seconds(self, exposed_nanoseconds: float) -> float | None:
+        """Return the seconds of a call that waits so long for weights; None where they are unknown."""
+        if self.other_seconds is None:
+            return None
+        return self.other_seconds + exposed_nanoseconds / NANOSECONDS
+
+
+UNKNOWN = Link(0.0, 0.0, 0.0)
+"""Of a card whose rates nobody knows: copies take no time."""
+
+
+def link_of(profile: Profile) -> Link | None:
+    """Return the link of `profile`: the rates it was made with, else those that its copies achieved, else its card's.
+
+    None where nobody knows the card.
+    """
+    weights = tuple(signature.weight for signature in profile.signatures) or (1,)
+    last = max(event.call for event in profile.events)
+    moves = [event for event in profile.events if event.kind in ("onload", "offload")]
+    gpu = profile.gpu
+    known_h2d, known_d2h = _known_rates(gpu.name)
+    h2d = _seconds_per_byte(gpu.h2d_bytes_per_second, moves, "onload", known_h2d)
+    d2h = _seconds_per_byte(gpu.d2h_bytes_per_second, moves, "offload", known_d2h)
+    if h2d is None or d2h is None:
+        return None
+    pinned = 1 / gpu.pinned_bytes_per_second if gpu.pinned_bytes_per_second > 0 else h2d
+    in_calls = [_other_seconds(profile, last - back) for back in reversed(range(len(weights)))]
+    whole = sum(times * seconds for times, seconds in zip(weights, in_calls, strict=True))
+    return Link(h2d, d2h, pinned, whole / sum(weights), tuple(in_calls))
+
+
+def _other_seconds(profile: Profile, call: int) -> float:
+    events = [event for event in profile.events if event.call == call]
+    whole = events[-1].start_seconds + events[-1].seconds - events[0].start_seconds
+    return whole - sum(event.seconds for event in events if event.kind in ("onload", "offload"))
+
+
+def _known_rates(name: str) -> tuple[float, float]:
+    """Return the bytes per second to a card of this name and back; 0 where it is not known."""
+    try:
+        known = card(name)
+    except InputError:
+        return 0.0, 0.0
+    return known.h2d_bytes_per_second, known.d2h_bytes_per_second
+
+
+def _seconds_per_byte(
+    rate: float, moves: list[Event], kind: str, known_rate: float
+) -> float | None:
+    if rate > 0:
+        return 1 / rate
+    seconds = sum(event.seconds for event in moves if event.kind == kind)
+    moved = sum(event.bytes for event in moves if event.kind == kind)
+    if seconds and moved:
+        return seconds / moved
+    return 1 / known_rate if known_rate else None

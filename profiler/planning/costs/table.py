@@ -1,0 +1,361 @@
+"""What every placement of every component costs, tabulated once, so that a plan's totals are sums.
+
+Two ideas. Under model offload a component's time on the card depends on its own entries and on its *successor* in the
+sequence (the one whose hook evicts it), on nothing else. And hooks inside a component act in its own forwards only.
+So a plan is the sum of *rides*, one for each component, each tabulated by itself, and the allocated bytes at any
+moment are the floating bytes plus the rides' loads.
+
+Moments at which every ride's load is equal are kept once, with the highest floating bytes: this collapses the runs
+of equal denoise steps. `evaluate` equals `simulate` by property test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from profiler.placements.host_memory import HostBytes, host_bytes
+from profiler.placements.scheme import (
+    COPY,
+    DROP,
+    PINNED,
+    Streamed,
+    known_part,
+)
+from profiler.placements.streamed import rest_of
+from profiler.placements.weights import Weights
+from profiler.planning.costs.forwards import Forwards, Spot, Walk, passes
+from profiler.planning.costs.link import HOST_COPY_BYTES_PER_SECOND, NANOSECONDS, UNKNOWN
+from profiler.planning.costs.whole_components import STAYS, TRAVELS, UNEVICTED, ride_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
+    from profiler.placements.scheme import Inside, Scheme
+    from profiler.placements.weights import WeightSize
+    from profiler.planning.costs.link import Link
+    from profiler.planning.costs.whole_components import Moved, WholeRide
+    from profiler.planning.replaying.workload import Op, Workload
+    from profiler.record.components import Component
+    from profiler.record.events import Event
+
+SPLIT = "(split)"
+"""The ride of a component that does not move as a whole."""
+
+_REPEATS = 2
+"""Rounds of calls replayed after the recorded ones: where a call does not end by freeing, the next one may differ."""
+
+
+class Choice(NamedTuple):
+    """How one component is placed, as far as it matters to that component."""
+
+    where: str  # its successor's name, or TRAVELS, STAYS, UNEVICTED, SPLIT
+    swap: str = COPY
+    inside: Inside | None = None
+
+
+class Ride(NamedTuple):
+    """What one component does under one choice."""
+
+    h2d_bytes: int  # weights moved in a round of calls, once rounds repeat
+    d2h_bytes: int
+    exposed_nanoseconds: int  # by which these moves prolong such a round
+    first_nanoseconds: int  # by which set-up and moves prolong the first one
+    load: NDArray[np.int64]  # allocated bytes on the card at each moment, over those of the moment
+    host: HostBytes
+    sound: bool  # False where it would leave the card while it runs
+
+
+class Moment(NamedTuple):
+    """A stretch of the run between two changes; `event` is the one that ends it or fills it."""
+
+    floating_bytes: int
+    event: Event
+    spot: Spot | None = None  # inside whose forward
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a plan costs: the highest allocated bytes of all calls, the rest of a round once rounds repeat."""
+
+    peak_allocated_bytes: int
+    h2d_weight_bytes: int
+    d2h_weight_bytes: int
+    exposed_nanoseconds: int
+    first_nanoseconds: int
+    host: HostBytes
+
+
+_T = TypeVar("_T")
+
+
+def _remembering(method: Callable[..., _T]) -> Callable[..., _T]:
+    """Return a method of `Rides` that answers the same question once."""
+
+    @wraps(method)
+    def remembered(self: Rides, *question: Any) -> _T:
+        key = (method.__name__, *question)
+        if key not in self._remembered:
+            self._remembered[key] = method(self, *question)
+        answer: _T = self._remembered[key]
+        return answer
+
+    return remembered
+
+
+@dataclass
+class Rides:
+    """All rides of a workload's components, made when they are asked for, and the moments that they refer to."""
+
+    names: tuple[str, ...]
+    moments: tuple[Moment, ...]
+    fixed: frozenset[str]
+    _components: dict[str, Component]
+    _forwards: dict[str, Forwards]
+    _whole: dict[tuple[str, str], WholeRide]  # by component, and where it lives
+    _link: Link
+    _round: tuple[
+        tuple[int, int], ...
+    ]  # the calls of the last round, and how often each comes in it
+    _floating: NDArray[np.int64] = field(init=False)
+    _remembered: dict[object, Any] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Gather what `loads` adds up."""
+        self._floating = np.array([one.floating_bytes for one in self.moments], dtype=np.int64)
+
+    def of_call(self, place: int) -> Rides:
+        """Return the same for one call of a round alone, by its place in it."""
+        alone = tuple((call, int(at == place)) for at, (call, _) in enumerate(self._round))
+        return replace(self, _round=alone)
+
+    def rides(self, scheme: Scheme) -> list[Ride]:
+        """Return what each component does under `scheme`."""
+        made, ridden = self._remembered, []
+        for question in choices_in(scheme, self.names).items():
+            key = ("ride_of", *question)
+            ridden.append(made[key] if key in made else self.ride_of(*question))
+        return ridden
+
+    def loads(self, scheme: Scheme) -> list[int]:
+        """Return the allocated bytes at each moment under `scheme`."""
+        return list(map(int, self._loads(self.rides(scheme))))
+
+    def sound(self, scheme: Scheme) -> bool:
+        """Whether no component leaves the card while it runs."""
+        return all(ride.sound for ride in self.rides(scheme))
+
+    def totals(self, scheme: Scheme) -> Totals:
+        """Return the sums over all components."""
+        ridden = self.rides(scheme)
+        up = down = exposed = first = pageable = pinned = 0
+        for ride in ridden:
+            up += ride.h2d_bytes
+            down += ride.d2h_bytes
+            exposed += ride.exposed_nanoseconds
+            first += ride.first_nanoseconds
+            pageable += ride.host.pageable
+            pinned += ride.host.pinned
+        host = HostBytes(pageable, pinned)
+        return Totals(int(self._loads(ridden).max()), up, down, exposed, first, host)
+
+    def _loads(self, ridden: list[Ride]) -> NDArray[np.int64]:
+        loads = self._floating.copy()
+        for ride in ridden:
+            loads += ride.load
+        return loads
+
+    @_remembering
+    def ride_of(self, name: str, choice: Choice) -> Ride:
+        """Return what `name` does under `choice`."""
+        component = self._components[name]
+        where = STAYS if name in self.fixed else choice.where
+        host = self._host_bytes(name, choice.inside, choice.swap, where)
+        if choice.inside is None:
+            whole = self._whole[name, where]
+            return self._with_whole(whole, component.bytes, choice.swap, host, sound=whole.sound)
+        travelling = self._inside(name, choice.inside)
+        if where == SPLIT:
+            return travelling._replace(host=host)
+        assert isinstance(choice.inside, Streamed), choice
+        size = self._rest(name, choice.inside.resident_blocks)
+        whole = self._whole[name, where].of_size(size)
+        swap = DROP if choice.swap == COPY else choice.swap  # a streamed one never copies back
+        sound = travelling.sound and not whole.is_cast
+        ride = self._with_whole(whole, size.moved_bytes, swap, host, sound=sound)
+        return ride._replace(
+            h2d_bytes=ride.h2d_bytes + travelling.h2d_bytes,
+            exposed_nanoseconds=ride.exposed_nanoseconds + travelling.exposed_nanoseconds,
+            first_nanoseconds=ride.first_nanoseconds
+            + travelling.first_nanoseconds
+            + _packing(host.pinned),
+            load=ride.load + travelling.load,
+        )
+
+    def _with_whole(
+        self, whole: WholeRide, nbytes: int, swap: str, host: HostBytes, *, sound: bool
+    ) -> Ride:
+        link = self._link
+        way = link.pinned if swap == PINNED else link.pageable
+
+        def moved(one: Moved) -> tuple[int, int, int]:
+            back_bytes = one.d2h_bytes if swap == COPY else one.cast_d2h_bytes
+            return one.h2d_bytes, back_bytes, way(one.h2d_bytes) + link.back(back_bytes)
+
+        up = down = exposed = 0
+        for (_, times), one in zip(self._round, map(moved, whole.last), strict=True):
+            up, down, exposed = up + times * one[0], down + times * one[1], exposed + times * one[2]
+        placing = link.pageable(nbytes) if whole.placed else 0
+        packing = _packing(host.pinned) if swap == PINNED else 0
+        return Ride(
+            up,
+            down,
+            exposed,
+            placing + packing + moved(whole.first)[2],
+            whole.load,
+            host,
+            sound,
+        )
+
+    @_remembering
+    def _rest(self, name: str, resident_blocks: int) -> WeightSize:
+        """Return what of a streamed component does not travel."""
+        return Weights(rest_of(self._components[name], resident_blocks)).size(None)
+
+    @_remembering
+    def _host_bytes(self, name: str, inside: Inside | None, swap: str, where: str) -> HostBytes:
+        return host_bytes(self._components[name], inside, swap, stays=where == STAYS)
+
+    @_remembering
+    def _inside(self, name: str, inside: Inside) -> Ride:
+        """Return the ride of what travels inside the component's forwards."""
+        number = self.names.index(name)
+        forwards = self._forwards[name]
+        made = tuple(passes(self._components[name], number, forwards, inside, self._link))
+        counted = list(zip(forwards.kinds, made, strict=True))
+        last = [
+            (sum(times * kind.times.get(call, 0) for call, times in self._round), one)
+            for kind, one in counted
+        ]
+        first = [(kind.times.get(0, 0), one) for kind, one in counted]
+        left_bytes = max((max(one.waiting_bytes, one.left_bytes) for one in made), default=0)
+        load = [
+            made[moment.spot.kind].loads[moment.spot.position]
+            if moment.spot is not None and moment.spot.component == number
+            else left_bytes
+            for moment in self.moments
+        ]
+        return Ride(
+            sum(times * one.h2d_bytes for times, one in last),
+            sum(times * one.d2h_bytes for times, one in last),
+            sum(times * one.exposed_nanoseconds for times, one in last),
+            sum(times * one.exposed_nanoseconds for times, one in first),
+            np.array(load, dtype=np.int64),
+            HostBytes(0, 0),
+            all(one.sound for one in made),
+        )
+
+    def may_hook_inside(self, name: str) -> bool:
+        """Whether hooks inside this component can be replayed: its parts are known, none nested, only hooks move it."""
+        forwards = self._forwards[name]
+        plain = forwards.known and not any(kind.nested for kind in forwards.kinds)
+        return plain and bool(forwards.kinds) and not self._whole[name, STAYS].is_moved
+
+    def is_cast(self, name: str) -> bool:
+        """Whether the pipeline casts this component within a call."""
+        return self._whole[name, STAYS].is_cast
+
+    def entered_by_forward(self, name: str) -> bool:
+        """Whether the component is entered through its `forward` alone."""
+        return all(kind.entry == "forward" for kind in self._forwards[name].kinds)
+
+
+def evaluate(rides: Rides, scheme: Scheme) -> Totals:
+    """Return the totals of `scheme`, equal to what `simulate` logs."""
+    return rides.totals(known_part(scheme, rides.names))
+
+
+def choices_in(scheme: Scheme, names: tuple[str, ...]) -> dict[str, Choice]:
+    """Return how each component is placed under `scheme`."""
+    sequence, excluded, insides, swaps = (
+        scheme.sequence,
+        scheme.excluded,
+        scheme.inside,
+        scheme.swaps,
+    )
+    links = dict(zip(sequence, (*sequence[1:], UNEVICTED), strict=False))
+    stays = STAYS if scheme.sticky or not scheme.hooked(names) else TRAVELS
+    made = {}
+    for name in names:
+        inside = insides.get(name)
+        if inside is not None and not isinstance(inside, Streamed):
+            made[name] = Choice(SPLIT, COPY, inside)
+        elif name in links:
+            made[name] = Choice(links[name], swaps.get(name, COPY), inside)
+        elif name in excluded:
+            made[name] = Choice(stays, COPY, inside)
+        else:
+            made[name] = Choice(UNEVICTED, swaps.get(name, COPY), inside)
+    return made
+
+
+def tabulate(workload: Workload, link: Link | None = None) -> Rides:
+    """Return the rides of every component of `workload`.
+
+    Args:
+        workload: What the calls do.
+        link: How long copies take; without it they take no time.
+    """
+    size = len(workload.weights)
+    calls = len(workload.calls) + _REPEATS * size
+    last_round = range(calls - size, calls)
+    ops = [op for call in range(calls) for op in workload.tape(call)]
+    walk = Walk(workload, ops)
+    whole = {}
+    for part in workload.components:
+        weights = Weights(part)
+        others = (other for other in workload.names if other != part.name)
+        for where in (TRAVELS, STAYS, UNEVICTED, *others):
+            ridden = STAYS if part.name in workload.fixed else where
+            whole[part.name, where] = ride_whole(part.name, weights, ridden, ops, last_round)
+    moments = [
+        moment for op, spots in zip(ops, walk.spots, strict=True) for moment in _moments(op, spots)
+    ]
+    kept = _collapse(moments, whole)
+    return Rides(
+        workload.names,
+        tuple(moments[index] for index in kept),
+        workload.fixed,
+        {part.name: part for part in workload.components},
+        {name: walk.forwards(index) for index, name in enumerate(workload.names)},
+        {key: one.at(kept) for key, one in whole.items()},
+        link or UNKNOWN,
+        tuple(zip(last_round, workload.weights, strict=True)),
+    )
+
+
+def _moments(op: Op, spots: tuple[Spot | None, ...]) -> Iterator[Moment]:
+    for stretch, spot in zip(op.lead, spots, strict=True):
+        yield Moment(stretch.peak_floating_bytes, op.event, spot)
+    yield Moment(op.peak_floating_bytes, op.event)
+
+
+def _collapse(moments: list[Moment], whole: dict[tuple[str, str], WholeRide]) -> list[int]:
+    """Return which moments to keep: of all with equal loads the one with the highest floating bytes."""
+    best: dict[tuple[object, ...], int] = {}
+    columns = np.array([one.load for one in whole.values()], dtype=np.int64)
+    _, classes = np.unique(columns, axis=1, return_inverse=True)
+    for index, (moment, alike) in enumerate(zip(moments, classes.ravel().tolist(), strict=True)):
+        kept = best.setdefault((alike, moment.spot), index)
+        if moment.floating_bytes > moments[kept].floating_bytes:
+            best[alike, moment.spot] = index
+    return sorted(best.values())
+
+
+def _packing(pinned_bytes: int) -> int:
+    return round(pinned_bytes / HOST_COPY_BYTES_PER_SECOND * NANOSECONDS)

@@ -1,0 +1,167 @@
+"""What a component does that moves as a whole: accelerate's hook, and the one of its successor that evicts it.
+
+It is driven through the operations of all calls by itself, since its time on the card depends on nobody else.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from profiler.planning.replaying.workload import FREE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from profiler.placements.weights import Weights, WeightSize
+    from profiler.planning.replaying.workload import Op
+
+TRAVELS, STAYS, UNEVICTED = "(travels)", "(stays)", "(unevicted)"
+"""Rides without a successor: excluded in stock diffusers, excluded for good, evicted only by the call's end."""
+
+
+class Moved(NamedTuple):
+    """Weights moved in one call."""
+
+    h2d_bytes: int = 0
+    d2h_bytes: int = 0
+    cast_d2h_bytes: int = 0  # the part of it that no copy on the host could stand for
+
+    def and_also(self, other: Moved) -> Moved:
+        """Return the sum of both."""
+        return Moved(*map(sum, zip(self, other, strict=True)))
+
+
+class WholeRide(NamedTuple):
+    """What a component does that moves as a whole."""
+
+    first: Moved  # in the first call
+    last: tuple[Moved, ...]  # in each call of a round, once rounds repeat
+    moved_bytes: int  # by one move, where it is never cast
+    allocated_bytes: int
+    load: NDArray[np.int64]
+    placed: bool  # whether set-up brings it
+    sound: bool
+    is_cast: bool
+    is_moved: bool  # by the pipeline itself
+
+    def at(self, moments: list[int]) -> WholeRide:
+        """Return the same with the load at these moments only."""
+        return self._replace(load=self.load[moments])
+
+    def of_size(self, size: WeightSize) -> WholeRide:
+        """Return the same of other weights; of a component that is never cast."""
+        own = max(self.moved_bytes, 1)
+        present = self.load > 0
+
+        def of(moved: Moved) -> Moved:
+            return Moved(*(nbytes // own * size.moved_bytes for nbytes in moved))
+
+        return self._replace(
+            first=of(self.first),
+            last=tuple(map(of, self.last)),
+            moved_bytes=size.moved_bytes,
+            allocated_bytes=size.allocated_bytes,
+            load=np.where(present, size.allocated_bytes, 0),
+        )
+
+
+def ride_whole(
+    name: str, weights: Weights, where: str, ops: list[Op], last: Iterable[int]
+) -> WholeRide:
+    """Return what a component does through all calls.
+
+    Args:
+        name: The component's.
+        weights: Its weights.
+        where: Who evicts it: another component's name, or one of the rides without a successor.
+        ops: The operations of all calls.
+        last: The numbers of the last round's calls.
+    """
+    return _Rider(name, weights, where).ride(ops, last)
+
+
+class _Rider:
+    """One component that moves as a whole, driven through the operations of all calls."""
+
+    def __init__(self, name: str, weights: Weights, where: str) -> None:
+        self._name, self._weights, self._where = name, weights, where
+        self._on_card = self._placed = where in (TRAVELS, STAYS)
+        self._hooked = not self._on_card
+        self._cast: str | None = None
+        self._cast_on_card = False
+        self._sound, self._is_cast, self._is_moved = True, False, False
+        self._call = 0
+        self._moved: defaultdict[int, Moved] = defaultdict(Moved)  # by call
+
+    def ride(self, ops: list[Op], last: Iterable[int]) -> WholeRide:
+        """Return the ride."""
+        load: list[int] = []
+        for op in ops:
+            self._call = op.event.call
+            load += [self._resident_bytes()] * len(op.lead)
+            load.append(self._react(op))
+        size = self._weights.size(None)
+        return WholeRide(
+            self._moved[ops[0].event.call],
+            tuple(self._moved[call] for call in last),
+            size.moved_bytes,
+            size.allocated_bytes,
+            np.array(load, dtype=np.int64),
+            self._placed,
+            self._sound,
+            self._is_cast,
+            self._is_moved,
+        )
+
+    def _react(self, op: Op) -> int:
+        """Do what `op` means for this component; return its load while `op` runs."""
+        own = op.event.component == self._name
+        if own and op.kind == "cast":
+            self._is_cast = True
+            return self._recast(op.event.dtype)
+        if op.kind == FREE:
+            self._free()
+        elif op.fires and op.event.component == self._where:
+            self._move(on=False)
+        elif own and op.kind in ("onload", "offload"):
+            self._is_moved = True
+            self._move(on=op.kind == "onload")
+        elif own and op.fires and self._hooked:
+            self._move(on=True)
+        elif own and op.kind == "exit":
+            self._sound &= self._on_card or not op.event.resident_bytes
+        return self._resident_bytes()
+
+    def _free(self) -> None:
+        if self._where == STAYS:
+            return
+        self._move(on=False)
+        if self._where == TRAVELS:
+            self._move(on=True)
+
+    def _recast(self, dtype: str) -> int:
+        """Cast the weights; while that runs on the card, one tensor is held twice."""
+        extra = self._weights.cast_extra_bytes(self._cast, dtype) if self._on_card else 0
+        load = self._resident_bytes() + extra
+        if self._weights.changed_bytes(self._cast, dtype):
+            self._cast_on_card |= self._on_card
+            self._cast = dtype
+        return load
+
+    def _move(self, *, on: bool) -> None:
+        if on == self._on_card:
+            return
+        self._on_card = on
+        moved = self._weights.size(self._cast).moved_bytes
+        cast = self._weights.floating_bytes(self._cast) if self._cast_on_card else 0
+        more = Moved(h2d_bytes=moved) if on else Moved(0, moved, cast)
+        self._moved[self._call] = self._moved[self._call].and_also(more)
+        self._cast_on_card = False
+
+    def _resident_bytes(self) -> int:
+        return self._weights.size(self._cast).allocated_bytes if self._on_card else 0

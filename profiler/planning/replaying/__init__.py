@@ -1,0 +1,1 @@
+"""Replays of a profile's calls under a scheme, move by move."""

@@ -1,0 +1,250 @@
+"""What a pipeline's call does whatever the offload plan is: the plan-independent part of a profile.
+
+A `Workload` is a tape of operations for each call. It keeps when components are entered and left, casts, copies of
+inputs and images, and the *floating* bytes: what was allocated on the card beside weights. It drops what hooks did
+(moves of weights, emptied caches), so that a replay can put the hooks of any other plan in their place.
+
+Limit: weights must sit on the card or off it as whole components, so profiles of sequential and group offload are
+refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler.errors import InputError
+from profiler.placements.weights import Weights, weights_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from profiler.record.components import Component
+    from profiler.record.events import Event, Inside
+    from profiler.record.profile import Profile
+
+FREE = "free"
+"""Kind of the operation that stands for `maybe_free_model_hooks`."""
+
+HOOK_ASKER = "accelerate.CpuOffload"
+FREE_ASKERS = frozenset({"pipeline.maybe_free_model_hooks", "pipeline.enable_model_cpu_offload"})
+_HOOK_KINDS = frozenset({"onload", "offload", "empty_cache"})
+_FIRING_ENTRIES = frozenset(
+    {"forward", "encode", "decode", "generate"}
+)  # `generate` calls `forward`
+_MODES = frozenset({"resident", "model"})
+
+
+class Stretch(NamedTuple):
+    """What lies between two recorded events."""
+
+    peak_floating_bytes: int
+    base_floating_bytes: int  # where it begins
+    inside: Inside | None = None  # which parts were entered and left in it
+
+    def raised(self, by_bytes: int) -> Stretch:
+        """Return the same with more floating bytes."""
+        return self._replace(
+            peak_floating_bytes=self.peak_floating_bytes + by_bytes,
+            base_floating_bytes=self.base_floating_bytes + by_bytes,
+        )
+
+
+class Op(NamedTuple):
+    """One operation of the tape; `event` is as recorded, but for `FREE`, where only its place in the run counts."""
+
+    kind: str  # a kind of events, or FREE
+    event: Event
+    fires: bool  # whether accelerate's hook acts here: an entry by `forward` or by a method that diffusers wrapped
+    lead: tuple[Stretch, ...]  # since the previous operation
+    before_floating_bytes: int
+    peak_floating_bytes: int
+    after_floating_bytes: int
+
+    @property
+    def lead_floating_bytes(self) -> int:
+        """The highest since the previous operation."""
+        return max(stretch.peak_floating_bytes for stretch in self.lead)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The calls of one pipeline, free of any plan."""
+
+    components: tuple[Component, ...]
+    calls: tuple[tuple[Op, ...], ...]
+    device: str  # "cuda:0"
+    fixed: frozenset[str] = (
+        frozenset()
+    )  # components that no hook moves: 8-bit weights stay on the card
+    weights: tuple[int, ...] = (
+        1,
+    )  # of the last calls, which make a round: how often each comes in it
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The components' names, in the order of `pipe.components`."""
+        return tuple(component.name for component in self.components)
+
+    def tape(self, call: int) -> tuple[Op, ...]:
+        """Return the operations of call `call`; after the recorded calls the last round repeats."""
+        return self.calls[call] if call < len(self.calls) else self._repeat(call)
+
+    @property
+    def repeated(self) -> range:
+        """The numbers of the first calls that are repeated ones: a whole round."""
+        return range(len(self.calls), len(self.calls) + len(self.weights))
+
+    def _repeat(self, call: int) -> tuple[Op, ...]:
+        """Return a call once more, starting with the floating bytes that a round leaves behind (cuBLAS workspaces)."""
+        place = (call - len(self.calls)) % len(self.weights)
+        ops, *later = self.calls[len(self.calls) - len(self.weights) + place :]
+        included = left = self.calls[-1][-1].after_floating_bytes
+        for op in (op for following in later for op in following):
+            included = min(included, op.before_floating_bytes, op.after_floating_bytes)
+        repeated = []
+        for op in reversed(ops):
+            included = min(included, op.after_floating_bytes)
+            after = left - included
+            included = min(included, op.before_floating_bytes)
+            before = left - included
+            event = op.event._replace(call=call)
+            repeated.append(
+                op._replace(
+                    event=event,
+                    lead=tuple(stretch.raised(before) for stretch in op.lead),
+                    before_floating_bytes=op.before_floating_bytes + before,
+                    peak_floating_bytes=op.peak_floating_bytes + after,
+                    after_floating_bytes=op.after_floating_bytes + after,
+                )
+            )
+        return tuple(reversed(repeated))
+
+
+def workload_of(profile: Profile) -> Workload:
+    """Return the plan-independent part of `profile`.
+
+    Raises:
+        InputError: if the profile is incomplete, holds no call, or was made under an offload that splits components.
+    """
+    _check(profile)
+    ops = list(_read_ops(profile))
+    calls: dict[int, list[Op]] = {}
+    for op in ops:
+        calls.setdefault(op.event.call, []).append(op)
+    devices = {event.to_device for event in profile.events if event.kind == "onload"}
+    device = min(devices) if devices else "cuda:0"
+    eight_bit = {c.name for c in profile.components if c.quantization == "bitsandbytes-8bit"}
+    fixed = frozenset() if _moves_eight_bit(profile.versions) else frozenset(eight_bit)
+    weights = tuple(signature.weight for signature in profile.signatures) or (1,)
+    if len(calls) < len(weights):
+        raise InputError(
+            "cannot plan from a profile that lacks some of its calls: profile it again"
+        )
+    return Workload(
+        profile.components,
+        tuple(tuple(_with_free(calls[call])) for call in sorted(calls)),
+        device,
+        fixed,
+        weights,
+    )
+
+
+def _moves_eight_bit(versions: dict[str, str]) -> bool:
+    """Whether these libraries move 8-bit weights; else `enable_model_cpu_offload` (diffusers 0.42) skips them."""
+    least = {"transformers": (4, 58), "bitsandbytes": (0, 48)}
+    return all(_version(versions.get(name, "0")) >= version for name, version in least.items())
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+
+
+def _check(profile: Profile) -> None:
+    if profile.mode not in _MODES:
+        raise InputError(
+            f"cannot plan from a profile of mode {profile.mode!r}: its components were split; "
+            "profile the pipeline again with mode 'model' or 'resident'"
+        )
+    if not profile.complete:
+        short = profile.failure is not None and profile.failure.out_of_memory
+        helps = (
+            'profile it on a GPU that is large enough (gpu="h200"); the plan is for the budget all the same'
+            if short
+            else "a run has to get to its end first"
+        )
+        raise InputError(f"cannot plan from an incomplete profile ({profile.error}): {helps}")
+    if not any(event.kind == "end" for event in profile.events):
+        raise InputError("cannot plan from a profile without a call of the pipeline")
+
+
+class _Residents:
+    """The allocated bytes of each component on the card, as the profile's events tell them."""
+
+    def __init__(self, weights: dict[str, Weights], device: str) -> None:
+        self._bytes = {name: each.on_device_bytes(device) for name, each in weights.items()}
+
+    def total(self) -> int:
+        return sum(self._bytes.values())
+
+    def update(self, event: Event) -> None:
+        if event.kind in ("onload", "offload", "cast") and event.component:
+            self._bytes[event.component] = event.resident_bytes
+
+
+def _read_ops(profile: Profile) -> Iterator[Op]:
+    """Yield the operations of all calls, with the hooks' own events merged into the lead of what follows."""
+    residents = _Residents(weights_of(profile.components), _card(profile))
+    lead: list[Stretch] = []
+    base, free_seen = 0, False
+    for event in profile.events:
+        before = residents.total()
+        residents.update(event)
+        after = residents.total()
+        if event.call < 0:
+            continue
+        peak = max(base, event.lead_peak_bytes - before, event.before_bytes - before)
+        lead.append(
+            Stretch(peak, base, profile.insides[event.inside] if event.inside >= 0 else None)
+        )
+        floating, base = event.before_bytes - before, event.after_bytes - after
+        if _is_hook_event(event):
+            if event.asked_by in FREE_ASKERS and not free_seen:
+                free_seen = True
+                yield Op(FREE, event, False, tuple(lead), floating, floating, base)
+                lead = []
+            continue
+        free_seen = False
+        yield _op(event, tuple(lead), before, after)
+        lead = []
+
+
+def _op(event: Event, lead: tuple[Stretch, ...], before: int, after: int) -> Op:
+    floating_before, floating_after = event.before_bytes - before, event.after_bytes - after
+    peak = max(floating_before, floating_after)
+    if event.kind == "copy":
+        peak = max(peak, event.peak_bytes - after)
+    fires = event.kind == "enter" and event.entry in _FIRING_ENTRIES
+    return Op(event.kind, event, fires, lead, floating_before, peak, floating_after)
+
+
+def _is_hook_event(event: Event) -> bool:
+    return event.kind in _HOOK_KINDS and (
+        event.asked_by == HOOK_ASKER or event.asked_by in FREE_ASKERS
+    )
+
+
+def _with_free(ops: list[Op]) -> Iterable[Op]:
+    """Put a `FREE` before the call's end where none was seen: without hooks it leaves no event behind."""
+    if any(op.kind == FREE for op in ops):
+        return ops
+    end = next(index for index, op in enumerate(ops) if op.kind == "end")
+    floating = ops[end].before_floating_bytes
+    free = Op(FREE, ops[end].event, False, ops[end].lead, floating, floating, floating)
+    ended = ops[end]._replace(lead=(Stretch(floating, floating),))
+    return [*ops[:end], free, ended, *ops[end + 1 :]]
+
+
+def _card(profile: Profile) -> str:
+    devices = {tensor.device for component in profile.components for tensor in component.tensors}
+    return next((device for device in sorted(devices) if device.startswith("cuda")), "cuda:0")

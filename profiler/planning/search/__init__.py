@@ -1,0 +1,1 @@
+"""The exact search engine in parts; `profiler.planning.search.solver` is its front door."""

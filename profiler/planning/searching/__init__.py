@@ -1,1 +1,0 @@
-"""The exact search engine in parts; `profiler.planning.search` is its front door."""

@@ -1,0 +1,48 @@
+"""Remembering what was worked out of a record, as long as the record lives.
+
+A profile does not change, several readers want the same reading of it, and a run of sequential offload has a hundred
+thousand events: each reading is made once. The same goes for a component and its thousand parts.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary, ref
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from profiler.record.components import Component
+    from profiler.record.profile import Profile
+
+_T = TypeVar("_T")
+
+
+def once_per_profile(read: Callable[[Profile], _T]) -> Callable[[Profile], _T]:
+    """Return `read` with its answers kept. The answer is shared between callers, so it must not be changed."""
+    answers: WeakKeyDictionary[Profile, _T] = WeakKeyDictionary()
+
+    @functools.wraps(read)
+    def remembered(profile: Profile) -> _T:
+        if profile not in answers:
+            answers[profile] = read(profile)
+        return answers[profile]
+
+    return remembered
+
+
+def once_per_component(read: Callable[[Component], _T]) -> Callable[[Component], _T]:
+    """Return `read` with its answers kept, for this very record: to compare two takes longer than most readings."""
+    answers: dict[int, tuple[ref[Any], _T]] = {}
+
+    @functools.wraps(read)
+    def remembered(component: Component) -> _T:
+        number = id(component)
+        kept = answers.get(number)
+        if kept is None or kept[0]() is not component:
+            forget = ref(component, lambda _: answers.pop(number, None))
+            kept = answers[number] = (forget, read(component))
+        return kept[1]
+
+    return remembered

@@ -1,0 +1,109 @@
+"""The components of a pipeline with their parts, and their tuple, which shows itself as a short table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import NamedTuple
+
+from profiler.checking.plain_text import one_line
+from profiler.units import format_bytes
+
+_HEADINGS = ("name", "class", "dtype", "weights", "parameters")
+_NUMBERS = 2  # of the columns, the last: aligned to the right
+
+
+class Part(NamedTuple):
+    """One module of a component, itself the first, in the order of `named_modules`; tensors by index."""
+
+    path: str
+    parameters: tuple[int, ...]  # its own, without its children's
+    buffers: tuple[int, ...]
+    loose_buffers: tuple[int, ...]  # those of the buffers that are not persistent
+    is_list: bool  # an `nn.ModuleList` or `nn.Sequential`: block-level group offload makes groups of its children
+    is_leaf: bool  # a layer of which leaf-level group offload makes a group
+
+
+class TensorSize(NamedTuple):
+    """One parameter or buffer of a component, in the order in which `nn.Module._apply` visits them, ties once."""
+
+    numel: int
+    itemsize: int
+    floating: bool  # whether a dtype cast changes it
+    device: str  # where it was at the end of set-up: "cpu", "cuda:0", "meta"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One repeated layer of a component: an entry of an outermost `nn.ModuleList`."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One `nn.Module` of the pipeline, as it was when the trace began."""
+
+    name: str
+    class_name: str
+    dtype: str  # of most of its bytes
+    parameters: int
+    bytes: int  # of its parameters and buffers, ties counted once
+    allocated_bytes: int  # what they take on the device, each rounded as the allocator rounds
+    tensors: tuple[TensorSize, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    first_tensor: int = (
+        0  # index into `tensors` of `next(module.parameters())`, which decides residency
+    )
+    quantization: str = ""  # "bitsandbytes-8bit", ...; "" for none
+    # Since version 0.4. What group offload goes by; no parts where the component is quantised.
+    parts: tuple[Part, ...] = ()
+    block_modules: tuple[str, ...] = ()  # `_group_offload_block_modules`
+    groups: bool = True  # whether its class takes group offload
+
+
+class Components(tuple[Component, ...]):
+    """Components in the order of the pipeline; as good as the plain tuple of them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return a line for each component, under headings."""
+        if not self._rows():
+            return tuple.__repr__(self)
+        lines = [_HEADINGS, *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(_line(cells, widths) for cells in lines)
+
+    def _repr_html_(self) -> str:
+        heading = "".join(f"<th>{name}</th>" for name in _HEADINGS)
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+            for cells in self._rows()
+        )
+        return f"<table><thead><tr>{heading}</tr></thead><tbody>{rows}</tbody></table>"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return the cells; none where there is something else than components, as in `dataclasses.asdict`."""
+        if not all(hasattr(part, "class_name") for part in self):
+            return []
+        return [
+            (
+                one_line(part.name),
+                one_line(part.class_name),
+                one_line(part.dtype),
+                format_bytes(part.bytes),
+                f"{part.parameters:,}",
+            )
+            for part in self
+        ]
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    first = len(cells) - _NUMBERS
+    padded = [
+        cell.ljust(width) if place < first else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "  ".join(padded)

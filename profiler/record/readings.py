@@ -1,0 +1,284 @@
+"""What the events of a profile say, as plain rows: tallies of calls, phases and steps, stays on the card, the peak.
+
+The DataFrames, the summary, the findings and the reports all read a profile through these functions, so that a figure
+is the same wherever it is shown. An event owns the span since the previous event's end (its lead) and its own duration.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from profiler.record.cache import once_per_profile
+from profiler.record.events import PHASES
+from profiler.record.settings import LAYERWISE_CASTING, run_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from profiler.record.components import Component
+    from profiler.record.events import Event
+    from profiler.record.profile import Profile
+
+
+BLOCK_BYTES = 512  # kMinBlockSize of PyTorch's c10/cuda/CUDACachingAllocator.cpp
+
+
+_T = TypeVar("_T")
+
+
+class Tally(NamedTuple):
+    """Figures of a stretch of events."""
+
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    h2d_bytes: int  # everything copied to the card
+    d2h_bytes: int
+    h2d_weight_bytes: int
+    d2h_weight_bytes: int
+    start_seconds: float  # where the lead of the first event begins
+    seconds: float
+    host_pinned_bytes: int = 0  # at its highest
+    host_peak_bytes: int = 0  # pageable and pinned host memory together, at their highest
+    transfer_seconds: float = (
+        0.0  # the link was busy; 0 where it was measured, since torch does not tell
+    )
+    exposed_transfer_seconds: float = 0.0  # what a link without delay would save; the same
+
+
+def other_dtypes(profile: Profile) -> dict[str, str]:
+    """Return the dtypes of the components that are in another one than the profile's, by name."""
+    cast = {one.component for one in profile.settings if one.what == LAYERWISE_CASTING}
+    return {
+        part.name: part.dtype
+        for part in profile.components
+        if part.dtype not in ("", profile.dtype) and not part.quantization and part.name not in cast
+    }
+
+
+def run_phrases(profile: Profile) -> list[str]:
+    """Return what the run was besides its model, call and placement: dtypes, quantisation, settings."""
+    return run_words(
+        dtype=profile.dtype,
+        dtypes=other_dtypes(profile),
+        quantization=profile.quantization,
+        settings=profile.settings,
+    )
+
+
+class Step(NamedTuple):
+    """One denoise step, that is one `scheduler.step`."""
+
+    call: int
+    step: int
+    tally: Tally
+    resident: tuple[str, ...]  # components that had bytes on the card at some moment of it
+
+
+class Stay(NamedTuple):
+    """A stretch in which the bytes that a component has on the card did not change."""
+
+    component: str
+    where: str  # the card's device where all of it is there, "cpu" where nothing is, else "split"
+    device_bytes: int
+    start_ordinal: int  # event whose end begins the stay; -1 from the beginning
+    end_ordinal: int  # event whose end ends it; the last event's where the trace ended first
+    start_seconds: float
+    end_seconds: float
+
+
+def span_peak_bytes(event: Event) -> int:
+    """Return the highest allocated bytes in the event's lead and in the event itself."""
+    return max(event.lead_peak_bytes, event.peak_bytes)
+
+
+def direction(event: Event) -> str:
+    """Return "h2d" or "d2h" for an event that copied bytes between host and card, else "".
+
+    Dropping a copy on the card (to `meta`, or to a master that the host kept) moves nothing.
+    """
+    if event.kind not in ("onload", "offload", "copy"):
+        return ""
+    if _on_card(event.to_device):
+        return "" if _on_card(event.from_device) else "h2d"
+    return "d2h" if event.to_device in ("cpu", "disk") and _on_card(event.from_device) else ""
+
+
+def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
+    """Return the figures of consecutive `events`, of which the first one's lead begins at `start_seconds`."""
+    peak = reserved = pinned = host = 0
+    transfer_seconds = exposed_seconds = 0.0
+    copied = {"": 0, "h2d": 0, "d2h": 0}
+    weights = {"": 0, "h2d": 0, "d2h": 0}
+    end_seconds = start_seconds
+    for event in events:
+        peak = max(peak, event.lead_peak_bytes, event.peak_bytes)
+        reserved = max(reserved, event.reserved_bytes)
+        end_seconds = event.start_seconds + event.seconds
+        pinned, host = max(pinned, event.host_pinned_bytes), max(host, event.host_peak_bytes)
+        transfer_seconds += event.transfer_seconds
+        exposed_seconds += event.exposed_transfer_seconds
+        way = direction(event)
+        copied[way] += event.bytes
+        weights[way] += event.bytes if event.kind != "copy" else 0
+    return Tally(
+        peak_allocated_bytes=peak,
+        peak_reserved_bytes=reserved,
+        h2d_bytes=copied["h2d"],
+        d2h_bytes=copied["d2h"],
+        h2d_weight_bytes=weights["h2d"],
+        d2h_weight_bytes=weights["d2h"],
+        start_seconds=start_seconds,
+        seconds=end_seconds - start_seconds,
+        host_pinned_bytes=pinned,
+        host_peak_bytes=host,
+        transfer_seconds=transfer_seconds,
+        exposed_transfer_seconds=exposed_seconds,
+    )
+
+
+def called_peak_bytes(profile: Profile) -> int:
+    """Return the highest allocated bytes of the calls, setting the pipeline up left out."""
+    called = [event for event in profile.events if event.call >= 0]
+    return tally(called, start_seconds=0.0).peak_allocated_bytes
+
+
+def calls(profile: Profile) -> list[tuple[int, Tally]]:
+    """Return the tally of each call of the pipeline, in order; -1 is what happened outside any call."""
+    return list(_tallies(profile.events, lambda event: event.call))
+
+
+@once_per_profile
+def phases(profile: Profile) -> list[tuple[str, Tally]]:
+    """Return the tally of each phase that occurs, in the order of `PHASES`, over all calls."""
+    parts: dict[str, list[Tally]] = {}
+    for phase, part in _tallies(profile.events, lambda event: event.phase):
+        parts.setdefault(phase, []).append(part)
+    known = [phase for phase in PHASES if phase in parts] + [
+        phase for phase in parts if phase not in PHASES
+    ]
+    return [(phase, _joined(parts[phase])) for phase in known]
+
+
+@once_per_profile
+def steps(profile: Profile) -> list[Step]:
+    """Return every denoise step, in order."""
+    found = []
+    resident = initial_resident_bytes(profile)
+    end_seconds = 0.0
+    for (call, step), group in groupby(profile.events, key=lambda event: (event.call, event.step)):
+        events = list(group)
+        seen = {name for name, count in resident.items() if count}
+        for event in events:
+            if event.component in resident:
+                resident[event.component] = event.resident_bytes
+                seen |= {event.component} if event.resident_bytes else set()
+        if step >= 0:
+            names = tuple(name for name in resident if name in seen)
+            found.append(Step(call, step, tally(events, start_seconds=end_seconds), names))
+        end_seconds = events[-1].start_seconds + events[-1].seconds
+    return found
+
+
+def stays(profile: Profile) -> list[Stay]:
+    """Return the stays of every component, component by component."""
+    changes = {part.name: [(-1, 0.0, count)] for part, count in _with_initial(profile)}
+    for event in profile.events:
+        track = changes.get(event.component)
+        if track and track[-1][2] != event.resident_bytes:
+            track.append((event.ordinal, event.start_seconds + event.seconds, event.resident_bytes))
+    end = _end(profile)
+    device = card_device(profile)
+    return [
+        Stay(
+            part.name, _where(part, count, device), count, ordinal, end_ordinal, start, end_seconds
+        )
+        for part in profile.components
+        for (ordinal, start, count), (end_ordinal, end_seconds, _) in _pairs(
+            changes[part.name], end
+        )
+    ]
+
+
+def initial_resident_bytes(profile: Profile) -> dict[str, int]:
+    """Return what each component had on the card when the trace began, in bytes as allocated."""
+    return {part.name: count for part, count in _with_initial(profile)}
+
+
+def card_device(profile: Profile) -> str:
+    """Return the card's device string as the events spell it; "cuda:0" where nothing moved."""
+    for event in profile.events:
+        for device in (event.to_device, event.from_device):
+            if _on_card(device):
+                return device
+    return "cuda:0"
+
+
+def _tallies(events: Iterable[Event], key: Callable[[Event], _T]) -> Iterator[tuple[_T, Tally]]:
+    end_seconds = 0.0
+    for value, group in groupby(events, key=key):
+        stretch = tally(group, start_seconds=end_seconds)
+        end_seconds += stretch.seconds
+        yield value, stretch
+
+
+def _joined(parts: list[Tally]) -> Tally:
+    return Tally(
+        peak_allocated_bytes=max(part.peak_allocated_bytes for part in parts),
+        peak_reserved_bytes=max(part.peak_reserved_bytes for part in parts),
+        h2d_bytes=sum(part.h2d_bytes for part in parts),
+        d2h_bytes=sum(part.d2h_bytes for part in parts),
+        h2d_weight_bytes=sum(part.h2d_weight_bytes for part in parts),
+        d2h_weight_bytes=sum(part.d2h_weight_bytes for part in parts),
+        start_seconds=parts[0].start_seconds,
+        seconds=sum(part.seconds for part in parts),
+        host_pinned_bytes=max(part.host_pinned_bytes for part in parts),
+        host_peak_bytes=max(part.host_peak_bytes for part in parts),
+        transfer_seconds=sum(part.transfer_seconds for part in parts),
+        exposed_transfer_seconds=sum(part.exposed_transfer_seconds for part in parts),
+    )
+
+
+def _with_initial(profile: Profile) -> Iterator[tuple[Component, int]]:
+    """Yield each component with its first bytes on the card: its tensors say, else its first event does.
+
+    The first event states the end of itself only, so before an `onload` nothing was there and before an `offload` all.
+    """
+    first: dict[str, Event] = {}
+    for event in profile.events:
+        first.setdefault(event.component, event)
+    for part in profile.components:
+        on_card = [_on_card(tensor.device) for tensor in part.tensors]
+        if not on_card:
+            yield part, _before(first[part.name]) if part.name in first else 0
+        elif all(on_card):
+            yield part, part.allocated_bytes
+        else:
+            there = (tensor for tensor in part.tensors if _on_card(tensor.device))
+            yield part, sum(-(-t.numel * t.itemsize // BLOCK_BYTES) * BLOCK_BYTES for t in there)
+
+
+def _before(event: Event) -> int:
+    change = {"onload": -event.bytes, "offload": event.bytes}.get(event.kind, 0)
+    return max(0, event.resident_bytes + change)
+
+
+def _pairs(
+    track: list[tuple[int, float, int]], end: tuple[int, float, int]
+) -> Iterator[tuple[tuple[int, float, int], tuple[int, float, int]]]:
+    yield from zip(track, [*track[1:], end], strict=True)
+
+
+def _end(profile: Profile) -> tuple[int, float, int]:
+    last = profile.events[-1] if profile.events else None
+    return (last.ordinal, last.start_seconds + last.seconds, 0) if last else (-1, 0.0, 0)
+
+
+def _where(part: Component, device_bytes: int, device: str) -> str:
+    if not device_bytes:
+        return "cpu"
+    return device if device_bytes >= part.allocated_bytes else "split"
+
+
+def _on_card(device: str) -> bool:
+    return device.startswith("cuda")

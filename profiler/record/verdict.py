@@ -1,0 +1,49 @@
+"""Whether a recorded run fits the card it ran on, with the arithmetic.
+
+What has to fit is `device_bytes`, that is context + reserved, plus the error band of a prediction.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from profiler.record.profile import Profile
+
+FITS = "fits"
+TIGHT = "tight"  # fits as predicted, but not with the error band on top
+DOES_NOT_FIT = "does not fit"
+UNKNOWN = "unknown"  # the run ended early for another reason than memory
+
+
+class Verdict(NamedTuple):
+    """The answer, and `needed + spare = capacity` behind it."""
+
+    answer: str  # one of the four above
+    needed_bytes: int  # context + reserved + error band
+    band_bytes: int  # the error band in it; 0 for measured
+    spare_bytes: int  # capacity - needed; negative where it is short
+
+
+def verdict(profile: Profile) -> Verdict:
+    """Return whether the run fits its card."""
+    band_bytes = math.ceil(profile.error_band * profile.totals.peak_allocated_bytes)
+    needed_bytes = profile.totals.device_bytes + band_bytes
+    spare_bytes = profile.gpu.capacity_bytes - needed_bytes
+    return Verdict(_answer(profile, spare_bytes, band_bytes), needed_bytes, band_bytes, spare_bytes)
+
+
+def _answer(profile: Profile, spare_bytes: int, band_bytes: int) -> str:
+    if not profile.complete:
+        return (
+            DOES_NOT_FIT if ran_out_of_memory(profile) or spare_bytes + band_bytes < 0 else UNKNOWN
+        )
+    if spare_bytes >= 0:
+        return FITS
+    return TIGHT if spare_bytes + band_bytes >= 0 else DOES_NOT_FIT
+
+
+def ran_out_of_memory(profile: Profile) -> bool:
+    """Return whether the run ended because the card was full, by the words of torch's error."""
+    return not profile.complete and "out of memory" in profile.error.lower()

@@ -1,0 +1,130 @@
+"""From the options of a call to the arguments of one pipeline's call.
+
+Pipelines name the same thing differently, and refuse different things. What they refuse is the
+user's mistake, so it is told as one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from profiler.errors import InputError
+from profiler.pipelines.refusals import missing_library
+from profiler.pipelines.sensible_call import blank_pictures, default_side
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from profiler.sizing.scenario import CallOptions
+
+_NAMES = {
+    "height": ("height",),
+    "width": ("width",),
+    "frames": ("num_frames", "video_length"),
+    "batch": ("num_images_per_prompt", "num_videos_per_prompt"),
+    "steps": ("num_inference_steps",),
+}
+_SIDES = frozenset({"height", "width"})
+
+
+def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
+    """Return the keyword arguments of `pipe`'s call for `options`; what is not set is left out.
+
+    Of a pipeline that takes no size and works on pictures, the pictures get the size.
+
+    Args:
+        pipe: the pipeline to call.
+        options: how to call it.
+
+    Raises:
+        InputError: if the pipeline's call has no such argument, or a number is not positive.
+    """
+    accepted = list(inspect.signature(type(pipe).__call__).parameters)[1:]
+    arguments: dict[str, Any] = {}
+    picture_size: dict[str, int] = {}
+    for option, names in _NAMES.items():
+        value = getattr(options, option)
+        if value is None:
+            continue
+        if value < 1:
+            raise InputError(f"--{option} {value} is not positive")
+        name = next((one for one in names if one in accepted), None)
+        if name is not None:
+            arguments[name] = value
+        elif option in _SIDES and blank_pictures(pipe, {}):
+            picture_size[option] = value  # the output is as large as the picture
+        elif option not in options.inherited:
+            raise InputError(f"{type(pipe).__name__} takes no {option}: drop --{option}")
+    if picture_size:
+        arguments.update(blank_pictures(pipe, picture_size))
+    arguments.update(_missing_side(pipe, arguments))
+    return {**arguments, **_others(pipe, options, accepted)}
+
+
+def _others(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, Any]:
+    """Return the other arguments of the call, without those of another pipeline's that this one does not take."""
+    others = {}
+    for name, value in options.extra.items():
+        if name in accepted or name not in options.inherited:
+            _check_accepted(pipe, name, accepted)
+            _check_text(pipe, name, value)
+            others[name] = value
+    return others
+
+
+def _missing_side(pipe: Any, arguments: dict[str, Any]) -> dict[str, int]:
+    """Return the default width or height where only the other one is given.
+
+    Stable Diffusion's pipeline (diffusers 0.42) silently ignores one without the other.
+    """
+    missing = set(_SIDES) - set(arguments)
+    if len(missing) != 1:
+        return {}
+    name = missing.pop()
+    default = default_side(pipe, name)
+    return {} if default is None else {name: default}
+
+
+def _check_accepted(pipe: Any, name: str, accepted: list[str]) -> None:
+    if name not in accepted:
+        close = difflib.get_close_matches(name, accepted, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(accepted)}"
+        raise InputError(f"{type(pipe).__name__} takes no argument {name!r}: {hint}")
+
+
+def _check_text(pipe: Any, name: str, value: Any) -> None:
+    """Refuse words for what is a number, or on or off: any word, "off" as well, counts as on in Python."""
+    parameter = inspect.signature(type(pipe).__call__).parameters[name]
+    if not isinstance(value, str):
+        return
+    if isinstance(parameter.default, bool):
+        raise InputError(f"{name} is on or off, not {value!r}: write {name}=true or {name}=false")
+    kinds = set(re.findall(r"\w+", str(parameter.annotation)))
+    if kinds & {"int", "float"} and "str" not in kinds:
+        raise InputError(f"{name} is a number or several, not {value!r}")
+
+
+@contextmanager
+def refusals_as_input_errors(pipe: Any) -> Iterator[None]:
+    """Turn the ValueError with which a pipeline refuses its arguments into an InputError, and a missing library.
+
+    Only a ValueError raised by the pipeline's own code is one; from deeper it is a failure.
+    """
+    try:
+        yield
+    except (ImportError, NameError) as error:
+        missing = missing_library(error)
+        if not missing:
+            raise
+        raise InputError(f"{type(pipe).__name__} cannot run: {missing}") from error
+    except (ValueError, TypeError) as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if "pipelines" not in Path(raised_in).parts:
+            raise
+        raise InputError(f"{type(pipe).__name__} refuses the call: {error}") from error

@@ -1,0 +1,161 @@
+"""What could go wrong on this machine before anything is profiled: versions, the card, who holds it, shadowed names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler import __version__
+from profiler.gpus import nvml
+from profiler.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OK = "ok"
+NOTE = "note"  # worth knowing; nothing is wrong
+PROBLEM = "problem"
+
+PACKAGES = ("profiler", "reports")
+_DISTRIBUTION = "vram-profiler"
+_PINNED = ("torch", "diffusers", "accelerate", "transformers")
+_REQUIREMENT = re.compile(r"(?P<name>[\w-]+)\s*>=(?P<least>[\d.]+),<(?P<below>[\d.]+)")
+
+
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    name: str  # stable identifier
+    status: str  # OK, NOTE or PROBLEM
+    told: str
+    fix: str = ""
+
+
+def examine(folder: Path | None = None) -> tuple[Check, ...]:
+    """Return what was found on this machine.
+
+    Args:
+        folder: where a notebook would run, the current one if not given.
+    """
+    card = nvml.card_memory()
+    return (
+        Check("python", OK, f"vram-profiler {__version__}, Python {platform.python_version()}"),
+        *_versions(),
+        *_shadows(folder or Path.cwd()),
+        _torch(card),
+        *_memory(card),
+        *_link(nvml.status()),
+        *_spilling(),
+    )
+
+
+def _versions() -> Iterator[Check]:
+    """Yield a check for each library whose insides the tracer and the virtual GPU know."""
+    allowed = {}
+    for line in importlib.metadata.requires(_DISTRIBUTION) or ():
+        found = _REQUIREMENT.match(_ordered(line))
+        if found:
+            allowed[found["name"]] = (found["least"], found["below"])
+    for name in _PINNED:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(name, PROBLEM, f"{name} is not installed", f"pip install {name}")
+            continue
+        least, below = allowed.get(name, ("0", "999"))
+        if _numbers(least) <= _numbers(version) < _numbers(below):
+            yield Check(name, OK, f"{name} {version}")
+        else:
+            wanted = f'pip install "{name}>={least},<{below}"'
+            yield Check(name, PROBLEM, f"{name} {version} is not what was tested", wanted)
+
+
+def _ordered(requirement: str) -> str:
+    """Return `name>=a,<b`, whichever way round the metadata have it."""
+    name, *limits = re.split(r"(?=[<>])|,", requirement.split(";", maxsplit=1)[0].strip())
+    least = next((one for one in limits if one and one.startswith(">=")), "")
+    below = next((one for one in limits if one and one.startswith("<")), "")
+    return f"{name.strip()}{least},{below}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3])
+
+
+def _shadows(folder: Path) -> Iterator[Check]:
+    """Yield a check for the names of this package, which a file beside a notebook would take."""
+    ours = Path(__file__).resolve().parent.parent
+    found = False
+    for name in PACKAGES:
+        for path in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if path.is_file() and path.resolve() != ours / name / "__init__.py":
+                found = True
+                what = path if path.name != "__init__.py" else path.parent
+                yield Check(
+                    "shadowed",
+                    PROBLEM,
+                    f"{what} is imported in place of this package's {name} by notebooks and scripts beside it",
+                    f"rename {what}",
+                )
+    if not found:
+        yield Check("shadowed", OK, f"nothing in {folder} has the name of a package of ours")
+
+
+def _torch(card: nvml.CardMemory | None) -> Check:
+    try:
+        import torch
+    except ImportError as error:
+        return Check("card", PROBLEM, f"torch cannot be imported: {error}", "pip install torch")
+    if torch.cuda.is_available():
+        return Check("card", OK, f"torch sees {torch.cuda.get_device_name()}")
+    if card is None:
+        return Check("card", NOTE, "torch sees no card: runs are predicted on a virtual one")
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    told = f"the driver sees {card.name}, and this torch, built {built}, does not"
+    return Check("card", PROBLEM, told, "install the CUDA build of torch, or a newer driver")
+
+
+def _memory(card: nvml.CardMemory | None) -> Iterator[Check]:
+    if card is None:
+        return
+    free, total = format_bytes(card.free_bytes), format_bytes(card.total_bytes)
+    others = [_held(holder) for holder in card.holders if holder.pid != os.getpid()]
+    told = f"{free} of {total} are free"
+    if others:
+        yield Check(
+            "memory", NOTE, f"{told}; held by {', '.join(others)}", "end what is not needed"
+        )
+    else:
+        yield Check("memory", OK, told)
+
+
+def _link(status: nvml.Status | None) -> Iterator[Check]:
+    """Yield a check of the lanes: an idle card's generation says nothing, so that of card and slot is told."""
+    if status is None or None in status.link:
+        return
+    link = status.link
+    told = f"PCIe {link.most_generation} x{link.width}"
+    if link.width == link.most_width:
+        yield Check("link", OK, told)
+    else:
+        fix = "another slot, or a slot that no second card shares"
+        yield Check("link", NOTE, f"{told}, and card and slot have x{link.most_width}", fix)
+
+
+def _held(holder: nvml.Holder) -> str:
+    size = "" if holder.bytes is None else f" {format_bytes(holder.bytes)}"
+    return f"{holder.name or 'process'} ({holder.pid}){size}"
+
+
+def _spilling() -> Iterator[Check]:
+    if platform.system() == "Windows":
+        yield Check(
+            "spilling",
+            NOTE,
+            "this driver may lend system memory in place of running out, many times slower",
+            'NVIDIA control panel: "CUDA - Sysmem Fallback Policy": "Prefer No Sysmem Fallback"',
+        )

@@ -1,0 +1,45 @@
+"""What lowers a peak and may change the picture: the VAE's tiling and slicing, denoisers stored as float8.
+
+None is used unless it is allowed, and no more than it takes. Each is another run of the pipeline to plan from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from profiler.errors import InputError
+from profiler.placements.scheme import MODIFIERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from profiler.sizing.scenario import Scenario
+
+
+def combinations_of(allow: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield what may be tried, nothing first, then one, then more; those that change least first.
+
+    Raises:
+        InputError: if one of them is unknown.
+    """
+    unknown = [name for name in allow if name not in MODIFIERS]
+    if unknown:
+        raise InputError(f"nothing is called {', '.join(unknown)}: allow of {', '.join(MODIFIERS)}")
+    mildest_first = [name for name in ("vae-slicing", "vae-tiling", "fp8") if name in allow]
+    for count in range(len(mildest_first) + 1):
+        yield from combinations(mildest_first, count)
+
+
+def modified(scenario: Scenario, modifiers: tuple[str, ...]) -> Scenario:
+    """Return `scenario` with these in effect."""
+    if not modifiers:
+        return scenario
+    mode = replace(
+        scenario.mode,
+        vae_tiling=scenario.mode.vae_tiling or "vae-tiling" in modifiers,
+        vae_slicing=scenario.mode.vae_slicing or "vae-slicing" in modifiers,
+        layerwise_casting=scenario.mode.layerwise_casting or "fp8" in modifiers,
+    )
+    return replace(scenario, mode=mode)

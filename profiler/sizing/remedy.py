@@ -1,0 +1,296 @@
+"""What would have fitted, for a run that ran out of memory: what the call takes, a GPU for it, a plan for this GPU."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from profiler.errors import FindingError, InputError, ProfilerError
+from profiler.findings.fixes import LEAF, runnable
+from profiler.gpus.hardware import cards
+from profiler.record.trial import Trial, WholeCall
+from profiler.record.verdict import FITS, TIGHT, ran_out_of_memory, verdict
+from profiler.sizing.scenario_words import command_words, size_word
+from profiler.sizing.size import plan_model, profile_model, profile_without_limit
+from profiler.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from profiler.gpus.hardware import Card
+    from profiler.planning import Plan
+    from profiler.record.profile import Profile
+    from profiler.sizing.scenario import Scenario
+    from profiler.sizing.size import Report
+
+_MOST_RUNS = 4  # on GPUs of which the sums do not say whether they would do
+_HALVED = ("height", "width", "frames")
+_MULTIPLE = 64  # pixels: every pipeline of diffusers takes sides of so many
+
+
+def with_remedy(profile: Profile, scenario: Scenario, *, report: Report | None = None) -> Profile:
+    """Return the profile with what would have fitted, if it ran out of memory.
+
+    The call is run once more as it is, on a GPU without limit. The best plan for the GPU of the profile is confirmed by
+    a run, as is whatever else is told.
+
+    Args:
+        profile: of `scenario`.
+        scenario: what ran.
+        report: told what is being done.
+    """
+    failure = profile.failure
+    if not ran_out_of_memory(profile) or failure is None:
+        return profile
+    unlimited = _run_to_its_end(scenario, report)
+    told = _fitting(profile, scenario, unlimited, report)
+    trials = () if told.trial is None else (told.trial,)
+    return replace(
+        profile,
+        trials=(*profile.trials, *trials),
+        failure=replace(
+            failure,
+            whole=None if unlimited is None else _whole_call(scenario, unlimited, report),
+            remedy=told.sentence,
+            remedy_code=told.code,
+            remedy_changes=told.changes,
+        ),
+    )
+
+
+def _run_to_its_end(scenario: Scenario, report: Report | None) -> Profile | None:
+    """Return the profile of the call as it is, without a limit; None if it fails for another reason than memory."""
+    try:
+        profile = profile_without_limit(scenario, report=report)
+    except ProfilerError:
+        return None
+    return profile if profile.complete else None
+
+
+# -- how big a GPU
+
+
+def _whole_call(scenario: Scenario, unlimited: Profile, report: Report | None) -> WholeCall:
+    whole = WholeCall(
+        device_bytes=verdict(unlimited).needed_bytes, seconds=unlimited.totals.seconds
+    )
+    found = _smallest_gpu(scenario, unlimited, report)
+    if found is None:
+        return whole
+    on, needed_bytes = found
+    return replace(
+        whole, gpu=on.name, gpu_capacity_bytes=on.capacity_bytes, gpu_device_bytes=needed_bytes
+    )
+
+
+def _smallest_gpu(
+    scenario: Scenario, unlimited: Profile, report: Report | None
+) -> tuple[Card, int] | None:
+    """Return the smallest listed GPU that runs the scenario as it is, and what is needed there.
+
+    For a GPU of the same generation the sums of the run without a limit hold. Where they leave a doubt (another
+    generation, or only what is reserved beyond what is allocated is too much), a run decides.
+    """
+    own, runs = scenario.card(), 0
+    known = {_kernels(own): unlimited}
+    weights = _weights_at_once(unlimited)
+    for one in cards():
+        if one.capacity_bytes < one.context_bytes + weights:
+            continue
+        there = replace(scenario, gpu=one.key, capacity=None)
+        if _kernels(one) not in known:
+            known[_kernels(one)] = profile_without_limit(there, report=report)
+        totals, band = (found := known[_kernels(one)]).totals, verdict(found).band_bytes
+        needed = one.context_bytes + totals.peak_reserved_bytes + band
+        if one.context_bytes + totals.peak_allocated_bytes > one.capacity_bytes:
+            continue
+        fits = needed <= one.capacity_bytes
+        if one.generation != own.generation or not fits:
+            runs += 1
+            if runs <= _MOST_RUNS:
+                checked = verdict(profile_model(there, report=report))
+                fits, needed = checked.answer in (FITS, TIGHT), checked.needed_bytes
+        if fits:
+            return one, needed
+    return None
+
+
+def _kernels(one: Card) -> tuple[bool, bool]:
+    """Return by what GPUs differ in the memory that their kernels take: fused attention, and cuDNN's."""
+    return one.compute_capability >= (8, 0), one.compute_capability[0] in (9, 10)
+
+
+def _weights_at_once(profile: Profile) -> int:
+    """Return the weights that must be on the GPU at once, at least."""
+    sizes = [part.allocated_bytes for part in profile.components]
+    if profile.mode == "resident":
+        return sum(sizes)
+    return max(sizes, default=0) if profile.mode == "model" else 0
+
+
+# -- what fits this GPU
+
+
+class _Told(NamedTuple):
+    """What fits, in a sentence, its line of code, what that changes of the run, and the trial that shows it."""
+
+    sentence: str
+    code: str = ""
+    changes: dict[str, Any] = {}  # noqa: RUF012  # never changed
+    trial: Trial | None = None
+
+
+def _fitting(
+    profile: Profile, scenario: Scenario, unlimited: Profile | None, report: Report | None
+) -> _Told:
+    """Return what fits the GPU of the profile."""
+    whole = replace(scenario, mode=scenario.mode.unsplit)
+    capacity_bytes = profile.gpu.capacity_bytes
+    try:
+        if unlimited is None or whole != scenario:
+            unlimited = profile_without_limit(whole, report=report)
+        plan = _plan(unlimited, capacity_bytes, report)
+    except FindingError as error:
+        grouped = _in_groups(scenario, report)
+        if grouped is not None:
+            return grouped
+        changed = _changed(whole, profile.dtype)
+        return _otherwise(changed, capacity_bytes, report) or _Told(f"No plan fits: {error}")
+    except ProfilerError:  # a pipeline that diffusers cannot offload by components
+        return _Told("")
+    sentence = f"A plan would have fitted, with {_needed(plan)}: {_placed(plan)}."
+    return _Told(sentence, _line(plan, whole), {"mode": "plan"}, _trial(plan, {}))
+
+
+def _in_groups(scenario: Scenario, report: Report | None) -> _Told | None:
+    """Return diffusers' group offload by leaf if that fits: a plan splits only components whose parts it can replay."""
+    mode = replace(scenario.mode.unsplit, name="group-leaf")
+    if scenario.mode.name == mode.name:
+        return None
+    try:
+        answer = verdict(found := profile_model(replace(scenario, mode=mode), report=report))
+    except ProfilerError:
+        return None
+    if answer.answer != FITS:
+        return None
+    return _Told(
+        f"No plan fits that can be replayed, but group offload by leaf does: {format_bytes(answer.needed_bytes)}.",
+        LEAF.line,
+        LEAF.changes,
+        Trial(
+            changes=runnable(LEAF.changes),
+            fits=True,
+            device_bytes=found.totals.device_bytes,
+            seconds=found.totals.seconds,
+        ),
+    )
+
+
+def _plan(unlimited: Profile, capacity_bytes: int, report: Report | None) -> Plan:
+    """Return a plan that is a few lines of diffusers' own, if one fits, else the best of all."""
+    try:
+        return plan_model(unlimited, capacity_bytes, levers=(), report=report)
+    except FindingError:
+        return plan_model(unlimited, capacity_bytes, report=report)
+
+
+def _otherwise(
+    changes: Iterable[_Change], capacity_bytes: int, report: Report | None
+) -> _Told | None:
+    """Return the first change of the run with which a plan fits; each is run, those that change least first."""
+    for words, what, changed in changes:
+        try:
+            plan = plan_model(changed, capacity_bytes, report=report)
+        except (FindingError, InputError):  # does not fit either, or the pipeline cannot do it
+            continue
+        sentence = f"Nothing fits as it is. With {words} a plan does, with {_needed(plan)}: {_placed(plan)}."
+        return _Told(
+            sentence,
+            _command(changed, plan.budget_bytes),
+            {"mode": "plan", **what},
+            _trial(plan, what),
+        )
+    return None
+
+
+_Change = tuple[str, dict[str, Any], "Scenario"]
+"""What could be changed of a run: in words, as `Finding.changes`, and the run with it."""
+
+
+def _changed(whole: Scenario, dtype: str) -> Iterator[_Change]:
+    """Yield what could be changed of a run, those that change least first."""
+    mode = whole.mode
+    tiles = {} if mode.vae_tiling else {"vae_tiling": True}
+    if not mode.vae_slicing and (whole.batch or 1) > 1:
+        yield _in(whole, "the VAE decoding image by image", vae_slicing=True)
+    if tiles:
+        yield _in(whole, "the VAE working in tiles", "", **tiles)
+    if _is_wide(whole, dtype):
+        yield _in(whole, "float16", "float16")
+        if tiles:
+            yield _in(whole, "float16 and the VAE working in tiles", "float16", **tiles)
+    if not mode.layerwise_casting:
+        yield _in(whole, "the denoiser stored in float8", layerwise_casting=True)
+    yield from _smaller(whole, tiles)
+
+
+def _in(scenario: Scenario, words: str, dtype: str = "", **switched_on: bool) -> _Change:
+    mode = replace(scenario.mode, **switched_on)  # type: ignore[arg-type]
+    what: dict[str, Any] = {**switched_on, **({"dtype": dtype} if dtype else {})}
+    return words, what, replace(scenario, mode=mode, dtype=dtype or scenario.dtype)
+
+
+def _is_wide(scenario: Scenario, dtype: str) -> bool:
+    """Return whether float16 takes less: than float32, and than bfloat16 where the GPU has no hardware for it."""
+    lacking = scenario.card().compute_capability < (8, 0)
+    return dtype == "float32" or (dtype == "bfloat16" and lacking)
+
+
+def _smaller(scenario: Scenario, tiles: dict[str, bool]) -> Iterator[_Change]:
+    """Yield the scenario with half of the sides and frames that were asked for."""
+    halved = {}
+    for name in _HALVED:
+        asked = getattr(scenario, name)
+        if asked:
+            sides = max(asked // 2 // _MULTIPLE * _MULTIPLE, _MULTIPLE)
+            halved[name] = asked // 2 | 1 if name == "frames" else sides
+    if halved:
+        words = ", ".join(f"{name} {value}" for name, value in halved.items())
+        smaller = replace(scenario, **halved)
+        for more, switched_on in (("", {}), (" and the VAE working in tiles", tiles)):
+            if switched_on or not more:
+                told, what, changed = _in(smaller, f"{words}{more}", "", **switched_on)
+                yield told, {**what, "size": "smaller"}, changed
+
+
+def _trial(plan: Plan, what: dict[str, Any]) -> Trial:
+    return Trial(
+        changes=runnable({"mode": "plan", **what}),
+        fits=True,
+        device_bytes=plan.margin.device_bytes,
+        seconds=plan.predicted.seconds or 0.0,
+        kept=plan.excluded,
+        told=_placed(plan),
+    )
+
+
+def _needed(plan: Plan) -> str:
+    return format_bytes(plan.margin.device_bytes)
+
+
+def _placed(plan: Plan) -> str:
+    turns = f"{' -> '.join(plan.sequence)} in turn" if plan.sequence else "nothing in turn"
+    return f"{', '.join(plan.excluded)} on the GPU, {turns}" if plan.excluded else turns
+
+
+def _line(plan: Plan, scenario: Scenario) -> str:
+    """Return the plan's code where it is one line or can be written as one, else the command that prints it."""
+    lines = [line for line in plan.to_code().strip().splitlines() if not line.startswith("#")]
+    plain = all(line.startswith("pipe.") for line in lines)
+    return "; ".join(lines) if plain else _command(scenario, plan.budget_bytes)
+
+
+def _command(scenario: Scenario, budget_bytes: int) -> str:
+    words = ["vram", "plan", *command_words(scenario, placed=False)]
+    return f"{shlex.join([*words, '--budget', size_word(budget_bytes)])} --code"

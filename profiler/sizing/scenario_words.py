@@ -1,0 +1,90 @@
+"""A scenario as words of the command: what a finding tells to type, so that nothing of a run is lost."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from profiler.pipelines.dtypes import written
+from profiler.units import GIB, MIB, parse_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from profiler.libraries.modes import Mode
+    from profiler.sizing.scenario import CallOptions, Scenario
+
+_CALL = ("height", "width", "frames", "batch", "steps")
+
+
+def command_words(scenario: Scenario, *, placed: bool = True) -> list[str]:
+    """Return the model and the options that describe `scenario`, as the shell hands them over.
+
+    Args:
+        scenario: What to run.
+        placed: Whether the placement is among them; without, only what `vram plan` does not decide.
+    """
+    words = [scenario.model]
+    words += _option("--pipeline", scenario.pipeline_class or None)
+    words += _option("--gpu", scenario.gpu)
+    words += _option("--capacity", scenario.capacity and size_word(parse_bytes(scenario.capacity)))
+    words += _option("--dtype", None if scenario.dtype is None else written(scenario.dtype))
+    words += _each("--quantize", (f"{name}={kind}" for name, kind in scenario.quantization.items()))
+    words += _mode(scenario.mode, placed=placed)
+    for name in _CALL:
+        words += _option(f"--{name}", getattr(scenario, name))
+    words += ["--cached-prompt"] if scenario.cached_prompt else []
+    words += _each("--set", (_setting(*one) for one in scenario.extra.items()))
+    words += _option("--weight", scenario.weight if scenario.weight != 1 else None)
+    return words + _each("--also", map(_also, scenario.also))
+
+
+def size_word(count: int) -> str:
+    """Return `count` bytes as the command takes them, to the byte."""
+    unit, name = next(one for one in ((GIB, "GiB"), (MIB, "MiB"), (1, "B")) if count % one[0] == 0)
+    return f"{count // unit}{name}"
+
+
+def _mode(mode: Mode, *, placed: bool) -> list[str]:
+    words = []
+    if placed:
+        words += ["--mode", mode.name]
+        words += ["--stream"] if mode.stream else []
+        words += ["--record-stream"] if mode.record_stream else []
+        words += _option("--blocks", mode.blocks)
+        words += _option("--disk", mode.disk or None)
+    words += ["--vae-tiling"] if mode.vae_tiling else []
+    words += ["--vae-slicing"] if mode.vae_slicing else []
+    return words + (["--layerwise-casting"] if mode.layerwise_casting else [])
+
+
+def _option(name: str, value: Any) -> list[str]:
+    return [] if value is None else [name, str(value)]
+
+
+def _each(name: str, values: Any) -> list[str]:
+    return [word for value in values for word in (name, value)]
+
+
+def _setting(name: str, value: Any) -> str:
+    """Return `KEY=VALUE` that is read back as the same value: a Python literal, or JSON for what has none."""
+    return f"{name}={value!r}" if not isinstance(value, dict) else f"{name}={json.dumps(value)}"
+
+
+def _also(call: CallOptions) -> str:
+    """Return a call as one argument of `--also`."""
+    return " ".join(_also_words(call))
+
+
+def _also_words(call: CallOptions) -> Iterator[str]:
+    if call.pipeline_class:
+        yield f"pipeline={call.pipeline_class}"
+    for name in (*_CALL, "weight"):
+        value = getattr(call, name)
+        if value is not None and (name, value) != ("weight", 1) and name not in call.inherited:
+            yield f"{name}={value}"
+    if call.cached_prompt:
+        yield "cached-prompt"
+    for name, value in call.extra.items():
+        if name not in call.inherited:
+            yield _setting(name, value)

@@ -1,0 +1,316 @@
+"""A model by name, sized on a virtual card: what the command and the demo call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from profiler.checking.given import check_given, words_of
+from profiler.errors import FindingError, InputError
+from profiler.gpus.hardware import Card, card
+from profiler.record.profile import Profile
+from profiler.sizing.call_arguments import call_arguments, refusals_as_input_errors
+from profiler.sizing.scenario import CallOptions, Scenario
+from profiler.units import TIB, format_bytes
+
+if TYPE_CHECKING:
+    from profiler.applying import Verification
+    from profiler.planning import Plan, Wish
+    from profiler.tracing import Call
+
+_SCENARIO = "write profiler.Scenario(model='sdxl-base')"
+
+Report = Callable[[str], None]
+"""Told what is being done, one short line each."""
+
+
+def profile_model(
+    scenario: Scenario, *, report: Report | None = None, memory_history: bool = False
+) -> Profile:
+    """Return the predicted profile of one call of the scenario's pipeline, without weights.
+
+    A run that exceeds the capacity gives an incomplete profile that says so. With `memory_history` it has torch's own
+    history of the run.
+
+    Raises:
+        InputError: if the model, the card or an argument of the call cannot be used.
+    """
+    check_given(scenario, Scenario, to="profile_model()", instead=_SCENARIO)
+    return _profile_on(scenario, scenario.card(), report, memory_history=memory_history)
+
+
+def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -> Profile:
+    """Return the profile of a scenario as if its card had memory without end: what a planner starts from.
+
+    Raises:
+        InputError: as `profile_model`.
+    """
+    own = scenario.card()
+    profile = _profile_on(scenario, own.with_capacity(TIB), report)
+    return replace(profile, gpu=replace(profile.gpu, capacity_bytes=own.capacity_bytes))
+
+
+def plan_model(  # noqa: PLR0913  # what a plan is to be, each wish by its name
+    source: Scenario | Profile,
+    budget_bytes: str | int,
+    *,
+    ram_bytes: str | int | None = None,
+    objective: str | None = None,
+    sticky: bool = True,
+    levers: str | Sequence[str] | None = None,
+    time_limit_seconds: float | None = None,
+    slack_bytes: str | int | None = None,
+    allow: str | Sequence[str] = (),
+    report: Report | None = None,
+) -> Plan:
+    """Return the best plan under a budget.
+
+    Args:
+        source: what to run (its `model` may be a saved profile), or the profile of it.
+        budget_bytes: what the driver may show as used: "8GiB", or bytes.
+        ram_bytes: as for `profiler.plan_offload`, as the next.
+        objective: what to minimise.
+        sticky: whether the end of a call may be other than diffusers' own.
+        levers: which placements may be used besides sequence and exclusions; all but the disk if not given.
+        time_limit_seconds: how long to search.
+        slack_bytes: what to allow for the free memory's pieces.
+        allow: what may be done that changes the picture, of `placements.MODIFIERS`, as a tuple or as text with commas;
+            the fewest that let a plan fit are.
+        report: told what is being done.
+
+    Raises:
+        InputError: if the scenario cannot be run, or the profile not be planned from.
+        FindingError: if nothing fits; the message says by how much, and what to try.
+    """
+    from profiler.placements.scheme import scheme_in_mode
+    from profiler.planning.vocabulary import LEVERS
+    from profiler.planning.wish import wish_of
+    from profiler.sizing.modifying import combinations_of, modified
+
+    check_given(source, Scenario | Profile, to="plan_model()", instead=_SCENARIO)
+    allow = words_of(allow, "what is allowed")
+    wished = wish_of(
+        budget_bytes,
+        ram_bytes=ram_bytes,
+        objective=objective,
+        sticky=sticky,
+        levers=LEVERS if levers is None else levers,
+        time_limit_seconds=time_limit_seconds,
+        slack_bytes=slack_bytes,
+    )
+    first: FindingError | None = None
+    for modifiers in combinations_of(allow):
+        if isinstance(source, Profile):
+            if modifiers:
+                raise InputError(
+                    f"{', '.join(allow)} need another run: plan from the model instead"
+                )
+            profile = source
+        else:
+            scenario = modified(source, modifiers)
+            if modifiers and scenario == source:
+                continue  # in effect already
+            profile = _to_plan_from(scenario, report)
+            names = [part.name for part in profile.components]
+            wished = replace(wished, compared_with=scheme_in_mode(scenario.mode, names))
+        _tell(report, "searching")
+        try:
+            plan = _planned(profile, wished, report)
+        except FindingError as error:
+            first = first or error
+            continue
+        if wished.ram_bytes is not None:
+            _check_loading(profile, wished.ram_bytes)
+        return plan
+    assert first is not None
+    raise first
+
+
+def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
+    """Return the best plan, confirmed by a run where the profile names a model that can be built."""
+    from profiler.planning.planner import plan_as
+    from profiler.sizing.confirming import confirmed_plan
+
+    if profile.source != "predicted" or not profile.model:
+        return plan_as(profile, wish)
+    return confirmed_plan(
+        profile,
+        wish,
+        run_peak=lambda plan, capacity_bytes: _run_peak(plan, capacity_bytes, report),
+    )
+
+
+def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
+    """Return the profile of a run that splits no component, whatever the mode that the plan is compared with."""
+    if not Path(scenario.model).is_file():
+        whole = replace(scenario, mode=scenario.mode.unsplit)
+        return profile_without_limit(whole, report=report)
+    if scenario != Scenario(model=scenario.model):
+        raise InputError(
+            f"{scenario.model} is a profile, with its card and call: drop the other options"
+        )
+    return Profile.load(scenario.model)
+
+
+def _check_loading(profile: Profile, ram_bytes: int) -> None:
+    """Raise FindingError if loading the weights takes more than `ram_bytes`."""
+    loading_bytes = profile.totals.loading_host_peak_bytes or 0
+    if loading_bytes > ram_bytes:
+        raise FindingError(
+            f"loading the weights takes {format_bytes(loading_bytes)} of host memory, more than "
+            f"{format_bytes(ram_bytes)}: load the components one by one, each onto the card before the next"
+        )
+
+
+def _run_peak(plan: Plan, capacity_bytes: int, report: Report | None) -> int | None:
+    """Return the peak of calls on a card of so much, the later ones with what the first left; None if one fails."""
+    import torch
+
+    from profiler import applying
+    from profiler.record import readings as reading
+    from profiler.sizing.confirming import ROUNDS, shortened
+    from profiler.tracing import profile_calls
+
+    with _planned_pipeline(plan, capacity_bytes, report) as (pipe, folder):
+        rounds = [list(_calls_of(shortened(plan, steps), pipe)) for steps in ROUNDS]
+        others = [call.pipe for calls in rounds for call in calls if call.pipe is not None]
+        try:
+            applying.apply(plan, pipe, disk_folder=folder, also=others)
+            _tell(report, f"running {plan.model} under a plan")
+            peak_bytes = 0
+            for calls in rounds:
+                profile = profile_calls(pipe, *calls)
+                if not profile.complete:
+                    return None
+                peak_bytes = max(peak_bytes, reading.called_peak_bytes(profile))
+        except (torch.OutOfMemoryError, FindingError):  # before a call, which would tell it itself
+            return None
+    return peak_bytes
+
+
+def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
+    """Return how a run of the plan, with its budget as the card's capacity, compares with its promise.
+
+    Raises:
+        InputError: if the plan's model or card cannot be built.
+    """
+    from profiler import applying
+    from profiler.planning import Plan
+
+    check_given(plan, Plan, to="verify_plan()", instead="load one with Plan.load(path)")
+    if not plan.model:
+        raise InputError(
+            f"this plan was made from a {plan.pipeline_class} in Python, which no file names: verify it there, with "
+            "profiler.verify(pipe, plan)"
+        )
+    with _planned_pipeline(plan, plan.budget_bytes, report) as (pipe, folder):
+        applying.apply(plan, pipe, disk_folder=folder)
+        _tell(report, f"running {plan.model} under the plan")
+        return applying.verify(pipe, plan)
+
+
+@contextmanager
+def _planned_pipeline(
+    plan: Plan, capacity_bytes: int, report: Report | None
+) -> Iterator[tuple[Any, str]]:
+    """Yield the plan's pipeline on a card of this capacity, and a folder that goes."""
+    scenario = Scenario(
+        model=plan.model,
+        pipeline_class=plan.pipeline_class,
+        dtype=(plan.dtype or None) if plan.dtypes is None else plan.dtypes or None,
+        quantization=plan.quantization,
+    )
+    on = card(plan.gpu).with_capacity(capacity_bytes)
+    with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
+        yield pipe, folder
+
+
+def _calls_of(plan: Plan, pipe: Any) -> Iterator[Call]:
+    """Yield the calls that the plan is for, each by the pipeline that it is of."""
+    from profiler.pipelines.recorded_call import repeatable_call
+    from profiler.tracing import Call
+
+    recorded = [(one.pipeline_class, one.call) for one in plan.signatures]
+    for class_name, call in recorded or [(plan.pipeline_class, plan.call)]:
+        other = _other_pipeline(pipe, class_name)
+        yield Call(other, **repeatable_call(other or pipe, call))
+
+
+def _profile_on(
+    scenario: Scenario, on: Card, report: Report | None, *, memory_history: bool = False
+) -> Profile:
+    with _stage(scenario, on, report) as pipe:
+        from profiler.libraries.modules import components_of
+        from profiler.pipelines.stored_weights import pipeline_loading
+        from profiler.tracing import profile_calls
+
+        calls = [_call(pipe, options) for options in scenario.calls]
+        label: dict[str, object] = {
+            "model": scenario.model,
+            "quantization": scenario.quantization,
+            "dtypes": scenario.dtypes,
+        }
+        _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
+        loading_bytes = pipeline_loading(scenario.model, components_of(pipe)).peak_bytes
+        with refusals_as_input_errors(pipe):
+            profile = profile_calls(
+                pipe, *calls, mode=scenario.mode, label=label, memory_history=memory_history
+            )
+    return replace(
+        profile,
+        gpu=replace(profile.gpu, is_default=scenario.gpu is None),
+        totals=replace(profile.totals, loading_host_peak_bytes=loading_bytes),
+    )
+
+
+def _call(pipe: Any, options: CallOptions) -> Call:
+    """Return the call that `options` describe."""
+    from profiler.tracing import Call
+
+    other = _other_pipeline(pipe, options.pipeline_class)
+    arguments = call_arguments(other or pipe, options)
+    return Call(other, weight=options.weight, cached_prompt=options.cached_prompt, **arguments)
+
+
+def _other_pipeline(pipe: Any, class_name: str) -> Any:
+    """Return a pipeline of this class over the components of `pipe`; None where that is its own."""
+    from profiler.pipelines.sibling import sibling
+
+    return None if class_name in ("", type(pipe).__name__) else sibling(pipe, class_name)
+
+
+@contextmanager
+def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]:
+    """Yield the scenario's pipeline, built on a virtual GPU that stands in for the card `on`."""
+    _tell(report, "importing torch and diffusers")
+    import torch
+
+    from profiler.pipelines import load_pipeline
+    from profiler.pipelines.quiet import quiet
+    from profiler.virtual import VirtualGPU
+
+    with VirtualGPU(on), quiet():
+        _tell(report, f"building {scenario.model}")
+        pipe = load_pipeline(
+            scenario.model,
+            dtype=scenario.dtype,
+            quantization=scenario.quantization,
+            pipeline_class=scenario.pipeline_class,
+        )
+        pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
+        try:
+            yield pipe
+        except torch.OutOfMemoryError as error:
+            raise FindingError(
+                f"{scenario.model} ran out of memory before its call, on a GPU of "
+                f"{format_bytes(on.capacity_bytes)}: {error}"
+            ) from error
+
+
+def _tell(report: Report | None, line: str) -> None:
+    if report is not None:
+        report(line)

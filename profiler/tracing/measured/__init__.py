@@ -1,0 +1,1 @@
+"""The readings of a trace on a real GPU."""

@@ -1,0 +1,79 @@
+"""Copies between host and device, as Python's tensor methods make them, for cards whose model tells of none.
+
+Copies made inside C++ are not seen: `tensor.item()`, `torch.tensor(..., device=)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from profiler.patching import Patches
+from profiler.tracing.gauge import CopyObserver
+from profiler.virtual.copies import crossing_dtype
+
+_RETURNING = ("to", "cpu", "cuda")
+
+
+def watch_methods(patches: Patches, owners: tuple[type, ...], observer: CopyObserver) -> None:
+    """Tell `observer` of each copy that a tensor method makes.
+
+    Args:
+        patches: takes what is replaced.
+        owners: classes of tensors that have these methods: `torch.Tensor`, and those that override it.
+        observer: told of the outermost method where one calls another.
+    """
+    watcher = _Watcher(observer)
+    for owner in owners:
+        for name in _RETURNING:
+            if owner is torch.Tensor or name in vars(owner):
+                patches.replace(owner, name, watcher.returning(getattr(owner, name)))
+    patches.replace(torch.Tensor, "copy_", watcher.writing(torch.Tensor.copy_))
+
+
+class _Watcher:
+    def __init__(self, observer: CopyObserver) -> None:
+        self._observer = observer
+        self._inside = False
+
+    def returning(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._inside:
+                return original(tensor, *args, **kwargs)
+            result = self._outermost(original, tensor, *args, **kwargs)
+            if result is not tensor:
+                self._tell(tensor, result, non_blocking=_non_blocking(args, kwargs))
+            return result
+
+        return method
+
+    def writing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def copy_(tensor: torch.Tensor, source: Any, non_blocking: bool = False) -> Any:
+            if self._inside:
+                return original(tensor, source, non_blocking)
+            result = self._outermost(original, tensor, source, non_blocking)
+            self._tell(source, tensor, non_blocking=non_blocking)
+            return result
+
+        return copy_
+
+    def _outermost(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._inside = True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._inside = False
+
+    def _tell(self, source: torch.Tensor, target: torch.Tensor, *, non_blocking: bool) -> None:
+        kinds = (source.device.type, target.device.type)
+        if kinds in (("cpu", "cuda"), ("cuda", "cpu")):
+            dtype = crossing_dtype(kinds, source, target, non_blocking=non_blocking)
+            self._observer(*kinds, target.numel() * dtype.itemsize)
+
+
+def _non_blocking(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return what a call of `to` or `cuda` says, whose positional flags begin with this one."""
+    flags = [one for one in args if isinstance(one, bool)]
+    return bool(kwargs.get("non_blocking", flags[0] if flags else False))

@@ -1,0 +1,156 @@
+"""Forwards that were looked at on a real card, and what they tell once the run is over and the card's events are read.
+
+Times are the card's own, by its events, in the looked-at forward, which the looking holds up; where there are others of
+its kind they are scaled to what those took. A component that runs once or twice has none, and its first forward loads
+kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+from profiler.allocator.history_replay import DoesNotAddUpError
+from profiler.errors import InputError
+from profiler.record.events import Inside
+from profiler.tracing.measured.probes import Look
+
+_NANOSECONDS = 10**9
+Seconds = Callable[[int], float]
+"""When a mark was passed."""
+
+
+class Step(NamedTuple):
+    """An event inside a forward, and what parts did before it."""
+
+    ended_by: tuple[str, str]
+    inside: int
+
+
+class Interval(NamedTuple):
+    """What parts did between two events of a forward, not read yet.
+
+    In place of the peak of each visit is the number of its moment, in place of the stream's time the mark.
+    """
+
+    inside: Inside
+    look: Look
+    base_bytes: int
+    start: int  # the last moment before it; -1 for none
+    began: int  # the mark at which it began
+
+
+@dataclass
+class Kind:
+    """Forwards of one kind. Steps are those of the first one looked at, and of the last."""
+
+    looked: int = 0
+    first: tuple[Step, ...] = ()
+    steady: tuple[Step, ...] = ()
+    others: list[tuple[int, int, float]] = field(
+        default_factory=list
+    )  # two marks and host seconds of those that were not looked at
+
+
+def told(intervals: Iterable[Interval], kinds: Iterable[Kind], at: Seconds) -> list[Inside | None]:
+    """Return the intervals as they were; None for those that cannot be told.
+
+    Args:
+        intervals: those of all looked-at forwards, as numbered by the steps of their kinds.
+        kinds: the kinds of forwards.
+        at: when a mark was passed, in seconds of the card's stream.
+    """
+    found = [_read_off(interval, at) for interval in intervals]
+    done: set[int] = set()
+    for kind in kinds:
+        _scale(kind, found, done, at)
+    return found
+
+
+def _read_off(interval: Interval, at: Seconds) -> Inside | None:
+    """Return an interval whose moments and marks are read; None if they cannot be told."""
+    try:
+        moments = interval.look.moments()
+    except (DoesNotAddUpError, InputError):
+        return None
+    inside, base_bytes = interval.inside, interval.base_bytes
+    before = interval.start
+
+    def peak_bytes(moment: int) -> int:
+        nonlocal before
+        peak = max(one.peak_bytes for one in moments[before + 1 : moment + 1])
+        before = moment
+        return peak - base_bytes
+
+    def since(mark: int) -> int:
+        return max(round((at(mark) - at(interval.began)) * _NANOSECONDS), 0)
+
+    visits = tuple(
+        visit._replace(
+            peak_bytes=peak_bytes(visit.peak_bytes),
+            allocated_bytes=moments[visit.peak_bytes].allocated_bytes - base_bytes,
+            stream_nanoseconds=since(visit.stream_nanoseconds),
+        )
+        for visit in inside.visits
+    )
+    return inside._replace(
+        visits=visits,
+        peak_bytes=peak_bytes(inside.peak_bytes),
+        stream_nanoseconds=since(inside.stream_nanoseconds),
+    )
+
+
+def _scale(kind: Kind, found: list[Inside | None], done: set[int], at: Seconds) -> None:
+    """Give the forwards that were looked at the times of those that were not, and the first those of the second."""
+    looked = {step.inside: inside for step in kind.steady if (inside := _of(step, found))}
+    if kind.others and looked:
+        stream = median(at(end) - at(begin) for begin, end, _ in kind.others)
+        host = median(host_seconds for _, _, host_seconds in kind.others)
+        factors = (
+            _factor(host, sum(inside.host_nanoseconds for inside in looked.values())),
+            _factor(stream, sum(inside.stream_nanoseconds for inside in looked.values())),
+        )
+        for index, inside in looked.items():
+            if index not in done:
+                found[index] = _scaled(inside, *factors)
+    done |= looked.keys()
+    for first, steady in zip(kind.first, kind.steady, strict=False):
+        cold, warm = _of(first, found), _of(steady, found)
+        if cold is not None and warm is not None and first.inside not in done:
+            found[first.inside] = _timed_as(cold, warm)
+
+
+def _of(step: Step, found: list[Inside | None]) -> Inside | None:
+    return found[step.inside] if step.inside >= 0 else None
+
+
+def _factor(seconds: float, nanoseconds: int) -> float:
+    """Return by what times are multiplied: looking only holds up, so by no more than 1."""
+    return min(seconds * _NANOSECONDS / nanoseconds, 1.0) if nanoseconds else 1.0
+
+
+def _scaled(inside: Inside, host: float, stream: float) -> Inside:
+    times = [(round(a * host), round(b * stream)) for a, b in _times(inside)]
+    return _with_times(inside, times)
+
+
+def _timed_as(inside: Inside, other: Inside) -> Inside:
+    """Return `inside` with the times of another one, if the same parts were visited in it."""
+    alike = [visit[:3] for visit in inside.visits] == [visit[:3] for visit in other.visits]
+    return _with_times(inside, _times(other)) if alike else inside
+
+
+def _times(inside: Inside) -> list[tuple[int, int]]:
+    visits = [(visit.host_nanoseconds, visit.stream_nanoseconds) for visit in inside.visits]
+    return [*visits, (inside.host_nanoseconds, inside.stream_nanoseconds)]
+
+
+def _with_times(inside: Inside, times: list[tuple[int, int]]) -> Inside:
+    *of_visits, (host, stream) = times
+    visits = [
+        visit._replace(host_nanoseconds=at_host, stream_nanoseconds=at_stream)
+        for visit, (at_host, at_stream) in zip(inside.visits, of_visits, strict=True)
+    ]
+    return Inside(tuple(visits), inside.peak_bytes, host, stream)

@@ -1,0 +1,144 @@
+"""Memory at the moments of one forward on a real card: two ways to look, of which the cheaper one is taken.
+
+`Recording` lets torch's allocator write down what it does, and tells moments apart by the string that torch attaches to
+each entry: a moment costs less than a launch, and what was allocated there is worked out after the run. `Reading` reads
+torch's statistics at every moment, which costs as much as several launches: for an allocator that writes nothing down,
+and where somebody else has torch record, or what it recorded does not add up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from profiler.allocator.history_replay import BlockReplay, segments_of, settings_of
+from profiler.tracing.gauge import Gauge
+
+
+class Moment(NamedTuple):
+    """The card's memory at a moment.
+
+    Attributes:
+        peak_bytes: the most that was allocated since the moment before.
+        allocated_bytes: what is allocated.
+    """
+
+    peak_bytes: int
+    allocated_bytes: int
+
+
+class Look(Protocol):
+    """Looks at one forward."""
+
+    def pass_moment(self, peak_bytes: int) -> int:
+        """Return the number of this moment, from 0 on.
+
+        Args:
+            peak_bytes: the highest that somebody else has read since the moment before, 0 for nobody.
+        """
+
+    def take_peak(self) -> int:
+        """Return the highest that was read since the last call, and that nobody else can read any more."""
+
+    def end(self) -> None:
+        """Look no more. Safe to call twice."""
+
+    def moments(self) -> list[Moment]:
+        """Return what was seen.
+
+        Raises:
+            DoesNotAddUpError: if that cannot be told.
+            InputError: if the allocator has settings that are not known.
+        """
+
+
+class Reading:
+    """Reads the gauge at every moment."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._moments: list[Moment] = []
+        self._highest = 0
+
+    def pass_moment(self, peak_bytes: int) -> int:
+        read = self._gauge.take()
+        moment = Moment(max(read.peak_bytes, peak_bytes), read.allocated_bytes)
+        self._highest = max(self._highest, read.peak_bytes)
+        self._moments.append(moment)
+        return len(self._moments) - 1
+
+    def take_peak(self) -> int:
+        highest, self._highest = self._highest, 0
+        return highest
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+    def moments(self) -> list[Moment]:
+        return self._moments
+
+
+class Recording:
+    """Has torch record. What it recorded before is forgotten, so nobody else may have it record (`can_record`)."""
+
+    def __init__(self) -> None:
+        self._device = torch.cuda.current_device()
+        self._before = segments_of(torch.cuda.memory_snapshot(include_traces=False), self._device)
+        self._passed = 0
+        self._ended = False
+        self._moments: list[Moment] | None = None
+        self._snapshot: dict[str, Any] = {}
+        self._label = torch.cuda.memory._set_memory_metadata
+        self._users_label = torch.cuda.memory._get_memory_metadata()
+        torch.cuda.memory._record_memory_history(
+            "all", context=None, stacks="python", clear_history=True
+        )
+        self._label("0")
+
+    def pass_moment(self, _: int) -> int:
+        number = self._passed
+        self._passed = number + 1
+        self._label(str(self._passed))  # how many moments were before whatever comes now
+        return number
+
+    def take_peak(self) -> int:
+        return 0
+
+    def end(self) -> None:
+        if not self._ended:
+            self._snapshot = self._snapshot or torch.cuda.memory._snapshot()
+            torch.cuda.memory._record_memory_history(enabled=None)
+            self._label(self._users_label)
+            self._ended = True
+
+    def moments(self) -> list[Moment]:
+        if self._moments is None:
+            self._moments = self._worked_out()
+            self._snapshot = {}
+        return self._moments
+
+    def _worked_out(self) -> list[Moment]:
+        replay = BlockReplay(self._before, settings_of(self._snapshot))
+        found: list[Moment] = []
+        peak_bytes = replay.allocated_bytes
+
+        def pass_until(count: int) -> None:
+            nonlocal peak_bytes
+            while len(found) < count:
+                found.append(Moment(peak_bytes, replay.allocated_bytes))
+                peak_bytes = replay.allocated_bytes
+
+        for number, entry in enumerate(self._snapshot["device_traces"][self._device]):
+            label = entry["user_metadata"]  # another thread has none of ours
+            pass_until(int(label) if label.isdecimal() else 0)
+            replay.follow(number, entry)
+            peak_bytes = max(peak_bytes, replay.allocated_bytes)
+        pass_until(self._passed)
+        replay.check(segments_of(self._snapshot["segments"], self._device))
+        return found
+
+
+def can_record() -> bool:
+    """Tell whether torch's allocator can record, and nobody has it record."""
+    return torch.cuda.get_allocator_backend() == "native" and not torch._C._cuda_isHistoryEnabled()

@@ -1,0 +1,241 @@
+"""What parts do on a real card: looked at in the first two forwards of each kind, and taken to be the same later on.
+
+Looking costs time at every part (`card_looks.py`), so the hook at the parts stands only while a forward is looked at:
+the first one, which makes caches and workspaces, and the second, which stands for all that follow. Forwards are of one
+kind that have the same component, entry point, and shapes of arguments. A later one that does not do the same events as
+the second is not vouched for, and the next one is looked at again.
+
+A forward inside which a hook moves weights is not looked at: how long its parts would take without copies cannot be
+known, and a plan is made from whole components anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from profiler.allocator.history_replay import DoesNotAddUpError
+from profiler.errors import InputError
+from profiler.libraries import offload_state as hooks
+from profiler.patching import Patches
+from profiler.record.events import Event, Inside, Visit
+from profiler.tracing.measured.gauge import CardGauge
+from profiler.tracing.measured.probed_forwards import Interval, Kind, Step, told
+from profiler.tracing.measured.probes import Look, Reading, Recording, can_record
+from profiler.tracing.submodules import Insides
+
+LOOKED_AT = 2
+MOST_KINDS = 32
+"""Kinds of forwards that are looked at; what has so many does not repeat itself."""
+
+_NANOSECONDS = 10**9
+_MOVES = frozenset({"onload", "offload", "cast", "empty_cache", "sync"})
+
+
+class CardInsides(Insides):
+    """Collects the visits of parts on a real card."""
+
+    def __init__(self, gauge: CardGauge, modules: Mapping[str, nn.Module]) -> None:
+        self._watch = _Watch(gauge)
+        super().__init__(gauge, modules, self._watch)
+        self._card = gauge
+        self._call_impl: Any = None
+        self._standing = Patches()
+        self._running: list[str] = []
+        self._kinds: dict[Any, Kind] = {}
+        self._kind: Kind | None = None  # of the outermost forward that runs
+        self._steps: list[Step] = []
+        self._moved = False
+        self._entered = 0, 0.0  # a mark, and the host's seconds
+        self._look: Look = Reading(gauge)
+        self._start = -1
+        self._records = can_record()
+        self._proved = False  # whether a recording added up
+        self._intervals: list[Interval] = []
+        self._forward = -1  # how many outermost forwards there were
+        self._forwards: list[int] = []  # in which of them each event was told of
+        self._unlike: set[int] = set()
+
+    def _stand(self, patches: Patches) -> None:
+        self._call_impl = self._calling(nn.Module._call_impl)
+
+    def unwatch(self) -> None:
+        self._standing.restore()
+        self._look.end()
+
+    # -- which forwards
+
+    def entering(self, component: str, entry: str, arguments: tuple[Any, ...]) -> None:
+        self._running.append(component)
+        if len(self._running) > 1:
+            return
+        self._forward += 1
+        self._steps, self._moved = [], False
+        self._kind = self._kind_of(component, entry, arguments)
+        if self._kind is None:
+            return
+        self._watch.running = self._looks()
+        if self._watch.running:
+            self._look, self._start = self._new_look(), -1
+            self._standing.replace(nn.Module, "_call_impl", self._call_impl)
+            self._watch.restart()
+        self._entered = self._card.mark(), self._card.host_seconds()
+
+    def leaving(self, component: str) -> None:
+        self._running.remove(component)
+        kind = self._kind
+        if self._running or kind is None:
+            return
+        self._standing.restore()
+        if self._watch.running:
+            self._look.end()
+        if self._watch.running and not self._adds_up():
+            self._unlike.add(self._forward)
+        elif self._watch.running:
+            kind.first = kind.first or tuple(self._steps)
+            kind.steady = tuple(self._steps)
+            kind.looked += 1
+        elif self._forward in self._unlike or len(self._steps) != len(kind.steady):
+            self._unlike.add(self._forward)
+            kind.looked = LOOKED_AT - 1
+        elif not self._moved:
+            began, host_began = self._entered
+            host_seconds = self._card.host_seconds() - host_began
+            kind.others.append((began, self._card.mark(), host_seconds))
+        self._kind, self._watch.running = None, False
+
+    def _new_look(self) -> Look:
+        self._records = self._records and can_record()
+        return Recording() if self._records else Reading(self._card)
+
+    def _adds_up(self) -> bool:
+        """Whether the look that has ended tells its moments; asked of the first recording, before others follow it."""
+        if self._proved or not self._records:
+            return True
+        try:
+            self._look.moments()
+        except (DoesNotAddUpError, InputError):
+            self._records = False
+            return False
+        self._proved = True
+        return True
+
+    def _looks(self) -> bool:
+        return self._kind is not None and self._kind.looked < LOOKED_AT
+
+    def _kind_of(self, component: str, entry: str, arguments: tuple[Any, ...]) -> Kind | None:
+        key = (component, entry, _shapes(arguments))
+        kind = self._kinds.get(key)
+        if kind is None:
+            module = self._modules[component]
+            if len(self._kinds) >= MOST_KINDS or not self._places or hooks.acts_inside(module):
+                return None
+            kind = self._kinds[key] = Kind()
+        return kind
+
+    def keep(self, inside: Inside | None, ended_by: tuple[str, str]) -> int:
+        self._forwards.append(self._forward if self._running else -1)
+        kind, moves = self._kind, ended_by[0] in _MOVES
+        self._moved |= moves
+        if kind is None:
+            return -1
+        if not self._looks():
+            return self._as_before(kind, ended_by, moves=moves)
+        index = -1
+        if inside is not None:
+            index = len(self._intervals)
+            self._intervals.append(
+                Interval(inside, self._look, self._base_bytes, self._start, self._watch.began)
+            )
+        if index >= 0 or not moves:
+            self._steps.append(Step(ended_by, index))
+        return index
+
+    def _as_before(self, kind: Kind, ended_by: tuple[str, str], *, moves: bool) -> int:
+        """Return what the second forward of the kind did before such an event."""
+        due = len(self._steps)
+        step = kind.steady[due] if due < len(kind.steady) else None
+        if step is not None and step.ended_by == ended_by:
+            self._steps.append(step)
+            return step.inside
+        if not moves:
+            self._unlike.add(self._forward)
+        return -1
+
+    # -- what is read at their moments
+
+    def begin(self, base_bytes: int) -> None:
+        super().begin(base_bytes)
+        if self._watch.running:
+            self._start = self._look.pass_moment(0)
+
+    def ended(self) -> Inside | None:
+        if not self._watch.running or not self._visits:
+            return None
+        tail = self._look.pass_moment(self.pending_peak_bytes)
+        return Inside(tuple(self._visits), tail, *self._watch.since())
+
+    def take_peak_of_visits(self) -> int:
+        return self._look.take_peak()
+
+    def _visit(self, component: int, part: int, entering: int) -> None:
+        began = self._card.host_seconds()
+        moment = self._look.pass_moment(self.pending_peak_bytes)
+        self.pending_peak_bytes = 0
+        host = self._watch.host_until(began)
+        visit = Visit(component, part, entering, moment, 0, host, self._card.mark())
+        self._visits.append(visit)
+        self._watch.looking_seconds += self._card.host_seconds() - began
+
+    # -- what it was
+
+    def settled(self, events: list[Event]) -> list[Event]:
+        found = told(self._intervals, self._kinds.values(), self._card.seconds_at)
+        indices = [-1 if inside is None else self._keep(inside) for inside in found]
+        return [
+            event._replace(inside=-1 if forward in self._unlike else indices[event.inside])
+            if event.inside >= 0
+            else event
+            for event, forward in zip(events, self._forwards, strict=True)
+        ]
+
+    def _keep(self, inside: Inside) -> int:
+        """Return the index of an interval, by what was visited and allocated."""
+        return super().keep(inside, ("", ""))
+
+
+class _Watch:
+    """Reads the host's clock, less what the looking takes, and marks the stream."""
+
+    def __init__(self, gauge: CardGauge) -> None:
+        self.running = False
+        self.began = 0
+        self.looking_seconds = 0.0  # since it began
+        self._gauge = gauge
+        self._host_began = 0.0
+
+    def restart(self) -> None:
+        if self.running:
+            self.began = self._gauge.mark()
+            self._host_began, self.looking_seconds = self._gauge.host_seconds(), 0.0
+
+    def since(self) -> tuple[int, int]:
+        return self.host_until(self._gauge.host_seconds()), self._gauge.mark()
+
+    def host_until(self, now: float) -> int:
+        """Return the nanoseconds of the host from the beginning to `now`, less those of looking."""
+        return round((now - self._host_began - self.looking_seconds) * _NANOSECONDS)
+
+
+def _shapes(value: Any) -> Any:
+    """Return what of a forward's arguments decides what it allocates: shapes, dtypes and switches, not numbers."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype
+    if isinstance(value, dict):
+        return tuple((name, _shapes(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(_shapes(item) for item in value)
+    return value if isinstance(value, bool | str | None) else type(value)

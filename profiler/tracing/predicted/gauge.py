@@ -1,0 +1,158 @@
+"""What the model of a virtual card says about memory and time."""
+
+from __future__ import annotations
+
+import torch
+
+from profiler.allocator.caching import Allocator
+from profiler.libraries.compiled import COMPILE
+from profiler.patching import Patches
+from profiler.record.profile import Assumption, Gpu
+from profiler.tracing.gauge import CopyObserver, Reading
+from profiler.tracing.host import HostNow, LinkSince, modelled_host, modelled_link
+from profiler.virtual.device import Device
+from profiler.virtual.lending.left_behind import HOOK
+from profiler.virtual.step_replay.replay import Listener
+from profiler.virtual.workspaces import NOTHING, Workspace
+
+# What a prediction may be wrong by beside kernels' calibrated memory, as a fraction of the peak. A choice, not a bound:
+# benchmarks/accuracy.py prints which published peaks lie inside the band that comes of it, and not all do.
+ROUNDING_BAND = 0.01
+
+
+_STEERS = "code that branches on it may take another way on real data"
+_EFFECTS = {
+    "calibration": "measured on a card, in place of the rule",
+    "numpy": "pixels of an image are unknown; their number is not",
+    HOOK: "what it allocates is not counted, nor what it changes",
+    "nonzero": "the most memory that a mask can take",
+    "workspace": "slower than with it; the peak is lower",
+    "mode": "some bytes or seconds differ; nothing that steers the run",
+    COMPILE: "compiled, it takes less memory and less time",
+    "operator": "it may take as much again; the error band counts that",
+}
+
+
+class VirtualGauge:
+    """Reads a virtual card. Methods are those of `Gauge`."""
+
+    predicted = True
+
+    def __init__(self, gpu: Device) -> None:
+        self._gpu = gpu
+        self._began = gpu.clock.at(0)
+        self.peak_allocated_bytes = 0
+        self.peak_reserved_bytes = 0
+        self._workspace_at_highest = NOTHING
+        self._least_highest = 0  # the highest peak, if every workspace took what it takes at least
+        # What the statistics said before, so that `settle` can say it again.
+        self._earlier = (gpu.allocator.peak_bytes, gpu.allocator.peak_reserved_bytes)
+        torch.cuda.reset_peak_memory_stats()
+        self._host, self._link = modelled_host(gpu), modelled_link(gpu)
+        self._host()  # what was before the trace is no part of it
+        gpu.most_peak_bytes = 0
+
+    def watch(self, patches: Patches, observer: CopyObserver) -> None:
+        self._gpu.copy_observers.append(observer)
+
+    def unwatch(self, observer: CopyObserver) -> None:
+        if observer in self._gpu.copy_observers:
+            self._gpu.copy_observers.remove(observer)
+
+    def watch_replay(self, listener: Listener | None) -> None:
+        """Tell `listener` of forwards that are left out; None ends that."""
+        if self._gpu.replay is not None:
+            self._gpu.replay.listener = listener
+
+    # -- memory
+
+    def take(self) -> Reading:
+        allocator = self._gpu.allocator
+        peak = allocator.peak_bytes
+        workspace = self._workspace_at(peak)
+        if peak > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = peak
+            self._workspace_at_highest = workspace
+        self._least_highest = max(self._least_highest, peak - workspace + workspace.least)
+        self.peak_reserved_bytes = max(self.peak_reserved_bytes, allocator.peak_reserved_bytes)
+        # Past what a recording of a forward puts in the way: a reader does nothing to the card.
+        Allocator.reset_peak(allocator)
+        return Reading(peak, allocator.allocated_bytes, allocator.reserved_bytes)
+
+    def settle(self) -> None:
+        self.take()
+        allocated, reserved = self._earlier
+        allocator = self._gpu.allocator
+        allocator.peak_bytes = max(allocated, self.peak_allocated_bytes)
+        allocator.peak_reserved_bytes = max(reserved, self.peak_reserved_bytes)
+        if self.peak_allocated_bytes >= allocated:
+            self._gpu.workspace_peak = (self.peak_allocated_bytes, self._workspace_at_highest)
+
+    def allocated(self) -> int:
+        return self._gpu.allocator.allocated_bytes
+
+    def _workspace_at(self, peak_bytes: int) -> Workspace:
+        """Return what a kernel's own memory took of the peak that was just reached."""
+        at, workspace = self._gpu.workspace_peak
+        return workspace if at == peak_bytes else NOTHING
+
+    def peak_workspace_bytes(self) -> int:
+        return self._gpu.workspace_bytes + self._workspace_at_highest
+
+    def kept_workspace_bytes(self) -> int:
+        return self._gpu.workspace_bytes
+
+    def take_host(self) -> HostNow:
+        return self._host()
+
+    # -- time
+
+    def mark(self) -> float:
+        return self._gpu.clock.at(0) - self._began
+
+    def seconds_at(self, mark: float) -> float:
+        return mark
+
+    def ideally(self) -> tuple[float, float]:
+        """Return how far the host and the default stream would be with copies that take no time."""
+        return self._gpu.clock.ideally()
+
+    def stream(self) -> int:
+        return int(self._gpu.current_stream.cuda_stream)
+
+    def take_link(self) -> LinkSince:
+        return self._link()
+
+    # -- what it is
+
+    def error_band(self) -> float:
+        if not self.peak_allocated_bytes:
+            return 0.0
+        return ROUNDING_BAND + max(self._gpu.most_peak_bytes / self.peak_allocated_bytes - 1, 0.0)
+
+    def error_band_below(self) -> float:
+        if not self.peak_allocated_bytes:
+            return 0.0
+        return ROUNDING_BAND + 1 - self._least_highest / self.peak_allocated_bytes
+
+    def gpu(self) -> Gpu:
+        card = self._gpu.card
+        return Gpu(
+            name=card.name,
+            capacity_bytes=self._gpu.capacity_bytes,
+            context_bytes=card.context_bytes,
+            slack_bytes=card.slack_bytes,
+            architecture=card.architecture,
+            h2d_bytes_per_second=card.h2d_bytes_per_second,
+            d2h_bytes_per_second=card.d2h_bytes_per_second,
+            pinned_bytes_per_second=card.pinned_bytes_per_second,
+        )
+
+    def card_state(self) -> None:
+        return None
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        return tuple(
+            Assumption(what=f"{asked}: {taken}", count=count, effect=_EFFECTS.get(asked, _STEERS))
+            for (asked, taken), count in sorted(self._gpu.values.assumed.items())
+        )

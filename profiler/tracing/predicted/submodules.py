@@ -1,0 +1,109 @@
+"""What parts do on a virtual card: every forward is looked at, by the clock that knows no copies.
+
+A forward that was replayed enters no part: what its run did stands for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from profiler.patching import Patches
+from profiler.record.events import Visit
+from profiler.tracing.predicted.gauge import VirtualGauge
+from profiler.tracing.submodules import Insides
+from profiler.virtual.step_replay.replay import Call
+
+_NANOSECONDS = 10**9
+
+
+class VirtualInsides(Insides):
+    """Collects the visits of parts on a virtual card."""
+
+    def __init__(self, gauge: VirtualGauge, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__(gauge, modules, _Ideally(gauge))
+        self._watched = gauge
+        self._calls: WeakKeyDictionary[Call, tuple[tuple[Visit, ...], int]] = WeakKeyDictionary()
+        self._forwards: list[tuple[int, int, tuple[int, int, int]]] = []
+
+    def unwatch(self) -> None:
+        self._watched.watch_replay(None)
+
+    def _stand(self, patches: Patches) -> None:
+        super()._stand(patches)
+        self._watched.watch_replay(self)
+
+    # -- forwards that may be replayed
+
+    def begins(self, call: Call) -> None:
+        """A forward begins: what it does is to be told from what was before."""
+        self.read()
+        now = self._gauge.allocated() - self._base_bytes, *self._stopwatch.since()
+        self._forwards.append((len(self._visits), self.pending_peak_bytes, now))
+        self.pending_peak_bytes = 0
+
+    def ran(self, call: Call) -> None:
+        """It ended: what its parts did is what those of its replays would do."""
+        self.read()
+        start, before_bytes, now = self._forwards.pop()
+        visits = tuple(_counted_from(now, visit) for visit in self._visits[start:])
+        tail_bytes = self.pending_peak_bytes - self._base_bytes - now[0]
+        self._calls[call] = visits, tail_bytes
+        self._join(start, before_bytes)
+
+    def replayed(self, call: Call) -> None:
+        """It was left out: put in what its run's parts did."""
+        self._peak_seen = max(self._peak_seen, self._gauge.take().peak_bytes)
+        start, before_bytes, now = self._forwards.pop()
+        if call not in self._calls:  # it ran before the trace began
+            self._unknown = True
+        visits, tail_bytes = self._calls.get(call, ((), 0))
+        back = (-now[0], -now[1], -now[2])
+        self._visits += [_counted_from(back, visit) for visit in visits]
+        self.pending_peak_bytes = self._base_bytes + now[0] + tail_bytes
+        self._join(start, before_bytes)
+
+    def failed(self, call: Call) -> None:
+        """It did not get to its end: where it was left out, nobody knows how far its parts had come."""
+        self._forwards.pop()
+        self._unknown = True
+
+    def _join(self, start: int, before_bytes: int) -> None:
+        """Give the peak from before a forward to what came next."""
+        if start == len(self._visits):
+            self.pending_peak_bytes = max(self.pending_peak_bytes, before_bytes)
+        else:
+            first = self._visits[start]
+            peak_bytes = max(first.peak_bytes, before_bytes - self._base_bytes)
+            self._visits[start] = first._replace(peak_bytes=peak_bytes)
+
+
+class _Ideally:
+    """Reads the clock on which copies take no time."""
+
+    def __init__(self, gauge: VirtualGauge) -> None:
+        self._gauge = gauge
+        self._began = (0.0, 0.0)
+
+    def restart(self) -> None:
+        self._began = self._gauge.ideally()
+
+    def since(self) -> tuple[int, int]:
+        host, stream = self._gauge.ideally()
+        return (
+            round((host - self._began[0]) * _NANOSECONDS),
+            round((stream - self._began[1]) * _NANOSECONDS),
+        )
+
+
+def _counted_from(start: tuple[int, int, int], visit: Visit) -> Visit:
+    """Return `visit` with bytes and times that count from a later start."""
+    allocated_bytes, host_nanoseconds, stream_nanoseconds = start
+    return visit._replace(
+        peak_bytes=visit.peak_bytes - allocated_bytes,
+        allocated_bytes=visit.allocated_bytes - allocated_bytes,
+        host_nanoseconds=visit.host_nanoseconds - host_nanoseconds,
+        stream_nanoseconds=visit.stream_nanoseconds - stream_nanoseconds,
+    )

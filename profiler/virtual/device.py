@@ -1,0 +1,276 @@
+"""The machine behind a virtual GPU: its memory, clock, streams and link, and what of it works on tensors.
+
+Everything else in this room works for one `Device`; `gpu.VirtualGPU` is the one that there is.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from profiler.allocator import report as allocator_report
+from profiler.allocator.blocks import Block
+from profiler.allocator.caching import Allocator, BlockTooLargeError
+from profiler.allocator.clock import D2H, H2D, Clock
+from profiler.allocator.history import History
+from profiler.allocator.host_memory import HostMemory
+from profiler.allocator.pinned import PinnedBlock
+from profiler.allocator.settings import Settings
+from profiler.gpus.hardware import Card
+from profiler.libraries.out_of_memory import Shortage
+from profiler.patching import Patches
+from profiler.units import format_bytes
+from profiler.virtual.copies import LinkCopy
+from profiler.virtual.workspaces import NOTHING, Workspace, matrix_product
+
+_T = TypeVar("_T")
+
+
+class Device(ABC):
+    """A CUDA GPU as a model.
+
+    Args:
+        card: its facts.
+        settings: of PyTorch's allocators.
+
+    Attributes:
+        card: the GPU's facts.
+        capacity_bytes: its total memory.
+        h2d_bytes, d2h_bytes: what crossed the link so far.
+        copy_observers: called with (from, to, bytes) after each copy.
+        workspace_peak: allocated at the highest point with a workspace, and that workspace.
+        most_peak_bytes: the highest point if every workspace took what it can take at most.
+        values, operators, dispatch, autocast, tags: what works on tensors, each in the file of its name; None of
+            their types is named here, since they work for a device.
+        replay: leaves out forwards; None if that is switched off.
+    """
+
+    values: Any
+    operators: Any
+    dispatch: Any
+    autocast: Any
+    tags: Any
+    replay: Any
+
+    def __init__(self, card: Card, settings: Settings) -> None:
+        self.card = card
+        self.capacity_bytes = card.capacity_bytes
+        self.clock = Clock()
+        self.host = HostMemory(settings, self.clock)
+        self.allocator = self._new_allocator(settings)
+        self.history = History(self.allocator, self.clock)
+        self.launch_seconds = card.launch_seconds
+        self.h2d_bytes = 0
+        self.d2h_bytes = 0
+        self.copy_observers: list[Callable[[str, str, int], None]] = []
+        self.workspace_peak: tuple[int, Workspace] = (0, NOTHING)
+        self.most_peak_bytes = 0
+        self._blas_streams: dict[int, Block] = {}
+        self.default_stream: Any = None
+        self.current_stream: Any = None
+        self._thread = 0  # while it is active; also of what only asks whether it is
+
+    def __repr__(self) -> str:
+        """Return the card, its memory and whether it is active."""
+        state = "active" if self._thread else "not active"
+        return f"<VirtualGPU {self.card.key}, {format_bytes(self.capacity_bytes)}, {state}>"
+
+    # -- the thread that it is active on
+
+    def here(self) -> bool:
+        """Tell whether the calling thread is the one that entered the context."""
+        return threading.get_ident() == self._thread
+
+    def must_be_active(self) -> None:
+        """Raise RuntimeError where a virtual tensor is computed with outside its context."""
+        if not self.here():
+            raise RuntimeError(
+                "a virtual tensor can be computed with only inside the VirtualGPU that made it"
+            )
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let this thread compute with real tensors."""
+        with _disable_current_modes():
+            yield
+
+    @abstractmethod
+    def mode(self) -> AbstractContextManager[None]:
+        """Serve every operator of this thread, factories included."""
+
+    @abstractmethod
+    def until_left(self, install: Callable[[Patches], object]) -> None:
+        """Have `install` replace more, which is put back when this GPU is left."""
+
+    # -- memory
+
+    def _new_allocator(self, settings: Settings) -> Allocator:
+        limit_bytes = self.capacity_bytes - self.card.context_bytes
+        allocator = Allocator(limit_bytes, settings, self.clock)
+        if settings.memory_fraction < 1.0:
+            allocator.segments.allowed_bytes = int(settings.memory_fraction * self.capacity_bytes)
+        return allocator
+
+    def allocate(self, nbytes: int, stream: int | None = None) -> Block | None:
+        """Take device memory for a stream, the current one if not given, and return the block; None for nothing.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: in torch's words, if it exceeds the capacity.
+        """
+        if not nbytes:
+            return None
+        try:
+            return self.allocator.allocate(nbytes, self.clock.current if stream is None else stream)
+        except BlockTooLargeError as error:
+            raise self._no_memory(error.segment_bytes) from None
+
+    def use_workspace(self, workspace: Workspace, *, soft: bool) -> None:
+        """Take and give back a kernel's own memory; a soft one is done without where it does not fit."""
+        allocator = self.allocator
+        self.most_peak_bytes = max(self.most_peak_bytes, allocator.allocated_bytes + workspace.most)
+        if not workspace:
+            return
+        before = allocator.peak_bytes
+        try:
+            allocator.touch(workspace, self.clock.current)
+        except BlockTooLargeError as error:
+            if not soft:
+                raise self._no_memory(error.segment_bytes) from None
+            self.values.assume(
+                "workspace", "a convolution does without the workspace that does not fit"
+            )
+        if allocator.peak_bytes > before:
+            self.workspace_peak = (allocator.peak_bytes, workspace)
+
+    def need_blas_workspace(self) -> None:
+        """Take the current stream's cuBLAS workspace, once; it stays."""
+        stream = self.clock.current
+        if stream not in self._blas_streams:
+            block = self.allocate(matrix_product(self.card))
+            if block is not None:  # CUBLAS_WORKSPACE_CONFIG=:0:0 does without
+                self._blas_streams[stream] = block
+
+    @property
+    def has_blas_workspace(self) -> bool:
+        """Whether the current stream's cuBLAS workspace is there."""
+        return self.clock.current in self._blas_streams
+
+    @property
+    def workspace_bytes(self) -> int:
+        """What the cuBLAS workspaces hold."""
+        return sum(block.size for block in self._blas_streams.values())
+
+    @property
+    def device_bytes(self) -> int:
+        """What the driver would show as used now."""
+        return self.card.context_bytes + self.allocator.reserved_bytes
+
+    def empty_cache(self) -> None:
+        """Release what is reserved and not allocated."""
+        self.allocator.empty_cache()
+
+    def _no_memory(self, segment_bytes: int) -> torch.cuda.OutOfMemoryError:
+        """Return torch's error, which carries the figures that its message rounds as `shortage`."""
+        allocator = self.allocator
+        error = torch.cuda.OutOfMemoryError(
+            allocator_report.out_of_memory(
+                allocator,
+                segment_bytes,
+                capacity_bytes=self.capacity_bytes,
+                context_bytes=self.card.context_bytes,
+            )
+        )
+        error.shortage = Shortage(  # type: ignore[attr-defined]
+            requested_bytes=segment_bytes,
+            free_bytes=max(self.capacity_bytes - self.device_bytes, 0),
+            allocated_bytes=allocator.allocated_bytes,
+            unallocated_bytes=allocator.reserved_bytes - allocator.allocated_bytes,
+            allowed_bytes=allocator.segments.allowed_bytes,
+        )
+        return error
+
+    # -- streams
+
+    def set_stream(self, stream: Any) -> None:
+        """Let new work go to `stream`."""
+        self.current_stream = stream
+        self.clock.current = stream.cuda_stream
+
+    # -- copies
+
+    def copy(self, copy: LinkCopy, pinned_block: PinnedBlock | None, *, pinned: bool) -> None:
+        """Account for a copy's time and bytes, and tell its observers.
+
+        Copies from and to pageable memory make the host wait whatever it asked for, since the driver moves them through
+        a buffer of its own; a pinned end is not reused before a non-blocking copy is done.
+
+        Source: "API synchronization behavior" in NVIDIA's CUDA Runtime API reference, from knowledge.
+
+        Args:
+            copy: what crosses the link.
+            pinned_block: where its end on the host is, if that is pinned and outlives the operator.
+            pinned: whether that end is pinned.
+        """
+        if pinned and copy.non_blocking:
+            self.host.record(pinned_block, self.clock.current)
+        self.cross(copy, pinned=pinned)
+
+    def cross(self, copy: LinkCopy, *, pinned: bool) -> None:
+        """Do the same for a copy whose end on the host nobody has to keep."""
+        to_card = copy.source == "cpu"
+        self.clock.copy(
+            H2D if to_card else D2H,
+            self.launch_seconds,
+            copy.nbytes / self._link_rate(to_card, pinned),
+            blocks=not (pinned and copy.non_blocking),
+        )
+        if copy.host_scratch_bytes:
+            self.host.touch(copy.host_scratch_bytes)
+        if to_card:
+            self.h2d_bytes += copy.nbytes
+        else:
+            self.d2h_bytes += copy.nbytes
+        for observer in self.copy_observers:
+            observer(copy.source, copy.target, copy.nbytes)
+
+    def _link_rate(self, to_card: bool, pinned: bool) -> float:
+        """Return the bytes per second of a copy."""
+        card = self.card
+        if pinned:
+            return card.pinned_bytes_per_second
+        return card.h2d_bytes_per_second if to_card else card.d2h_bytes_per_second
+
+    # -- tensors
+
+    @abstractmethod
+    def like(self, tensor: torch.Tensor, device: torch.device, storage: Any = None) -> Any:
+        """Return a virtual tensor with `tensor`'s metadata on `device`, in a storage of its own unless one is given."""
+
+    @abstractmethod
+    def lift(self, real: torch.Tensor) -> Any:
+        """Return a virtual tensor for a real one, on the device of that, with its value if it is small."""
+
+    @abstractmethod
+    def place(self, real: torch.Tensor, device: torch.device) -> Any:
+        """Return a virtual tensor on `device` with the value of `real`."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Any:
+        """Return a contiguous virtual tensor of unknown value."""
+
+    @abstractmethod
+    def pin(self, tensor: Any) -> Any:
+        """Return `tensor` in pinned memory: itself, or a copy, with its value."""
+
+    @abstractmethod
+    def lend(self, pipe: _T) -> _T:
+        """Return a twin of a loaded pipeline or module, with virtual tensors in place of its own and without hooks.
+
+        The original is read, never changed.
+        """

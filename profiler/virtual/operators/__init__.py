@@ -1,0 +1,1 @@
+"""Operators on the virtual GPU: their results, memory and seconds."""

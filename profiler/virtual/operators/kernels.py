@@ -1,0 +1,136 @@
+"""What a kernel needs besides its inputs and outputs: its own memory, the cuBLAS workspace, and time.
+
+- Convolutions and group normalisation: `workspaces.py`.
+- cuBLAS takes one workspace a handle and stream with the first matrix product, keeps it, and shares it with cuBLASLt.
+  Source: `setWorkspaceForHandle` and `getCUDABlasLtWorkspace` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp,
+  read in copies from before and after torch 2.13.0; sizes and sharing as its CUDA 13 build's machine code has them.
+- What `vram calibrate` measured of an operator on this card comes before any rule (`profiler/gpus/calibration.py`).
+- Time is the roofline's: the larger of operations / rate and bytes / bandwidth, with stated achieved fractions.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from profiler.gpus import calibration
+from profiler.gpus.hardware import Card
+from profiler.virtual import workspaces
+from profiler.virtual.operators.rules import DEFAULT, rule_of
+from profiler.virtual.operators.signatures import signature
+from profiler.virtual.tensor import aten
+from profiler.virtual.workspaces import Workspace
+
+_BLAS = {
+    aten.mm.default,
+    aten.addmm.default,
+    aten.bmm.default,
+    aten.baddbmm.default,
+    aten.addbmm.default,
+    aten.mv.default,
+    aten.addmv.default,
+    aten.dot.default,
+    aten._scaled_mm.default,
+    aten._int_mm.default,
+    aten._addmm_activation.default,
+}
+_CONVOLUTIONS = {
+    aten.convolution.default,
+    aten._convolution.default,
+    aten.cudnn_convolution.default,
+}
+
+
+class Kernel:
+    """One operator with meta arguments, on one card.
+
+    Args:
+        card: where it runs.
+        func: the operator.
+        args: its positional arguments, tensors on `meta`.
+        result: what it returned on `meta`.
+    """
+
+    def __init__(self, card: Card, func: Any, args: tuple[Any, ...], result: Any) -> None:
+        self._card = card
+        self._func = func
+        self._args = args
+        self._result = result
+
+    @cached_property
+    def _tensors(self) -> list[torch.Tensor]:
+        leaves = tree_leaves((self._args, self._result))
+        return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+    @cached_property
+    def _moved_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors)
+
+    @property
+    def needs_blas_workspace(self) -> bool:
+        """Whether cuBLAS serves it."""
+        return self._func in _BLAS
+
+    @property
+    def soft(self) -> bool:
+        """Whether it does without its memory where that does not fit."""
+        return self._func in _CONVOLUTIONS
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a calibration table holds its memory, so that no rule is asked."""
+        return self._measured_bytes is not None
+
+    @cached_property
+    def _measured_bytes(self) -> int | None:
+        name = self._signature
+        return calibration.workspace_bytes(self._card, name) if name else None
+
+    @cached_property
+    def _signature(self) -> str:
+        """Its name in calibration tables, which hold convolutions, matrix products and attention; "" for others."""
+        counted = self._func._overloadpacket in flop_registry
+        return (
+            signature(self._func, self._args) if counted and calibration.knows(self._card) else ""
+        )
+
+    @property
+    def _class(self) -> str:
+        """Which of the card's achieved fractions applies to its operations."""
+        if self._func in _CONVOLUTIONS:
+            return "convolution"
+        return "attention" if "attention" in self._func.name() else "matrix_product"
+
+    def workspace(self) -> Workspace:
+        """Return the memory it takes while it runs, with bounds."""
+        if self._measured_bytes is not None:
+            return Workspace(self._measured_bytes)
+        if self._func in _CONVOLUTIONS:
+            return workspaces.convolution(self._card, self._args, self._result)
+        if self._func is aten.native_group_norm.default:
+            return workspaces.group_norm(self._args)
+        share = (rule_of(self._func) or DEFAULT).share_at_most
+        return Workspace(0, most=int(self._moved_bytes * share)) if share else workspaces.NOTHING
+
+    def seconds(self) -> float:
+        """Return how long it takes: as measured on this card, else by the roofline."""
+        measured = calibration.kernel_cost(self._card, self._signature) if self._signature else None
+        if measured is not None:
+            return measured.seconds
+        tensors, moved, achieved = self._tensors, self._moved_bytes, self._card.achieved
+        seconds = moved / (self._card.memory_bytes_per_second * achieved["memory"])
+        count = flop_registry.get(self._func._overloadpacket)
+        if count is None:
+            return seconds
+        operations = count(*self._args, out_val=self._result)
+        rates = self._card.flops_per_second
+        rate = rates.get(_dtype_name(tensors[0].dtype), rates["float32"])
+        return max(seconds, operations / (rate * achieved[self._class]))
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

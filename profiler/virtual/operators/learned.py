@@ -1,0 +1,380 @@
+"""What operators do: learned once on meta tensors, unless data decides (`valued_operators.py`).
+
+A meta tensor exists only while an operator is being learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from profiler.errors import InputError
+from profiler.gpus import calibration
+from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
+from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
+from profiler.virtual.operators.attention import without_statistics
+from profiler.virtual.operators.attention_math import safe_softmax
+from profiler.virtual.operators.kernels import Kernel
+from profiler.virtual.operators.pointwise_layout import laid_out
+from profiler.virtual.operators.quantisation_kernels import LibraryKernels
+from profiler.virtual.operators.rules import name_of, rule_of
+from profiler.virtual.operators.unfollowed import refuse_layout, tell_modes
+from profiler.virtual.operators.valued import ValuedOperators
+from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
+from profiler.virtual.values import MOST_ELEMENTS
+from profiler.virtual.workspaces import Workspace, convolution_layout
+
+if TYPE_CHECKING:
+    from profiler.virtual.device import Device
+
+# May mix devices: CUDA kernels take CPU tensors here (indices, or the other side of a copy).
+# The first tensor says where the result is, wherever the others are: C++ makes the indices of `x[:, [0, 1]]` on `meta`.
+_MIXES_DEVICES = {
+    aten.copy_.default,
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.index_put.default,
+    aten._index_put_impl_.default,
+    aten._unsafe_index.Tensor,
+    aten.set_.source_Tensor,
+}
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+# Asked for something on `meta`, they are asked by C++, which means "the device of x" (`type_as`, circular padding), or
+# inside `vmap`. `x.to("meta")` never comes to an operator.
+_BESIDE = {
+    aten._to_copy.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+    aten.new_full.default,
+    aten.new_ones.default,
+    aten.new_zeros.default,
+}
+
+# Composite on other devices, one kernel on CUDA.
+_FUSED = {aten._fused_rms_norm.default}
+
+
+class Operators:
+    """Learns operators for one virtual GPU."""
+
+    def __init__(self, gpu: Device) -> None:
+        self.gpu = gpu
+        self._libraries = LibraryKernels(gpu)
+        self._valued = ValuedOperators(gpu)
+
+    def lifted(self, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Return the arguments with every real tensor turned into a virtual one, each once.
+
+        Raises:
+            InputError: for real weights, which would stay on the CPU without being counted.
+        """
+        memo: dict[int, VirtualTensor] = {}
+
+        def lift(leaf: Any) -> Any:
+            if isinstance(leaf, torch.Tensor) and not isinstance(leaf, VirtualTensor):
+                if isinstance(leaf, torch.nn.Parameter):
+                    raise InputError(
+                        "real weights, of a module that was made outside of this VirtualGPU, cannot be moved or "
+                        "computed with inside: use a twin of it, gpu.lend(pipe), or profile_pipeline(pipe)"
+                    )
+                if id(leaf) not in memo:
+                    memo[id(leaf)] = self.gpu.lift(leaf)
+                return memo[id(leaf)]
+            return leaf
+
+        return tree_map(lift, args), tree_map(lift, kwargs)
+
+    def special(self, func: Any, args: Any) -> Callable[..., Any] | None:
+        """Return what serves an operator that cannot be cached, or None."""
+        valued = self._valued.find(func, args)
+        if valued is not None:
+            return valued
+        if func._schema.name.endswith("_") and torch.Tag.inplace_view in func.tags:
+            return self._inplace_view
+        if func is aten._safe_softmax.default:
+            return self._safe_softmax
+        if func not in _FUSED and _is_composite(func):
+            return self._decompose
+        return self._libraries.find(func, args)
+
+    # -- learning
+
+    def learn(
+        self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
+    ) -> Entry:
+        """Run `func` on meta tensors and return what it did.
+
+        Raises:
+            RuntimeError: if its tensors are on different devices, in torch's words.
+        """
+        device = self._device(func, kwargs, tensors)
+        metas = {id(tensor): _meta_of(tensor) for tensor in tensors}
+
+        def to_meta(leaf: Any) -> Any:
+            return metas[id(leaf)] if isinstance(leaf, VirtualTensor) else leaf
+
+        meta_args = tree_map(to_meta, tuple(args))
+        meta_kwargs = {name: tree_map(to_meta, value) for name, value in kwargs.items()}
+        result = self._on_meta(func, meta_args, _for_meta(func, meta_kwargs, tensors))
+        outs = tuple(self._out(leaf, device, tensors, metas) for leaf in _listed(result))
+        copy = self._copy(func, device, tensors, (args, kwargs), (metas, result))
+        if _pins(func, copy, device, kwargs):
+            outs = tuple(_pinned(out) for out in outs)
+        entry = Entry(outs, _shape_of_result(result))
+        entry.writes = _writes(func, args, kwargs, tensors)
+        entry.valued = _may_have_value(func, device, tensors, outs)
+        entry.copy = copy
+        if device.type == "cuda" and entry.copy is None and _works(outs, entry.writes):
+            tell_modes(self.gpu, func, tensors[0].dtype if tensors else torch.get_default_dtype())
+            if rule_of(func) is None:
+                told = f"{name_of(func)} takes no memory beside inputs and outputs"
+                self.gpu.values.assume("operator", told)
+            kernel = Kernel(self.gpu.card, func, meta_args, result)
+            entry.on_card = True
+            entry.seconds = kernel.seconds()
+            entry.workspace = kernel.workspace()
+            entry.soft = kernel.soft
+            entry.blas = kernel.needs_blas_workspace
+            if kernel.is_measured:
+                self.gpu.values.assume("calibration", calibration.told(self.gpu.card))
+        elif entry.copy is not None:
+            entry.workspace = Workspace(entry.copy.card_scratch_bytes)
+        return entry.settle()
+
+    def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return what `func` makes of meta tensors; an operator that nobody knows makes tensors like its first.
+
+        Raises:
+            InputError: for tensors of another layout.
+
+        Source: without a kernel for `meta`, an operator from C++ raises NotImplementedError, and one from Python
+        (torch/_library/custom_ops.py) RuntimeError.
+        """
+        refuse_layout(func)
+        if func is aten._scaled_dot_product_cudnn_attention.default and not args[4]:
+            return without_statistics(func(*args, **kwargs))
+        if func is aten.convolution.default:
+            return func(*args, **kwargs).contiguous(memory_format=convolution_layout(args))
+        try:
+            return laid_out(func, args, func(*args, **kwargs))
+        except (NotImplementedError, RuntimeError) as error:
+            if rule_of(func) is not None or not (
+                isinstance(error, NotImplementedError) or _NO_FAKE in str(error)
+            ):
+                raise
+            return _like_the_first(func, args)
+
+    def _out(
+        self,
+        leaf: Any,
+        device: torch.device,
+        tensors: list[VirtualTensor],
+        metas: dict[int, torch.Tensor],
+    ) -> Out | int | None:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        storage = leaf.untyped_storage()
+        source, index = NEW, 0
+        for position, tensor in enumerate(tensors):
+            meta = metas[id(tensor)]
+            if meta is leaf:
+                source, index = ARGUMENT, position
+                break
+            if meta.untyped_storage()._cdata == storage._cdata:
+                source = position
+        if source not in (NEW, ARGUMENT):
+            device = tensors[source].device
+        shape, stride, offset = tuple(leaf.shape), tuple(leaf.stride()), int(leaf.storage_offset())
+        tag = self.gpu.tags.of((shape, stride, leaf.dtype, offset, device))
+        nbytes = storage.nbytes() if source == NEW else 0
+        return Out(source, shape, stride, leaf.dtype, offset, nbytes, tag, device, index)
+
+    def _device(
+        self, func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
+    ) -> torch.device:
+        explicit = kwargs.get("device")
+        if explicit is not None and not (func in _BESIDE and canonical(explicit) == META):
+            return canonical(explicit)
+        if func in _MIXES_DEVICES:
+            return tensors[0].device
+        devices = _devices_of(func, tensors)
+        for kind in ("cuda", "meta", "cpu"):
+            for device in devices:
+                if device.type == kind:
+                    return device
+        return CPU
+
+    @staticmethod
+    def _copy(
+        func: Any,
+        device: torch.device,
+        tensors: list[VirtualTensor],
+        call: tuple[Any, dict[str, Any]],
+        learned: tuple[dict[int, torch.Tensor], Any],
+    ) -> LinkCopy | None:
+        """Return what crosses the link, if anything does."""
+        args, kwargs = call
+        metas, result = learned
+        non_blocking = bool(kwargs.get("non_blocking", False))
+        if func is aten.copy_.default and len(tensors) > 1:
+            non_blocking = non_blocking or (len(args) > 2 and bool(args[2]))
+        elif func is not aten._to_copy.default:
+            return None
+        source = tensors[-1]
+        devices = (source.device.type, device.type)
+        if devices not in (("cpu", "cuda"), ("cuda", "cpu")):
+            return None
+        return link_copy(devices, metas[id(source)], result, non_blocking=non_blocking)
+
+    # -- what runs otherwise
+
+    def _inplace_view(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        """Change a tensor's own metadata (`unsqueeze_`, `t_`, `resize_`, ...)."""
+        tensor = args[0]
+        twin = getattr(aten, func._schema.name.split("::")[1][:-1], None)
+        if twin is None:
+            raise RuntimeError(
+                f"{func} changes a tensor's shape in place, which a virtual tensor cannot follow"
+            )
+        tensor.data = twin(*args, **kwargs)
+        return tensor  # type: ignore[no-any-return]
+
+    def _safe_softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with self.gpu.mode():
+            return safe_softmax(*args, **kwargs)
+
+    def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
+        with self.gpu.mode():
+            # What C++ does, not Python's decomposition (`func.decompose`), which exists for some of them.
+            return func._op_dk(_COMPOSITE, *args, **kwargs)
+
+
+def _devices_of(func: Any, tensors: list[VirtualTensor]) -> set[torch.device]:
+    """Return the devices that may decide where the result is.
+
+    Raises:
+        RuntimeError: if tensors that are no scalars are on different devices, in torch's words.
+    """
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) == 1:
+        return devices
+    spread = {tensor.device for tensor in tensors if tensor.dim() and not _is_number(tensor)}
+    if len(spread) > 1 and func not in _MIXES_DEVICES:
+        found = sorted(str(device) for device in spread)
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"{found[1]} and {found[0]}! (when checking argument for {func})"
+        )
+    # C++ makes the scalars of `torch.where(mask, 0.0, 1.0)` on `meta`.
+    return devices if META in spread else devices - {META}
+
+
+def _is_number(tensor: VirtualTensor) -> bool:
+    """Tell whether a tensor is a number that C++ made on `meta` (`quantile`), where it believes the others to be."""
+    return tensor.device == META and tensor.numel() == 1
+
+
+def _is_composite(func: Any) -> bool:
+    """Tell whether C++ takes an operator apart on every device; torch's Python decompositions are for other ends."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE.name)
+
+
+def _meta_of(tensor: VirtualTensor) -> torch.Tensor:
+    size = -(-tensor.storage_record.nbytes // tensor.element_size())
+    flat = torch.empty(size, dtype=tensor.dtype, device=META)
+    meta = flat.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    meta.fake_device = tensor.device  # type: ignore[attr-defined]  # `meta__weight_int4pack_mm` asks for it
+    return meta
+
+
+def _for_meta(func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]) -> dict[str, Any]:
+    takes_device = any(argument.name == "device" for argument in func._schema.arguments)
+    replaced = dict(kwargs)
+    if "generator" in replaced:
+        replaced["generator"] = None
+    if replaced.get("pin_memory"):
+        replaced["pin_memory"] = False
+    if takes_device and (replaced.get("device") is not None or not tensors):
+        replaced["device"] = META
+    return replaced
+
+
+def _listed(result: Any) -> list[Any]:
+    if result is None:
+        return []
+    return [result] if isinstance(result, torch.Tensor) else list(result)
+
+
+def _shape_of_result(result: Any) -> str:
+    if result is None:
+        return "none"
+    return "one" if isinstance(result, torch.Tensor) else "list"
+
+
+def _writes(
+    func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
+) -> tuple[int, ...]:
+    written: list[int] = []
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        value = args[position] if position < len(args) else kwargs.get(argument.name)
+        leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, VirtualTensor)]
+        written += [
+            index for index, tensor in enumerate(tensors) if any(tensor is leaf for leaf in leaves)
+        ]
+    return tuple(written)
+
+
+def _works(outs: tuple[Out | int | None, ...], writes: tuple[int, ...]) -> bool:
+    """Tell whether a kernel runs: views cost nothing."""
+    return bool(writes) or any(isinstance(out, Out) and out.source == NEW for out in outs)
+
+
+def _may_have_value(
+    func: Any,
+    device: torch.device,
+    tensors: list[VirtualTensor],
+    outs: tuple[Out | int | None, ...],
+) -> bool:
+    if device.type == "meta" or torch.Tag.nondeterministic_seeded in func.tags or func in _NO_VALUE:
+        return False
+    made = [out for out in outs if isinstance(out, Out) and out.source == NEW]
+    small = all(out.nbytes <= MOST_ELEMENTS * out.dtype.itemsize for out in made)
+    return bool(made) and small and all(tensor.numel() <= MOST_ELEMENTS for tensor in tensors)
+
+
+_NO_VALUE = {
+    aten.empty.memory_format,
+    aten.empty_strided.default,
+    aten.empty_like.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+    aten.empty_permuted.default,
+}
+
+
+def _pins(func: Any, copy: LinkCopy | None, device: torch.device, kwargs: dict[str, Any]) -> bool:
+    """Tell whether the result is in pinned memory."""
+    if func is aten._to_copy.default and copy is not None:
+        return pins_its_result((copy.source, copy.target), non_blocking=copy.non_blocking)
+    return device == CPU and bool(kwargs.get("pin_memory"))
+
+
+def _pinned(out: Out | int | None) -> Out | int | None:
+    return out._replace(pinned=True) if isinstance(out, Out) and out.source == NEW else out
+
+
+_NO_FAKE = "no fake impl registered"
+
+
+def _like_the_first(func: Any, args: tuple[Any, ...]) -> Any:
+    """Return a meta tensor like the first argument for each tensor that `func` returns."""
+    first = next(leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor))
+    made = [torch.empty_like(first) for _ in func._schema.returns]
+    return made[0] if len(made) == 1 else made or None

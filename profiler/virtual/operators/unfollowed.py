@@ -1,0 +1,50 @@
+"""Operators that a virtual GPU does not follow: on tensors of other layouts, and under switches for other kernels.
+
+The former are refused in a sentence, the latter told as assumptions, if they are on when an operator runs first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from profiler.errors import InputError
+from profiler.virtual.tensor import aten
+
+if TYPE_CHECKING:
+    from profiler.virtual.device import Device
+
+MODE = "mode"
+"""What is assumed where torch's switches ask for other kernels."""
+
+_OTHER_LAYOUTS = ("nested", "sparse", "mkldnn")
+_CONVOLUTIONS = (aten.convolution.default, aten._convolution.default)
+_PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
+
+
+def refuse_layout(func: Any) -> None:
+    """Raise InputError for an operator of tensors that are laid out in ways that are not followed."""
+    name = func._schema.name
+    for layout in _OTHER_LAYOUTS if func.namespace == "aten" else ():
+        if layout in name:
+            raise InputError(
+                f"a virtual GPU cannot follow {layout} tensors ({name}): leave out what makes them"
+            )
+
+
+def tell_modes(gpu: Device, func: Any, dtype: torch.dtype) -> None:
+    """Tell which of torch's switches ask for another kernel than the one that is reckoned with."""
+    switches = torch.backends.cudnn
+    if torch.are_deterministic_algorithms_enabled():
+        gpu.values.assume(MODE, "deterministic algorithms take what the others take")
+    if func in _CONVOLUTIONS and not switches.enabled:
+        gpu.values.assume(MODE, "convolutions run by cuDNN, although it is switched off")
+    elif func in _CONVOLUTIONS and switches.benchmark:
+        gpu.values.assume(MODE, "cuDNN takes the workspaces that it takes without benchmarks")
+    if func in _PRODUCTS and dtype == torch.float32 and _in_tf32():
+        gpu.values.assume(MODE, "products in TF32 take as long as in single precision")
+
+
+def _in_tf32() -> bool:
+    return torch._C._get_fp32_precision_getter("cuda", "matmul") == "tf32"

@@ -1,0 +1,146 @@
+"""Operators whose result depends on values: written here, and never cached.
+
+Where the value is unknown, the one that bounds memory from above is assumed, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from profiler.virtual.copies import LinkCopy
+from profiler.virtual.tensor import CPU, VirtualTensor, aten, canonical
+
+if TYPE_CHECKING:
+    from profiler.virtual.device import Device
+
+
+class ValuedOperators:
+    """Serves them for one virtual GPU."""
+
+    def __init__(self, gpu: Device) -> None:
+        self.gpu = gpu
+        self._specials: dict[Any, Callable[..., Any]] = {
+            aten._local_scalar_dense.default: self._item,
+            aten.equal.default: self._equal,
+            aten.lift_fresh.default: self._lift,
+            aten.lift.default: self._lift,
+            aten.nonzero.default: self._nonzero,
+            aten.masked_select.default: self._masked_select,
+            aten.is_pinned.default: lambda func, args, kwargs: args[0].is_pinned(),
+            aten._pin_memory.default: lambda func, args, kwargs: self.gpu.pin(args[0]),
+            aten.record_stream.default: lambda func, args, kwargs: None,
+            aten.scalar_tensor.default: self._scalar,
+            aten.repeat_interleave.Tensor: self._computed,
+            aten.topk.default: self._topk,
+            aten.bincount.default: self._bincount,
+            aten._unique2.default: self._computed,
+            aten.unique_consecutive.default: self._computed,
+            aten.unique_dim.default: self._computed,
+        }
+
+    def find(self, func: Any, args: Any) -> Callable[..., Any] | None:
+        """Return what serves an operator, or None if it does not depend on values."""
+        if func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
+            return self._index_mask
+        return self._specials.get(func)
+
+    def _item(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tensor = args[0]
+        if tensor.is_cuda:
+            self.gpu.copy(LinkCopy("cuda", "cpu", tensor.element_size()), None, pinned=True)
+        with self.gpu.suspended():
+            return self.gpu.values.read(tensor, "item").item()
+
+    def _equal(self, func: Any, args: Any, kwargs: Any) -> bool:
+        one, other = (self.gpu.values.known(tensor) for tensor in args)
+        if one is not None and other is not None:
+            with self.gpu.suspended():
+                return torch.equal(one, other)
+        self.gpu.values.assume("equal", "taken to be equal")
+        return True
+
+    def _lift(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        tensor = args[0]
+        if isinstance(tensor, VirtualTensor):
+            return tensor
+        return self.gpu.lift(tensor)
+
+    def _scalar(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        """Make the scalar of `x[0] = 3`: C++ makes it on the device that it believes `x` to be on, `meta`."""
+        with self.gpu.suspended():
+            real = torch.scalar_tensor(args[0], dtype=kwargs.get("dtype"))
+        return self.gpu.place(real, canonical(kwargs.get("device") or CPU))
+
+    def _nonzero(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        mask = args[0]
+        known = self.gpu.values.known(mask)
+        if known is not None:
+            with self.gpu.suspended():
+                return self.gpu.place(known.nonzero(), mask.device)
+        self.gpu.values.assume("nonzero", "every element taken to be nonzero")
+        return self.gpu.empty((mask.numel(), mask.dim()), torch.int64, mask.device)
+
+    def _masked_select(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        source, mask = torch.broadcast_tensors(*args)
+        return self._index_mask(aten.index.Tensor, (source, [mask]), {})
+
+    def _index_mask(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        """Index by positions, as CUDA does: a mask becomes the index tensors of its nonzero elements."""
+        source, indices = args
+        positions: list[Any] = []
+        for index in indices:
+            if _is_mask(index):
+                found = self._nonzero(aten.nonzero.default, (index,), {})
+                positions += [found.select(1, dim) for dim in range(index.dim())]
+            else:
+                positions.append(index)
+        return self.gpu.dispatch(func, (source, positions), {})  # type: ignore[no-any-return]
+
+    def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Serve an operator whose output's size depends on values: computed, or as large as its input."""
+        reals = [
+            self.gpu.values.known(tensor)
+            for tensor in tree_leaves(args)
+            if isinstance(tensor, VirtualTensor)
+        ]
+        source = args[0]
+        with self.gpu.suspended():
+            if all(real is not None for real in reals):
+                result = func(*self.gpu.values.realised(args), **self.gpu.values.realised(kwargs))
+            else:
+                self.gpu.values.assume(
+                    func.__name__, "its output taken to be as large as its input"
+                )
+                result = func(
+                    torch.arange(source.numel()), *self.gpu.values.realised(args[1:]), **kwargs
+                )
+            return tree_map(lambda leaf: self.gpu.place(leaf, source.device), result)
+
+    def _topk(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Remember of indices whose values are unknown what they choose from, and how many."""
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, VirtualTensor)]
+        with self.gpu.suspended():
+            entry = self.gpu.operators.learn(func, args, kwargs, tensors)
+        values, indices = self.gpu.dispatch.run(entry, func, args, kwargs, tensors)
+        dim = args[2] if len(args) > 2 else kwargs.get("dim", -1)
+        if args[0].dim() and indices.storage_record.real is None:
+            indices.storage_record.routing = (args[0].shape[dim], indices.shape[dim])
+        return values, indices
+
+    def _bincount(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Count how often each index stands there: where it says the experts of tokens, by assumption."""
+        routing = args[0].storage_record.routing
+        if routing is None or self.gpu.values.known(args[0]) is not None:
+            return self._computed(func, args, kwargs)
+        counts = self.gpu.values.routed(args[0].numel(), *routing)
+        with self.gpu.suspended():
+            # `torch.tensor` is served by the GPU itself, and would give a virtual one.
+            return self.gpu.place(torch.LongTensor(counts), args[0].device)
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)

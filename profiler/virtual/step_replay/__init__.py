@@ -1,0 +1,1 @@
+"""Forwards that repeat, re-applied from a log instead of being run."""

@@ -1,0 +1,301 @@
+"""Asks again what a log says, by net effects where they are known.
+
+A model is made of like blocks, so its log repeats itself. It is cut into pieces where it does, and a tree is built over
+them: each two neighbours are a piece again, and like ones are one. Every piece remembers its net effects and what they
+need of the free blocks. What schedulers keep lies elsewhere in every step, and so does what a model begins and ends
+with; the blocks between soon find their free blocks as they were, many at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from profiler.allocator import net_effect as allocator_net
+from profiler.allocator.net_effect import Change, Conditions, Held, Measure, Watch
+from profiler.virtual.step_replay.log import Item, Log, Use
+from profiler.virtual.storage import Storage
+from profiler.virtual.workspaces import NOTHING, Workspace
+
+if TYPE_CHECKING:
+    from profiler.allocator.blocks import Block
+    from profiler.virtual.device import Device
+    from profiler.virtual.step_replay.log import Stretch
+
+MOST_NETS = 8  # different net effects that are remembered for one piece
+LEAST_REPEATED = 32  # items that must be alike before a log is said to repeat itself
+
+Births = list["Block | None"]
+"""The blocks of a log's allocations so far, in their order; None for a freed one."""
+
+
+class Net(NamedTuple):
+    """What a piece did to an allocator with certain free blocks.
+
+    Attributes:
+        conditions: which free blocks.
+        changes: to the allocator's figures.
+        workspace: (allocated above the beginning, of it workspace) where a workspace raised the peak last; above is 0
+            where none did.
+        most_above: how far above the beginning the highest point would be, if every workspace took what it can take
+            at most; None without workspaces.
+        held: its blocks that survive it, each with its number among the piece's allocations.
+    """
+
+    conditions: Conditions
+    changes: tuple[Change, ...]
+    workspace: tuple[int, Workspace]
+    most_above: int | None
+    held: tuple[tuple[int, Held], ...]
+
+
+class Piece:
+    """A run of requests.
+
+    Attributes:
+        items: the requests.
+        parts: the pieces that it is made of; none if it is not cut further.
+        allocations: how many of the requests are allocations.
+        frees: which earlier allocations it frees, counted from the last one before it: -1, -2, ...
+        releases: how many blocks it frees, kernels' own memory included.
+        launches: the seconds of each.
+        nets: its net effects, by the places of the blocks that it frees; the last used first.
+    """
+
+    def __init__(self, items: tuple[Item, ...], parts: tuple[Piece, ...] = ()) -> None:
+        self.items = items
+        self.parts = parts
+        self.launches = tuple(item for item in items if isinstance(item, float))
+        self.nets: dict[Any, list[Net]] = {}
+        frees = []
+        born = 0
+        for item in items:
+            if isinstance(item, int):
+                if item >= 0:
+                    born += 1
+                elif born + item < 0:
+                    frees.append(born + item)
+        self.allocations = born
+        self.frees = tuple(frees)
+        self.releases = sum(
+            bool(item.workspace) if isinstance(item, Use) else item < 0 for item in items
+        )
+
+
+class Player:
+    """Plays one log, as often as wanted."""
+
+    def __init__(self, log: Log) -> None:
+        self._operators = log.operators
+        self._stretches: list[tuple[Piece, Stretch]] = []
+        known: dict[tuple[Item, ...], Piece] = {}
+        for stretch in log.stretches:
+            leaves = [
+                known.setdefault(part, Piece(part)) for part in cut_where_repeated(stretch.items)
+            ]
+            self._stretches.append((_joined(leaves), stretch))
+
+    def play(self, gpu: Device) -> list[Block]:
+        """Do to the card what the log says, and return the surviving blocks.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: in torch's words, if it exceeds the capacity. What the code would have held
+                then is held by the traceback.
+        """
+        births: Births = []
+        try:
+            for piece, (_, copy, pinned) in self._stretches:
+                _play(gpu, piece, births)
+                if copy is not None:
+                    gpu.cross(copy, pinned=pinned)
+        except BaseException:
+            _held = [Storage.over(gpu, block) for block in births if block is not None]
+            raise
+        gpu.dispatch.operators += self._operators
+        return [block for block in births if block is not None]
+
+
+def _play(gpu: Device, piece: Piece, births: Births) -> Conditions | None:
+    """Play a piece, and return when its net effect is the same again; None if it is not known."""
+    allocator = gpu.allocator
+    if not allocator_net.is_settled(allocator):
+        _do(gpu, piece, births, None)
+        return None
+    released = allocator.all.allocation.fell
+    # What Python's garbage collector frees meanwhile waits, so that the free blocks stay those that were looked at.
+    with allocator.undisturbed():
+        nets = piece.nets.setdefault(tuple([_place_of(births[n]) for n in piece.frees]), [])
+        net = _met(gpu, nets)
+        if net is not None:
+            _apply(gpu, piece, net, births)
+            return net.conditions
+        watch = Watch(allocator, gpu.clock.current)
+    calls = allocator_net.driver_calls(allocator)
+    first = len(births)
+    peaks, measure = _Peaks(gpu), Measure(allocator)
+    try:
+        known = _do(gpu, piece, births, watch)
+    finally:
+        changes = measure.changes()
+        workspace, most_above = peaks.above()
+    # Else Python's garbage collector came by.
+    alone = allocator.all.allocation.fell - released == piece.releases
+    undriven = calls == allocator_net.driver_calls(allocator)
+    if not (known and alone and undriven and allocator_net.is_settled(allocator)):
+        return None
+    held = tuple(
+        (number, allocator_net.held(allocator, block))
+        for number, block in enumerate(births[first:])
+        if block is not None
+    )
+    nets.insert(0, Net(watch.conditions(), changes, workspace, most_above, held))
+    del nets[MOST_NETS:]
+    return nets[0].conditions
+
+
+def _met(gpu: Device, nets: list[Net]) -> Net | None:
+    """Return the net whose conditions are met, and let it be looked at first next time."""
+    for index, net in enumerate(nets):
+        if net.conditions.hold(gpu.allocator, gpu.clock.current):
+            nets.insert(0, nets.pop(index))
+            return net
+    return None
+
+
+def _do(gpu: Device, piece: Piece, births: Births, watch: Watch | None) -> bool:
+    """Play a piece's parts, or ask what it asks; tell whether `watch` saw everything."""
+    if not piece.parts:
+        _ask(gpu, piece.items, births, watch)
+        return True
+    known = True
+    for part in piece.parts:
+        conditions = _play(gpu, part, births)
+        if conditions is None:
+            known = False
+        elif watch is not None:
+            watch.following(conditions)
+    return known
+
+
+class _Peaks:
+    """Measures the highest points with workspaces from now on.
+
+    Meanwhile they begin anew, as the peaks do; `above` puts the earlier ones back where they are higher.
+    """
+
+    def __init__(self, gpu: Device) -> None:
+        self._gpu = gpu
+        self._base_bytes = gpu.allocator.allocated_bytes
+        self._peak_bytes = gpu.allocator.peak_bytes
+        self._before = (gpu.workspace_peak, gpu.most_peak_bytes)
+        gpu.workspace_peak, gpu.most_peak_bytes = (0, NOTHING), 0
+
+    def above(self) -> tuple[tuple[int, Workspace], int | None]:
+        """Return a net's `workspace` and `most_above`, and stop measuring."""
+        gpu = self._gpu
+        (at_bytes, workspace), most_bytes = gpu.workspace_peak, gpu.most_peak_bytes
+        workspace_peak, most_peak_bytes = self._before
+        if at_bytes <= self._peak_bytes:
+            gpu.workspace_peak = workspace_peak
+        gpu.most_peak_bytes = max(most_bytes, most_peak_bytes)
+        return (
+            (at_bytes - self._base_bytes if at_bytes else 0, workspace),
+            most_bytes - self._base_bytes if most_bytes else None,
+        )
+
+
+def _place_of(block: Block | None) -> tuple[int, int, int, bool | None, bool | None]:
+    """Return where a block is and how long, and whether its neighbours are free; None where it has none."""
+    assert block is not None, "freed twice"
+    before, behind = block.previous, block.next
+    return (
+        block.address,
+        block.size,
+        block.requested,
+        None if before is None else before.free,
+        None if behind is None else behind.free,
+    )
+
+
+def _apply(gpu: Device, piece: Piece, net: Net, births: Births) -> None:
+    above, workspace = net.workspace
+    base_bytes = gpu.allocator.allocated_bytes
+    if above and base_bytes + above > gpu.allocator.peak_bytes:
+        gpu.workspace_peak = (base_bytes + above, workspace)
+    if net.most_above is not None:
+        gpu.most_peak_bytes = max(gpu.most_peak_bytes, base_bytes + net.most_above)
+    allocator_net.apply(gpu.allocator, net.changes)
+    gpu.clock.launch_all(gpu.launch_seconds, piece.launches)
+    freed = [births[number] for number in piece.frees]
+    first = len(births)
+    for number in piece.frees:
+        births[number] = None
+    births += [None] * piece.allocations
+    blocks = allocator_net.exchange(
+        gpu.allocator,
+        [block for block in freed if block is not None],
+        [held for _, held in net.held],
+    )
+    for (number, _), block in zip(net.held, blocks, strict=True):
+        births[first + number] = block
+
+
+def _ask(gpu: Device, items: tuple[Item, ...], births: Births, watch: Watch | None) -> None:
+    overhead_seconds, allocator = gpu.launch_seconds, gpu.allocator
+    for item in items:
+        if isinstance(item, float):
+            gpu.clock.launch(overhead_seconds, item)
+        elif isinstance(item, Use):
+            if watch is not None and item.workspace:
+                watch.allocating(item.workspace)
+            gpu.use_workspace(item.workspace, soft=item.soft)
+        elif item >= 0:
+            if watch is not None:
+                watch.allocating(item)
+            births.append(gpu.allocate(item))
+        else:
+            block = births[item]
+            assert block is not None, item
+            births[item] = None
+            if watch is not None:
+                watch.freeing(block)
+            allocator.free(block)
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    """Return one piece made of these: each two neighbours are one, and so on; like pairs are the same piece."""
+    known: dict[tuple[Piece, ...], Piece] = {}
+    while len(pieces) > 1:
+        pairs = [tuple(pieces[index : index + 2]) for index in range(0, len(pieces), 2)]
+        pieces = [pair[0] if len(pair) == 1 else _pair(pair, known) for pair in pairs]
+    return pieces[0] if pieces else Piece(())
+
+
+def _pair(parts: tuple[Piece, ...], known: dict[tuple[Piece, ...], Piece]) -> Piece:
+    if parts not in known:
+        known[parts] = Piece(parts[0].items + parts[1].items, parts)
+    return known[parts]
+
+
+def cut_where_repeated(items: tuple[Item, ...]) -> Iterator[tuple[Item, ...]]:
+    """Yield consecutive parts of a sequence; where it repeats itself, one part for each time."""
+    seen: dict[tuple[Item, ...], int] = {}
+    start = here = 0
+    while here + LEAST_REPEATED <= len(items):
+        gram = items[here : here + LEAST_REPEATED]
+        first = seen.get(gram, -1)
+        period = here - first
+        repeated = items[first:here]
+        if first < start or items[here : here + period] != repeated:
+            seen[gram] = here
+            here += 1
+            continue
+        if first > start:
+            yield items[start:first]
+        yield repeated
+        while items[here : here + period] == repeated:
+            yield repeated
+            here += period
+        start = here
+    if start < len(items):
+        yield items[start:]

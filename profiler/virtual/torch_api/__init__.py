@@ -1,0 +1,1 @@
+"""Torch's own functions, classes and modes, as they answer while a virtual GPU is active."""
