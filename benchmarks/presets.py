@@ -28,7 +28,9 @@ from profiler.gpus.hardware import card
 from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
-from profiler.placements.scheme import Grouped, Scheme, Sequential
+from profiler.placements.grouped import Grouped
+from profiler.placements.scheme import Scheme
+from profiler.placements.sequential import Sequential
 from profiler.planning import weigh
 from profiler.sizing.scenario import Scenario
 from profiler.sizing.size import plan_model, profile_without_limit

@@ -14,12 +14,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from profiler.placements.scheme import DROP, PINNED, Inside, Scheme
+from profiler.placements.evictions import DROP, PINNED
+from profiler.placements.placement import LEVERS, Placement
+from profiler.placements.scheme import Scheme
 from profiler.planning.costs.link import link_of
 from profiler.planning.costs.table import Rides, evaluate, tabulate
 from profiler.planning.replaying.simulate import simulate
 from profiler.planning.replaying.workload import workload_of
-from profiler.planning.vocabulary import LEVERS, splits, streamings
+from profiler.planning.vocabulary import placements
 from profiler.sizing.scenario import Scenario
 from profiler.sizing.size import profile_without_limit
 
@@ -35,12 +37,18 @@ LIMIT_PER_SECOND = 20_000
 def random_plans(workload: Workload, rides: Rides, count: int) -> list[Scheme]:
     """Return sound plans of every kind, the same ones each time."""
     chance = random.Random(0)  # noqa: S311  # no secret
-    ways = {part.name: list(splits(part, rides, LEVERS)) for part in workload.components}
-    streams = {part.name: streamings(part, rides, LEVERS) for part in workload.components}
+    ways = {
+        part.name: list(placements(part, rides, LEVERS, leaving_rest=False))
+        for part in workload.components
+    }
+    streams = {
+        part.name: list(placements(part, rides, LEVERS, leaving_rest=True))
+        for part in workload.components
+    }
     plans: list[Scheme] = []
     while len(plans) < count:
         sequence, excluded = [], set()
-        inside: dict[str, Inside] = {}
+        inside: dict[str, Placement] = {}
         swaps = {}
         for name in chance.sample(workload.names, len(workload.names)):
             if ways[name] and chance.random() < 0.2:

@@ -12,16 +12,13 @@ from torch import nn
 
 from profiler.applying.facts import facts_of
 from profiler.libraries import hooks as private
+from profiler.placements.evictions import SWAPS
+from profiler.placements.grouped import Grouped
 from profiler.placements.rules import violations
-from profiler.placements.scheme import (
-    SWAPS,
-    Grouped,
-    Scheme,
-    Sequential,
-    Streamed,
-    inside_record,
-    scheme_for,
-)
+from profiler.placements.scheme import Scheme, scheme_for
+from profiler.placements.sequential import Sequential
+from profiler.placements.streamed import Streamed
+from profiler.placements.table import placement_record
 from profiler.planning import Plan
 from profiler.planning.plan import Alternative, Margin, Predicted, Proof, Smallest
 
@@ -38,7 +35,7 @@ def plan_of(pipe: DiffusionPipeline, scheme: Scheme, modifiers: tuple[str, ...] 
         excluded=tuple(name for name in names if name in scheme.excluded),
         sticky=scheme.sticky,
         placements=scheme.placements(names),
-        inside={name: inside_record(inside) for name, inside in scheme.inside.items()},
+        inside={name: placement_record(inside) for name, inside in scheme.inside.items()},
         swaps=dict(scheme.swaps),
         modifiers=modifiers,
         predicted=_NOTHING,

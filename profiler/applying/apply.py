@@ -15,9 +15,11 @@ from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Self
 
 from profiler.applying.checks import check
-from profiler.applying.hooks.split import all_or_nothing, options_of, split
+from profiler.applying.hooks.attachment import Attachment, Target
+from profiler.applying.hooks.restoring import all_or_nothing
 from profiler.applying.hooks.sticky import keep_excluded, share_end
-from profiler.applying.hooks.swaps import stream_blocks, swap
+from profiler.applying.hooks.swaps import swap
+from profiler.applying.hooks.table import ATTACHMENTS
 from profiler.applying.run_differences import differences
 from profiler.applying.snapshot import Snapshot, flags_of, snapshot
 from profiler.checking.given import check_given, check_pipelines
@@ -25,7 +27,7 @@ from profiler.libraries import hooks as private
 from profiler.libraries.modes import DENOISERS
 from profiler.libraries.placing import cast_denoisers, lower_vae_peak
 from profiler.pipelines.sibling import check_shared
-from profiler.placements.scheme import RESIDENT, Grouped, Scheme, Sequential
+from profiler.placements.scheme import RESIDENT, Scheme
 from profiler.planning import Plan
 from profiler.record.settings import VAE, VAE_TILING
 
@@ -122,8 +124,7 @@ class _Where:
 
     def folder(self, name: str, how: Any) -> Path | None:
         """Return the folder of a component, None if it does not go to disk."""
-        on_disk = isinstance(how, Grouped) and how.disk
-        return self._folder / name if on_disk and self._folder is not None else None
+        return self._folder / name if how.on_disk and self._folder is not None else None
 
 
 class Applied:
@@ -216,7 +217,7 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
         for module in alone.values():
             module.to("cpu")
     before.keep_objects(
-        module for name, module in alone.items() if isinstance(scheme.inside[name], Sequential)
+        module for name, module in alone.items() if _attachment(scheme, name).REPLACES_TENSORS
     )
     if _all_alike(scheme, pipe):
         _place_alike(scheme, pipe, where, list(alone.values()))
@@ -225,12 +226,13 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
         targets = _prepare(plan, pipe)
         pipe.enable_model_cpu_offload(gpu_id=where.gpu_id, device=where.device)
         swap(pipe, {name: how for name, how in plan.swaps.items() if not scheme.streamed(name)})
-    card = where.card(pipe)
-    stream_blocks(pipe, scheme, card)
-    for name, module in alone.items():
-        how = scheme.split(name)
-        if how is not None:
-            split(module, how, card, where.folder(name, how))
+    device, modules = where.card(pipe), private.modules_of(pipe)
+    # Those that replace a hook of model offload come first.
+    for name, how in sorted(scheme.inside.items(), key=lambda one: not one[1].leaves_rest):
+        stays = scheme.placement(name) == RESIDENT
+        folder = where.folder(name, how)
+        target = Target(pipe, name, modules[name], device, folder, scheme.swap(name), stays)
+        _attachment(scheme, name).attach(target, how)
     if plan.sticky:
         for target in targets:
             keep_excluded(target)
@@ -239,19 +241,21 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
 def _all_alike(scheme: Scheme, pipe: DiffusionPipeline) -> bool:
     """Whether one call of the pipeline's does it: all components split in the same way, in memory."""
     ways = {scheme.split(name) for name in private.modules_of(pipe)}
-    return len(ways) == 1 and None not in ways and not getattr(next(iter(ways)), "disk", False)
+    how = next(iter(ways))
+    return len(ways) == 1 and how is not None and not how.on_disk
 
 
 def _place_alike(
     scheme: Scheme, pipe: DiffusionPipeline, where: _Where, modules: list[torch.nn.Module]
 ) -> None:
-    how = next(iter(scheme.inside.values()))
+    name, how = next(iter(scheme.inside.items()))
     setattr(pipe, private.EXCLUDED, [])
     with all_or_nothing(modules):
-        if isinstance(how, Grouped):
-            pipe.enable_group_offload(**options_of(how, where.card(pipe)))
-        else:
-            pipe.enable_sequential_cpu_offload(gpu_id=where.gpu_id, device=where.device)
+        _attachment(scheme, name).attach_to_all(pipe, how, where.gpu_id, where.device)
+
+
+def _attachment(scheme: Scheme, name: str) -> Attachment:
+    return ATTACHMENTS[scheme.inside[name].kind]
 
 
 def _prepare(plan: Plan, pipe: DiffusionPipeline) -> tuple[DiffusionPipeline, ...]:

@@ -12,8 +12,9 @@ from profiler.applying.hooks.streamed import is_ours
 from profiler.checking.given import check_pipeline
 from profiler.errors import InputError
 from profiler.libraries import hooks as private
+from profiler.placements.evictions import SWAPS
 from profiler.placements.rules import violations
-from profiler.placements.scheme import MODIFIERS, SWAPS, Grouped
+from profiler.placements.scheme import MODIFIERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,11 +96,7 @@ def _check_castable(pipe: DiffusionPipeline) -> None:
 
 
 def _check_folder(plan: Plan, folder: Path | None) -> None:
-    on_disk = [
-        name
-        for name, inside in plan.scheme.inside.items()
-        if isinstance(inside, Grouped) and inside.disk
-    ]
+    on_disk = [name for name, inside in plan.scheme.inside.items() if inside.on_disk]
     if not on_disk:
         return
     if folder is None:

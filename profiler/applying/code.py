@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from profiler.applying import code_hooks as hooks
 from profiler.applying.code_run import head, needs_torch, settings_lines
+from profiler.applying.hooks.swaps import HOOKS
+from profiler.applying.hooks.table import ATTACHMENTS
 from profiler.checking.code_words import quoted
 from profiler.errors import InputError
-from profiler.placements.scheme import (
-    COPY,
-    PINNED,
-    RESIDENT,
-    Grouped,
-    Scheme,
-    Sequential,
-    Streamed,
-)
+from profiler.placements.evictions import PINNED
+from profiler.placements.scheme import RESIDENT, Scheme
 from profiler.planning.plan_words import check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from profiler.placements.placement import Placement
     from profiler.planning.plan import Plan
 
 _STICKY = """
@@ -54,19 +50,6 @@ disk_folder = Path("offload")  # each component gets an empty folder of its own 
 
 """
 
-_GROUP = """
-
-def group(module, **options):
-    from diffusers.hooks import apply_group_offloading
-
-    if hasattr(module, "enable_group_offload"):
-        module.enable_group_offload(**options)
-    else:
-        apply_group_offloading(module, **options)
-
-
-"""
-
 
 def code_for(plan: Plan) -> str:
     """Return lines that put `plan` into effect on a variable `pipe` that carries no hooks.
@@ -86,11 +69,11 @@ def _pieces(plan: Plan, scheme: Scheme) -> Iterator[str]:
     yield head(plan)
     if scheme.inside or scheme.swaps or needs_torch(plan):
         yield "import torch\n\n"
-    if any(isinstance(how, Grouped) and how.disk for how in scheme.inside.values()):
+    if any(how.on_disk for how in scheme.inside.values()):
         yield _DISK
     yield from settings_lines(plan)
     if alike is not None:
-        yield _pipelines_call(alike)
+        yield ATTACHMENTS[alike.kind].code_for_all(alike)
     elif not (scheme.hooked(plan.placements) or scheme.inside):
         yield 'pipe.to("cuda")\n'
     else:
@@ -104,48 +87,24 @@ def _mixed(plan: Plan, scheme: Scheme) -> Iterator[str]:
     yield _model_offload(plan, scheme)
     yield from _hooks(scheme)
     split = {name: how for name in scheme.inside if (how := scheme.split(name)) is not None}
-    if any(isinstance(how, Grouped) for how in split.values()):
-        yield _GROUP
-    if any(isinstance(how, Sequential) for how in split.values()):
-        yield "from accelerate import cpu_offload\n\n"
+    kinds = {how.kind for how in split.values()}
+    yield from (one.IMPORTS for kind, one in ATTACHMENTS.items() if kind in kinds)
     for name, how in split.items():
-        if isinstance(how, Sequential):
-            part = f"pipe.{name}"
-            yield f"cpu_offload({part}, pipe._offload_device, offload_buffers=len({part}._parameters) > 0)\n"
-        else:
-            yield f"group({', '.join([f'pipe.{name}', *_options(how, name, 'pipe._offload_device')])})\n"
+        yield _line(scheme, name, how)
     if plan.sticky:
         yield _STICKY
 
 
-def _alike(plan: Plan, scheme: Scheme) -> Grouped | Sequential | None:
+def _line(scheme: Scheme, name: str, how: Placement) -> str:
+    stays = scheme.placement(name) == RESIDENT
+    return ATTACHMENTS[how.kind].code(name, how, scheme.swap(name), stays=stays)
+
+
+def _alike(plan: Plan, scheme: Scheme) -> Placement | None:
     """Return how all components are split, if one call of the pipeline's does it."""
     ways = {scheme.split(name) for name in plan.placements}
     how = next(iter(ways)) if len(ways) == 1 else None
-    return None if isinstance(how, Grouped) and how.disk else how
-
-
-def _pipelines_call(how: Grouped | Sequential) -> str:
-    if isinstance(how, Sequential):
-        return "pipe._exclude_from_cpu_offload = []\npipe.enable_sequential_cpu_offload()\n"
-    options = _options(how, "", 'torch.device("cuda")')
-    return f"pipe.enable_group_offload({', '.join(options)})\n"
-
-
-def _options(how: Grouped, name: str, device: str) -> Iterator[str]:
-    yield f"onload_device={device}"
-    yield f'offload_type="{"block" if how.blocks else "leaf"}_level"'
-    if how.blocks:
-        yield f"num_blocks_per_group={how.blocks}"
-    for asked, option in (
-        (how.stream, "use_stream"),
-        (how.record_stream, "record_stream"),
-        (how.low_cpu_mem, "low_cpu_mem_usage"),
-    ):
-        if asked:
-            yield f"{option}=True"
-    if how.disk:
-        yield f"offload_to_disk_path=str(disk_folder / {quoted(name)})"
+    return None if how is None or how.on_disk else how
 
 
 def _model_offload(plan: Plan, scheme: Scheme) -> str:
@@ -180,7 +139,7 @@ def _model_offload(plan: Plan, scheme: Scheme) -> str:
 
 
 def _hooks(scheme: Scheme) -> Iterator[str]:
-    streamed = {name: how for name, how in scheme.inside.items() if isinstance(how, Streamed)}
+    streamed = {name: how for name in scheme.inside if (how := scheme.streamed(name)) is not None}
     if not (scheme.swaps or streamed):
         return
     yield hooks.DROP
@@ -192,20 +151,8 @@ def _hooks(scheme: Scheme) -> Iterator[str]:
     if streamed:
         yield hooks.STREAMED
     yield "\n\n"
-    for name, how in scheme.swaps.items():
+    for name, swap in scheme.swaps.items():
         if name not in streamed:
-            yield f"replace_hook(pipe.{name}, {_class(how)})\n"
+            yield f"replace_hook(pipe.{name}, {HOOKS[swap].__name__})\n"
     for name, inside in streamed.items():
-        yield _stream(name, inside, _class(scheme.swap(name)), scheme.placement(name))
-
-
-def _stream(name: str, inside: Streamed, rest: str, placement: str) -> str:
-    blocks: Any = inside.resident_blocks
-    if placement == RESIDENT:
-        hook = f"StreamedOffload({rest}(pipe._offload_device), {blocks}, stays=True)"
-        return f"add_hook_to_module(pipe.{name}, {hook})\n"
-    return f"replace_hook(pipe.{name}, lambda *given: StreamedOffload({rest}(*given), {blocks}))\n"
-
-
-def _class(how: str) -> str:
-    return {COPY: "DropOffload", PINNED: "PinnedOffload"}.get(how, "DropOffload")
+        yield _line(scheme, name, inside)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from profiler.applying.apply import sequence_for
-from profiler.applying.hooks.split import options_of
 from profiler.applying.hooks.sticky import keeps_excluded
-from profiler.applying.hooks.streamed import StreamedOffload
-from profiler.applying.hooks.swaps import HOOKS, RESTS
+from profiler.applying.hooks.swaps import HOOKS
+from profiler.applying.hooks.table import ATTACHMENTS
 from profiler.applying.run_differences import differences
 from profiler.libraries import hooks as private
 from profiler.libraries.modes import DENOISERS
-from profiler.placements.scheme import RESIDENT, Grouped, Sequential
+from profiler.placements.scheme import RESIDENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
-    from profiler.placements.scheme import Split, Streamed
+    from profiler.placements.placement import Placement
     from profiler.planning import Plan
 
 
@@ -57,18 +56,16 @@ def _lines(
 
 def _component_lines(plan: Plan, name: str, modules: dict[str, torch.nn.Module]) -> Iterator[str]:
     scheme, module = plan.scheme, modules[name]
-    split, streamed = scheme.split(name), scheme.streamed(name)
+    inside, swap = scheme.inside.get(name), scheme.swap(name)
     resident = scheme.placement(name) == RESIDENT
-    if split is not None:
-        yield from _split_lines(name, module, split)
-    elif resident and streamed is not None:
-        yield from _streamed_lines(name, module, streamed, scheme.swap(name))
+    if inside is not None and (resident or not inside.leaves_rest):
+        yield from _inside_lines(name, module, inside, swap)
     elif resident:
         yield from _resident_lines(name, module)
     else:
         expected = modules.get(scheme.predecessors().get(name, ""))
         told = list(_hook_lines(name, private.chain_on(module), expected))
-        yield from told or _kind_lines(name, module, streamed, scheme.swap(name))
+        yield from told or _kind_lines(name, module, inside, swap)
 
 
 def _resident_lines(name: str, module: torch.nn.Module) -> Iterator[str]:
@@ -92,49 +89,19 @@ def _hook_lines(
 
 
 def _kind_lines(
-    name: str, module: torch.nn.Module, streamed: Streamed | None, swap: str
+    name: str, module: torch.nn.Module, inside: Placement | None, swap: str
 ) -> Iterator[str]:
     """Say whether the one hook of a component is not of the plan's kind."""
-    if streamed is not None:
-        yield from _streamed_lines(name, module, streamed, swap)
+    if inside is not None:
+        yield from _inside_lines(name, module, inside, swap)
     elif type(private.root_hook(module)) is not HOOKS[swap]:
         yield f"{name} does not leave the card by {swap}, as the plan says"
 
 
-def _streamed_lines(
-    name: str, module: torch.nn.Module, streamed: Streamed, swap: str
+def _inside_lines(
+    name: str, module: torch.nn.Module, inside: Placement, swap: str
 ) -> Iterator[str]:
-    hook = private.root_hook(module)
-    if not isinstance(hook, StreamedOffload) or type(hook.rest) is not RESTS[swap]:
-        yield f"{name}'s blocks do not travel as the plan says"
-    elif hook.resident_blocks != streamed.resident_blocks:
-        yield f"{hook.resident_blocks} blocks of {name} stay, not {streamed.resident_blocks}"
-
-
-def _split_lines(name: str, module: torch.nn.Module, split: Split) -> Iterator[str]:
-    if isinstance(split, Sequential):
-        if not private.is_sequentially_offloaded(module):
-            yield f"{name} is not offloaded sequentially: the plan is not in effect"
-        return
-    config = private.group_config(module)
-    if config is None:
-        yield f"{name} is not offloaded in groups: the plan is not in effect"
-    elif not _is_as_asked(split, config):
-        yield f"{name} is offloaded in other groups than the plan's"
-
-
-def _is_as_asked(split: Grouped, config: Any) -> bool:
-    asked = options_of(split, config.onload_device)
-    found = {
-        "onload_device": config.onload_device,
-        "offload_device": config.offload_device,
-        "offload_type": config.offload_type.value,
-        "num_blocks_per_group": config.num_blocks_per_group,
-        "use_stream": config.stream is not None,
-        "record_stream": config.record_stream,
-        "low_cpu_mem_usage": config.low_cpu_mem_usage,
-    }
-    return found == asked and split.disk == (config.offload_to_disk_path is not None)
+    return ATTACHMENTS[inside.kind].drift(name, module, inside, swap)
 
 
 def _modifier_lines(plan: Plan, pipe: DiffusionPipeline) -> Iterator[str]:

@@ -9,7 +9,7 @@ from profiler.libraries import hooks as private
 from profiler.libraries.modes import DENOISERS
 from profiler.libraries.modules import blocks_of
 from profiler.libraries.quantised import beside_weights, is_wrapper
-from profiler.placements.rules import Facts
+from profiler.placements.placement import Facts
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from profiler.applying.hooks.split import Held, all_or_nothing, hold, ungroup
+from profiler.applying.hooks.grouped import ungroup
+from profiler.applying.hooks.restoring import Held, all_or_nothing, hold
 from profiler.interrupts import to_the_end
 from profiler.libraries import hooks as private
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from profiler.placements.scheme import Grouped
     from profiler.record.components import Component
 
 ROOT = 0
@@ -41,11 +40,17 @@ class Structure:
     lazy: tuple[int, ...]  # parts whose first forward learns the order of the groups inside
 
 
-def structure_of(component: Component, grouped: Grouped) -> Structure:
-    """Return the groups of `component` under `grouped`."""
+def structure_of(component: Component, blocks: int, *, stream: bool) -> Structure:
+    """Return the groups of `component`.
+
+    Args:
+        component: whose groups.
+        blocks: blocks per group at block level; 0 for leaf level.
+        stream: whether they travel on a stream.
+    """
     tree = _Tree(component)
-    build = _Builder(tree, grouped)
-    if grouped.blocks:
+    build = _Builder(tree, blocks, stream=stream)
+    if blocks:
         build.block_level(ROOT)
     else:
         build.leaf_level()
@@ -84,13 +89,13 @@ class _Tree:
 
 
 class _Builder:
-    def __init__(self, tree: _Tree, grouped: Grouped) -> None:
+    def __init__(self, tree: _Tree, blocks: int, *, stream: bool) -> None:
         self.groups: list[Group] = []
         self.hooks: dict[int, int] = {}
         self.lazy: list[int] = []
         self._tree = tree
-        self._blocks = 1 if grouped.stream else grouped.blocks
-        self._stream = grouped.stream
+        self._blocks = 1 if stream else blocks
+        self._stream = stream
 
     def block_level(self, module: int) -> None:
         tree = self._tree

@@ -1,40 +1,22 @@
 """Which placements can be combined: a table of rules, each with the reason.
 
-What is not here is allowed. The rules are those of diffusers 0.42.1, accelerate 1.15.0 and of our own hooks; a test per
-rule shows what the libraries do where it is broken: some raise, some do something else and say nothing.
+Each placement brings its own rules. What is not here is allowed. The rules are those of diffusers 0.42.1, accelerate
+1.15.0 and of our own hooks; a test per rule shows what the libraries do if it is broken: some raise, some do something
+else and say nothing.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler.placements.scheme import (
-    COPY,
-    OFFLOAD,
-    RESIDENT,
-    Grouped,
-    Scheme,
-    streamed_blocks,
-)
+from profiler.placements.evictions import COPY
+from profiler.placements.scheme import OFFLOAD, RESIDENT, Scheme
+from profiler.placements.table import PLACEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-
-class Facts(NamedTuple):
-    """What the rules ask of one component."""
-
-    blocks: int = 0  # entries of its outermost `nn.ModuleList`s
-    first_block: int | None = None  # the block that holds its first parameter, if one does
-    has_parameters: bool = True
-    quantized: bool = False  # by a library whose tensors are more than parameters and buffers
-    movable: bool = True  # False for 8-bit weights that `enable_model_cpu_offload` leaves alone
-    groupable: bool = True  # `_supports_group_offloading` of its class
-    tied: bool = False  # two of its modules hold the same tensor
-    upcast: bool = False  # its pipeline casts it within a call
-    castable: bool = False  # a denoiser with `enable_layerwise_casting`
-    tiles: bool = False  # the VAE, with `enable_tiling`
-    slices: bool = False  # the VAE, with `enable_slicing`
+    from profiler.placements.placement import Facts, PlacementRule
 
 
 class Case(NamedTuple):
@@ -102,43 +84,23 @@ def _not_sticky(case: Case) -> Iterator[str]:
         yield ""
 
 
-def _grouped(case: Case, breaks: Callable[[Grouped], bool]) -> Iterator[str]:
-    for name in case.facts:
-        inside = case.scheme.inside.get(name)
-        if isinstance(inside, Grouped) and breaks(inside):
-            yield name
-
-
-def _not_groupable(case: Case) -> Iterator[str]:
-    return (name for name in _grouped(case, lambda _: True) if not case.facts[name].groupable)
-
-
-def _loses_ties(case: Case) -> Iterator[str]:
-    return (name for name in _grouped(case, lambda how: how.disk) if case.facts[name].tied)
-
-
 def _keeps_copies(case: Case) -> Iterator[str]:
     for name, facts in case.facts.items():
         inside = case.scheme.inside.get(name)
-        grouped = isinstance(inside, Grouped) and (inside.stream or inside.disk)
-        if facts.upcast and (grouped or case.scheme.streamed(name) is not None):
+        if facts.upcast and inside is not None and inside.keeps_copies:
             yield name
 
 
-def _impossible_blocks(case: Case) -> Iterator[str]:
-    for name, facts in case.facts.items():
-        streamed = case.scheme.streamed(name)
-        if streamed is not None and not 0 <= streamed.resident_blocks < facts.blocks:
-            yield name
+def _of_placement(kind: str, rule: PlacementRule) -> Rule:
+    """Return the rule of one placement as one of the table."""
 
+    def broken_by(case: Case) -> Iterator[str]:
+        for name, facts in case.facts.items():
+            inside = case.scheme.inside.get(name)
+            if inside is not None and inside.kind == kind and rule.broken_by(inside, facts):
+                yield name
 
-def _first_travels(case: Case) -> Iterator[str]:
-    for name, facts in case.facts.items():
-        streamed = case.scheme.streamed(name)
-        if streamed is None or not 0 <= streamed.resident_blocks < facts.blocks:
-            continue
-        if facts.first_block in streamed_blocks(facts.blocks, streamed.resident_blocks):
-            yield name
+    return Rule(rule.name, rule.sentence, broken_by)
 
 
 def _swaps_nothing(case: Case) -> Iterator[str]:
@@ -192,45 +154,12 @@ RULES = (
         "hooks off: the plan must be sticky",
         _not_sticky,
     ),
-    Rule(
-        "stream-takes-one-block",
-        "with a stream diffusers makes groups of one block, whatever is asked for",
-        lambda case: _grouped(case, lambda inside: inside.stream and inside.blocks > 1),
-    ),
-    Rule(
-        "record-stream-needs-stream",
-        "record_stream has no meaning without a stream",
-        lambda case: _grouped(case, lambda inside: inside.record_stream and not inside.stream),
-    ),
-    Rule(
-        "low-cpu-mem-needs-stream",
-        "low_cpu_mem says how a stream's host copies in memory are pinned: diffusers ignores it without a stream, and "
-        "on disk",
-        lambda case: _grouped(
-            case, lambda inside: inside.low_cpu_mem and (inside.disk or not inside.stream)
-        ),
-    ),
-    Rule("groupable", "its class does not support group offloading", _not_groupable),
-    Rule(
-        "disk-loses-ties",
-        "two of its modules hold the same tensor, and diffusers writes it to disk once more after emptying it",
-        _loses_ties,
-    ),
+    *(_of_placement(kind, rule) for kind, one in PLACEMENTS.items() for rule in one.rules),
     Rule(
         "cast-keeps-copies",
         "its pipeline casts it within a call: the copies that a stream sends and files on disk keep the dtype from "
         "before, and blocks that travel lose their page-locked memory",
         _keeps_copies,
-    ),
-    Rule(
-        "streamed-blocks",
-        "of its blocks none up to all but one can stay while the others travel",
-        _impossible_blocks,
-    ),
-    Rule(
-        "first-parameter-stays",
-        "accelerate asks a component's first parameter where the component is, and it is in a block that would travel",
-        _first_travels,
     ),
     Rule(
         "swap-needs-hook",

@@ -1,17 +1,17 @@
-"""What the hooks of `applying.streamed` do: some blocks of a component travel, each while the one before it computes.
+"""Streaming by our own hooks: some blocks of a component travel, each while the one before it computes.
 
 The blocks' hooks are one machine, the rest of the component comes and goes as a whole component does. At most two
-blocks are on the card. One that is called out of turn is fetched then, and what was fetched in its place is freed.
+blocks are on the GPU. One that is called out of turn is fetched then, and what was fetched in its place is freed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from profiler.placements.group_structure import ROOT
-from profiler.placements.hook_machines import (
+from profiler.allocator.pinned_chunks import pinned_bytes
+from profiler.placements.acts import (
     CAST,
     COPIES_AWAIT_KERNELS,
     GROUP_ASKER,
@@ -21,15 +21,116 @@ from profiler.placements.hook_machines import (
     PINNED,
     Act,
 )
-from profiler.placements.scheme import streamed_blocks
+from profiler.placements.group_structure import ROOT
+from profiler.placements.placement import STREAM, HostBytes, Placement, PlacementRule
 from profiler.placements.tensor_sizes import sizes_of
 from profiler.placements.weights import Weights
 from profiler.record.cache import once_per_component
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from profiler.record.components import Component
+
+
+@dataclass(frozen=True)
+class Streamed(Placement):
+    """A component of whose blocks only some live where the component lives; the others travel one by one."""
+
+    resident_blocks: int
+
+    kind: ClassVar = "streamed"
+    leaves_rest: ClassVar = True
+    needs_forward: ClassVar = True
+    rules: ClassVar = (
+        PlacementRule(
+            "streamed-blocks",
+            "of its blocks none up to all but one can stay while the others travel",
+            lambda how, facts: not 0 <= how.resident_blocks < facts.blocks,
+        ),
+        PlacementRule(
+            "first-parameter-stays",
+            "accelerate asks a component's first parameter where the component is, and it is in a block that would "
+            "travel",
+            lambda how, facts: (
+                0 <= how.resident_blocks < facts.blocks
+                and facts.first_block in streamed_blocks(facts.blocks, how.resident_blocks)
+            ),
+        ),
+    )
+
+    @classmethod
+    def options(cls, component: Component, levers: Collection[str]) -> Iterator[Streamed]:
+        """Yield the numbers of blocks that may stay while the others travel."""
+        blocks = blocks_of(component) if STREAM in levers else ()
+        # accelerate asks a component's first parameter where the component is, so that one has to stay.
+        asked = {i for i, block in enumerate(blocks) if component.first_tensor in block.tensors}
+        for resident in range(len(blocks)):
+            if asked.isdisjoint(streamed_blocks(len(blocks), resident)):
+                yield cls(resident)
+
+    @property
+    def name(self) -> str:
+        """Nothing: the component lives where its rest lives."""
+        return ""
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether copies are kept that a cast does not reach: the page-locked ones."""
+        return True
+
+    def is_valid(self) -> bool:
+        """Tell whether its value has a meaning."""
+        return self.resident_blocks >= 0
+
+    def representative(self) -> Streamed:
+        """Return the one all of whose blocks travel."""
+        return Streamed(0)
+
+    def machine(self, component: Component) -> StreamMachine:
+        """Return the machine that follows the blocks' hooks."""
+        return StreamMachine(component, self.resident_blocks)
+
+    def checked_parts(self, component: Component) -> frozenset[int] | None:
+        """Return the blocks; if all of them travel, every part is checked, which decides for the others."""
+        if not self.resident_blocks:
+            return None
+        return frozenset((ROOT, *(block.part for block in blocks_of(component))))
+
+    def rest(self, component: Component) -> Component:
+        """Return what of `component` does not travel, as a component of its own."""
+        blocks = blocks_of(component)
+        travelling = {
+            tensor
+            for number in streamed_blocks(len(blocks), self.resident_blocks)
+            for tensor in blocks[number].tensors
+        }
+        kept = [one for index, one in enumerate(component.tensors) if index not in travelling]
+        return replace(component, tensors=tuple(kept), parts=())
+
+    def host_bytes(self, component: Component) -> HostBytes:
+        """Return what the blocks that travel take of the host's memory: packed, and page-locked."""
+        moved, blocks = sizes_of(component).moved, blocks_of(component)
+        travelling = [blocks[i] for i in streamed_blocks(len(blocks), self.resident_blocks)]
+        sizes = [moved[tensor] for block in travelling for tensor in block.tensors]
+        return HostBytes(0, pinned_bytes(sizes))
+
+    def words(self) -> str:
+        """Return the placement as a phrase."""
+        if not self.resident_blocks:
+            return "all blocks travel"
+        return f"{self.resident_blocks} blocks stay, the others travel"
+
+
+def streamed_blocks(count: int, resident: int) -> tuple[int, ...]:
+    """Return which of `count` blocks travel if `resident` stay: spread evenly, so that each upload has equal time.
+
+    Args:
+        count: Blocks of the component.
+        resident: How many stay, 0 to `count`.
+    """
+    streamed = count - resident
+    return tuple((2 * index + 1) * count // (2 * streamed) for index in range(streamed))
 
 
 class Block(NamedTuple):
@@ -72,18 +173,6 @@ def _block_around(path: str, names: set[str]) -> str | None:
     while path and path not in names:
         path = path.rpartition(".")[0]
     return path or None
-
-
-def rest_of(component: Component, resident_blocks: int) -> Component:
-    """Return what of `component` does not travel, as a component of its own."""
-    blocks = blocks_of(component)
-    travelling = {
-        tensor
-        for number in streamed_blocks(len(blocks), resident_blocks)
-        for tensor in blocks[number].tensors
-    }
-    kept = [one for index, one in enumerate(component.tensors) if index not in travelling]
-    return replace(component, tensors=tuple(kept), parts=())
 
 
 class StreamMachine:
@@ -186,10 +275,3 @@ class StreamMachine:
             asked_by=GROUP_ASKER,
             dropped=True,
         )
-
-
-def pinned_sizes(component: Component, resident_blocks: int) -> tuple[int, ...]:
-    """Return the bytes of the tensors that are page-locked so that they can travel."""
-    moved, blocks = sizes_of(component).moved, blocks_of(component)
-    travelling = [blocks[number] for number in streamed_blocks(len(blocks), resident_blocks)]
-    return tuple(moved[tensor] for block in travelling for tensor in block.tensors)

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from profiler.placements.scheme import COPY, Scheme
+from profiler.placements import evictions
+from profiler.placements.evictions import COPY
+from profiler.placements.scheme import Scheme
 from profiler.planning.costs.table import SPLIT, Choice, choices_in
 from profiler.planning.costs.whole_components import STAYS, TRAVELS, UNEVICTED
 from profiler.planning.search.solver import Found, Option, Problem
 from profiler.planning.sequence_rule import APART, EXCLUDED, KEPT, LAST, OUTSIDE, SequenceRule
-from profiler.planning.vocabulary import splits, streamings, swaps
+from profiler.planning.vocabulary import placements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from profiler.placements.scheme import Inside
+    from profiler.placements.placement import Placement
     from profiler.planning.costs.table import Ride, Rides
     from profiler.planning.replaying.workload import Workload
 
@@ -139,16 +141,16 @@ class _Builder:
         yield self._option(name, EXCLUDED, Choice(excluded))
         if name in self._bare and name in self._entered:
             return  # a hook on a module without parameters raises StopIteration
-        for split in splits(component, self._rides, levers):
+        for split in placements(component, self._rides, levers, leaving_rest=False):
             yield self._option(name, APART, Choice(SPLIT, COPY, split))
-        insides = (None, *streamings(component, self._rides, levers))
+        insides = (None, *placements(component, self._rides, levers, leaving_rest=True))
         for inside in insides[1:]:
             yield self._option(name, KEPT, Choice(excluded, COPY, inside))
-        for swap in swaps(component, levers):
+        for swap in evictions.options(component, levers):
             for inside in insides:
                 yield from self._hooked(name, swap, inside)
 
-    def _hooked(self, name: str, swap: str, inside: Inside | None) -> Iterator[Option]:
+    def _hooked(self, name: str, swap: str, inside: Placement | None) -> Iterator[Option]:
         """Yield the options in which the component carries a hook of model offload."""
         if self._sound(name, UNEVICTED):
             yield self._option(name, OUTSIDE, Choice(UNEVICTED, swap, inside))

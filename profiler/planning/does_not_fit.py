@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.errors import FindingError
-from profiler.planning.vocabulary import LEVERS
+from profiler.placements.placement import LEVERS
 from profiler.record.settings import VAE_TILING
 from profiler.units import format_bytes
 

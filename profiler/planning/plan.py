@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from profiler import upward
-from profiler.placements.scheme import Scheme, inside_of
+from profiler.placements.scheme import Scheme
+from profiler.placements.table import placement_of
 from profiler.planning.replaying.uses import Use  # noqa: TC001  # for `get_type_hints`
 from profiler.record.settings import Setting, run_words
 from profiler.units import format_bytes
@@ -144,7 +145,7 @@ class Plan:
     gpu: str = ""
     dtype: str = ""  # of the largest component that is not quantised
     quantization: dict[str, str] = field(default_factory=dict)
-    # Since version 0.4. Components that are split or streamed, as `placements.inside_record` writes them; how
+    # Since version 0.4. Components that are split or streamed, as `placements.placement_record` writes them; how
     # components leave the card where it is not by a copy; what the denoisers and the VAE were told besides.
     inside: dict[str, dict[str, Any]] = field(default_factory=dict)
     swaps: dict[str, str] = field(default_factory=dict)
@@ -192,7 +193,7 @@ class Plan:
     @property
     def scheme(self) -> Scheme:
         """Return where everything lives, as one record."""
-        inside = {name: inside_of(record) for name, record in self.inside.items()}
+        inside = {name: placement_of(record) for name, record in self.inside.items()}
         return Scheme(
             self.sequence, frozenset(self.excluded), self.sticky, inside, dict(self.swaps)
         )

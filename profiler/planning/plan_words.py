@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.checking.code_words import check_known, check_names, check_words
-from profiler.placements.scheme import (
-    GROUP_BLOCK,
-    GROUP_LEAF,
-    MODIFIERS,
-    OFFLOAD,
-    OUTSIDE,
-    RESIDENT,
-    SEQUENTIAL,
-    SWAPS,
-    inside_of,
-)
+from profiler.placements.evictions import SWAPS
+from profiler.placements.grouped import GROUP_BLOCK, GROUP_LEAF
+from profiler.placements.scheme import MODIFIERS, OFFLOAD, OUTSIDE, RESIDENT
+from profiler.placements.sequential import SEQUENTIAL
+from profiler.placements.table import placement_of
 from profiler.planning.tables import OBJECTIVES
 from profiler.record.setting_words import check_settings
 
@@ -48,7 +42,7 @@ def check_plan(plan: Plan) -> None:
     for one in _schemes(plan):
         check_known("way off the card", one.swaps.values(), SWAPS)
         for record in one.inside.values():
-            inside_of(record)
+            placement_of(record)
 
 
 def _schemes(plan: Plan) -> Iterator[Plan | Alternative]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from profiler.checking.given import check_given
 from profiler.errors import FindingError
+from profiler.placements.placement import LEVERS
 from profiler.placements.scheme import Scheme, known_part
 from profiler.planning import does_not_fit
 from profiler.planning.session import Session
-from profiler.planning.vocabulary import LEVERS
 from profiler.planning.wish import Wish, wish_of
 from profiler.record.profile import Profile
 

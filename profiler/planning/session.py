@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import FindingError, InputError
-from profiler.placements.scheme import Scheme, inside_record
+from profiler.placements.placement import DISK, LEVERS, SWAP
+from profiler.placements.table import placement_record
 from profiler.planning.costs.table import Rides, evaluate
 from profiler.planning.margin import band_of, margin_of
 from profiler.planning.plan import (
@@ -24,12 +25,13 @@ from profiler.planning.replaying.simulate import simulate
 from profiler.planning.replaying.uses import uses_of
 from profiler.planning.search.solver import Outcome, Problem, Solver, search
 from profiler.planning.tables import Tables, tables_of
-from profiler.planning.vocabulary import DISK, LEVERS, SWAP, splits
+from profiler.planning.vocabulary import placements
 from profiler.record import readings as reading
 from profiler.record.settings import modifiers_of, of_workload
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
+    from profiler.placements.scheme import Scheme
     from profiler.planning.choices import Choices
     from profiler.planning.replaying.workload import Workload
     from profiler.planning.wish import Wish
@@ -168,7 +170,7 @@ class Session:
         """Whether every component that is split can be, and none leaves the card while it runs."""
         parts = {part.name: part for part in self.profile.components}
         return self.rides.sound(scheme) and all(
-            inside in splits(parts[name], self.rides, (*LEVERS, DISK))
+            inside in placements(parts[name], self.rides, (*LEVERS, DISK), leaving_rest=False)
             for name in parts
             if (inside := scheme.split(name)) is not None
         )
@@ -318,4 +320,4 @@ class Session:
 
 
 def _records(scheme: Scheme) -> dict[str, dict[str, Any]]:
-    return {name: inside_record(inside) for name, inside in scheme.inside.items()}
+    return {name: placement_record(inside) for name, inside in scheme.inside.items()}

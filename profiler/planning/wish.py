@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.checking.given import named, words_of
 from profiler.errors import InputError
+from profiler.placements.placement import LEVERS
 from profiler.planning.tables import OBJECTIVES
-from profiler.planning.vocabulary import LEVERS, check_levers
+from profiler.planning.vocabulary import check_levers
 from profiler.units import parse_bytes
 
 if TYPE_CHECKING:

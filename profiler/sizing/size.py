@@ -86,8 +86,8 @@ def plan_model(  # noqa: PLR0913  # what a plan is to be, each wish by its name
         InputError: if the scenario cannot be run, or the profile not be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
     """
-    from profiler.placements.scheme import scheme_in_mode
-    from profiler.planning.vocabulary import LEVERS
+    from profiler.placements.placement import LEVERS
+    from profiler.placements.table import scheme_in_mode
     from profiler.planning.wish import wish_of
     from profiler.sizing.modifying import combinations_of, modified
 

@@ -10,20 +10,17 @@ from replay_worlds import FAMILIES
 
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
-from profiler.placements.scheme import (
-    COPY,
-    DROP,
-    PINNED,
-    Grouped,
-    Scheme,
-    Sequential,
-    Streamed,
-)
+from profiler.placements.evictions import COPY, DROP, PINNED
+from profiler.placements.grouped import Grouped
+from profiler.placements.placement import DISK, LEVERS
+from profiler.placements.scheme import Scheme
+from profiler.placements.sequential import Sequential
+from profiler.placements.streamed import Streamed
 from profiler.planning.costs.link import Link
 from profiler.planning.costs.table import tabulate
 from profiler.planning.replaying.simulate import NOT_REPLAYED
 from profiler.planning.replaying.workload import workload_of
-from profiler.planning.vocabulary import DISK, LEVERS, splits, streamings
+from profiler.planning.vocabulary import placements
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 
@@ -80,8 +77,8 @@ def insides(family):
     ways = {}
     for part in workload(family).components:
         table = rides(family)
-        split = tuple(splits(part, table, (*LEVERS, DISK)))
-        ways[part.name] = split, streamings(part, table, LEVERS)
+        split = tuple(placements(part, table, (*LEVERS, DISK), leaving_rest=False))
+        ways[part.name] = split, tuple(placements(part, table, LEVERS, leaving_rest=True))
     return ways
 
 

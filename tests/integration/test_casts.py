@@ -16,11 +16,12 @@ from torch import nn
 
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
+from profiler.placements.placement import DISK, LEVERS
 from profiler.placements.scheme import Scheme
 from profiler.planning.costs.table import evaluate, tabulate
 from profiler.planning.replaying.simulate import simulate
 from profiler.planning.replaying.workload import workload_of
-from profiler.planning.vocabulary import DISK, LEVERS, splits
+from profiler.planning.vocabulary import placements
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 
@@ -131,7 +132,8 @@ def test_only_what_gets_through_is_offered():
     """Groups list buffers of modules that are not theirs: a cast leaves the model with others, which stay at home."""
     for own in (False, True):
         component = of_buffers(own=own).components[0]
-        offered = list(splits(component, tabulate(of_buffers(own=own), LINK), (*LEVERS, DISK)))
+        rides = tabulate(of_buffers(own=own), LINK)
+        offered = list(placements(component, rides, (*LEVERS, DISK), leaving_rest=False))
         for mode, inside in SPLITS.values():
             if inside in offered:
                 assert recasting(mode, own=own).complete

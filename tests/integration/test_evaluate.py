@@ -7,12 +7,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from inside_worlds import any_schemes, rides, workload
 
+from profiler.placements.placement import LEVERS
 from profiler.placements.scheme import Scheme
 from profiler.planning.choices import choices_of
 from profiler.planning.costs.table import evaluate
 from profiler.planning.replaying.simulate import simulate
 from profiler.planning.search.solver import search
-from profiler.planning.vocabulary import LEVERS
 
 
 @pytest.mark.parametrize(

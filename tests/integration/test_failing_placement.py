@@ -10,7 +10,7 @@ from interrupting import PACKAGE, Failing
 from placed_worlds import nets, place, state_of, ways_on_a_card
 
 from profiler.applying.apply import put
-from profiler.placements.scheme import Streamed
+from profiler.placements.streamed import Streamed
 from profiler.virtual import VirtualGPU
 
 PRINTED = "printed plan"

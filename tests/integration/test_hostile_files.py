@@ -19,7 +19,9 @@ from profile_worlds import sdxl_model_offload
 
 from profiler.checking.code_words import is_advice, is_name, quoted
 from profiler.errors import InputError
-from profiler.placements.scheme import Grouped, Sequential, Streamed
+from profiler.placements.grouped import Grouped
+from profiler.placements.sequential import Sequential
+from profiler.placements.streamed import Streamed
 from profiler.planning import Plan
 from profiler.planning.plan import PlannedCall
 from profiler.planning.replaying.uses import Use

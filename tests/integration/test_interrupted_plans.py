@@ -10,7 +10,9 @@ from interrupting import VIRTUAL_GPU, Interrupter, interrupt_everywhere, some_li
 from placed_worlds import nets, place, state_of
 
 from profiler.applying.apply import put
-from profiler.placements.scheme import Grouped, Sequential, Streamed
+from profiler.placements.grouped import Grouped
+from profiler.placements.sequential import Sequential
+from profiler.placements.streamed import Streamed
 from profiler.virtual import VirtualGPU
 
 MOST_UNGUARDED = (

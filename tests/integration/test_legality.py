@@ -22,8 +22,12 @@ from profiler.applying.hooks.swaps import swap
 from profiler.errors import InputError
 from profiler.libraries import hooks as private
 from profiler.libraries.placing import cast_denoisers, lower_vae_peak
-from profiler.placements.rules import RULES, Facts, violations
-from profiler.placements.scheme import Grouped, Scheme, Sequential, Streamed
+from profiler.placements.grouped import Grouped
+from profiler.placements.placement import Facts
+from profiler.placements.rules import RULES, violations
+from profiler.placements.scheme import Scheme
+from profiler.placements.sequential import Sequential
+from profiler.placements.streamed import Streamed
 from profiler.virtual import VirtualGPU
 
 CUDA = torch.device("cuda", 0)

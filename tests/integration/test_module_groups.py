@@ -9,7 +9,7 @@ from diffusers.hooks import apply_group_offloading
 from profiler.libraries.modules import components_of, describe, tensors_of
 from profiler.pipelines import load_pipeline
 from profiler.placements.group_structure import structure_of
-from profiler.placements.scheme import Grouped
+from profiler.placements.grouped import Grouped
 from profiler.virtual import VirtualGPU
 
 WAYS = (

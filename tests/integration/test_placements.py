@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import zlib
+from dataclasses import replace
 
 import pytest
 import replay_worlds
@@ -29,7 +30,10 @@ from profiler.errors import InputError
 from profiler.libraries import hooks as private
 from profiler.patching import Patches
 from profiler.pipelines import load_pipeline
-from profiler.placements.scheme import Grouped, Scheme, Sequential, Streamed
+from profiler.placements.grouped import Grouped
+from profiler.placements.scheme import Scheme
+from profiler.placements.sequential import Sequential
+from profiler.placements.streamed import Streamed
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 
@@ -60,7 +64,7 @@ def test_undo_leaves_the_pipe_as_found_after_any_scheme(tmp_path, data):
 def on_cpu(how):
     """Return what comes nearest on the CPU: it has no streams, and accelerate's sequential offload fails there."""
     if isinstance(how, Grouped):
-        return how._replace(stream=False, record_stream=False, low_cpu_mem=False)
+        return replace(how, stream=False, record_stream=False, low_cpu_mem=False)
     return Grouped() if isinstance(how, Sequential) else how
 
 

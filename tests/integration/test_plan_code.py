@@ -18,7 +18,9 @@ from profiler.applying import apply
 from profiler.applying import code_hooks as hooks
 from profiler.applying.apply import put
 from profiler.cli.app import app
-from profiler.placements.scheme import Grouped, Sequential, Streamed
+from profiler.placements.grouped import Grouped
+from profiler.placements.sequential import Sequential
+from profiler.placements.streamed import Streamed
 from profiler.planning.replaying.simulate import NOT_REPLAYED
 from profiler.sizing import size as sizing
 from profiler.tracing import trace

@@ -15,7 +15,7 @@ from profiler.allocator.pinned_chunks import pinned_bytes
 from profiler.applying.hooks.drop import DropOffload
 from profiler.applying.hooks.pinned import PinnedOffload
 from profiler.applying.hooks.streamed import StreamedOffload
-from profiler.applying.hooks.swaps import attach
+from profiler.applying.hooks.swaps import hang_up
 from profiler.libraries.modules import blocks_of
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
@@ -58,7 +58,7 @@ def hook(device, *, resident_blocks, rest=DropOffload, stays=False):
 
 def streamed(model, **options):
     """Hook a model on the virtual card, and run what comes before its first call."""
-    attach(model, hook(CUDA, **options))
+    hang_up(model, hook(CUDA, **options))
     return torch.empty(BLOCK // 4, device="cuda")
 
 
@@ -226,7 +226,7 @@ def test_taking_the_hook_off_leaves_the_module_as_it_was():
         vars(model).pop("forward")  # accelerate's own way leaves it there
         assert {path: set(vars(part)) for path, part in model.named_modules()} == before
         assert {str(one.device) for one in model.state_dict().values()} == {"cpu"}
-        attach(model, hook(CUDA, resident_blocks=0))
+        hang_up(model, hook(CUDA, resident_blocks=0))
         model(x)
 
 
@@ -318,7 +318,7 @@ def test_results_are_bit_for_bit_the_same(make):
         expected = plain(**given)[0]
         for resident in (0, 1, count - 1):
             for stays in (False, True):
-                attach(model, hook(CPU, resident_blocks=resident, stays=stays))
+                hang_up(model, hook(CPU, resident_blocks=resident, stays=stays))
                 for _ in range(2):
                     assert torch.equal(model(**given)[0], expected)
                 remove_hook_from_module(model)
@@ -331,7 +331,7 @@ def test_weights_that_are_written_to_or_cast_in_between_are_taken_along():
     with torch.no_grad():
         for block in model.blocks:
             block.weight.fill_(1)
-    attach(model, hook(CPU, resident_blocks=0))
+    hang_up(model, hook(CPU, resident_blocks=0))
     with torch.no_grad():
         assert model(torch.zeros(1000)).unique().tolist() == [2.0]
         model.blocks[0].weight += 1

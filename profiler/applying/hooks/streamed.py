@@ -1,4 +1,4 @@
-"""`Streamed`: a component of which some blocks stay on the card while the others travel.
+"""`Streamed` on real modules: a component of which some blocks stay on the GPU while the others travel.
 
 The component's own hook is one of accelerate's, so that it takes its turn in a sequence like any other: it evicts the
 predecessor, brings what does not travel, and fetches the first travelling block. The blocks' hooks are in diffusers'
@@ -7,7 +7,8 @@ registries. Taking the component's hook off takes those off as well.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from accelerate.hooks import CpuOffload
 from diffusers.utils.torch_utils import TorchDeviceBackend
@@ -17,10 +18,17 @@ from profiler.applying.hooks.block_group import BlockGroup, Place
 from profiler.applying.hooks.blocks import own_slots
 from profiler.applying.hooks.drop import DropOffload
 from profiler.applying.hooks.pack import Pack, Slot, slots_of
+from profiler.applying.hooks.swaps import RESTS, hang_up, replace_hook, user_of
 from profiler.applying.hooks.travel import BlockHook, Travel, hang, take_down
 from profiler.libraries import hooks as private
 from profiler.libraries.modules import blocks_of
-from profiler.placements.scheme import streamed_blocks
+from profiler.placements.streamed import streamed_blocks
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from profiler.applying.hooks.attachment import Target
+    from profiler.placements.streamed import Streamed
 
 
 class StreamedOffload(CpuOffload):
@@ -105,6 +113,50 @@ class StreamedOffload(CpuOffload):
         for index, block in enumerate(chosen):
             hang(block, BlockHook(travel, index))
         return travel
+
+
+REPLACES_TENSORS = False
+IMPORTS = ""  # what its lines need is the source of the hooks
+
+
+def attach(target: Target, how: Streamed) -> None:
+    """Let blocks travel of a component that stays, or has the hook of `enable_model_cpu_offload`."""
+    kind = RESTS[target.swap]
+    if target.stays:
+        hook = StreamedOffload(kind(target.device), resident_blocks=how.resident_blocks, stays=True)
+        hang_up(target.module, hook)
+        return
+    user = user_of(target.pipe, target.name)
+    rest = kind(user.hook.execution_device, user.hook.prev_module_hook)
+    replace_hook(user, StreamedOffload(rest, resident_blocks=how.resident_blocks))
+
+
+def attach_to_all(pipe: DiffusionPipeline, how: Streamed, gpu_id: int | None, device: Any) -> None:
+    """Refuse: no call of a pipeline does it."""
+    raise NotImplementedError
+
+
+def drift(name: str, module: nn.Module, how: Streamed, swap: str) -> Iterator[str]:
+    """Yield a line if other blocks travel, or none."""
+    hook = private.root_hook(module)
+    if not isinstance(hook, StreamedOffload) or type(hook.rest) is not RESTS[swap]:
+        yield f"{name}'s blocks do not travel as the plan says"
+    elif hook.resident_blocks != how.resident_blocks:
+        yield f"{hook.resident_blocks} blocks of {name} stay, not {how.resident_blocks}"
+
+
+def code(name: str, how: Streamed, swap: str, *, stays: bool) -> str:
+    """Return the line that lets the component's blocks travel."""
+    rest, blocks = RESTS[swap].__name__, how.resident_blocks
+    if stays:
+        hook = f"StreamedOffload({rest}(pipe._offload_device), {blocks}, stays=True)"
+        return f"add_hook_to_module(pipe.{name}, {hook})\n"
+    return f"replace_hook(pipe.{name}, lambda *given: StreamedOffload({rest}(*given), {blocks}))\n"
+
+
+def code_for_all(how: Streamed) -> str:
+    """Refuse: no call of a pipeline does it."""
+    raise NotImplementedError
 
 
 def is_ours(hook: Any) -> bool:

@@ -9,14 +9,12 @@ from accelerate.hooks import CpuOffload, UserCpuOffloadHook, add_hook_to_module
 
 from profiler.applying.hooks.drop import DropOffload
 from profiler.applying.hooks.pinned import PinnedOffload
-from profiler.applying.hooks.streamed import StreamedOffload
 from profiler.libraries import hooks as private
-from profiler.placements.scheme import COPY, DROP, PINNED, RESIDENT, Scheme
+from profiler.placements.evictions import COPY, DROP, PINNED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
     from diffusers import DiffusionPipeline
 
 HOOKS: Mapping[str, type[CpuOffload]] = {COPY: CpuOffload, DROP: DropOffload, PINNED: PinnedOffload}
@@ -30,30 +28,12 @@ RESTS: Mapping[str, type[DropOffload]] = {
 def swap(pipe: DiffusionPipeline, swaps: Mapping[str, str]) -> None:
     """Replace the hooks that `enable_model_cpu_offload` placed on the components named in `swaps`."""
     for name, how in swaps.items():
-        user = _user_of(pipe, name)
+        user = user_of(pipe, name)
         replace_hook(user, HOOKS[how](user.hook.execution_device, user.hook.prev_module_hook))
 
 
-def stream_blocks(pipe: DiffusionPipeline, scheme: Scheme, device: torch.device) -> None:
-    """Let blocks of the components travel that `scheme` streams.
-
-    Those that stay are on the CPU, without a hook; the others have the one of `enable_model_cpu_offload`.
-    """
-    for name in scheme.inside:
-        streamed = scheme.streamed(name)
-        if streamed is None:
-            continue
-        kind, count = RESTS[scheme.swap(name)], streamed.resident_blocks
-        if scheme.placement(name) == RESIDENT:
-            hook = StreamedOffload(kind(device), resident_blocks=count, stays=True)
-            attach(getattr(pipe, name), hook)
-        else:
-            user = _user_of(pipe, name)
-            rest = kind(user.hook.execution_device, user.hook.prev_module_hook)
-            replace_hook(user, StreamedOffload(rest, resident_blocks=count))
-
-
-def _user_of(pipe: DiffusionPipeline, name: str) -> UserCpuOffloadHook:
+def user_of(pipe: DiffusionPipeline, name: str) -> UserCpuOffloadHook:
+    """Return the handle of the component's hook of model offload."""
     module = getattr(pipe, name)
     return next(user for user in private.offload_hooks(pipe) if user.model is module)
 
@@ -62,10 +42,10 @@ def replace_hook(user: UserCpuOffloadHook, hook: CpuOffload) -> None:
     """Put `hook` where `user`'s is. The successor's hook knows `user`, so it evicts through the new one."""
     private.remove_hooks(user.model)
     user.hook = hook
-    attach(user.model, hook)
+    hang_up(user.model, hook)
 
 
-def attach(module: Any, hook: CpuOffload) -> None:
+def hang_up(module: Any, hook: CpuOffload) -> None:
     """Add `hook` to a module without one; where that fails half-way, leave nothing of it."""
     try:
         add_hook_to_module(module, hook)

@@ -9,19 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from profiler.placements.group_structure import ROOT
-from profiler.placements.hook_machines import OFFLOAD, ONLOAD
-from profiler.placements.machines import machine_for
-from profiler.placements.scheme import Streamed
-from profiler.placements.streamed import blocks_of
+from profiler.placements.acts import OFFLOAD, ONLOAD
 from profiler.planning.costs.overlap import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from profiler.placements.hook_machines import Act
-    from profiler.placements.machines import Machine
-    from profiler.placements.scheme import Inside as Way
+    from profiler.placements.acts import Act
+    from profiler.placements.placement import Machine
+    from profiler.placements.placement import Placement as Way
     from profiler.planning.costs.link import Link
     from profiler.planning.replaying.workload import Op, Stretch, Workload
     from profiler.record.components import Component
@@ -161,11 +157,7 @@ def passes(
     component: Component, number: int, forwards: Forwards, way: Way, link: Link
 ) -> Iterator[Pass]:
     """Yield what each kind of forward costs if `component`, the `number`-th, is split or streamed in this way."""
-    machine = machine_for(component, way)
-    minded = None
-    if isinstance(way, Streamed) and way.resident_blocks:
-        # Whether every part has its tensors is seen where all blocks travel.
-        minded = frozenset((ROOT, *(block.part for block in blocks_of(component))))
+    machine, checked = way.machine(component), way.checked_parts(component)
     there_bytes = sum(act.change_bytes for act in machine.set_up())
     for forward in forwards.kinds:
         waiting_bytes = there_bytes
@@ -174,7 +166,7 @@ def passes(
                 act = machine.cast(dtype)
                 waiting_bytes = max(waiting_bytes, there_bytes + act.transient_bytes)
                 there_bytes += act.change_bytes
-        passing = _Passing(component, number, machine, link, there_bytes, minded)
+        passing = _Passing(component, number, machine, link, there_bytes, checked)
         passed = passing.through(forward)._replace(waiting_bytes=waiting_bytes)
         there_bytes = passed.left_bytes
         yield passed
@@ -190,9 +182,9 @@ class _Passing:
         machine: Machine,
         link: Link,
         there_bytes: int,
-        minded: frozenset[int] | None,
+        checked: frozenset[int] | None,
     ) -> None:
-        self._minded = minded
+        self._checked = checked
         self._parts, self._number, self._machine = component.parts, number, machine
         self._timeline = Timeline(link)
         self._own_bytes = there_bytes
@@ -203,8 +195,8 @@ class _Passing:
     def through(self, forward: Forward) -> Pass:
         root = _root_part(self._parts, forward)
         stretches = forward.stretches
-        if self._minded is not None:
-            stretches = forward.thinned(self._number, self._minded)
+        if self._checked is not None:
+            stretches = forward.thinned(self._number, self._checked)
         loads, ideal_nanoseconds = [], 0
         self._high_bytes = 0
         if root is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler.placements.hook_machines import (
+from profiler.placements.acts import (
     COPIES_AWAIT_KERNELS,
     DISK,
     HOST_AWAITS_COPIES,
@@ -24,7 +24,7 @@ from profiler.planning.costs.link import (
 )
 
 if TYPE_CHECKING:
-    from profiler.placements.hook_machines import Act
+    from profiler.placements.acts import Act
     from profiler.planning.costs.link import Link
 
 

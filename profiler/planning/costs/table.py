@@ -17,15 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from profiler.placements.host_memory import HostBytes, host_bytes
-from profiler.placements.scheme import (
-    COPY,
-    DROP,
-    PINNED,
-    Streamed,
-    known_part,
-)
-from profiler.placements.streamed import rest_of
+from profiler.placements.evictions import COPY, DROP, EVICTIONS
+from profiler.placements.placement import HostBytes
+from profiler.placements.scheme import known_part
+from profiler.placements.table import host_bytes
 from profiler.placements.weights import Weights
 from profiler.planning.costs.forwards import Forwards, Spot, Walk, passes
 from profiler.planning.costs.link import HOST_COPY_BYTES_PER_SECOND, NANOSECONDS, UNKNOWN
@@ -36,7 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from profiler.placements.scheme import Inside, Scheme
+    from profiler.placements.placement import Placement
+    from profiler.placements.scheme import Scheme
     from profiler.placements.weights import WeightSize
     from profiler.planning.costs.link import Link
     from profiler.planning.costs.whole_components import Moved, WholeRide
@@ -56,7 +52,7 @@ class Choice(NamedTuple):
 
     where: str  # its successor's name, or TRAVELS, STAYS, UNEVICTED, SPLIT
     swap: str = COPY
-    inside: Inside | None = None
+    inside: Placement | None = None
 
 
 class Ride(NamedTuple):
@@ -182,10 +178,10 @@ class Rides:
         travelling = self._inside(name, choice.inside)
         if where == SPLIT:
             return travelling._replace(host=host)
-        assert isinstance(choice.inside, Streamed), choice
-        size = self._rest(name, choice.inside.resident_blocks)
+        assert choice.inside.leaves_rest, choice
+        size = self._rest(name, choice.inside)
         whole = self._whole[name, where].of_size(size)
-        swap = DROP if choice.swap == COPY else choice.swap  # a streamed one never copies back
+        swap = DROP if EVICTIONS[choice.swap].copies_back else choice.swap  # the host has its copy
         sound = travelling.sound and not whole.is_cast
         ride = self._with_whole(whole, size.moved_bytes, swap, host, sound=sound)
         return ride._replace(
@@ -201,17 +197,17 @@ class Rides:
         self, whole: WholeRide, nbytes: int, swap: str, host: HostBytes, *, sound: bool
     ) -> Ride:
         link = self._link
-        way = link.pinned if swap == PINNED else link.pageable
+        way = link.pinned if EVICTIONS[swap].pinned else link.pageable
 
         def moved(one: Moved) -> tuple[int, int, int]:
-            back_bytes = one.d2h_bytes if swap == COPY else one.cast_d2h_bytes
+            back_bytes = one.d2h_bytes if EVICTIONS[swap].copies_back else one.cast_d2h_bytes
             return one.h2d_bytes, back_bytes, way(one.h2d_bytes) + link.back(back_bytes)
 
         up = down = exposed = 0
         for (_, times), one in zip(self._round, map(moved, whole.last), strict=True):
             up, down, exposed = up + times * one[0], down + times * one[1], exposed + times * one[2]
         placing = link.pageable(nbytes) if whole.placed else 0
-        packing = _packing(host.pinned) if swap == PINNED else 0
+        packing = _packing(host.pinned) if EVICTIONS[swap].pinned else 0
         return Ride(
             up,
             down,
@@ -223,16 +219,16 @@ class Rides:
         )
 
     @_remembering
-    def _rest(self, name: str, resident_blocks: int) -> WeightSize:
-        """Return what of a streamed component does not travel."""
-        return Weights(rest_of(self._components[name], resident_blocks)).size(None)
+    def _rest(self, name: str, inside: Placement) -> WeightSize:
+        """Return what of a component moves as a whole, beside what moves inside it."""
+        return Weights(inside.rest(self._components[name])).size(None)
 
     @_remembering
-    def _host_bytes(self, name: str, inside: Inside | None, swap: str, where: str) -> HostBytes:
+    def _host_bytes(self, name: str, inside: Placement | None, swap: str, where: str) -> HostBytes:
         return host_bytes(self._components[name], inside, swap, stays=where == STAYS)
 
     @_remembering
-    def _inside(self, name: str, inside: Inside) -> Ride:
+    def _inside(self, name: str, inside: Placement) -> Ride:
         """Return the ride of what travels inside the component's forwards."""
         number = self.names.index(name)
         forwards = self._forwards[name]
@@ -293,7 +289,7 @@ def choices_in(scheme: Scheme, names: tuple[str, ...]) -> dict[str, Choice]:
     made = {}
     for name in names:
         inside = insides.get(name)
-        if inside is not None and not isinstance(inside, Streamed):
+        if inside is not None and not inside.leaves_rest:
             made[name] = Choice(SPLIT, COPY, inside)
         elif name in links:
             made[name] = Choice(links[name], swaps.get(name, COPY), inside)

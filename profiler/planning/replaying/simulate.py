@@ -18,11 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from profiler.placements.acts import CARD, META, OFFLOAD, ONLOAD
 from profiler.placements.group_structure import ROOT
-from profiler.placements.hook_machines import CARD, META, OFFLOAD, ONLOAD
-from profiler.placements.machines import drops_its_copy, machine_for, whole_part
 from profiler.placements.scheme import known_part
-from profiler.placements.streamed import StreamMachine
+from profiler.placements.table import drops_its_copy, whole_part
 from profiler.placements.weights import weights_of
 from profiler.planning.replaying.workload import FREE, HOOK_ASKER
 from profiler.record.events import Event
@@ -30,7 +29,7 @@ from profiler.record.events import Event
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from profiler.placements.hook_machines import Act
+    from profiler.placements.acts import Act
     from profiler.placements.scheme import Scheme
     from profiler.planning.replaying.workload import Op, Stretch, Workload
 
@@ -115,7 +114,7 @@ class _Machine:
         self._weights = weights_of(whole_part(one, scheme) for one in workload.components)
         self._of_all = weights_of(workload.components)
         self._machines = {
-            part.name: machine_for(part, inside)
+            part.name: inside.machine(part)
             for part in workload.components
             if (inside := scheme.inside.get(part.name)) is not None
         }
@@ -279,7 +278,7 @@ class _Machine:
     def _settle(self, at: Event, name: str) -> None:
         """Free travelling blocks that were fetched and not called."""
         machine = self._machines.get(name)
-        if isinstance(machine, StreamMachine):
+        if machine is not None:
             self._act(at, name, machine.settle())
 
     def _cast(self, at: Event) -> None:

@@ -1,55 +1,151 @@
-"""What the hooks inside a split component do where a part is entered or left, act by act.
+"""Group offload by diffusers: groups of blocks or of single layers come to the GPU and leave it, with a stream or not.
 
-Each machine follows one component. It is told of every part that is entered and left, and answers with what the real
-hooks would do: copies, drops, and who waits for whom. Sources: `GroupOffloadingHook`, `LazyPrefetchGroupOffloadingHook`
-and `ModuleGroup` in diffusers 0.42.1, hooks/group_offloading.py; `AlignDevicesHook` in accelerate 1.15.0, hooks.py.
+Sources: `GroupOffloadingHook`, `LazyPrefetchGroupOffloadingHook` and `ModuleGroup` in diffusers 0.42.1,
+hooks/group_offloading.py.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from profiler.placements.group_structure import ROOT, structure_of
+from profiler.allocator.pinned import round_pinned
+from profiler.placements import acts
+from profiler.placements.acts import (
+    GROUP_ASKER,
+    HOST_AWAITS_COPIES,
+    HOST_AWAITS_KERNELS,
+    OFFLOAD,
+    ONLOAD,
+    PAGEABLE,
+    PINNED,
+    UNCAST,
+    Act,
+    cast_act,
+)
+from profiler.placements.group_structure import structure_of
+from profiler.placements.placement import DISK, GROUP, HostBytes, Placement, PlacementRule
 from profiler.placements.tensor_sizes import sizes_of
 from profiler.placements.weights import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-    from profiler.placements.scheme import Grouped
     from profiler.record.components import Component
 
-ONLOAD, OFFLOAD, CAST = "onload", "offload", "cast"
-HOST_AWAITS_COPIES, HOST_AWAITS_KERNELS = "host awaits copies", "host awaits kernels"
-KERNELS_AWAIT_COPIES, COPIES_AWAIT_KERNELS = "kernels await copies", "copies await kernels"
-"""Who waits: the host, the default stream (kernels), or the stream of copies."""
-
-PAGEABLE, PINNED, DISK, CARD, META = "pageable", "pinned", "disk", "card", "meta"
+GROUP_BLOCK, GROUP_LEAF = "group-block", "group-leaf"
+_BLOCKS_PER_GROUP = (1, 2, 4, 8)
 
 
-class Act(NamedTuple):
-    """One thing that a hook does."""
+@dataclass(frozen=True)
+class Grouped(Placement):
+    """A component under `apply_group_offloading`."""
 
-    kind: str  # ONLOAD, OFFLOAD, CAST, or one that waits
-    group: str = ""  # the path of the part by which the tracer names what moves
-    tensors: tuple[
-        int, ...
-    ] = ()  # that came to the card or left it, by index; ties as often as they are held
-    stale: tuple[int, ...] = ()  # those of which another copy did so, in the dtype that it once had
-    copied: tuple[int, ...] = ()  # bytes of each copy over the link
-    source: str = PAGEABLE  # or where they go; of a cast where the first tensor is
-    beside: bool = False  # the copies run on a stream of their own
-    blocks: bool = True  # the host waits for each copy
-    change_bytes: int = 0  # of what is allocated on the card
-    transient_bytes: int = 0  # by how much the card's peak meanwhile exceeds what was there before
-    reported_bytes: int = 0  # what a trace says has moved
-    copied_on_host: bool = False  # first: into pinned memory, or in another dtype
-    asked_by: str = ""
-    dropped: bool = False  # nothing went to the host: it has a copy
+    blocks: int = 0  # blocks per group at block level; 0 for leaf level
+    stream: bool = False
+    record_stream: bool = False
+    low_cpu_mem: bool = False
+    disk: bool = False
 
+    kind: ClassVar = "grouped"
+    rules: ClassVar = (
+        PlacementRule(
+            "stream-takes-one-block",
+            "with a stream diffusers makes groups of one block, whatever is asked for",
+            lambda how, _: how.stream and how.blocks > 1,
+        ),
+        PlacementRule(
+            "record-stream-needs-stream",
+            "record_stream has no meaning without a stream",
+            lambda how, _: how.record_stream and not how.stream,
+        ),
+        PlacementRule(
+            "low-cpu-mem-needs-stream",
+            "low_cpu_mem says how a stream's host copies in memory are pinned: diffusers ignores it without a stream, "
+            "and on disk",
+            lambda how, _: how.low_cpu_mem and (how.disk or not how.stream),
+        ),
+        PlacementRule(
+            "groupable",
+            "its class does not support group offloading",
+            lambda _, facts: not facts.groupable,
+        ),
+        PlacementRule(
+            "disk-loses-ties",
+            "two of its modules hold the same tensor, and diffusers writes it to disk once more after emptying it",
+            lambda how, facts: how.disk and facts.tied,
+        ),
+    )
 
-GROUP_ASKER = "diffusers.ModuleGroup"
-ALIGN_ASKER = "accelerate.AlignDevicesHook"
+    @classmethod
+    def options(cls, component: Component, levers: Collection[str]) -> Iterator[Grouped]:
+        """Yield groups of single layers and of blocks, each with a stream and without; on disk if asked for."""
+        for lever, disk in ((GROUP, False), (DISK, True)):
+            if lever in levers and component.groups:
+                yield from cls._kept_so(disk=disk)
+
+    @classmethod
+    def _kept_so(cls, *, disk: bool) -> Iterator[Grouped]:
+        yield cls(disk=disk)
+        for blocks in _BLOCKS_PER_GROUP:
+            yield cls(blocks, disk=disk)
+        for blocks in (0, 1):
+            for record in (False, True):
+                yield cls(blocks, stream=True, record_stream=record, disk=disk)
+                if not disk:
+                    yield cls(blocks, stream=True, record_stream=record, low_cpu_mem=True)
+
+    @property
+    def name(self) -> str:
+        """The name of where the component lives."""
+        return GROUP_BLOCK if self.blocks else GROUP_LEAF
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether its weights are kept in files."""
+        return self.disk
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether copies are kept that a cast does not reach: what a stream sends, and files."""
+        return self.stream or self.disk
+
+    def is_valid(self) -> bool:
+        """Tell whether its values have a meaning."""
+        return self.blocks >= 0
+
+    def machine(self, component: Component) -> GroupMachine:
+        """Return the machine that follows the groups' hooks."""
+        return GroupMachine(component, self)
+
+    def host_bytes(self, component: Component) -> HostBytes:
+        """Return what the weights take of the host's memory: pageable, pinned by a stream, or nothing if on disk."""
+        moved = sizes_of(component).moved
+        if self.disk:
+            return HostBytes(0, 0)
+        if not self.stream:
+            return HostBytes(sum(moved), 0)
+        groups = structure_of(component, self.blocks, stream=self.stream).groups
+        streamed = [
+            [moved[tensor] for tensor in group.tensors] for group in groups if group.streams
+        ]
+        if self.low_cpu_mem:
+            # One group is pinned at a time, beside its copy; PyTorch keeps what was pinned for the next.
+            most = max((sum(map(round_pinned, sizes)) for sizes in streamed), default=0)
+            return HostBytes(sum(moved), most)
+        pinned = {tensor for group in groups if group.streams for tensor in group.tensors}
+        rest = sum(size for tensor, size in enumerate(moved) if tensor not in pinned)
+        # What two groups hold is pinned once: the second finds it pinned.
+        return HostBytes(rest, sum(round_pinned(moved[tensor]) for tensor in pinned))
+
+    def words(self) -> str:
+        """Return the placement as a phrase."""
+        level = f"groups of {self.blocks} blocks" if self.blocks > 1 else "block by block"
+        words = [level if self.blocks else "groups of one layer"]
+        words += ["on a stream"] if self.stream else []
+        words += ["pinned on the fly"] if self.low_cpu_mem else []
+        words += ["from disk"] if self.disk else []
+        return ", ".join(words)
 
 
 class GroupMachine:
@@ -57,9 +153,9 @@ class GroupMachine:
 
     def __init__(self, component: Component, grouped: Grouped) -> None:
         self._how = grouped
-        structure = structure_of(component, grouped)
+        structure = structure_of(component, grouped.blocks, stream=grouped.stream)
         self._groups, self._hooks = structure.groups, structure.hooks
-        self._component, self._dtype = component, _UNCAST
+        self._component, self._dtype = component, UNCAST
         self._sizes = self._first_sizes = sizes_of(component)
         self._on_card: set[int] = set()
         # `Module.to` replaces a module's buffers, the group's list keeps the old ones: both travel from then on.
@@ -89,8 +185,12 @@ class GroupMachine:
         """Whether the card has all of them."""
         return self._on_card.issuperset(tensors) and self._lost.isdisjoint(tensors)
 
+    def settle(self) -> Iterable[Act]:
+        """Nothing of it moves as a whole."""
+        return ()
+
     def cast(self, dtype: str) -> Act:
-        """Cast the component: streams and disks go on bringing what they keep, lists of buffers name the old ones."""
+        """Cast the component: pinned and on-disk copies keep the old dtype, the groups' lists the old buffers."""
         weights = Weights(self._component)
         changed = frozenset(weights.changed(self._dtype, dtype))
         kept: set[int] = set()
@@ -104,7 +204,7 @@ class GroupMachine:
                 kept.update(there)
                 self._stale[number] = (*before, *fresh)
                 self._stale_on_card[number] = (*self._stale_on_card.get(number, ()), *there)
-        act = _cast(weights, self._dtype, dtype, self._on_card, kept=kept, away=PAGEABLE)
+        act = cast_act(weights, self._dtype, dtype, self._on_card, kept=kept, away=PAGEABLE)
         self._dtype, self._sizes = dtype, sizes_of(self._component, dtype)
         return act
 
@@ -164,7 +264,7 @@ class GroupMachine:
             tuple(came),
             stale_came,
             (*sizes.copies(sent), *first.copies(stale_came)),
-            DISK if self._how.disk else PINNED if group.streams else PAGEABLE,
+            acts.DISK if self._how.disk else PINNED if group.streams else PAGEABLE,
             beside=group.streams,
             blocks=not group.streams or learning,
             copied_on_host=group.streams and (self._how.low_cpu_mem or self._how.disk),
@@ -213,104 +313,6 @@ class GroupMachine:
             asked_by=GROUP_ASKER,
             dropped=drops,
         )
-
-
-class SequentialMachine:
-    """A component under accelerate's `cpu_offload`: each part's own tensors come and go with it."""
-
-    def __init__(self, component: Component) -> None:
-        self._component, self._dtype = component, _UNCAST
-        self._parts = component.parts
-        self._sizes = sizes_of(component)
-        self._converted: frozenset[int] = frozenset()  # whose copy on the host has another dtype
-        # As `enable_sequential_cpu_offload` decides: buffers travel if the component itself has parameters.
-        self._buffers_travel = bool(component.parts[ROOT].parameters)
-        self._resident: set[int] = set()
-        self._on_card: set[int] = set()
-
-    def set_up(self) -> Iterator[Act]:
-        """Buffers that do not travel come for good."""
-        for part in self._parts:
-            stay = part.loose_buffers if self._buffers_travel else part.buffers
-            self._resident.update(stay)
-            yield self._onload(part.path, stay)
-
-    def here(self, tensors: Iterable[int]) -> bool:
-        """Whether the card has all of them."""
-        return (self._on_card | self._resident).issuperset(tensors)
-
-    def cast(self, dtype: str) -> Act:
-        """Cast the component: the host keeps what it has, and converts it whenever a part is entered."""
-        weights = Weights(self._component)
-        act = _cast(weights, self._dtype, dtype, self._on_card | self._resident, away=META)
-        self._converted = frozenset(weights.changed(_UNCAST, dtype))
-        self._dtype, self._sizes = dtype, sizes_of(self._component, dtype)
-        return act
-
-    def enter(self, part: int) -> Iterator[Act]:
-        """Send the part's tensors."""
-        travelling = self._travelling(part)
-        self._on_card.update(travelling)
-        yield self._onload(self._parts[part].path, travelling)
-
-    def leave(self, part: int) -> Iterator[Act]:
-        """Drop them."""
-        travelling = self._travelling(part)
-        self._on_card.difference_update(travelling)
-        yield Act(
-            OFFLOAD,
-            self._parts[part].path,
-            travelling,
-            change_bytes=-self._sizes.total(travelling),
-            asked_by=ALIGN_ASKER,
-            dropped=True,
-        )
-
-    def _travelling(self, part: int) -> tuple[int, ...]:
-        own = self._parts[part]
-        if not self._buffers_travel:
-            return own.parameters
-        kept = [buffer for buffer in own.buffers if buffer not in own.loose_buffers]
-        return (*own.parameters, *kept)
-
-    def _onload(self, path: str, tensors: tuple[int, ...]) -> Act:
-        total = self._sizes.total(tensors)
-        return Act(
-            ONLOAD,
-            path,
-            tensors,
-            copied=self._sizes.copies(tensors),
-            copied_on_host=not self._converted.isdisjoint(tensors),
-            change_bytes=total,
-            transient_bytes=total,
-            reported_bytes=sum(self._sizes.moved[tensor] for tensor in tensors),
-            asked_by=ALIGN_ASKER,
-        )
-
-
-_UNCAST: str | None = None
-"""The dtype of the last cast of a component that was never cast."""
-
-
-def _cast(
-    weights: Weights,
-    cast: str | None,
-    to: str,
-    there: Container[int],
-    *,
-    kept: Container[int] = (),
-    away: str,
-) -> Act:
-    """Return a cast to `to` of a component of which only some tensors are on the card; the others are `away`."""
-    on_card = weights.walk_cast(cast, to, there, kept)
-    return Act(
-        CAST,
-        tensors=weights.changed(cast, to),
-        source=CARD if 0 in there else away,
-        change_bytes=on_card.change_bytes,
-        transient_bytes=on_card.transient_bytes,
-        reported_bytes=weights.changed_bytes(cast, to),
-    )
 
 
 def _is_below(component: Component, part: int, module: int) -> bool:

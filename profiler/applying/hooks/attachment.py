@@ -1,0 +1,54 @@
+"""The interface of the half of a placement that works on real modules; a file of this folder answers it as a module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import torch
+    from diffusers import DiffusionPipeline
+    from torch import nn
+
+
+class Target(NamedTuple):
+    """A component that is placed, without hooks on the CPU, or with the one of `enable_model_cpu_offload`."""
+
+    pipe: DiffusionPipeline
+    name: str
+    module: nn.Module
+    device: torch.device
+    folder: Path | None  # for what goes to disk
+    swap: str  # how what moves as a whole leaves the GPU
+    stays: bool  # whether that is on the GPU for good
+
+
+class Attachment(Protocol):
+    """How a placement is put into effect, looked at and written as code.
+
+    Attributes:
+        REPLACES_TENSORS: whether the library makes new parameters, which look into the memory of the old ones.
+        IMPORTS: code that its lines need once before them.
+    """
+
+    REPLACES_TENSORS: bool
+    IMPORTS: str
+
+    def attach(self, target: Target, how: Any) -> None:
+        """Place the component; if that fails half-way, leave it as it was."""
+
+    def attach_to_all(
+        self, pipe: DiffusionPipeline, how: Any, gpu_id: int | None, device: Any
+    ) -> None:
+        """Place all components by the pipeline's own call."""
+
+    def drift(self, name: str, module: nn.Module, how: Any, swap: str) -> Iterator[str]:
+        """Yield a line for each way in which the component is not as it was placed."""
+
+    def code(self, name: str, how: Any, swap: str, *, stays: bool) -> str:
+        """Return the line that places the component, of a variable `pipe`."""
+
+    def code_for_all(self, how: Any) -> str:
+        """Return the lines that place all components by the pipeline's own call."""

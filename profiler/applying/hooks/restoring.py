@@ -1,0 +1,62 @@
+"""Modules given back the very tensors that they had, if what was done to them failed half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from profiler.libraries import hooks as private
+
+
+class Held(NamedTuple):
+    """One tensor of a module, and where it was."""
+
+    owner: dict[str, Any]  # a module's parameters or buffers
+    name: str
+    tensor: torch.Tensor
+    data: torch.Tensor
+
+
+def hold(modules: Iterable[nn.Module]) -> list[Held]:
+    """Return all tensors of some modules. Whoever keeps the list keeps their memory."""
+    return [
+        Held(owner, name, tensor, tensor.data)
+        for module in modules
+        for part in module.modules()
+        for owner in (part._parameters, part._buffers)
+        for name, tensor in owner.items()
+        if tensor is not None
+    ]
+
+
+@contextmanager
+def all_or_nothing(modules: list[nn.Module], folders: Iterable[Path] = ()) -> Iterator[None]:
+    """Where splitting fails half-way, give modules the very tensors that they had, without hooks and files."""
+    held = hold(modules)
+    try:
+        yield
+    except BaseException:
+        for module in modules:
+            for group in private.groups_of(module):
+                group.cpu_param_dict.clear()  # page-locked, and in a circle that only the collector frees
+            private.remove_group_hooks(module)
+            private.remove_hooks(module)
+        for owner, name, tensor, data in held:
+            tensor.data = data
+            owner[name] = tensor
+        for folder in folders:
+            _clear(folder)
+        raise
+
+
+def _clear(folder: Path) -> None:
+    """Remove the files of a folder that was empty before."""
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with suppress(OSError):
+        folder.rmdir()

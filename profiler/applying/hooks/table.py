@@ -1,0 +1,16 @@
+"""Each placement's half that works on real modules, by the placement's name in a plan's file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from profiler.applying.hooks import grouped, sequential, streamed
+
+if TYPE_CHECKING:
+    from profiler.applying.hooks.attachment import Attachment
+
+ATTACHMENTS: dict[str, Attachment] = {
+    "grouped": grouped,
+    "sequential": sequential,
+    "streamed": streamed,
+}
