@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from profiler.applying import code_hooks as hooks
 from profiler.applying.code_run import head, needs_torch, settings_lines
-from profiler.applying.hooks.swaps import HOOKS
+from profiler.applying.hook_source import source_of
+from profiler.applying.hooks.streamed import StreamedOffload
+from profiler.applying.hooks.swaps import HOOKS, RESTS, hang_up, put_hook
 from profiler.applying.hooks.table import ATTACHMENTS
 from profiler.checking.code_words import quoted
 from profiler.errors import InputError
-from profiler.placements.evictions import PINNED
 from profiler.placements.scheme import RESIDENT, Scheme
 from profiler.planning.plan_words import check_plan
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from profiler.placements.placement import Placement
     from profiler.planning.plan import Plan
+
+_HOOKS = """
+# Hooks for what diffusers cannot do: the source of those that vram-profiler's `plan.apply(pipe)` hangs up.
+"""
 
 _STICKY = """
 # Stock diffusers sends excluded components to the CPU and back at the end of each call. This keeps them where they are.
@@ -67,6 +71,8 @@ def code_for(plan: Plan) -> str:
 def _pieces(plan: Plan, scheme: Scheme) -> Iterator[str]:
     alike = _alike(plan, scheme)
     yield head(plan)
+    if _needs_hooks(scheme):
+        yield "from __future__ import annotations\n\n"
     if scheme.inside or scheme.swaps or needs_torch(plan):
         yield "import torch\n\n"
     if any(how.on_disk for how in scheme.inside.values()):
@@ -138,21 +144,24 @@ def _model_offload(plan: Plan, scheme: Scheme) -> str:
     )
 
 
+def _needs_hooks(scheme: Scheme) -> bool:
+    return bool(scheme.swaps) or any(how.leaves_rest for how in scheme.inside.values())
+
+
 def _hooks(scheme: Scheme) -> Iterator[str]:
+    """Yield the source of our own hooks, as far as the scheme needs them, and the lines that hang them up."""
     streamed = {name: how for name in scheme.inside if (how := scheme.streamed(name)) is not None}
-    if not (scheme.swaps or streamed):
+    swaps = {name: swap for name, swap in scheme.swaps.items() if name not in streamed}
+    if not _needs_hooks(scheme):
         return
-    yield hooks.DROP
-    pinned = PINNED in scheme.swaps.values()
-    if pinned or streamed:
-        yield hooks.PACK
-    if pinned:
-        yield hooks.PINNED
-    if streamed:
-        yield hooks.STREAMED
-    yield "\n\n"
-    for name, swap in scheme.swaps.items():
-        if name not in streamed:
-            yield f"replace_hook(pipe.{name}, {HOOKS[swap].__name__})\n"
-    for name, inside in streamed.items():
-        yield _line(scheme, name, inside)
+    needed: list[Any] = [HOOKS[swap] for swap in swaps.values()]
+    needed += [RESTS[scheme.swap(name)] for name in streamed]
+    needed += [StreamedOffload] if streamed else []
+    stays = {scheme.placement(name) == RESIDENT for name in streamed}
+    needed += [put_hook] if swaps or False in stays else []
+    needed += [hang_up] if True in stays else []
+    yield f"{_HOOKS}{source_of(needed)}\n\n"
+    for name, swap in swaps.items():
+        yield f"put_hook(pipe, {quoted(name)}, {HOOKS[swap].__name__})\n"
+    for name, how in streamed.items():
+        yield _line(scheme, name, how)

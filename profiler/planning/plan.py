@@ -235,8 +235,8 @@ class Plan:
     def to_code(self) -> str:
         """Return code that puts the plan into effect on a variable `pipe`, and does not need this package.
 
-        What diffusers can do is its own calls; for the rest the code brings short hooks of its own. It takes nothing
-        back: `apply` does.
+        What diffusers can do is its own calls; for the rest the code brings the source of the hooks that `apply` hangs
+        up. It takes nothing back: `apply` does.
         """
         code: str = upward.call("plan_code", self)
         return code

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from profiler.allocator.pinned_chunks import pinned_bytes
 from profiler.applying import apply
-from profiler.applying import code_hooks as hooks
 from profiler.applying.apply import put
+from profiler.applying.hook_source import source_of
+from profiler.applying.hooks.pack import Pack
 from profiler.cli.app import app
 from profiler.placements.grouped import Grouped
 from profiler.placements.sequential import Sequential
@@ -156,13 +157,14 @@ def test_modifiers_are_in_the_code(tmp_path):
 
 def test_pinned_memory_is_packed_in_the_code_too():
     """Widths of FLUX.1-dev's single blocks, a sixteenth of the size each."""
-    scope = {"torch": torch}
-    exec(hooks.PACK, scope)
+    scope = {}
+    exec("from __future__ import annotations\n" + source_of([Pack]), scope)
     with VirtualGPU("rtx-4090") as gpu:
         square = 192 * 3072 * 2
         sizes = [size * square for size in (1, 1, 1, 3, 4, 5)] * 38
-        scope["pin"]([torch.empty(size // 2, dtype=torch.bfloat16) for size in sizes])
-        assert pinned_bytes(sizes) <= gpu.host.pinned_bytes < 1.03 * sum(sizes)
+        tensors = [torch.empty(size // 2, dtype=torch.bfloat16) for size in sizes]
+        scope["Pack"]().take_in([((id(one), ""), one) for one in tensors], pin=True)
+        assert pinned_bytes(sizes) == gpu.host.pinned_bytes < 1.03 * sum(sizes)
 
 
 PLAN = ["plan", "sd15", "--budget", "8GiB", "--ram", "none", "--code"]

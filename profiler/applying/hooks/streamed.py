@@ -18,8 +18,9 @@ from profiler.applying.hooks.block_group import BlockGroup, Place
 from profiler.applying.hooks.blocks import own_slots
 from profiler.applying.hooks.drop import DropOffload
 from profiler.applying.hooks.pack import Pack, Slot, slots_of
-from profiler.applying.hooks.swaps import RESTS, hang_up, replace_hook, user_of
+from profiler.applying.hooks.swaps import RESTS, hang_up, put_hook
 from profiler.applying.hooks.travel import BlockHook, Travel, hang, take_down
+from profiler.checking.code_words import quoted
 from profiler.libraries import hooks as private
 from profiler.libraries.modules import blocks_of
 from profiler.placements.streamed import streamed_blocks
@@ -126,9 +127,11 @@ def attach(target: Target, how: Streamed) -> None:
         hook = StreamedOffload(kind(target.device), resident_blocks=how.resident_blocks, stays=True)
         hang_up(target.module, hook)
         return
-    user = user_of(target.pipe, target.name)
-    rest = kind(user.hook.execution_device, user.hook.prev_module_hook)
-    replace_hook(user, StreamedOffload(rest, resident_blocks=how.resident_blocks))
+
+    def make(*given: Any) -> StreamedOffload:
+        return StreamedOffload(kind(*given), resident_blocks=how.resident_blocks)
+
+    put_hook(target.pipe, target.name, make)
 
 
 def attach_to_all(pipe: DiffusionPipeline, how: Streamed, gpu_id: int | None, device: Any) -> None:
@@ -149,9 +152,10 @@ def code(name: str, how: Streamed, swap: str, *, stays: bool) -> str:
     """Return the line that lets the component's blocks travel."""
     rest, blocks = RESTS[swap].__name__, how.resident_blocks
     if stays:
-        hook = f"StreamedOffload({rest}(pipe._offload_device), {blocks}, stays=True)"
-        return f"add_hook_to_module(pipe.{name}, {hook})\n"
-    return f"replace_hook(pipe.{name}, lambda *given: StreamedOffload({rest}(*given), {blocks}))\n"
+        made = f"{rest}(pipe._offload_device), resident_blocks={blocks}, stays=True"
+        return f"hang_up(pipe.{name}, StreamedOffload({made}))\n"
+    made = f"{rest}(*given), resident_blocks={blocks}"
+    return f"put_hook(pipe, {quoted(name)}, lambda *given: StreamedOffload({made}))\n"
 
 
 def code_for_all(how: Streamed) -> str:

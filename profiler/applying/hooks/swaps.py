@@ -13,7 +13,7 @@ from profiler.libraries import hooks as private
 from profiler.placements.evictions import COPY, DROP, PINNED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from diffusers import DiffusionPipeline
 
@@ -28,8 +28,19 @@ RESTS: Mapping[str, type[DropOffload]] = {
 def swap(pipe: DiffusionPipeline, swaps: Mapping[str, str]) -> None:
     """Replace the hooks that `enable_model_cpu_offload` placed on the components named in `swaps`."""
     for name, how in swaps.items():
-        user = user_of(pipe, name)
-        replace_hook(user, HOOKS[how](user.hook.execution_device, user.hook.prev_module_hook))
+        put_hook(pipe, name, HOOKS[how])
+
+
+def put_hook(pipe: DiffusionPipeline, name: str, make: Callable[..., CpuOffload]) -> None:
+    """Replace a component's hook of model offload.
+
+    Args:
+        pipe: The pipeline, on which `enable_model_cpu_offload` was called.
+        name: The component.
+        make: Makes the hook from the device to run on and the handle of the component that it evicts.
+    """
+    user = user_of(pipe, name)
+    replace_hook(user, make(user.hook.execution_device, user.hook.prev_module_hook))
 
 
 def user_of(pipe: DiffusionPipeline, name: str) -> UserCpuOffloadHook:
