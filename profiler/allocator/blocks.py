@@ -215,7 +215,7 @@ class Pool:
         """Its statistics."""
         return self.tallies[0]
 
-    # -- doing again what was done before (`allocator_net.py`)
+    # -- doing again what was done before (`allocator/net_effect.py`)
 
     def free_list(self, stream: int) -> tuple[list[int], list[Block]]:
         """Return the free blocks of `stream`, sorted, and their keys. Both are the pool's own."""

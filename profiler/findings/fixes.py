@@ -123,7 +123,7 @@ def lower_peak(profile: Profile, doing: str, component: str) -> Fix:
 
     Args:
         profile: of the run.
-        doing: what was done at the fullest moment, as `record_moments.Moment` says it.
+        doing: what was done at the fullest moment, as `record.events.Moment` says it.
         component: by whom.
     """
     return _first_with_hope(profile, _lowering(profile, doing, component)) or smaller(profile)

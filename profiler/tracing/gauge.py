@@ -1,7 +1,7 @@
 """What the tracer asks of whoever answers for the card: torch, for a real one, or the model of a virtual one.
 
-The answers are in `card_gauge.py` and `virtual_gauge.py`; `tracer.py` chooses between them, and nothing else asks which
-it is.
+The answers are in `measured/gauge.py` and `predicted/gauge.py`; `tracer.py` chooses between them, and nothing else asks
+which it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What the parts of components do between two events: who is entered and left, and what is allocated then.
 
 From it a replay can tell what group offload, sequential offload and streamed blocks would do, which act where a part
-is entered and left. `virtual_insides.py` and `card_insides.py` say which forwards are looked at, and by which clocks.
+is entered and left. `predicted/submodules.py` and `measured/submodules.py` say which forwards are probed, and by which
+clocks.
 """
 
 from __future__ import annotations

@@ -48,22 +48,33 @@ def tuples_of(strategy: st.SearchStrategy) -> st.SearchStrategy:
     return st.lists(strategy, max_size=3).map(tuple)
 
 
-components = st.builds(
+def records(kind: type, **given: st.SearchStrategy) -> st.SearchStrategy:
+    """Return records of a kind, whose fields of bytes are never less than none, as a file's must not be."""
+    most = st.integers(min_value=0, max_value=2**63 - 1)
+    of_bytes = {
+        one.name: most if one.type == "int" else st.none() | most
+        for one in dataclasses.fields(kind)
+        if one.name.endswith("_bytes")
+    }
+    return st.builds(kind, **of_bytes | given)
+
+
+components = records(
     Component,
     tensors=tuples_of(st.builds(TensorSize)),
-    blocks=tuples_of(st.builds(Block)),
+    blocks=tuples_of(records(Block)),
     quantization=texts,
     name=names,
     dtype=name_or_none,
 )
 profiles = st.builds(
     Profile,
-    gpu=st.builds(Gpu),
+    gpu=records(Gpu),
     components=tuples_of(components),
     pipeline_class=names,
     events=tuples_of(st.builds(Event, component=name_or_none, dtype=name_or_none)),
-    totals=st.builds(Totals),
-    bill=tuples_of(st.builds(BillItem)),
+    totals=records(Totals),
+    bill=tuples_of(records(BillItem)),
     call=st.dictionaries(names, plain, max_size=3),
     call_defaults=tuples_of(texts),
     sequence=tuples_of(names),
@@ -73,7 +84,7 @@ profiles = st.builds(
     error_band_below=floats,
     complete=st.booleans(),
     error=texts,
-    card_state=st.none() | st.builds(CardState, held_back_by=tuples_of(texts)),
+    card_state=st.none() | records(CardState, held_back_by=tuples_of(texts)),
 )
 
 

@@ -1,9 +1,9 @@
 """What parts do on a real card: looked at in the first two forwards of each kind, and taken to be the same later on.
 
-Looking costs time at every part (`card_looks.py`), so the hook at the parts stands only while a forward is looked at:
-the first one, which makes caches and workspaces, and the second, which stands for all that follow. Forwards are of one
-kind that have the same component, entry point, and shapes of arguments. A later one that does not do the same events as
-the second is not vouched for, and the next one is looked at again.
+Probing costs time at every part (`probes.py`), so the hook at the parts stands only while a forward is probed: the
+first one, which makes caches and workspaces, and the second, which stands for all that follow. Forwards are of one kind
+if they have the same component, entry point, and shapes of arguments. If a later forward records other events than the
+second, its data is discarded and the next forward is probed again.
 
 A forward inside which a hook moves weights is not looked at: how long its parts would take without copies cannot be
 known, and a plan is made from whole components anyway.

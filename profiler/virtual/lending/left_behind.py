@@ -2,7 +2,7 @@
 
 Left behind is what moves weights: the twin's own mode does. Taken along is what torch itself needs (weight norm), and
 functions that stand in place of a method. A hook of the user's own is left behind and assumed to change no figure:
-it would write virtual tensors into the user's data. Hooks of diffusers are another matter (`lent_hooks.py`).
+it would write virtual tensors into the user's data. Hooks of diffusers are another matter (`lending/hooks.py`).
 """
 
 from __future__ import annotations

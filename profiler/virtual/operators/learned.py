@@ -1,4 +1,4 @@
-"""What operators do: learned once on meta tensors, unless data decides (`valued_operators.py`).
+"""What operators do: learned once on meta tensors, unless data decides (`valued.py`).
 
 A meta tensor exists only while an operator is being learned.
 """

@@ -2,8 +2,8 @@
 
 The pipeline's loop, its scheduler, and every hook around the forward always run. The forward of a diffusers model is
 left out only where nothing can tell: its arguments, the module in every part and torch's switches are the same
-(`replay_state.py`), no hook and no foreign code is inside, it looked at no value and no clock, changed nothing
-that was there before, and two runs wrote the same log (`replay_log.py`). The log's requests then go to the allocator
+(`module_state.py`), no hook and no foreign code is inside, it looked at no value and no clock, changed nothing
+that was there before, and two runs wrote the same log (`log.py`). The log's requests then go to the allocator
 and to the clock; where the free blocks are those of an earlier time, only the log's net effect does.
 """
 
