@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from profiler.cli import printing
+from profiler.cli.options import takes_options
 
 if TYPE_CHECKING:
     from profiler.calibrating import Calibrated
 
 
-def calibrate(
+@dataclass(kw_only=True)
+class CalibrateOptions:
+    """What to measure, and where it goes."""
+
     models: Annotated[
         str | None,
         typer.Option(
             help="Whose operators to measure, comma between; the whole catalogue if not given."
         ),
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images or videos per prompt.")] = None,
-    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode tile by tile.")] = False,
+    ] = None
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")] = None
+    batch: Annotated[int | None, typer.Option(help="Images or videos per prompt.")] = None
+    vae_tiling: Annotated[bool, typer.Option("--vae-tiling", help="Decode tile by tile.")] = False
     output: Annotated[
         Path | None,
         typer.Option(
             "-o", "--output", help="The table (TOML); what it holds is not measured again."
         ),
-    ] = None,
+    ] = None
     budget_seconds: Annotated[
         float | None, typer.Option(help="Stop after this long; the same command goes on later.")
-    ] = None,
+    ] = None
     dry: Annotated[
         bool, typer.Option("--dry", help="Try it on a virtual card; such a table is never used.")
-    ] = False,
-    gpu: Annotated[str | None, typer.Option(help="With --dry: the virtual card.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+    ] = False
+    gpu: Annotated[str | None, typer.Option(help="With --dry: the virtual card.")] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+
+@takes_options
+def calibrate(options: CalibrateOptions) -> None:
     """Measure the GPU at hand: its link, its context, and each operator of the catalogue's models.
 
     Predictions for this card then use what was measured.
@@ -49,19 +57,25 @@ def calibrate(
     from profiler.pipelines.catalogue import catalogue
     from profiler.sizing.scenario import Scenario
 
-    names = list(catalogue()) if models is None else [name.strip() for name in models.split(",")]
-    mode = Mode(name="resident", vae_tiling=vae_tiling)
-    scenarios = [Scenario(model=name, dtype=dtype, batch=batch, mode=mode) for name in names]
+    names = (
+        list(catalogue())
+        if options.models is None
+        else [name.strip() for name in options.models.split(",")]
+    )
+    mode = Mode(name="resident", vae_tiling=options.vae_tiling)
+    scenarios = [
+        Scenario(model=name, dtype=options.dtype, batch=options.batch, mode=mode) for name in names
+    ]
     with printing.progress() as report:
         found = measure_card(
             scenarios,
-            output=output,
-            dry=dry,
-            card=gpu,
-            budget_seconds=budget_seconds,
+            output=options.output,
+            dry=options.dry,
+            card=options.gpu,
+            budget_seconds=options.budget_seconds,
             report=report,
         )
-    if as_json:
+    if options.as_json:
         printing.answer_json(found.summary())
     else:
         printing.answer(_told(found))

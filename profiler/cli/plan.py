@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from profiler.cli import printing
-from profiler.cli.scenario_options import takes_scenario
+from profiler.cli.options import takes_options
+from profiler.cli.scenario_options import ScenarioOptions
 from profiler.gpus.hardware import card
 from profiler.sizing.scenario import Scenario
 
@@ -18,50 +19,54 @@ if TYPE_CHECKING:
     from profiler.sizing.budgets import Budget
 
 
-@takes_scenario
-def plan(
-    scenario: Scenario,
+@dataclass(kw_only=True)
+class PlanOptions:
+    """What the plan is to be, and where it goes."""
+
     budget: Annotated[
         str,
         typer.Option(
             help="GPU memory that the driver may show as used: a size (8GiB), a GPU (all of it, and --gpu if that is "
             "not given), or -2GiB for what is free now less 2 GiB."
         ),
-    ],
+    ]
     ram: Annotated[
         str | None,
         typer.Option(
             help="Host memory that the run may take: 32GiB, or none for any. Where a card is here: what is free now."
         ),
-    ] = None,
+    ] = None
     objective: Annotated[
         str, typer.Option(help="What to minimise: seconds or bytes of a call, or first-image.")
-    ] = "seconds",
+    ] = "seconds"
     levers: Annotated[
         str,
         typer.Option(
             help="What a plan may use besides the sequence and exclusions, of swap, stream, group, sequential and "
             "disk; none for diffusers' model offload alone."
         ),
-    ] = "swap,stream,group,sequential",
+    ] = "swap,stream,group,sequential"
     allow: Annotated[
         str,
         typer.Option(
             help="What may be done that can change the picture, if nothing fits without: vae-slicing, vae-tiling, fp8."
         ),
-    ] = "",
+    ] = ""
     time_limit: Annotated[
         float | None,
         typer.Option(help="Seconds of searching, after which the best found is taken."),
-    ] = None,
+    ] = None
     code: Annotated[
         bool, typer.Option("--code", help="Print the plan as plain diffusers lines.")
-    ] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Save the plan (JSON).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+    ] = False
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Save the plan (JSON).")] = (
+        None
+    )
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+
+@takes_options
+def plan(what: ScenarioOptions, options: PlanOptions) -> None:
     """Plan the offloading of MODEL, or of a saved profile, under a budget of GPU memory.
 
     Exits with 3 if nothing fits, and says by how much and what to try.
@@ -72,27 +77,27 @@ def plan(
     from profiler.sizing.budgets import card_budget
     from profiler.sizing.size import plan_model
 
-    allowed = card_budget(budget)
-    scenario = _on_budgets_gpu(scenario, allowed)
-    ram_bytes = _ram_bytes(ram)
-    if output is not None:
-        check_writable(output)
+    allowed = card_budget(options.budget)
+    scenario = _on_budgets_gpu(what.scenario(), allowed)
+    ram_bytes = _ram_bytes(options.ram)
+    if options.output is not None:
+        check_writable(options.output)
     with printing.progress() as report:
         found = plan_model(
             scenario,
             allowed.nbytes,
             ram_bytes=ram_bytes,
-            objective=objective,
-            levers=levers,
-            allow=allow,
-            time_limit_seconds=time_limit,
+            objective=options.objective,
+            levers=options.levers,
+            allow=options.allow,
+            time_limit_seconds=options.time_limit,
             report=report,
         )
-    if output is not None:
-        found.save(output)
-    if as_json:
+    if options.output is not None:
+        found.save(options.output)
+    if options.as_json:
         printing.answer_json(found.summary())
-    elif code:
+    elif options.code:
         printing.answer_code(found.to_code())
     else:
         printing.answer(found.to_text() + _origin(allowed, found))

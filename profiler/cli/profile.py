@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from profiler.cli import printing
-from profiler.cli.scenario_options import takes_scenario
-from profiler.sizing.scenario import Scenario
+from profiler.cli.options import takes_options
+from profiler.cli.scenario_options import ScenarioOptions
 
 
-@takes_scenario
-def profile(
-    scenario: Scenario,
+@dataclass(kw_only=True)
+class ProfileOptions:
+    """Where the profile goes."""
+
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Save the profile (Parquet).")
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report (HTML).")] = None,
-    png: Annotated[Path | None, typer.Option(help="Write the picture (PNG).")] = None,
+    ] = None
+    html: Annotated[Path | None, typer.Option(help="Write a report (HTML).")] = None
+    png: Annotated[Path | None, typer.Option(help="Write the picture (PNG).")] = None
     memory_history: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.pickle", help="Write torch's own history, for pytorch.org/memory_viz."
         ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+
+
+@takes_options
+def profile(what: ScenarioOptions, options: ProfileOptions) -> None:
     """Profile one run of MODEL on a card that need not be there.
 
     Exits with 3 if it does not fit.
@@ -40,17 +45,18 @@ def profile(
     from profiler.sizing.remedy import with_remedy
     from profiler.sizing.size import profile_model
 
-    for path in filter(None, (output, html, png, memory_history)):
+    scenario = what.scenario()
+    for path in filter(None, (options.output, options.html, options.png, options.memory_history)):
         check_writable(path)
     with printing.progress() as report:
-        recorded = memory_history is not None
+        recorded = options.memory_history is not None
         found = profile_model(scenario, report=report, memory_history=recorded)
         found = with_remedy(found, scenario, report=report)
         found = with_checked_fixes(found, scenario, report=report)
-        printing.write(found, output=output, html=html, png=png)
-        if memory_history is not None and found.memory_history is not None:
-            found.memory_history.save(memory_history)
-    if as_json:
+        printing.write(found, output=options.output, html=options.html, png=options.png)
+        if options.memory_history is not None and found.memory_history is not None:
+            found.memory_history.save(options.memory_history)
+    if options.as_json:
         printing.answer_json(found.summary())
     else:
         printing.answer_profile(found)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import typer
 
@@ -17,41 +15,19 @@ from profiler.pipelines.dtypes import dtypes_of
 from profiler.sizing.scenario import Scenario
 from profiler.units import parse_bytes
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _CARD = "Card"
 _CALL = "Call"
 _PLACE = "Placement"
 
 
-def takes_scenario(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command(scenario, ...)` the model argument and the options of `scenario_of`.
+@dataclass(kw_only=True)
+class ScenarioOptions:
+    """What to run, as it is typed."""
 
-    Typer reads a command's options off its signature, so the decorated command's signature is the
-    two joined, with every annotation resolved.
-    """
-    shared, own = _parameters(scenario_of), _parameters(command)
-    own.pop("scenario")
-
-    @functools.wraps(command)
-    def joined(**options: Any) -> None:
-        scenario = scenario_of(**{name: options.pop(name) for name in shared})
-        command(scenario, **options)
-
-    parameters = [
-        one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in {**shared, **own}.values()
-    ]
-    joined.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    joined.__annotations__ = {one.name: one.annotation for one in parameters}
-    return joined
-
-
-def scenario_of(
     model: Annotated[
         str,
         typer.Argument(help="Catalogue name (`vram list models`), diffusers folder, or hub id."),
-    ],
+    ]
     pipeline: Annotated[
         str,
         typer.Option(
@@ -59,32 +35,32 @@ def scenario_of(
             help="Another diffusers pipeline over its components: StableDiffusionXLImg2ImgPipeline.",
             rich_help_panel=_CALL,
         ),
-    ] = "",
+    ] = ""
     gpu: Annotated[
         str | None,
         typer.Option(
             help=f"GPU to stand in for, of `vram list gpus`; {DEFAULT_GPU} if none is named.",
             rich_help_panel=_CARD,
         ),
-    ] = None,
+    ] = None
     capacity: Annotated[
         str | None,
         typer.Option(help="Total memory instead of the card's own: 8GiB.", rich_help_panel=_CARD),
-    ] = None,
+    ] = None
     mode: Annotated[
         str, typer.Option(help=f"One of {', '.join(MODES)}.", rich_help_panel=_PLACE)
-    ] = DEFAULT_MODE,
+    ] = DEFAULT_MODE
     stream: Annotated[
         bool,
         typer.Option("--stream", help="Group modes: copy on a stream.", rich_help_panel=_PLACE),
-    ] = False,
+    ] = False
     record_stream: Annotated[
         bool,
         typer.Option("--record-stream", help="With --stream: do not wait.", rich_help_panel=_PLACE),
-    ] = False,
+    ] = False
     blocks: Annotated[
         int | None, typer.Option(help="Blocks per group of group-block.", rich_help_panel=_PLACE)
-    ] = None,
+    ] = None
     disk: Annotated[
         str,
         typer.Option(
@@ -92,26 +68,26 @@ def scenario_of(
             metavar="FOLDER",
             rich_help_panel=_PLACE,
         ),
-    ] = "",
+    ] = ""
     vae_tiling: Annotated[
         bool, typer.Option("--vae-tiling", help="Decode tile by tile.", rich_help_panel=_PLACE)
-    ] = False,
+    ] = False
     vae_slicing: Annotated[
         bool, typer.Option("--vae-slicing", help="Decode image by image.", rich_help_panel=_PLACE)
-    ] = False,
+    ] = False
     layerwise_casting: Annotated[
         bool,
         typer.Option(
             "--layerwise-casting", help="Keep denoisers in float8.", rich_help_panel=_PLACE
         ),
-    ] = False,
+    ] = False
     dtype: Annotated[
         str | None,
         typer.Option(
             help="bfloat16, float16 or float32; by component: bfloat16,vae=float32.",
             rich_help_panel=_CALL,
         ),
-    ] = None,
+    ] = None
     quantize: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,14 +96,14 @@ def scenario_of(
             help="Quantise a component: transformer=nf4 (bnb-, torchao-, quanto-, gguf- kinds).",
             rich_help_panel=_CALL,
         ),
-    ] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None,
-    frames: Annotated[int | None, typer.Option(help="Of a video.", rich_help_panel=_CALL)] = None,
+    ] = None
+    height: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None
+    width: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None
+    frames: Annotated[int | None, typer.Option(help="Of a video.", rich_help_panel=_CALL)] = None
     batch: Annotated[
         int | None, typer.Option(help="Images or videos per prompt.", rich_help_panel=_CALL)
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoise steps.", rich_help_panel=_CALL)] = None,
+    ] = None
+    steps: Annotated[int | None, typer.Option(help="Denoise steps.", rich_help_panel=_CALL)] = None
     cached_prompt: Annotated[
         bool,
         typer.Option(
@@ -135,7 +111,7 @@ def scenario_of(
             help="The prompt was encoded before: no text encoder runs.",
             rich_help_panel=_CALL,
         ),
-    ] = False,
+    ] = False
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -144,13 +120,13 @@ def scenario_of(
             help="Any other argument of the pipeline's call; repeat it for more.",
             rich_help_panel=_CALL,
         ),
-    ] = None,
+    ] = None
     weight: Annotated[
         int,
         typer.Option(
             help="How often this call comes, beside those of --also.", rich_help_panel=_CALL
         ),
-    ] = 1,
+    ] = 1
     also: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,36 +136,37 @@ def scenario_of(
             "steps, --set) is as in the first call. Repeat it for more.",
             rich_help_panel=_CALL,
         ),
-    ] = None,
-) -> Scenario:
-    """Return the scenario that the options describe."""
-    main = Scenario(
-        model=model,
-        pipeline_class=pipeline,
-        gpu=gpu,
-        capacity=None if capacity is None else parse_bytes(capacity),
-        dtype=None if dtype is None else dtypes_of(dtype),
-        quantization=dict(_quantised(one) for one in quantize or ()),
-        mode=Mode(
-            name=mode,
-            stream=stream,
-            record_stream=record_stream,
-            blocks=blocks,
-            disk=disk,
-            vae_tiling=vae_tiling,
-            vae_slicing=vae_slicing,
-            layerwise_casting=layerwise_casting,
-        ),
-        height=height,
-        width=width,
-        frames=frames,
-        batch=batch,
-        steps=steps,
-        cached_prompt=cached_prompt,
-        extra=dict(setting(one, "--set") for one in settings or ()),
-        weight=weight,
-    )
-    return replace(main, also=tuple(call_options(one, main) for one in also or ()))
+    ] = None
+
+    def scenario(self) -> Scenario:
+        """Return the scenario that the options describe."""
+        main = Scenario(
+            model=self.model,
+            pipeline_class=self.pipeline,
+            gpu=self.gpu,
+            capacity=None if self.capacity is None else parse_bytes(self.capacity),
+            dtype=None if self.dtype is None else dtypes_of(self.dtype),
+            quantization=dict(_quantised(one) for one in self.quantize or ()),
+            mode=Mode(
+                name=self.mode,
+                stream=self.stream,
+                record_stream=self.record_stream,
+                blocks=self.blocks,
+                disk=self.disk,
+                vae_tiling=self.vae_tiling,
+                vae_slicing=self.vae_slicing,
+                layerwise_casting=self.layerwise_casting,
+            ),
+            height=self.height,
+            width=self.width,
+            frames=self.frames,
+            batch=self.batch,
+            steps=self.steps,
+            cached_prompt=self.cached_prompt,
+            extra=dict(setting(one, "--set") for one in self.settings or ()),
+            weight=self.weight,
+        )
+        return replace(main, also=tuple(call_options(one, main) for one in self.also or ()))
 
 
 def _quantised(text: str) -> tuple[str, str]:
@@ -198,11 +175,3 @@ def _quantised(text: str) -> tuple[str, str]:
     if not equals or not component.isidentifier() or not kind:
         raise InputError(f"--quantize {text!r} names no component and kind: write transformer=nf4")
     return component, kind
-
-
-def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    hints = get_type_hints(function, include_extras=True)
-    return {
-        name: one.replace(annotation=hints[name])
-        for name, one in inspect.signature(function).parameters.items()
-    }

@@ -37,7 +37,6 @@ def plan_offload(  # noqa: PLR0913  # what a plan is to be, each wish by its nam
     levers: str | Sequence[str] = LEVERS,
     time_limit_seconds: float | None = None,
     slack_bytes: str | int | None = None,
-    compared_with: Scheme | None = None,
 ) -> Plan:
     """Return the best plan for `profile` that stays within `budget_bytes`.
 
@@ -53,7 +52,6 @@ def plan_offload(  # noqa: PLR0913  # what a plan is to be, each wish by its nam
             "sequential" and "disk": a tuple, text with commas, or "none".
         time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
         slack_bytes: What to allow for the free memory's pieces; None for what the profile's card states.
-        compared_with: The placement that the plan is shown beside, as it is; None for the pipeline's own model offload.
 
     Raises:
         InputError: if `profile` is none, a wish has no meaning, the profile cannot be planned from, or the card's copy
@@ -73,7 +71,6 @@ def plan_offload(  # noqa: PLR0913  # what a plan is to be, each wish by its nam
         levers=levers,
         time_limit_seconds=time_limit_seconds,
         slack_bytes=slack_bytes,
-        compared_with=compared_with,
     )
     return plan_as(profile, wish)
 

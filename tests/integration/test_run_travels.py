@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +10,8 @@ import typer
 from tiny_folder import write_tiny_pipeline
 from typer.testing import CliRunner
 
-from profiler.cli.scenario_options import scenario_of, takes_scenario
+from profiler.cli.options import takes_options
+from profiler.cli.scenario_options import ScenarioOptions
 from profiler.planning import Plan
 from profiler.record.profile import Profile
 from profiler.sizing.scenario import CallOptions, Scenario
@@ -76,9 +77,9 @@ def scenario_from(*words):
     app = typer.Typer()
 
     @app.command()
-    @takes_scenario
-    def command(scenario: object) -> None:
-        found.append(scenario)
+    @takes_options
+    def command(what: ScenarioOptions) -> None:
+        found.append(what.scenario())
 
     done = CliRunner().invoke(app, list(words))
     assert done.exit_code == 0, done.output
@@ -86,7 +87,7 @@ def scenario_from(*words):
 
 
 def test_every_option_is_watched():
-    assert set(inspect.signature(scenario_of).parameters) == {"model", *OPTIONS}
+    assert {one.name for one in dataclasses.fields(ScenarioOptions)} == {"model", *OPTIONS}
 
 
 @pytest.mark.parametrize("words", [option.words for option in OPTIONS.values()])
