@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
 
+from profiler.allocator.pinned import round_pinned
 from profiler.planning.search.solver import Option, Problem
 from profiler.planning.sequence_rule import EXCLUDED, LAST, OUTSIDE, SequenceRule
 
@@ -117,12 +118,12 @@ class _Stay:
         part = self._part
         held = min(size, max(part.blocks, 1)) * part.block_bytes
         waited = self._nanoseconds(part.bytes - part.rest_bytes) * (1 if pinned else 2)
-        host = _power_of_two(part.bytes) if pinned else part.bytes
+        host = round_pinned(part.bytes) if pinned else part.bytes
         return self._option(("groups", size, pinned), (part.rest_bytes, held), waited, host)
 
     def pinned(self) -> Option:
         """Move the whole from pinned memory, and never back."""
-        host = _power_of_two(self._part.bytes)
+        host = round_pinned(self._part.bytes)
         return self._option(("pinned",), (self._part.bytes, 0), 0, host, directions=1)
 
     def half(self) -> Option:
@@ -204,7 +205,3 @@ def _moments(chance: random.Random, entries: list[str]) -> list[Moment]:
             floating = int(usual[name] * chance.uniform(0.5, 1)) + kept[entry]
             moments.append(Moment(entry, name, floating // 512 * 512))
     return moments
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()

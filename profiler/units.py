@@ -17,6 +17,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 TIB = 1 << 40
+NANOSECONDS = 10**9  # a second
 
 _BYTES_PER_UNIT = {
     "b": 1,

@@ -14,9 +14,9 @@ import presets
 import torch
 from at_hand import call_of, pipeline_at_hand, reserving_at_most
 from plan_cases import MANAGER, MMGP, OURS, PRESETS, RESIDENT, Case
+from profiler.applying.hooks.split import options_of
 
 from profiler.applying import apply
-from profiler.applying.hooks.split import options_of
 from profiler.errors import FindingError, ProfilerError
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
@@ -117,13 +117,17 @@ def run(case: Case, plan: Plan | None, context_bytes: int, stand_in: Card | None
                 measured = _measured(pipe, case, arguments, plan)
             except (RuntimeError, ValueError, ProfilerError) as error:
                 measured = {"fits": False, "error": f"{type(error).__name__}: {str(error)[:300]}"}
-        reserved_bytes = torch.cuda.max_memory_reserved()
-        measured |= {
-            "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
-            "peak_reserved_bytes": reserved_bytes,
-            "device_bytes": reserved_bytes + context_bytes,
-        }
-    return {"measured": measured}
+        measured = _peaks() | measured
+    return {
+        "measured": measured | {"device_bytes": measured["peak_reserved_bytes"] + context_bytes}
+    }
+
+
+def _peaks() -> dict[str, Any]:
+    return {
+        "peak_allocated_bytes": torch.cuda.max_memory_allocated(),
+        "peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+    }
 
 
 def _measured(
@@ -133,11 +137,13 @@ def _measured(
     _place(pipe, case, plan)
     placed = time.perf_counter()
     seconds = [_seconds(pipe, arguments) for _ in range(1 + STEADY_CALLS)]
+    peaks = _peaks()  # which start anew after a trace
     with trace(pipe) as tracing:
         pipe(**arguments)
     totals = tracing.profile.totals
     return {
         "fits": True,
+        **peaks,
         "placing_seconds": placed - began,
         "cold_seconds": seconds[0],
         "steady_seconds": sorted(seconds[1:])[STEADY_CALLS // 2],

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from profiler.allocator.blocks import Block, Pool
 from profiler.allocator.clock import Clock
-from profiler.allocator.segments import SMALL_REQUEST_BYTES, Segments, pools_for
-from profiler.allocator.settings import BLOCK_BYTES, UNLIMITED, Settings
+from profiler.allocator.segments import Segments, pools_for
+from profiler.allocator.settings import BLOCK_BYTES, SMALL_REQUEST_BYTES, UNLIMITED, Settings
 from profiler.allocator.statistics import Note, Stat, Tally, give, retire, split, take
 from profiler.allocator.stream_waits import Waits
 
@@ -147,7 +147,7 @@ class Allocator:
         """Return the size of the block that serves `nbytes`. Source: `round_size`."""
         if self._rounds_up:
             return self.settings.round(nbytes)
-        return (nbytes + 511) & -512 or BLOCK_BYTES
+        return (nbytes + BLOCK_BYTES - 1) & -BLOCK_BYTES or BLOCK_BYTES  # `round_block`, in place
 
     def pool_for(self, size: int) -> int:
         """Return the index of the pool that serves a rounded size. Source: `get_pool`."""

@@ -14,13 +14,11 @@ from typing import Any, NamedTuple
 
 from profiler.allocator.settings import (
     BLOCK_BYTES,
+    SMALL_REQUEST_BYTES,
     Settings,
     parse_settings,
     settings_from_environment,
 )
-from profiler.units import MIB
-
-_SMALL_REQUEST_BYTES = MIB  # kSmallSize
 
 
 class Held(NamedTuple):
@@ -133,9 +131,9 @@ class BlockReplay:
         self.active_bytes += size
 
     def _splits(self, rounded: int, rest: int) -> bool:
-        if rounded <= _SMALL_REQUEST_BYTES or self._settings.expandable_segments:
+        if rounded <= SMALL_REQUEST_BYTES or self._settings.expandable_segments:
             return rest >= BLOCK_BYTES
-        return rounded < self._settings.max_split_bytes and rest > _SMALL_REQUEST_BYTES
+        return rounded < self._settings.max_split_bytes and rest > SMALL_REQUEST_BYTES
 
     def _let_go(self, _: int, address: int, __: int) -> None:
         block = self.waiting[address] = self.held.pop(address)

@@ -175,7 +175,10 @@ class PinnedAllocator:
 
 
 def round_pinned(nbytes: int) -> int:
-    """Return what a pinned block of `nbytes` takes by default: the next power of two."""
+    """Return what a pinned block of `nbytes` takes by default: the next power of two.
+
+    Source: `CachingHostAllocatorImpl` in ATen/core/CachingHostAllocator.h, torch 2.13.0.
+    """
     return 1 << (nbytes - 1).bit_length() if nbytes > 0 else 0
 
 

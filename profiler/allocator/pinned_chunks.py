@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from profiler.allocator.pinned import round_pinned
+from profiler.allocator.settings import round_block
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-ALIGNMENT_BYTES = 512
-"""Where a tensor may begin in a chunk: as in the caching allocator, so that any dtype and any copy is aligned."""
 
 _WHOLE_BYTES = 1 << 20
 """A rest below this goes into one chunk: what it wastes does not count."""
@@ -28,8 +28,8 @@ class Chunk(NamedTuple):
 
 
 def aligned(nbytes: int) -> int:
-    """Return what a tensor of `nbytes` takes in a chunk."""
-    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    """Return what a tensor of `nbytes` takes in a chunk: as in the caching allocator, so that any copy is aligned."""
+    return round_block(nbytes)
 
 
 def chunks(sizes: Sequence[int]) -> tuple[Chunk, ...]:
@@ -60,7 +60,10 @@ def _best(sizes: Sequence[int]) -> _Packing:
     counts = Counter(aligned(size) for size in sizes if size)
     if not counts:
         return []
-    largest, total = _up(max(counts)), _up(sum(size * count for size, count in counts.items()))
+    largest, total = (
+        round_pinned(max(counts)),
+        round_pinned(sum(size * count for size, count in counts.items())),
+    )
     packings = []
     while largest <= total:
         packings.append(_packed(counts, largest))
@@ -74,7 +77,7 @@ def _packed(counts: Counter[int], most: int) -> _Packing:
     rest = sum(size * count for size, count in left.items())
     made: _Packing = []
     while left:
-        nbytes = free = min(max(_size(rest), _up(next(iter(left)))), most)
+        nbytes = free = min(max(_size(rest), round_pinned(next(iter(left)))), most)
         taken = []
         for size in list(left):
             count = min(left[size], free // size)
@@ -91,9 +94,5 @@ def _packed(counts: Counter[int], most: int) -> _Packing:
 
 def _size(rest: int) -> int:
     """Return the chunk for a rest: the power of two above where that wastes little, else the one below."""
-    above = _up(rest)
+    above = round_pinned(rest)
     return above if rest <= _WHOLE_BYTES or above - rest <= above // 64 else above // 2
-
-
-def _up(nbytes: int) -> int:
-    return 1 << (nbytes - 1).bit_length()

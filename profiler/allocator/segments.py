@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from profiler.allocator.blocks import AddressSpace, Block, ExpandableSegment, Pool
-from profiler.allocator.settings import BLOCK_BYTES, UNLIMITED, Settings
+from profiler.allocator.settings import (
+    BLOCK_BYTES,
+    LARGE_STEP_BYTES,
+    LEAST_OWN_SEGMENT_BYTES,
+    SMALL_REQUEST_BYTES,
+    SMALL_SEGMENT_BYTES,
+    UNLIMITED,
+    Settings,
+)
 from profiler.allocator.statistics import Note, Stat, Tally
-from profiler.units import MIB
-
-SMALL_REQUEST_BYTES = MIB  # kSmallSize: the largest request that the small pool serves
-SMALL_SEGMENT_BYTES = 2 * MIB  # kSmallBuffer
-LEAST_OWN_SEGMENT_BYTES = 10 * MIB  # kMinLargeAlloc: smaller large requests share segments
-LARGE_STEP_BYTES = 2 * MIB  # kRoundLarge
 
 
 def pools_for(settings: Settings, both: Tally) -> tuple[Pool, Pool]:

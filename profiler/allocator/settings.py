@@ -17,13 +17,18 @@ from profiler.units import MIB
 
 VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the first that is set counts
 UNLIMITED = 1 << 62
+
+# Sizes that no setting changes. Source: c10/core/AllocatorConfig.h.
 BLOCK_BYTES = 512  # kMinBlockSize
+SMALL_REQUEST_BYTES = MIB  # kSmallSize: the largest request that the small pool serves
+SMALL_SEGMENT_BYTES = 2 * MIB  # kSmallBuffer
+LEAST_OWN_SEGMENT_BYTES = 10 * MIB  # kMinLargeAlloc: smaller large requests share segments
+LARGE_STEP_BYTES = 2 * MIB  # kRoundLarge
 
 _INTERVALS = 16  # roundup_power2_divisions: from 1 MiB to 64 GiB
 _FIRST_INTERVAL = 20  # log2 of 1 MiB
 _LARGE_SEGMENT = "large_segment_size_mb"
 _MOST_REGISTER_THREADS = 128
-_LEAST_LARGE_SEGMENT_MB = 10  # kMinLargeAlloc; must be exceeded
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,9 @@ _Reader = Callable[[str, Settings], dict[str, Any]]
 
 def _large_segment(value: str, settings: Settings) -> dict[str, Any]:
     megabytes = int(value)
-    if megabytes <= _LEAST_LARGE_SEGMENT_MB:
-        raise ValueError(f"it must be more than {_LEAST_LARGE_SEGMENT_MB}")
+    least = LEAST_OWN_SEGMENT_BYTES // MIB
+    if megabytes <= least:
+        raise ValueError(f"it must be more than {least}")
     return {"large_segment_bytes": megabytes * MIB}
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from profiler.applying.facts import facts_of
-from profiler.applying.hooks.streamed import is_ours
+from profiler.applying.hooks.swaps import is_ours
 from profiler.checking.given import check_pipeline
 from profiler.errors import InputError
 from profiler.libraries import hooks as private

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.applying.code_run import head, needs_torch, settings_lines
 from profiler.applying.hook_source import source_of
-from profiler.applying.hooks.streamed import StreamedOffload
 from profiler.applying.hooks.swaps import HOOKS, RESTS, hang_up, put_hook
 from profiler.applying.hooks.table import ATTACHMENTS
 from profiler.checking.code_words import quoted
@@ -156,7 +155,7 @@ def _hooks(scheme: Scheme) -> Iterator[str]:
         return
     needed: list[Any] = [HOOKS[swap] for swap in swaps.values()]
     needed += [RESTS[scheme.swap(name)] for name in streamed]
-    needed += [StreamedOffload] if streamed else []
+    needed += [one for how in streamed.values() for one in ATTACHMENTS[how.kind].SOURCES]
     stays = {scheme.placement(name) == RESIDENT for name in streamed}
     needed += [put_hook] if swaps or False in stays else []
     needed += [hang_up] if True in stays else []

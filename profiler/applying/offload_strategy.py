@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from profiler.allocator.settings import round_block
 from profiler.errors import FindingError, InputError
-from profiler.placements.weights import allocated_block_bytes
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class OffloadStrategy:
     def _weight_bytes(self, name: str, model: torch.nn.Module) -> int:
         """Return what a model takes: as it is, or as large as a cast makes it."""
         tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
-        now = sum(allocated_block_bytes(t.numel() * t.element_size()) for t in tensors)
+        now = sum(round_block(t.nbytes) for t in tensors)
         known = (use.weight_bytes for use in self._uses if use.component == name)
         return max(now, next(known, 0))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from profiler.allocator.pinned import round_pinned
 from profiler.findings import fixes
 from profiler.findings.run_state import records_stream
 from profiler.record import moments
@@ -152,9 +153,7 @@ def loading(profile: Profile) -> Iterator[Finding]:
 def pinned(profile: Profile) -> Iterator[Finding]:
     """Yield a finding where pinned host memory is far more than the weights in it (a quarter or more)."""
     weights = sum(part.bytes for part in profile.components)
-    rounded = sum(
-        _power_of_two(t.numel * t.itemsize) for p in profile.components for t in p.tensors
-    )
+    rounded = sum(round_pinned(t.numel * t.itemsize) for p in profile.components for t in p.tensors)
     pinned = min(profile.totals.host_pinned_bytes, rounded)
     if pinned <= weights * 5 // 4:
         return
@@ -169,8 +168,3 @@ def pinned(profile: Profile) -> Iterator[Finding]:
         bytes=pinned - weights,
         gives_way=True,
     )
-
-
-def _power_of_two(nbytes: int) -> int:
-    """Return `nbytes` as pinned memory is rounded: `CachingHostAllocatorImpl` in ATen/core/CachingHostAllocator.h."""
-    return 1 << max(nbytes - 1, 0).bit_length()

@@ -54,7 +54,7 @@ def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
     """
     seen: set[int] = set()
     memories: set[int] = set()
-    for part in _visited(module):
+    for part in visited(module):
         for _, tensor in weights_in(part):
             if id(tensor) not in seen:
                 seen.add(id(tensor))
@@ -68,12 +68,12 @@ def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
 
 def placed_tensors(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
     """Yield all these tensors by the place that holds them, shared ones more than once."""
-    for part in _visited(module):
+    for part in visited(module):
         yield from weights_in(part)
         yield from beside_weights(part)
 
 
-def _visited(module: nn.Module) -> list[nn.Module]:
+def visited(module: nn.Module) -> list[nn.Module]:
     """Return a module's parts, children before their parents. A list: every move looks through it."""
     found: list[nn.Module] = []
     _visit(module, found)
@@ -87,11 +87,6 @@ def _visit(module: nn.Module, found: list[nn.Module]) -> None:
     found.append(module)
 
 
-def nbytes(tensor: torch.Tensor) -> int:
-    """Return a tensor's size in bytes."""
-    return tensor.numel() * tensor.element_size()
-
-
 def on_card(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor is on the device."""
     return tensor.device.type == "cuda"
@@ -99,14 +94,14 @@ def on_card(tensor: torch.Tensor) -> bool:
 
 def resident_bytes(tensors: Iterator[torch.Tensor] | list[torch.Tensor]) -> int:
     """Return what those of `tensors` that are on the device take there, rounded as the allocator rounds."""
-    return sum(round_block(nbytes(tensor)) for tensor in tensors if on_card(tensor))
+    return sum(round_block(tensor.nbytes) for tensor in tensors if on_card(tensor))
 
 
 def main_dtype(tensors: list[torch.Tensor]) -> str:
     """Return the dtype of most of the bytes, by its torch name; "" where there are none."""
     sizes: Counter[str] = Counter()
     for tensor in tensors:
-        sizes[str(tensor.dtype).removeprefix("torch.")] += nbytes(tensor)
+        sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
     return sizes.most_common(1)[0][0] if sizes else ""
 
 
@@ -121,11 +116,11 @@ def describe(name: str, module: nn.Module) -> Component:
         class_name=type(module).__name__,
         dtype=main_dtype(tensors),
         parameters=sum(map(elements_of, module.parameters())),
-        bytes=sum(nbytes(tensor) for tensor in tensors),
-        allocated_bytes=sum(round_block(nbytes(tensor)) for tensor in tensors),
+        bytes=sum(tensor.nbytes for tensor in tensors),
+        allocated_bytes=sum(round_block(tensor.nbytes) for tensor in tensors),
         tensors=tuple(_size(tensor) for tensor in tensors),
         blocks=tuple(
-            Block(name=path, bytes=sum(map(nbytes, tensors_of(block))))
+            Block(name=path, bytes=sum(tensor.nbytes for tensor in tensors_of(block)))
             for path, block in blocks_of(module).items()
         ),
         first_tensor=first_tensor,

@@ -103,9 +103,7 @@ def _on_host(tensor: torch.Tensor) -> bool:
 
 
 def _host_bytes(tensor: torch.Tensor) -> int:
-    return sum(
-        part.numel() * part.element_size() for part in inner_tensors(tensor) if _on_host(part)
-    )
+    return sum(part.nbytes for part in inner_tensors(tensor) if _on_host(part))
 
 
 def _file_of_what_is_there(module: nn.Module) -> WeightFile:
@@ -123,7 +121,7 @@ def _file_of_what_is_there(module: nn.Module) -> WeightFile:
     dtypes = [one.dtype for one in plain if one.is_floating_point()]
     usual = max(set(dtypes), key=dtypes.count, default=torch.bfloat16)
     return WeightFile(
-        mapped_bytes=sum(one.numel() * one.element_size() for one in plain)
+        mapped_bytes=sum(one.nbytes for one in plain)
         + sum(elements_of(one) for one in quantised.values()) * usual.itemsize,
         copied_bytes=sum(map(_host_bytes, quantised.values())),
         stays=any(map(_on_host, plain)),

@@ -1,32 +1,57 @@
 """Tokenizers for pipelines whose vocabulary files are not there: the real lengths and padding.
 
-A pipeline's text encoder and denoiser run over as many tokens as the tokenizer returns, so lengths
-decide memory and ids do not. A stand-in adds the family's own special tokens, truncates and pads as
-the real one does, and counts the tokens of a prompt by the rule of `profiler/pipelines/wording.py`.
-What it assumes is one sentence, for the profile.
+A pipeline's text encoder and denoiser run over as many tokens as the tokenizer returns, so lengths decide memory and
+ids do not. A stand-in is transformers' own tokenizer with the special tokens of its family; all words share one id. The
+rule for how many tokens a text has: a special token of a chat template is one; a punctuation mark is one; a Chinese,
+Japanese or Korean character is one; words are 1.3 tokens each, and a text never has fewer tokens than words and marks.
+It is close for plain English with the vocabularies of today (a few per cent of a sentence), and cannot know rare words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from transformers import BatchEncoding
+from tokenizers import Encoding, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import CharDelimiterSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
-from profiler.pipelines import wording
-from profiler.pipelines.added_tokens import AddedTokens
-
-# transformers writes 1e30 for a tokenizer without a limit (`VERY_LARGE_INTEGER`).
-_NO_LIMIT = 10**9
-_UNLIMITED = 10**30
 _ASSUMED_DTYPE = "_dtype_that_is_assumed"  # an attribute of a pipeline, a sentence
 
+# Rule of thumb of the vendors of byte-pair vocabularies: a token is about three quarters of a word.
+_TOKENS_PER_WORD = 1.3
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_PIECE = (
+    rf"<\|[^|<>]*\|>|<[/a-z_]+>|\[/?[A-Z_]+\]|[{_CJK}]|(?P<word>[^\W{_CJK}]+)|(?P<mark>[^\w\s])"
+)
+_BORDER = "\x1f"  # between pieces, and in none: it is white space
+# Above the special tokens, and in the smallest vocabulary (T5: 32,100).
+_ANY_WORD, _ANY_WORD_ID = "[word]", 1_000
 
-class StandInTokenizer(AddedTokens):
+_TEXT = (
+    "{%- set text = m.content if m.content is string"
+    " else m.content | map(attribute='text', default='') | join -%}"
+)
+_CHATS = {
+    "chatml": "{%- for m in messages -%}"
+    + _TEXT
+    + "{{ '<|im_start|>' + m.role + '\n' + text + '<|im_end|>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}"
+    "{%- if not enable_thinking | default(true) -%}{{ '<think>\n\n</think>\n\n' }}{%- endif -%}{%- endif -%}",
+    # Mistral Small 3: the answer needs no mark, and thinking is not offered.
+    "mistral": "{{ '<s>' }}{%- for m in messages -%}"
+    + _TEXT
+    + "{{ {'system': '[SYSTEM_PROMPT]%s[/SYSTEM_PROMPT]', 'user': '[INST]%s[/INST]', 'assistant': '%s</s>'}"
+    "[m.role] | format(text) }}{%- endfor -%}",
+}
+
+
+class StandInTokenizer(PreTrainedTokenizerFast):
     """Gives the lengths, padding and special tokens of a tokenizer family, without its vocabulary.
-
-    It has what diffusers' pipelines use of a transformers tokenizer, under the same names.
 
     Args:
         class_name: The class it stands for.
@@ -34,147 +59,73 @@ class StandInTokenizer(AddedTokens):
     """
 
     def __init__(self, class_name: str, facts: Mapping[str, Any]) -> None:
-        super().__init__(facts)
-        self.class_name = class_name
-        self.model_max_length: int = facts.get("model_max_length", _UNLIMITED)
-        self.padding_side: str = facts.get("padding_side", "right")
-        self.bos_token, self.bos_token_id = facts.get("bos", (None, None))
-        self.eos_token, self.eos_token_id = facts.get("eos", (None, None))
-        self.pad_token, self.pad_token_id = facts["pad"]
-        self._before = [self.bos_token_id] if facts.get("adds_bos") else []
-        self._before += [number for _, number in facts.get("prefix", ())]
-        self._after = [self.eos_token_id] if facts.get("adds_eos") else []
-        self._line_breaks = bool(facts.get("line_breaks"))
+        named = {name: facts[name] for name in ("bos", "eos", "pad") if name in facts}
+        own, prefix = dict(facts.get("special", ())), dict(facts.get("prefix", ()))
+        numbers = {**dict(named.values()), **own, **prefix}
+        # Each number is taken, so that textual inversions get the next ones.
+        words = {number: f"[{number}]" for number in range(facts.get("vocabulary", 0))}
+        words |= {_ANY_WORD_ID: _ANY_WORD, **{number: token for token, number in numbers.items()}}
+        before = [named["bos"][0]] if facts.get("adds_bos") else []
+        after = [named["eos"][0]] if facts.get("adds_eos") else []
+        vocabulary = {token: number for number, token in words.items()}
+        backend = Tokenizer(WordLevel(vocabulary, unk_token=_ANY_WORD))
+        backend.pre_tokenizer = CharDelimiterSplit(_BORDER)
+        backend.post_processor = TemplateProcessing(
+            single=[*before, *prefix, "$A", *after], special_tokens=list(numbers.items())
+        )
+        # A run of line breaks is a token of byte-level vocabularies; for CLIP and T5 it vanishes.
+        self._piece = _PIECE + r"|\n+" * bool(facts.get("line_breaks"))
         self._counts_positions = bool(facts.get("position_ids"))
-        self._chat = _CHATS[facts.get("chat", "chatml")]
+        super().__init__(
+            tokenizer_object=backend,
+            model_max_length=facts.get("model_max_length"),
+            padding_side=facts.get("padding_side", "right"),
+            model_input_names=["input_ids", "attention_mask"],
+            chat_template=_CHATS[facts.get("chat", "chatml")],
+            extra_special_tokens=list(own),
+            **{f"{name}_token": token for name, (token, _) in named.items()},
+        )
+        self.class_name = class_name
+
+    def __len__(self) -> int:
+        """Return the size of the vocabulary, added tokens included."""
+        return max(self.get_vocab().values()) + 1
 
     @property
     def assumption(self) -> str:
         """What a profile made with this tokenizer assumes."""
         return (
             f"{self.class_name} has no vocabulary here: a prompt counts as its words and "
-            f"punctuation marks, at least {wording.TOKENS_PER_WORD} tokens a word; special tokens, "
+            f"punctuation marks, at least {_TOKENS_PER_WORD} tokens a word; special tokens, "
             "truncation and padding are the real ones"
         )
 
-    def tokenize(self, text: str, **_: Any) -> list[str]:
-        """Return the pieces that stand for the tokens of `text`, without special tokens."""
-        return [
-            piece
-            for part in self._parts(text)
-            for piece in (
-                [part]
-                if part in self._added_tokens_encoder
-                else wording.tokenize(part, line_breaks=self._line_breaks)
-            )
-        ]
+    def _encode_plus(self, text: str | Sequence[str], *args: Any, **options: Any) -> Any:
+        texts = self._pieces(text) if isinstance(text, str) else [*map(self._pieces, text)]
+        return super()._encode_plus(texts, *args, **options)
 
-    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """Return the id of one token, or the ids of several."""
-        if isinstance(tokens, str):
-            return self._id(tokens)
-        return [self._id(token) for token in tokens]
+    def _pieces(self, text: str) -> str:
+        """Return what stands for the tokens of `text`, with a border between any two."""
+        added = (one.content for one in self.added_tokens_decoder.values() if not one.special)
+        longest_first = sorted(map(re.escape, added), key=len, reverse=True)
+        found = list(re.finditer("|".join([*longest_first, self._piece]), text))
+        kinds = [match.lastgroup for match in found]
+        words, marks = kinds.count("word"), kinds.count("mark")
+        missing = math.ceil(_TOKENS_PER_WORD * words - 1e-9) - words - marks
+        return _BORDER.join([match.group() for match in found] + ["more"] * missing)
 
-    def encode(self, text: str, *, add_special_tokens: bool = True, **_: Any) -> list[int]:
-        """Return the ids of `text`, neither truncated nor padded."""
-        ids = [self._id(piece) for piece in self.tokenize(text)]
-        return [*self._before, *ids, *self._after] if add_special_tokens else ids
+    def _convert_encoding(self, encoding: Encoding, **asked: Any) -> Any:
+        data, encodings = super()._convert_encoding(encoding, **asked)
+        if self._counts_positions:  # from the first token that is no padding
+            data["position_ids"] = [
+                [max(at - one.attention_mask.count(0), 0) for at in range(len(one))]
+                for one in encodings
+            ]
+        return data, encodings
 
-    def __call__(  # noqa: PLR0913 - the names are those of transformers' tokenizers
-        self,
-        text: str | Sequence[str],
-        *,
-        padding: bool | str = False,
-        truncation: bool | str = False,
-        max_length: int | None = None,
-        add_special_tokens: bool = True,
-        return_tensors: str | None = None,
-        return_attention_mask: bool = True,
-        return_length: bool = False,
-        **_: Any,
-    ) -> Any:
-        """Return `input_ids` and what else was asked for, as a transformers `BatchEncoding`."""
-        texts = [text] if isinstance(text, str) else list(text)
-        limit = max_length or self.model_max_length
-        rows = [self.encode(each, add_special_tokens=add_special_tokens) for each in texts]
-        if truncation:
-            rows = [self._truncate(row, limit, special=add_special_tokens) for row in rows]
-        lengths = [len(row) for row in rows]
-        width = _padded_width(lengths, padding, limit)
-        padded = [self._pad(row, width, self.pad_token_id) for row in rows]
-        data: dict[str, Any] = {"input_ids": padded}
-        if return_attention_mask:
-            data["attention_mask"] = [self._pad([1] * length, width, 0) for length in lengths]
-        if self._counts_positions:
-            positions = [list(range(length)) for length in lengths]
-            data["position_ids"] = [self._pad(row, width, 0) for row in positions]
-        if return_length:
-            data["length"] = [max(length, width) for length in lengths]
-        if isinstance(text, str) and return_tensors is None:
-            data = {key: rows[0] for key, rows in data.items()}
-        return BatchEncoding(_as_tensors(data) if return_tensors == "pt" else data)
-
-    def apply_chat_template(
-        self,
-        conversation: Sequence[Any],
-        *,
-        tokenize: bool = True,
-        add_generation_prompt: bool = False,
-        enable_thinking: bool = True,
-        return_dict: bool = True,
-        **options: Any,
-    ) -> Any:
-        """Return the text of one conversation or of several in the family's form, or its tokens."""
-        single = bool(conversation) and isinstance(conversation[0], Mapping)
-        conversations = [conversation] if single else conversation
-        texts = [
-            self._chat(messages, answer=add_generation_prompt, thinking=enable_thinking)
-            for messages in conversations
-        ]
-        if not tokenize:
-            return texts[0] if single else texts
-        encoded = self(texts[0] if single else texts, add_special_tokens=False, **options)
-        return encoded if return_dict else encoded["input_ids"]
-
-    def pad(
-        self,
-        encoded_inputs: Mapping[str, Any],
-        *,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        return_tensors: str | None = None,
-        **_: Any,
-    ) -> BatchEncoding:
-        """Return token ids, and the mask that is made for them, padded to one length."""
-        rows = [list(map(int, row)) for row in encoded_inputs["input_ids"]]
-        width = _padded_width(list(map(len, rows)), padding, max_length or self.model_max_length)
-        data = {
-            "input_ids": [self._pad(row, width, self.pad_token_id) for row in rows],
-            "attention_mask": [self._pad([1] * len(row), width, 0) for row in rows],
-        }
-        return BatchEncoding(_as_tensors(data) if return_tensors == "pt" else data)
-
-    def decode(self, ids: Any, **_: Any) -> str:
+    def _decode(self, token_ids: Any, *_: Any, **__: Any) -> str:
         """Return a text in the place of the one that only the vocabulary could give."""
-        return f"[{len(ids)} tokens]"
-
-    def batch_decode(self, sequences: Any, **_: Any) -> list[str]:
-        """Return `decode` of each row."""
-        return [self.decode(row) for row in sequences]
-
-    def _id(self, piece: str) -> int:
-        known = self._added_tokens_encoder.get(piece)
-        return wording.token_id(piece) if known is None else known
-
-    def _truncate(self, row: list[int], limit: int, *, special: bool) -> list[int]:
-        if len(row) <= limit:
-            return row
-        tail = self._after if special else []
-        return row[: limit - len(tail)] + tail
-
-    def _pad(self, row: list[int], width: int, filler: int) -> list[int]:
-        padding = [filler] * (width - len(row))
-        return padding + row if self.padding_side == "left" else row + padding
+        return f"[{len(token_ids)} tokens]"
 
 
 def assume_dtype(pipe: Any, dtype: str, components: Sequence[str]) -> None:
@@ -194,44 +145,3 @@ def stand_ins(pipe: Any) -> list[str]:
         if isinstance(component, StandInTokenizer)
     ]
     return sorted(found)
-
-
-def _padded_width(lengths: Sequence[int], padding: object, limit: int) -> int:
-    """Return the length that rows are padded to; 0 where they are not."""
-    if padding == "max_length":
-        return limit if limit < _NO_LIMIT else 0
-    return max(lengths, default=0) if padding in {True, "longest"} else 0
-
-
-def _as_tensors(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: torch.tensor(value, dtype=torch.int64) for key, value in data.items()}
-
-
-def _chatml(messages: Sequence[Mapping[str, Any]], *, answer: bool, thinking: bool) -> str:
-    turns = ((message["role"], _plain(message["content"])) for message in messages)
-    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
-    if answer:
-        text += "<|im_start|>assistant\n"
-        text += "" if thinking else "<think>\n\n</think>\n\n"
-    return text
-
-
-def _mistral(messages: Sequence[Mapping[str, Any]], *, answer: bool, thinking: bool) -> str:
-    """Return the form of Mistral Small 3: the answer needs no mark, and thinking is not offered."""
-    return "<s>" + "".join(
-        _MISTRAL_TURNS[message["role"]].format(_plain(message["content"])) for message in messages
-    )
-
-
-def _plain(content: str | Sequence[Mapping[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text", "") for part in content)
-
-
-_MISTRAL_TURNS = {
-    "system": "[SYSTEM_PROMPT]{}[/SYSTEM_PROMPT]",
-    "user": "[INST]{}[/INST]",
-    "assistant": "{}</s>",
-}
-_CHATS = {"chatml": _chatml, "mistral": _mistral}

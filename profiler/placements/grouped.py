@@ -48,6 +48,7 @@ class Grouped(Placement):
     disk: bool = False
 
     kind: ClassVar = "grouped"
+    names: ClassVar = (GROUP_BLOCK, GROUP_LEAF)
     rules: ClassVar = (
         PlacementRule(
             "stream-takes-one-block",

@@ -85,12 +85,14 @@ class Placement(ABC):
 
     Attributes:
         kind: its name in a plan's file.
+        names: what `name` can be.
         rules: what libraries and our own hooks demand of it.
         leaves_rest: whether a part of the component moves as a whole, in a sequence or not.
         needs_forward: whether its component must be entered by its `forward` alone, and never be cast.
     """
 
     kind: ClassVar[str]
+    names: ClassVar[tuple[str, ...]] = ()
     rules: ClassVar[tuple[PlacementRule, ...]] = ()
     leaves_rest: ClassVar[bool] = False
     needs_forward: ClassVar[bool] = False

@@ -30,6 +30,7 @@ class Sequential(Placement):
     place: str = SEQUENTIAL  # the only one; plan files have it
 
     kind: ClassVar = "sequential"
+    names: ClassVar = (SEQUENTIAL,)
 
     @classmethod
     def options(cls, component: Component, levers: Collection[str]) -> Iterator[Sequential]:  # noqa: ARG003

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler.placements.weights import Weights, allocated_block_bytes
+from profiler.allocator.settings import round_block
+from profiler.placements.weights import Weights
 from profiler.record.cache import once_per_component
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Sizes:
 
     def __init__(self, moved: list[int]) -> None:
         self.moved = moved
-        self.allocated = [allocated_block_bytes(size) for size in moved]
+        self.allocated = [round_block(size) for size in moved]
 
     def copies(self, tensors: Iterable[int]) -> tuple[int, ...]:
         """Return the bytes of each copy."""

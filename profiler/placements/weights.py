@@ -2,7 +2,7 @@
 
 A component is on the card or on the CPU as a whole, and a cast gives all its floating tensors one dtype, so its
 state is two words: where it is, and the dtype of its last cast. Moves count exact bytes; the card's allocator
-rounds each tensor up to 512 bytes (`kMinBlockSize`, c10/cuda/CUDACachingAllocator.cpp, PyTorch 2.13).
+rounds each tensor up to whole blocks.
 
 `nn.Module._apply` replaces one tensor after another: while one is cast on the card, its old and its new storage are
 held.
@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from profiler.allocator.settings import round_block
+
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
     from profiler.record.components import Component, TensorSize
-
-BLOCK_BYTES = 512
 
 _ITEMSIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 _FLOATS = {8: "float64", 4: "float32", 2: "float16", 1: "float8_e4m3fn"}
@@ -126,8 +126,8 @@ class Weights:
         for index in self.changed(cast, to):
             if there is None or index in there:
                 tensor = self._component.tensors[index]
-                old = allocated_block_bytes(tensor.numel * self._itemsize(tensor, cast))
-                new = allocated_block_bytes(tensor.numel * self._itemsize(tensor, to))
+                old = round_block(tensor.numel * self._itemsize(tensor, cast))
+                new = round_block(tensor.numel * self._itemsize(tensor, to))
                 highest = max(highest, extra + new)
                 extra += new if index in kept else new - old
         return CastOnCard(extra, highest)
@@ -135,7 +135,7 @@ class Weights:
     def on_device_bytes(self, device: str) -> int:
         """Return the allocated bytes of the tensors that were on `device` at the end of set-up."""
         return sum(
-            allocated_block_bytes(tensor.numel * tensor.itemsize)
+            round_block(tensor.numel * tensor.itemsize)
             for tensor in self._component.tensors
             if tensor.device == device
         )
@@ -146,7 +146,7 @@ class Weights:
         for tensor in self._component.tensors:
             count = tensor.numel * self._itemsize(tensor, cast)
             per_dtype[self._dtype(tensor, cast)] += count
-            allocated += allocated_block_bytes(count)
+            allocated += round_block(count)
         dtype = max(per_dtype, key=lambda name: per_dtype[name], default="")
         return WeightSize(sum(per_dtype.values()), allocated, dtype)
 
@@ -165,8 +165,3 @@ class Weights:
 def weights_of(components: Iterable[Component]) -> dict[str, Weights]:
     """Return the weights of each component, by name."""
     return {component.name: Weights(component) for component in components}
-
-
-def allocated_block_bytes(count: int) -> int:
-    """Return what a tensor of `count` bytes takes on the card."""
-    return -(-count // BLOCK_BYTES) * BLOCK_BYTES

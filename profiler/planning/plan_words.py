@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 from profiler.checking.code_words import check_known, check_names, check_words
 from profiler.placements.evictions import SWAPS
-from profiler.placements.grouped import GROUP_BLOCK, GROUP_LEAF
 from profiler.placements.scheme import MODIFIERS, OFFLOAD, OUTSIDE, RESIDENT
-from profiler.placements.sequential import SEQUENTIAL
-from profiler.placements.table import placement_of
+from profiler.placements.table import PLACEMENTS, placement_of
 from profiler.planning.tables import OBJECTIVES
 from profiler.record.setting_words import check_settings
 
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 
     from profiler.planning.plan import Alternative, Plan
 
-_PLACES = (OFFLOAD, OUTSIDE, RESIDENT, GROUP_BLOCK, GROUP_LEAF, SEQUENTIAL)
+_PLACES = (OFFLOAD, OUTSIDE, RESIDENT, *(name for one in PLACEMENTS.values() for name in one.names))
 _COMPONENT, _CLASS = "a component", "a class"
 
 

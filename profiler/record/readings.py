@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from profiler.allocator.settings import round_block
 from profiler.record.cache import once_per_profile
 from profiler.record.events import PHASES
 from profiler.record.settings import LAYERWISE_CASTING, run_words
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from profiler.record.components import Component
     from profiler.record.events import Event
     from profiler.record.profile import Profile
-
-
-BLOCK_BYTES = 512  # kMinBlockSize of PyTorch's c10/cuda/CUDACachingAllocator.cpp
 
 
 _T = TypeVar("_T")
@@ -255,7 +253,7 @@ def _with_initial(profile: Profile) -> Iterator[tuple[Component, int]]:
             yield part, part.allocated_bytes
         else:
             there = (tensor for tensor in part.tensors if _on_card(tensor.device))
-            yield part, sum(-(-t.numel * t.itemsize // BLOCK_BYTES) * BLOCK_BYTES for t in there)
+            yield part, sum(round_block(t.numel * t.itemsize) for t in there)
 
 
 def _before(event: Event) -> int:

@@ -48,7 +48,7 @@ class Gauge(Protocol):
         """Stop telling."""
 
     def settle(self) -> None:
-        """Take the last peak, and leave torch's peak statistics as if they had not been taken."""
+        """Take the last peak. A virtual GPU's statistics say again what they would; a real one's start anew."""
 
     def take(self) -> Reading:
         """Read memory, and begin a new peak."""

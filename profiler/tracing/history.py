@@ -73,6 +73,7 @@ class History:
         self._made: dict[str, Made] = {}
         self._begun = self._recording = False
         self._now = self._users = ""
+        self._snapshot: dict[str, Any] = {}
 
     def begin(self) -> None:
         """Begin, if nobody records yet.
@@ -111,13 +112,9 @@ class History:
         self._now = text
         torch.cuda.memory._set_memory_metadata(text)
 
-    def taken(self) -> MemoryHistory:
-        """Return what was recorded, and end what was begun; what the tracer does from now on is no part of it."""
-        snapshot = torch.cuda.memory._snapshot()
-        if self._recording:
-            self._stop()
-        else:
-            self.label(Made("vram-profiler", "peak statistics, reached again", -1, "place", -1))
+    def told(self) -> MemoryHistory:
+        """Return what was kept."""
+        snapshot = self._snapshot
         note, gap = (_OURS, _STRANGE) if self._recording else (_THEIRS, _GAP)
         try:
             entries = self._own_entries(snapshot)
@@ -128,18 +125,20 @@ class History:
         held = tuple(self._mapped(block, entries) for block in peak.held)
         return MemoryHistory(snapshot=snapshot, held=held, note=note)
 
+    def keep(self) -> None:
+        """Keep what was recorded up to now. Safe to call twice, and if nothing was begun."""
+        if self._begun and not self._snapshot:
+            self._snapshot = torch.cuda.memory._snapshot()
+
     def leave(self) -> None:
-        """Put everything back. Safe to call twice, and where nothing was begun."""
+        """Put everything back. Safe to call twice, and if nothing was begun."""
         if not self._begun:
             return
         if self._recording and torch._C._cuda_isHistoryEnabled():
-            self._stop()
+            torch.cuda.memory._record_memory_history(enabled=None)
         if torch.cuda.memory._get_memory_metadata() == self._now:
             torch.cuda.memory._set_memory_metadata(self._users)
         self._begun = False
-
-    def _stop(self) -> None:
-        torch.cuda.memory._record_memory_history(enabled=None)
 
     def _own_entries(self, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the entries of this trace; DoesNotAddUpError where its beginning is not among them."""

@@ -18,7 +18,6 @@ from profiler.allocator.settings import round_block
 from profiler.libraries import offload_state as hooks
 from profiler.libraries.modules import (
     main_dtype,
-    nbytes,
     on_card,
     placed_tensors,
     resident_bytes,
@@ -151,12 +150,12 @@ class Moves:
         resident = self._recorder.resident[span.component]
         if came:
             span.kind, span.from_device, span.to_device = "onload", "cpu", "cuda:0"
-            span.bytes = sum(map(nbytes, new))
+            span.bytes = sum(one.nbytes for one in new)
             span.resident_bytes = resident + _rounded(new)
         elif went:
             to_device = DROPPED if went[0].device.type == "meta" else "cpu"
             span.kind, span.from_device, span.to_device = "offload", "cuda:0", to_device
-            span.bytes = sum(map(nbytes, went)) if to_device == "cpu" else 0
+            span.bytes = sum(one.nbytes for one in went) if to_device == "cpu" else 0
             span.resident_bytes = max(resident - _rounded(went), 0)
         else:
             span.dropped = True
@@ -182,7 +181,7 @@ def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
     sent = {id(tensor): tensor for tensor in tensors if on_card(tensor)}.values()
     span.dropped = not sent
     span.kind, span.from_device, span.to_device = "onload", "cpu", "cuda:0"
-    span.bytes = sum(map(nbytes, sent))
+    span.bytes = sum(one.nbytes for one in sent)
     span.dtype = main_dtype(list(sent))
 
 
@@ -229,7 +228,7 @@ def _classify(span: Span, before: dict[Slot, tuple[str, torch.dtype]], module: n
     cast = [tensor for (_, dtype), tensor in now if dtype != tensor.dtype]
     moved: Counter[tuple[str, str]] = Counter()
     for (device, _), tensor in now:
-        moved[device, tensor.device.type] += nbytes(tensor)
+        moved[device, tensor.device.type] += tensor.nbytes
     up, down = moved["cpu", "cuda"], moved["cuda", "cpu"]
     span.dtype = main_dtype(after)
     if up:
@@ -240,7 +239,7 @@ def _classify(span: Span, before: dict[Slot, tuple[str, torch.dtype]], module: n
         place = str(after[0].device)
         span.kind, span.bytes, span.from_device, span.to_device = (
             "cast",
-            sum(map(nbytes, cast)),
+            sum(one.nbytes for one in cast),
             place,
             place,
         )
@@ -263,4 +262,4 @@ def _places(tensors: Iterable[torch.Tensor]) -> list[bool]:
 
 
 def _rounded(tensors: list[torch.Tensor]) -> int:
-    return sum(round_block(nbytes(tensor)) for tensor in tensors)
+    return sum(round_block(tensor.nbytes) for tensor in tensors)

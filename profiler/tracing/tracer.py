@@ -1,7 +1,7 @@
 """The tracer: stands at the hooks for the length of a block of code, and returns what it saw as a `Profile`.
 
 It leaves nothing of itself behind: what it replaced is put back in reverse order, also after an exception or
-Ctrl-C, and torch's peak statistics are, on a virtual card, as if nobody had looked.
+Ctrl-C. Torch's peak statistics are, on a virtual GPU, as if nobody had looked; on a real one they start anew.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ def trace(
 ) -> Trace:
     """Return a context manager that profiles the code inside it.
 
+    After a trace on a real GPU torch's peak statistics start anew: `torch.cuda.max_memory_allocated()` returns the
+    highest since the trace ended, and `t.profile.peak` is the highest inside it. Inside, it answers as without a trace.
+
     Args:
         target: a diffusers pipeline, or one module of it. It is held weakly: what the code drops goes.
         also: other pipelines over components of that one, whose calls are calls as well.
@@ -111,7 +114,6 @@ class Trace:
         self._modules = WeakValueDictionary(components_of(target))
         self._patches = Patches()
         self._stands = Stands()
-        self._statistics = Patches()  # torch's own, put back after what the trace made is read
         self._history = History(self._modules) if memory_history else None
         self._profile: Profile | None = None
 
@@ -151,9 +153,10 @@ class Trace:
             check_shared(target, other)
         self._given = ()
         self._prepare(target)
-        self._statistics.afterwards(self._gauge.settle)  # which allocates to put peaks back
+        self._patches.afterwards(self._gauge.settle)
         if self._history is not None:
-            self._statistics.afterwards(self._history.leave)
+            self._patches.afterwards(self._history.leave)
+            self._patches.afterwards(self._history.keep)
             self._history.begin()
             self._recorder.relabel()
         self._watch(target, also)
@@ -202,19 +205,16 @@ class Trace:
     ) -> None:
         try:
             self._recorder.settle_gone()
-            self._patches.restore()
-            history = None if self._history is None else self._history.taken()
         finally:
             self._detach()
+        history = None if self._history is None else self._history.told()
         self._profile = replace(self._finished(error), memory_history=history)
 
     def _detach(self) -> None:
         try:
             self._patches.restore()
-            self._statistics.restore()
         finally:  # which an interrupt may have passed over
             self._patches.restore()
-            self._statistics.restore()
 
     # -- what is seen besides components and weights
 

@@ -21,7 +21,7 @@ from profiler.virtual.dispatch import NEW, Dispatcher, Out
 from profiler.virtual.lending.lend import lend
 from profiler.virtual.operators.learned import Operators
 from profiler.virtual.step_replay.replay import Replay
-from profiler.virtual.storage import Storage
+from profiler.virtual.storage import Holder, Storage
 from profiler.virtual.tags import Tags
 from profiler.virtual.tensor import CPU, CUDA, META, VirtualTensor
 from profiler.virtual.torch_api import cuda as cuda_api
@@ -165,7 +165,7 @@ class VirtualGPU(Device):
         tag = self.tags.of((shape, stride, tensor.dtype, offset, device))
         source = NEW if storage is None else 0
         out = Out(source, shape, stride, tensor.dtype, offset, nbytes, tag, device)
-        holder: Any = () if storage is None else (_Holder(storage),)
+        holder: Any = () if storage is None else (Holder(storage),)
         return self.dispatch.build(out, holder)  # type: ignore[no-any-return]
 
     def lift(self, real: torch.Tensor) -> VirtualTensor:
@@ -208,10 +208,3 @@ class VirtualGPU(Device):
             if known is not None:
                 self.values.keep(pinned, known.clone())
         return pinned
-
-
-class _Holder:
-    """Stands for a tensor where only its storage is asked for."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.storage_record = storage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -86,3 +86,9 @@ class Storage:
             self.gpu.host.pinned.free(self.pinned_block)
         elif self.device.type == "cpu":
             self.gpu.host.give(self.nbytes)
+
+
+class Holder(NamedTuple):
+    """Stands for a tensor if only its storage is asked for."""
+
+    storage_record: Storage

@@ -160,7 +160,7 @@ class Values:
     def _cover(target: VirtualTensor) -> bool:
         """Give a small storage bytes to be written to, if `target` covers all of it."""
         record = target.storage_record
-        covers = target.numel() * target.element_size() == record.nbytes
+        covers = target.nbytes == record.nbytes
         if not covers or target.numel() > MOST_ELEMENTS or record.device == META:
             return False
         record.real = torch.empty(record.nbytes, dtype=torch.uint8).untyped_storage()

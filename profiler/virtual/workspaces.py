@@ -132,4 +132,4 @@ def _has_kernel_of_pytorch(image: torch.Tensor, weight: torch.Tensor, groups: in
 
 
 def _nbytes(*tensors: torch.Tensor) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,4 +1,4 @@
-"""On a real card: the peaks that a trace leaves, its seconds beside torch's own, plans from its parts, and blocks."""
+"""On a real GPU: the peaks that a trace tells, its seconds beside torch's own, plans from its parts, and blocks."""
 
 import pytest
 import torch
@@ -48,9 +48,11 @@ def test_peaks_are_those_of_an_untraced_call(pipe, mode):
     called(pipe)  # kernels and workspaces are there from here on
     expected = peaks_of(lambda: called(pipe))
     profiles = []
-    said = peaks_of(lambda: profiles.append(traced(pipe)))
+    left = peaks_of(lambda: profiles.append(traced(pipe)))
+    totals = profiles[0].totals
+    said = totals.peak_allocated_bytes, totals.peak_reserved_bytes
     assert said == pytest.approx(expected, abs=MIB)
-    assert profiles[0].totals.peak_allocated_bytes == pytest.approx(expected[0], abs=MIB)
+    assert left[0] < expected[0]  # torch's own start anew
 
 
 def test_seconds_are_those_of_the_card(pipe):

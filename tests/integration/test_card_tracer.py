@@ -10,9 +10,11 @@ from card_worlds import card_gauge, tiny, traced_as
 from profiler.allocator.history_replay import BlockReplay, DoesNotAddUpError
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
+from profiler.patching import Patches
 from profiler.planning import plan_offload
 from profiler.planning.costs.link import link_of
 from profiler.tracing import Trace
+from profiler.tracing.measured.peaks import Peaks
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 
@@ -89,6 +91,54 @@ def test_groups_on_several_streams_are_told_by_component():
     }
     assert set(sent) == {"unet", "vae"}
     assert all(len(of_component) > 20 for of_component in groups.values())
+
+
+@pytest.mark.parametrize(
+    ("family", "mode"),
+    [
+        ("flux", Mode(name="model")),
+        ("wan", Mode(name="group-leaf", stream=True)),
+    ],
+)
+def test_a_trace_allocates_nothing_on_the_gpu_and_lets_peaks_start_anew(family, mode):
+    """The profile tells the peaks of an untraced run, and the cache is that of one."""
+    said = []
+    for traced in (True, False):
+        with VirtualGPU("rtx-4090", replay=False):
+            pipe, call = tiny(family)
+            if traced:
+                with Trace(pipe, {}, card_gauge) as t:
+                    enable_mode(pipe, mode)
+                    pipe(num_inference_steps=2, **call)
+                assert torch.cuda.max_memory_allocated() == torch.cuda.memory_allocated()
+                assert torch.cuda.max_memory_reserved() == torch.cuda.memory_reserved()
+                totals = t.profile.totals
+                peaks = totals.peak_allocated_bytes, totals.peak_reserved_bytes
+            else:
+                enable_mode(pipe, mode)
+                pipe(num_inference_steps=2, **call)
+                peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            said.append((peaks, torch.cuda.memory_stats()["allocation.all.allocated"]))
+    assert said[0] == said[1]
+
+
+def test_peaks_are_those_of_the_user_while_the_trace_runs():
+    """A reset by the user begins the user's peaks anew, and takes none from the trace."""
+    with VirtualGPU("rtx-4090"), Patches() as patches:
+        watch = Peaks()
+        watch.watch(patches)
+        torch.empty(8 * MIB, dtype=torch.uint8, device="cuda")
+        watch.take()
+        kept = torch.empty(2 * MIB, dtype=torch.uint8, device="cuda")
+        assert torch.cuda.max_memory_allocated() == 8 * MIB
+        torch.cuda.reset_peak_memory_stats("cuda")
+        assert torch.cuda.max_memory_allocated(0) == kept.numel()
+        torch.empty(4 * MIB, dtype=torch.uint8, device="cuda")
+        assert torch.cuda.max_memory_allocated() == 6 * MIB
+        assert watch.take().peak_bytes == 6 * MIB
+        torch.empty(5 * MIB, dtype=torch.uint8, device="cuda")
+        torch.cuda.reset_peak_memory_stats()
+        assert watch.take().peak_bytes == 7 * MIB
 
 
 @pytest.mark.parametrize("family", ["flux", "sdxl"])

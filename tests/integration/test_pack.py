@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from profiler.allocator.pinned_chunks import chunks
-from profiler.applying.hooks.pack import Pack, nbytes_of, slots_of
+from profiler.applying.hooks.pack import Pack, slots_of
 
 
 def model():
@@ -51,7 +51,7 @@ def test_they_lie_in_the_chunks_of_the_packing_and_leave_them():
     module = model()
     pack = Pack()
     apart = storages(module)
-    once = {id(t): nbytes_of(t) for _, t in slots_of(module)}
+    once = {id(t): t.nbytes for _, t in slots_of(module)}
     pack.take_in(slots_of(module), pin=False)
     assert storages(module) == len(chunks(list(once.values()))) < apart
     pack.give_out(slots_of(module))

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.allocator.pinned import round_pinned
-from profiler.allocator.pinned_chunks import ALIGNMENT_BYTES, Chunk, aligned, chunks, pinned_bytes
+from profiler.allocator.pinned_chunks import Chunk, aligned, chunks, pinned_bytes
+from profiler.allocator.settings import BLOCK_BYTES
 from profiler.units import MIB
 
 
@@ -28,7 +29,7 @@ def test_every_tensor_is_in_one_chunk_and_fits(sizes):
         i for i, size in enumerate(sizes) if size
     ]
     for chunk in made:
-        assert chunk.nbytes == round_pinned(chunk.nbytes) >= ALIGNMENT_BYTES
+        assert chunk.nbytes == round_pinned(chunk.nbytes) >= BLOCK_BYTES
         assert sum(aligned(sizes[i]) for i in chunk.indices) <= chunk.nbytes
     assert pinned_bytes(sizes) == sum(chunk.nbytes for chunk in made)
 

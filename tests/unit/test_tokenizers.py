@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.pipelines import wording
 from profiler.pipelines.catalogue import tokenizer_facts
 from profiler.pipelines.tokenizers import StandInTokenizer, stand_ins
 
@@ -18,27 +17,37 @@ def stand_in(class_name, **changes):
     return StandInTokenizer(class_name, {**tokenizer_facts(class_name), **changes})
 
 
+TOKENIZERS = {name: stand_in(name) for name in ("CLIPTokenizer", "Qwen2Tokenizer")}
+
+
+def pieces_of(class_name, text):
+    found = TOKENIZERS[class_name]._pieces(text)
+    return found.split("\x1f") if found else []
+
+
 def ids(text):
-    return [wording.token_id(piece) for piece in wording.tokenize(text)]
+    """Return the ids of a text's words: the same for each."""
+    return [1000] * len(pieces_of("CLIPTokenizer", text))
 
 
 @pytest.mark.parametrize(
     ("text", "pieces"),
     [
         ("", []),
-        ("a cat", ["a", "cat", "##0"]),  # 2 words, 1.3 tokens each: 2.6, so 3
+        ("a cat", ["a", "cat", "more"]),  # 2 words, 1.3 tokens each: 2.6, so 3
         ("a, b", ["a", ",", "b"]),  # 2 words and a mark are 3 already
-        ("<|im_start|>user\n\nhi", ["<|im_start|>", "user", "hi", "##0"]),
+        ("<|im_start|>user\n\nhi", ["<|im_start|>", "user", "hi", "more"]),
         ("一只猫", ["一", "只", "猫"]),
         ("don't", ["don", "'", "t"]),
     ],
 )
 def test_text_falls_into_words_marks_and_characters(text, pieces):
-    assert wording.tokenize(text) == pieces
+    assert pieces_of("CLIPTokenizer", text) == pieces
 
 
 def test_line_breaks_are_tokens_of_byte_level_vocabularies_only():
-    assert wording.tokenize("a,\n\nb,", line_breaks=True) == ["a", ",", "\n\n", "b", ","]
+    assert pieces_of("Qwen2Tokenizer", "a,\n\nb,") == ["a", ",", "\n\n", "b", ","]
+    assert len(stand_in("Qwen2Tokenizer")("a,\n\nb,").input_ids) == 5
 
 
 def test_chat_prefix_of_qwen_image_has_the_34_tokens_that_its_pipeline_drops():
@@ -48,7 +57,7 @@ def test_chat_prefix_of_qwen_image_has_the_34_tokens_that_its_pipeline_drops():
         "<|im_start|>user\n"
     )
 
-    assert len(wording.tokenize(prefix, line_breaks=True)) == 34
+    assert len(stand_in("Qwen2Tokenizer").encode(prefix)) == 34
 
 
 def test_template_of_hunyuanvideo_has_the_tokens_that_its_pipeline_drops():
@@ -62,8 +71,12 @@ def test_template_of_hunyuanvideo_has_the_tokens_that_its_pipeline_drops():
 
 
 @given(st.text())
-def test_ids_of_any_text_are_ordinary_tokens_of_the_smallest_vocabulary(text):
-    assert all(1000 <= number < 32_100 for number in ids(text))
+def test_any_text_has_a_token_for_each_piece(text):
+    """Which is an ordinary one of the smallest vocabulary, or a special token that the text names."""
+    for class_name, tokenizer in TOKENIZERS.items():
+        found = tokenizer(text, add_special_tokens=False).input_ids
+        assert len(found) == len(pieces_of(class_name, text))
+        assert set(found) <= {1000, *tokenizer.added_tokens_decoder}
 
 
 def test_clip_pads_to_77_with_the_end_token_and_marks_it():
@@ -158,9 +171,7 @@ def test_chat_template_can_be_tokenized_at_once():
 def test_family_pads_and_marks_as_its_own_tokenizer_does(class_name, row):
     encoded = stand_in(class_name)("a, b", padding="max_length", max_length=6, truncation=True)
 
-    assert encoded["input_ids"] == [
-        each if isinstance(each, int) else wording.token_id(each) for each in row
-    ]
+    assert encoded["input_ids"] == [each if isinstance(each, int) else 1000 for each in row]
 
 
 def test_chatglm_counts_positions_from_the_first_token_that_is_no_padding():
@@ -188,6 +199,22 @@ def test_chat_template_of_the_pixtral_processor_is_mistrals():
     assert text == "<s>[SYSTEM_PROMPT]Be brief.[/SYSTEM_PROMPT][INST]a cat[/INST]Yes.</s>"
     assert encoded.input_ids.shape == (1, 512)
     assert (encoded.input_ids == 1).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("class_name", "token"),
+    [("LlamaTokenizerFast", "<|end_header_id|>"), ("Qwen2Tokenizer", "<|vision_start|>")],
+)
+def test_a_special_token_that_a_pipeline_looks_for_is_found(class_name, token):
+    tokenizer = stand_in(class_name)
+    assert tokenizer(f"a{token}b").input_ids.count(tokenizer.convert_tokens_to_ids(token)) == 1
+
+
+def test_what_does_not_fit_can_be_had_as_rows_of_its_own():
+    encoded = stand_in("CLIPTokenizer")(
+        "dog, " * 8, max_length=10, truncation=True, return_overflowing_tokens=True
+    )
+    assert [len(row) for row in encoded.input_ids] == [10, 10]
 
 
 def test_prompt_conversion_of_diffusers_accepts_it():

@@ -31,10 +31,12 @@ class Attachment(Protocol):
     Attributes:
         REPLACES_TENSORS: whether the library makes new parameters, which look into the memory of the old ones.
         IMPORTS: code that its lines need once before them.
+        SOURCES: classes and functions of ours whose source its lines need.
     """
 
     REPLACES_TENSORS: bool
     IMPORTS: str
+    SOURCES: tuple[Any, ...]
 
     def attach(self, target: Target, how: Any) -> None:
         """Place the component; if that fails half-way, leave it as it was."""

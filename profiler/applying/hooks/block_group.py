@@ -10,7 +10,7 @@ from torch import nn
 
 from profiler.allocator.pinned_chunks import aligned
 from profiler.applying.hooks.host_copies import version_of
-from profiler.applying.hooks.pack import nbytes_of, view_into
+from profiler.applying.hooks.pack import view_into
 
 _CPU = torch.device("cpu")
 
@@ -72,12 +72,12 @@ class BlockGroup(ModuleGroup):
     def _onload_from_memory(self) -> None:
         tensors = [held[name] for held, name in self._places]
         hosts = [tensor.data for tensor in tensors]
-        nbytes = sum(aligned(nbytes_of(host)) for host in hosts)
+        nbytes = sum(aligned(host.nbytes) for host in hosts)
         memory = torch.empty(nbytes, dtype=torch.uint8, device=self.onload_device)
         views, begin = [], 0
         for host in hosts:
             views.append(view_into(memory, begin, host))
-            begin += aligned(nbytes_of(host))
+            begin += aligned(host.nbytes)
         self._copy(hosts, views)
         self._home = [
             (tensor, host, version_of(tensor)) for tensor, host in zip(tensors, hosts, strict=True)

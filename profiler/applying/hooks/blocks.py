@@ -7,7 +7,8 @@ from collections import Counter
 import torch
 from torch import nn
 
-from profiler.applying.hooks.pack import Slot, slots_of
+from profiler.applying.hooks.pack import slots_of
+from profiler.libraries.quantised import Slot
 
 
 def own_slots(module: nn.Module, block: nn.Module) -> list[tuple[Slot, torch.Tensor]]:

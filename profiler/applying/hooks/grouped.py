@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from profiler.applying.hooks.attachment import Target
 
 REPLACES_TENSORS = False
+SOURCES = ()
 IMPORTS = """
 
 def group(module, **options):

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from profiler.applying.hooks.pack import Pack, Slot, nbytes_of, slots_of
+from profiler.applying.hooks.pack import Pack, slots_of
 from profiler.libraries import hooks as private
+from profiler.libraries.quantised import Slot
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -114,7 +115,7 @@ class _Home:
             return tensor.to(_CPU) if place is None else place.copy_(tensor.data)
         if id(tensor) not in self._counted:
             self._counted.add(id(tensor))
-            self.dropped_bytes += nbytes_of(host)
+            self.dropped_bytes += host.nbytes
         return host
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from profiler.allocator.pinned_chunks import aligned, chunks
-
-Slot = tuple[int, str]
-"""A place that holds a tensor: the id of its module, and the tensor's name in it."""
+from profiler.libraries.modules import visited
+from profiler.libraries.quantised import Slot
 
 
 def slots_of(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
@@ -21,23 +20,16 @@ def slots_of(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
 
     In the order in which `nn.Module._apply` visits them: children first.
     """
-    for child in module.children():
-        yield from slots_of(child)
-    for held in (module._parameters, module._buffers):
-        for name, tensor in held.items():
+    for part in visited(module):
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is not None:
-                yield (id(module), name), tensor
-
-
-def nbytes_of(tensor: torch.Tensor) -> int:
-    """Return a tensor's size in bytes."""
-    return tensor.numel() * tensor.element_size()
+                yield (id(part), name), tensor
 
 
 def view_into(region: torch.Tensor, begin: int, tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor of `tensor`'s shape, layout and dtype that lies at byte `begin` of `region`."""
     strides = torch.empty_like(tensor, device="meta").stride()
-    piece = region[begin : begin + nbytes_of(tensor)].view(tensor.dtype)
+    piece = region[begin : begin + tensor.nbytes].view(tensor.dtype)
     return piece.as_strided(tensor.shape, strides)
 
 
@@ -59,7 +51,7 @@ class Pack:
         once = {id(tensor): (slot, tensor) for slot, tensor in reversed(list(slots))}
         found = [(slot, tensor) for slot, tensor in reversed(once.values()) if tensor.numel()]
         self._pinned = pin
-        for chunk in chunks([nbytes_of(tensor) for _, tensor in found]):
+        for chunk in chunks([tensor.nbytes for _, tensor in found]):
             region = torch.empty(chunk.nbytes, dtype=torch.uint8, pin_memory=pin)
             self._chunks.append(tuple(found[index][0] for index in chunk.indices))
             begin = 0
@@ -68,7 +60,7 @@ class Pack:
                 self._views[slot] = view = view_into(region, begin, tensor)
                 view.copy_(tensor.data)
                 tensor.data = view  # what it was is released here
-                begin += aligned(nbytes_of(tensor))
+                begin += aligned(tensor.nbytes)
 
     def place_of(self, slot: Slot, tensor: torch.Tensor) -> torch.Tensor | None:
         """Return the packed memory of this place, if `tensor` still fits there."""

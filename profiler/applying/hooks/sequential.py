@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from profiler.placements.sequential import Sequential
 
 REPLACES_TENSORS = True
+SOURCES = ()
 IMPORTS = "from accelerate import cpu_offload\n\n"
 
 

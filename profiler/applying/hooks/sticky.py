@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import MethodType
 from typing import TYPE_CHECKING
 
-from profiler.applying.hooks.streamed import StreamedOffload
+from profiler.applying.hooks.swaps import is_ours
 from profiler.libraries import hooks as diffusers_private
 
 if TYPE_CHECKING:
@@ -42,5 +42,5 @@ def maybe_free_model_hooks(self: DiffusionPipeline) -> None:
     diffusers_private.free_hooked(self)
     for module in diffusers_private.modules_of(self).values():
         hook = diffusers_private.root_hook(module)
-        if isinstance(hook, StreamedOffload):
-            hook.settle()  # a block that was fetched and not called, where the component is excluded
+        if is_ours(hook) and hasattr(hook, "settle"):
+            hook.settle()  # a block that was fetched and not called, if the component is excluded

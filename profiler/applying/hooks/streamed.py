@@ -17,12 +17,13 @@ from torch import nn
 from profiler.applying.hooks.block_group import BlockGroup, Place
 from profiler.applying.hooks.blocks import own_slots
 from profiler.applying.hooks.drop import DropOffload
-from profiler.applying.hooks.pack import Pack, Slot, slots_of
+from profiler.applying.hooks.pack import Pack, slots_of
 from profiler.applying.hooks.swaps import RESTS, hang_up, put_hook
 from profiler.applying.hooks.travel import BlockHook, Travel, hang, take_down
 from profiler.checking.code_words import quoted
 from profiler.libraries import hooks as private
 from profiler.libraries.modules import blocks_of
+from profiler.libraries.quantised import Slot
 from profiler.placements.streamed import streamed_blocks
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class StreamedOffload(CpuOffload):
 
 
 REPLACES_TENSORS = False
-IMPORTS = ""  # what its lines need is the source of the hooks
+IMPORTS = ""
+SOURCES = (StreamedOffload,)
 
 
 def attach(target: Target, how: Streamed) -> None:
@@ -161,11 +163,6 @@ def code(name: str, how: Streamed, swap: str, *, stays: bool) -> str:
 def code_for_all(how: Streamed) -> str:
     """Refuse: no call of a pipeline does it."""
     raise NotImplementedError
-
-
-def is_ours(hook: Any) -> bool:
-    """Whether a module's hook is one of this package's."""
-    return isinstance(hook, DropOffload | StreamedOffload)
 
 
 def _places(module: nn.Module) -> dict[Slot, Place]:

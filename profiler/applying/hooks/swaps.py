@@ -64,3 +64,8 @@ def hang_up(module: Any, hook: CpuOffload) -> None:
         clear_frames(error.__traceback__)  # which hold memory that is to be given back
         hook.detach_hook(module)
         raise
+
+
+def is_ours(hook: Any) -> bool:
+    """Tell whether a module's hook is one of this package's."""
+    return type(hook).__module__.startswith(__package__ or "")

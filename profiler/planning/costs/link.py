@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from profiler.errors import InputError
 from profiler.gpus.hardware import card
+from profiler.units import NANOSECONDS
 
 if TYPE_CHECKING:
     from profiler.record.events import Event
     from profiler.record.profile import Profile
 
-NANOSECONDS = 10**9
 HOST_COPY_BYTES_PER_SECOND = 8e9
 """How fast weights are copied within host memory while they are page-locked. An estimate."""
 

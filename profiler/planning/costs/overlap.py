@@ -20,8 +20,8 @@ from profiler.placements.acts import (
 from profiler.planning.costs.link import (
     DISK_BYTES_PER_SECOND,
     HOST_COPY_BYTES_PER_SECOND,
-    NANOSECONDS,
 )
+from profiler.units import NANOSECONDS
 
 if TYPE_CHECKING:
     from profiler.placements.acts import Act

@@ -23,8 +23,9 @@ from profiler.placements.scheme import known_part
 from profiler.placements.table import host_bytes
 from profiler.placements.weights import Weights
 from profiler.planning.costs.forwards import Forwards, Spot, Walk, passes
-from profiler.planning.costs.link import HOST_COPY_BYTES_PER_SECOND, NANOSECONDS, UNKNOWN
+from profiler.planning.costs.link import HOST_COPY_BYTES_PER_SECOND, UNKNOWN
 from profiler.planning.costs.whole_components import STAYS, TRAVELS, UNEVICTED, ride_whole
+from profiler.units import NANOSECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

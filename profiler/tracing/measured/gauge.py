@@ -69,7 +69,6 @@ class CardGauge:
         self.take()
         self._state = self._driver.state()  # before anything waits: the card is still at it
         self._clock.settle()
-        self._peaks.put_back()
 
     def allocated(self) -> int:
         return torch.cuda.memory_allocated()

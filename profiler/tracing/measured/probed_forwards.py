@@ -16,8 +16,8 @@ from profiler.allocator.history_replay import DoesNotAddUpError
 from profiler.errors import InputError
 from profiler.record.events import Inside
 from profiler.tracing.measured.probes import Look
+from profiler.units import NANOSECONDS
 
-_NANOSECONDS = 10**9
 Seconds = Callable[[int], float]
 """When a mark was passed."""
 
@@ -85,7 +85,7 @@ def _read_off(interval: Interval, at: Seconds) -> Inside | None:
         return peak - base_bytes
 
     def since(mark: int) -> int:
-        return max(round((at(mark) - at(interval.began)) * _NANOSECONDS), 0)
+        return max(round((at(mark) - at(interval.began)) * NANOSECONDS), 0)
 
     visits = tuple(
         visit._replace(
@@ -128,7 +128,7 @@ def _of(step: Step, found: list[Inside | None]) -> Inside | None:
 
 def _factor(seconds: float, nanoseconds: int) -> float:
     """Return by what times are multiplied: looking only holds up, so by no more than 1."""
-    return min(seconds * _NANOSECONDS / nanoseconds, 1.0) if nanoseconds else 1.0
+    return min(seconds * NANOSECONDS / nanoseconds, 1.0) if nanoseconds else 1.0
 
 
 def _scaled(inside: Inside, host: float, stream: float) -> Inside:

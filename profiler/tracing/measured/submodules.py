@@ -26,12 +26,12 @@ from profiler.tracing.measured.gauge import CardGauge
 from profiler.tracing.measured.probed_forwards import Interval, Kind, Step, told
 from profiler.tracing.measured.probes import Look, Reading, Recording, can_record
 from profiler.tracing.submodules import Insides
+from profiler.units import NANOSECONDS
 
 LOOKED_AT = 2
 MOST_KINDS = 32
 """Kinds of forwards that are looked at; what has so many does not repeat itself."""
 
-_NANOSECONDS = 10**9
 _MOVES = frozenset({"onload", "offload", "cast", "empty_cache", "sync"})
 
 
@@ -227,7 +227,7 @@ class _Watch:
 
     def host_until(self, now: float) -> int:
         """Return the nanoseconds of the host from the beginning to `now`, less those of looking."""
-        return round((now - self._host_began - self.looking_seconds) * _NANOSECONDS)
+        return round((now - self._host_began - self.looking_seconds) * NANOSECONDS)
 
 
 def _shapes(value: Any) -> Any:

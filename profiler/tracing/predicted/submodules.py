@@ -14,9 +14,8 @@ from profiler.patching import Patches
 from profiler.record.events import Visit
 from profiler.tracing.predicted.gauge import VirtualGauge
 from profiler.tracing.submodules import Insides
+from profiler.units import NANOSECONDS
 from profiler.virtual.step_replay.replay import Call
-
-_NANOSECONDS = 10**9
 
 
 class VirtualInsides(Insides):
@@ -93,8 +92,8 @@ class _Ideally:
     def since(self) -> tuple[int, int]:
         host, stream = self._gauge.ideally()
         return (
-            round((host - self._began[0]) * _NANOSECONDS),
-            round((stream - self._began[1]) * _NANOSECONDS),
+            round((host - self._began[0]) * NANOSECONDS),
+            round((stream - self._began[1]) * NANOSECONDS),
         )
 
 

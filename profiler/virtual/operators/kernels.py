@@ -68,7 +68,7 @@ class Kernel:
 
     @cached_property
     def _moved_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors)
+        return sum(tensor.nbytes for tensor in self._tensors)
 
     @property
     def needs_blas_workspace(self) -> bool:

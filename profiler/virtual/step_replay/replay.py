@@ -25,7 +25,7 @@ from profiler.virtual.dispatch import Out
 from profiler.virtual.step_replay.log import Log, Recorder
 from profiler.virtual.step_replay.module_state import ModuleState, UnknownStateError, switches
 from profiler.virtual.step_replay.player import Player
-from profiler.virtual.storage import Storage
+from profiler.virtual.storage import Holder, Storage
 from profiler.virtual.tensor import VirtualTensor
 
 if TYPE_CHECKING:
@@ -207,16 +207,10 @@ class Replay:
         return result
 
     def _build(self, result: Result, blocks: list[Block]) -> Any:
-        holders = [_Holder(Storage.over(self._gpu, block)) for block in blocks]
+        holders = [Holder(Storage.over(self._gpu, block)) for block in blocks]
         build: Any = self._gpu.dispatch.build
         leaves = [build(leaf, holders) for leaf in result.leaves]
         return tree_unflatten(leaves, result.structure)
-
-
-class _Holder(NamedTuple):
-    """Stands for a tensor where only its storage is asked for."""
-
-    storage_record: Storage
 
 
 def _slot(module: nn.Module) -> str | None:
