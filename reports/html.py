@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from profiler.planning.plan import Plan
-    from reports.plan_view import Verification
+    from reports.plan_view import VerifiedPlan
 
 
 def write_html(
@@ -36,7 +36,7 @@ def write_html(
     profiles: Profile | Sequence[Profile],
     *,
     plan: Plan | None = None,
-    verification: Verification | None = None,
+    verification: VerifiedPlan | None = None,
 ) -> None:
     """Write the report of one profile, or of several beside each other, to `path`.
 
@@ -56,7 +56,7 @@ def render_html(
     profiles: Profile | Sequence[Profile],
     *,
     plan: Plan | None = None,
-    verification: Verification | None = None,
+    verification: VerifiedPlan | None = None,
 ) -> str:
     """Return the page that `write_html` writes."""
     several = [profiles] if isinstance(profiles, Profile) else list(profiles)

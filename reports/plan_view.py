@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SECONDS, COPIED = "seconds per call", "weights copied per call"
 
 
-class Verification(Protocol):
+class VerifiedPlan(Protocol):
     """What `profiler.verify` returns, as far as a report reads it."""
 
     @property
@@ -115,7 +115,7 @@ def check_same(plan: Plan, profile: Profile) -> None:
         )
 
 
-def plan_view(plan: Plan, verification: Verification | None = None) -> PlanView:
+def plan_view(plan: Plan, verification: VerifiedPlan | None = None) -> PlanView:
     """Return what to show of `plan`."""
     margin = plan.margin
     return PlanView(
@@ -240,7 +240,7 @@ def _smallest(plan: Plan) -> str:
     )
 
 
-def _verification(verification: Verification) -> VerificationView:
+def _verification(verification: VerifiedPlan) -> VerificationView:
     promised, found = verification.promised, verification.found
     how = "on a real card" if verification.source == "measured" else "on the virtual card"
     word = "held" if verification.held else "did not hold"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from profiler.planning.plan import Plan
     from profiler.record.profile import Profile
-    from reports.plan_view import PlanView, Verification
+    from reports.plan_view import PlanView, VerifiedPlan
 
 VERDICT_STYLES = {"fits": "bold green", "tight": "bold yellow", "does not fit": "bold red"}
 SEVERITY_STYLES = {"problem": "red", "waste": "yellow", "hint": "green"}
@@ -39,7 +39,7 @@ MOST_STEP_RUNS = 5
 
 
 def render_text(
-    profile: Profile, *, plan: Plan | None = None, verification: Verification | None = None
+    profile: Profile, *, plan: Plan | None = None, verification: VerifiedPlan | None = None
 ) -> RenderableType:
     """Return what a terminal shows of `profile`, as something that rich prints."""
     parts: list[RenderableType] = [_answer(profile), _phases(profile)]

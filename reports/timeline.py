@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.record import readings as reading
 from profiler.record.cache import once_per_profile
-from reports.timeline_columns import Column, Held
+from reports.timeline_columns import Column, Residency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -168,7 +168,7 @@ def _least_share(stretch: _Stretch) -> float:
 def _columns(
     profile: Profile, stretches: list[_Stretch], segments: tuple[Segment, ...]
 ) -> list[Column]:
-    held = Held(profile)
+    held = Residency(profile)
     columns: list[Column] = []
     for stretch, segment in zip(stretches, segments, strict=True):
         own = [column for event in stretch.events for column in held.columns(event)]

@@ -39,7 +39,7 @@ class Column(NamedTuple):
     host_peak_bytes: int  # pinned and pageable host memory together, at their highest
 
 
-class Held:
+class Residency:
     """Follows what is held on the card, and by whom, from event to event."""
 
     def __init__(self, profile: Profile) -> None:

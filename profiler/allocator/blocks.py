@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from profiler.allocator.statistics import Tally
+    from profiler.allocator.statistics import StatisticsTally
 
 _ADDRESS_BITS = 48
 _FIRST_ADDRESS = 1 << 33
@@ -134,7 +134,12 @@ class Pool:
     __slots__ = ("_lists", "_unmapped", "least_rest", "searches", "small", "split_below", "tallies")
 
     def __init__(
-        self, *, small: bool, least_rest: int, split_below: int, tallies: tuple[Tally, Tally]
+        self,
+        *,
+        small: bool,
+        least_rest: int,
+        split_below: int,
+        tallies: tuple[StatisticsTally, StatisticsTally],
     ) -> None:
         self.small = small
         self.least_rest = least_rest
@@ -211,7 +216,7 @@ class Pool:
         return blocks[-1] if blocks else None
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> StatisticsTally:
         """Its statistics."""
         return self.tallies[0]
 

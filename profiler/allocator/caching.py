@@ -15,7 +15,7 @@ from profiler.allocator.blocks import Block, Pool
 from profiler.allocator.clock import Clock
 from profiler.allocator.segments import Segments, pools_for
 from profiler.allocator.settings import BLOCK_BYTES, SMALL_REQUEST_BYTES, UNLIMITED, Settings
-from profiler.allocator.statistics import Note, Stat, Tally, give, retire, split, take
+from profiler.allocator.statistics import Note, Stat, StatisticsTally, give, retire, split, take
 from profiler.allocator.stream_waits import Waits
 
 
@@ -59,7 +59,7 @@ class Allocator:
         self, limit_bytes: int, settings: Settings | None = None, clock: Clock | None = None
     ) -> None:
         self.settings = settings or Settings()
-        self.all = Tally()
+        self.all = StatisticsTally()
         self.segments = Segments(limit_bytes, self.settings, self.all)
         self.pools = self._small, self._large = pools_for(self.settings, self.all)
         self.oversize = Stat()

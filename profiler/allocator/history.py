@@ -33,7 +33,7 @@ ACTIONS = (
 )
 
 
-class Entry(NamedTuple):
+class TraceEntry(NamedTuple):
     """One thing that the allocator did.
 
     Attributes:
@@ -65,7 +65,7 @@ class History:
         self.metadata = ""
         self._allocator = allocator
         self._clock = clock
-        self._entries: deque[Entry] = deque()
+        self._entries: deque[TraceEntry] = deque()
         self._skipped: frozenset[str] = frozenset()
 
     @property
@@ -77,7 +77,7 @@ class History:
         """Write down what was done."""
         if action not in self._skipped:
             now_us = int(self._clock.host * 1e6)
-            self._entries.append(Entry(action, address, size, stream, now_us, self.metadata))
+            self._entries.append(TraceEntry(action, address, size, stream, now_us, self.metadata))
 
     def record(
         self, enabled: str | None, *, most: int, clear: bool, skipped: Sequence[str]
@@ -91,7 +91,7 @@ class History:
             skipped: actions that are not written down.
         """
         self._skipped = frozenset(skipped)
-        kept: deque[Entry] = deque() if clear or enabled is None else self._entries
+        kept: deque[TraceEntry] = deque() if clear or enabled is None else self._entries
         self._entries = deque(kept, maxlen=max(most if enabled == "all" else 1, 1))
         note = None if enabled is None else self.note
         self._allocator.note = self._allocator.segments.note = note
@@ -114,7 +114,7 @@ class History:
         }
 
 
-def _plain(entry: Entry) -> dict[str, Any]:
+def _plain(entry: TraceEntry) -> dict[str, Any]:
     return {
         "action": entry.action,
         "device_free" if entry.action == "oom" else "addr": entry.address,

@@ -21,7 +21,7 @@ from profiler.allocator.settings import (
 )
 
 
-class Held(NamedTuple):
+class LiveBlock(NamedTuple):
     """A block that somebody holds.
 
     Attributes:
@@ -55,8 +55,8 @@ class BlockReplay:
 
     def __init__(self, segments: Iterable[dict[str, Any]], settings: Settings) -> None:
         self._settings = settings
-        self.held: dict[int, Held] = {}
-        self.waiting: dict[int, Held] = {}
+        self.held: dict[int, LiveBlock] = {}
+        self.waiting: dict[int, LiveBlock] = {}
         self.allocated_bytes = self.active_bytes = self.reserved_bytes = 0
         self._free: dict[int, int] = {}  # begin to end, neighbours joined
         self._ends: dict[int, int] = {}  # end to begin
@@ -97,7 +97,7 @@ class BlockReplay:
             if block["state"] == "inactive":
                 self._join(begin, end)
                 continue
-            held = Held(begin, block["size"], block["requested_size"], -1)
+            held = LiveBlock(begin, block["size"], block["requested_size"], -1)
             self.active_bytes += held.size
             if block["state"] == "active_allocated":
                 self.held[begin] = held
@@ -126,7 +126,7 @@ class BlockReplay:
         size = rounded if self._splits(rounded, end - address - rounded) else end - address
         if size < end - address:
             self._join(address + size, end)
-        self.held[address] = Held(address, size, requested, number)
+        self.held[address] = LiveBlock(address, size, requested, number)
         self.allocated_bytes += size
         self.active_bytes += size
 
@@ -206,7 +206,7 @@ class Peak(NamedTuple):
     """
 
     allocated_bytes: int
-    held: tuple[Held, ...]
+    held: tuple[LiveBlock, ...]
 
 
 def highest(
@@ -228,7 +228,7 @@ def highest(
     """
     replay = BlockReplay(before, settings)
     peak_bytes, at = replay.allocated_bytes, -1
-    blocks: list[Held | None] = []
+    blocks: list[LiveBlock | None] = []
     for number, entry in enumerate(entries):
         replay.follow(number, entry)
         blocks.append(replay.held[entry["addr"]] if entry["action"] == "alloc" else None)

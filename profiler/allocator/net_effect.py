@@ -28,7 +28,7 @@ def is_settled(allocator: Allocator) -> bool:
     return allocator.best_fit_only and not allocator.waits.queues and allocator.note is None
 
 
-class Conditions(NamedTuple):
+class Preconditions(NamedTuple):
     """What requests need of the free blocks of their stream to do the same again; each for the small and large pool.
 
     Attributes:
@@ -83,7 +83,7 @@ class Watch:
             if neighbour is not None and neighbour.free:
                 self._use(pool, key_of(neighbour))
 
-    def following(self, conditions: Conditions) -> None:
+    def following(self, conditions: Preconditions) -> None:
         """Note requests whose conditions are known, and were met."""
         for pool, (used, spoiled) in enumerate(zip(*conditions, strict=True)):
             self._spoiled[pool].update(spoiled)
@@ -95,9 +95,9 @@ class Watch:
         if ends is not None:
             self._used[pool][key] = ends
 
-    def conditions(self) -> Conditions:
+    def conditions(self) -> Preconditions:
         """Return what was found."""
-        return Conditions(self._used, tuple(map(_joined, self._spoiled)))
+        return Preconditions(self._used, tuple(map(_joined, self._spoiled)))
 
 
 def _ends(block: Block) -> tuple[bool, bool]:
@@ -115,7 +115,7 @@ def _joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
     return tuple(joined)
 
 
-class Held(NamedTuple):
+class HeldBlock(NamedTuple):
     """A block that outlives the requests.
 
     Attributes:
@@ -130,13 +130,13 @@ class Held(NamedTuple):
     requested: int
 
 
-def held(allocator: Allocator, block: Block) -> Held:
+def held(allocator: Allocator, block: Block) -> HeldBlock:
     """Return what `exchange` needs in order to hand out this block again."""
     pool = allocator.pools.index(block.pool)
-    return Held(pool, block.stream, block.address, block.size, block.requested)
+    return HeldBlock(pool, block.stream, block.address, block.size, block.requested)
 
 
-def exchange(allocator: Allocator, freed: list[Block], wanted: list[Held]) -> list[Block]:
+def exchange(allocator: Allocator, freed: list[Block], wanted: list[HeldBlock]) -> list[Block]:
     """Free blocks, and cut others out of the free ones that they lie in. The figures are not touched."""
     for block in freed:
         merged, _ = block.pool.merge(block)

@@ -18,16 +18,20 @@ from profiler.allocator.settings import (
     UNLIMITED,
     Settings,
 )
-from profiler.allocator.statistics import Note, Stat, Tally
+from profiler.allocator.statistics import Note, Stat, StatisticsTally
 
 
-def pools_for(settings: Settings, both: Tally) -> tuple[Pool, Pool]:
+def pools_for(settings: Settings, both: StatisticsTally) -> tuple[Pool, Pool]:
     """Return the small and the large pool with their split rules. Source: `should_split`."""
     rest, most = SMALL_REQUEST_BYTES + 1, settings.max_split_bytes
     if settings.expandable_segments:
         rest, most = BLOCK_BYTES, UNLIMITED
-    small = Pool(small=True, least_rest=BLOCK_BYTES, split_below=UNLIMITED, tallies=(Tally(), both))
-    return small, Pool(small=False, least_rest=rest, split_below=most, tallies=(Tally(), both))
+    small = Pool(
+        small=True, least_rest=BLOCK_BYTES, split_below=UNLIMITED, tallies=(StatisticsTally(), both)
+    )
+    return small, Pool(
+        small=False, least_rest=rest, split_below=most, tallies=(StatisticsTally(), both)
+    )
 
 
 class Segments:
@@ -46,7 +50,7 @@ class Segments:
         note: told of them while a history is recorded; else None.
     """
 
-    def __init__(self, limit_bytes: int, settings: Settings, tally: Tally) -> None:
+    def __init__(self, limit_bytes: int, settings: Settings, tally: StatisticsTally) -> None:
         self.limit_bytes = limit_bytes
         self.allowed_bytes: int | None = None
         self.oversize = Stat()

@@ -54,7 +54,7 @@ class Stat:
         self.forgotten_rise, self.forgotten_fall = self.rose, self.fell
 
 
-class Tally:
+class StatisticsTally:
     """The figures of one pool, or of all.
 
     Attributes:
@@ -100,7 +100,7 @@ class Tally:
 # These run for every tensor, so each serves a pool's tally and that of both at once, and does without `Stat.change`.
 
 
-def take(tallies: tuple[Tally, Tally], size: int, requested: int) -> None:
+def take(tallies: tuple[StatisticsTally, StatisticsTally], size: int, requested: int) -> None:
     """Count a block in: somebody holds it."""
     for tally in tallies:
         stat = tally.allocation
@@ -120,14 +120,14 @@ def take(tallies: tuple[Tally, Tally], size: int, requested: int) -> None:
         stat.peak = max(stat.peak, rose - stat.fell)
 
 
-def give(tallies: tuple[Tally, Tally], size: int) -> None:
+def give(tallies: tuple[StatisticsTally, StatisticsTally], size: int) -> None:
     """Count a block out of what is held."""
     for tally in tallies:
         tally.allocation.fell += 1
         tally.allocated_bytes.fell += size
 
 
-def retire(tallies: tuple[Tally, Tally], size: int, requested: int) -> None:
+def retire(tallies: tuple[StatisticsTally, StatisticsTally], size: int, requested: int) -> None:
     """Count a block out of what is in use, too."""
     for tally in tallies:
         tally.active.fell += 1
@@ -135,7 +135,7 @@ def retire(tallies: tuple[Tally, Tally], size: int, requested: int) -> None:
         tally.requested_bytes.fell += requested
 
 
-def split(tallies: tuple[Tally, Tally], count: int, nbytes: int) -> None:
+def split(tallies: tuple[StatisticsTally, StatisticsTally], count: int, nbytes: int) -> None:
     """Count free blocks of shared segments in, or out."""
     for tally in tallies:
         if count:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from profiler.applying.hooks.grouped import ungroup
-from profiler.applying.hooks.restoring import Held, all_or_nothing, hold
+from profiler.applying.hooks.restoring import HeldTensor, all_or_nothing, hold
 from profiler.interrupts import to_the_end
 from profiler.libraries import hooks as private
 
@@ -40,7 +40,7 @@ class Snapshot:
     registries: tuple[tuple[torch.nn.Module, private.Registry | None], ...]  # of every part
     devices: dict[str, tuple[torch.device, ...]]  # of each component's tensors
     sequential: bool
-    objects: list[Held] = field(default_factory=list)
+    objects: list[HeldTensor] = field(default_factory=list)
     flags: list[tuple[torch.nn.Module, str, Any]] = field(default_factory=list)
     away: dict[str, torch.nn.Module] = field(default_factory=dict)
 

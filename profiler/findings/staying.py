@@ -30,7 +30,7 @@ _KEEPS = {
 """How diffusers keeps one component on the card, by mode. Under model offload it does not."""
 
 
-class Stay(NamedTuple):
+class Candidate(NamedTuple):
     """Components that could stay, and what that changes."""
 
     peak_bytes: int  # of the allocations, at most
@@ -75,7 +75,7 @@ def _everything(profile: Profile, moved: Sequence[Event], peak_bytes: int) -> Fi
     inside = [event for event in profile.events if event.call >= 0]
     known = profile.totals.exposed_transfer_seconds is not None
     waits = inside if known else [event for event in inside if reading.direction(event)]
-    stay = Stay(peak_bytes, moved, waited_seconds(profile, waits))
+    stay = Candidate(peak_bytes, moved, waited_seconds(profile, waits))
     title = f"Everything fits: keep it on the card and save {format_bytes(total)} of uploads"
     return _hint(profile, "everything_fits", title, stay, _RESIDENT)
 
@@ -94,7 +94,7 @@ def _one_component(
         saved = traffic[name]
         copies = [e for e in profile.events if e.component == name and reading.direction(e)]
         seconds = waited_seconds(profile, [event for event in copies if event.call >= 0])
-        stay = Stay(peaks[name], saved, seconds)
+        stay = Candidate(peaks[name], saved, seconds)
         total = sum(event.bytes for event in saved)
         title = f"{name} fits: keep it ({_change(profile, stay)}) and save {format_bytes(total)} of uploads"
         yield _hint(profile, "keep_resident", title, stay, _kept(profile, name))
@@ -109,13 +109,13 @@ def _kept(profile: Profile, name: str) -> fixes.Fix:
     return fixes.Fix(_KEEPS[profile.mode].format(name=quoted(name)), own)
 
 
-def _change(profile: Profile, stay: Stay) -> str:
+def _change(profile: Profile, stay: Candidate) -> str:
     """Return what keeping it costs and saves: `+0.80 GiB, -2.1 s`."""
     more = f"+{format_bytes(_more_bytes(profile, stay))}"
     return f"{more}, -{format_seconds(stay.seconds)}" if stay.seconds else more
 
 
-def _more_bytes(profile: Profile, stay: Stay) -> int:
+def _more_bytes(profile: Profile, stay: Candidate) -> int:
     return max(stay.peak_bytes - profile.totals.peak_allocated_bytes, 0)
 
 
@@ -127,7 +127,7 @@ def _whole_components(profile: Profile, moved: Sequence[Event]) -> Iterator[Find
     total = sum(event.bytes for event in moved)
     if peak <= usable_bytes(profile) and whole <= 0.9 * total:
         saved = total - whole
-        stay = Stay(peak, moved, waited_seconds(profile, moved) * saved / total)
+        stay = Candidate(peak, moved, waited_seconds(profile, moved) * saved / total)
         title = f"Whole components fit, one at a time: model offload saves {format_bytes(saved)} of uploads"
         fix = fixes.Fix("pipe.enable_model_cpu_offload()", {"mode": "model"})
         hint = _hint(profile, "model_offload_fits", title, stay, fix)
@@ -148,7 +148,7 @@ def _some_blocks(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
         return
     own = [event for event in moved if event.component == part.name]
     share = sum(sorted(block.bytes for block in part.blocks)[:count]) / part.bytes
-    stay = Stay(peak + count * largest, own, waited_seconds(profile, own) * share)
+    stay = Candidate(peak + count * largest, own, waited_seconds(profile, own) * share)
     title = (
         f"{format_bytes(unused)} of the card are never used: {count} of {len(part.blocks)} blocks of {part.name} "
         f"could stay ({_change(profile, stay)})"
@@ -156,7 +156,7 @@ def _some_blocks(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
     yield _hint(profile, "unused_vram", title, stay, fix)
 
 
-def _hint(profile: Profile, kind: str, title: str, stay: Stay, fix: fixes.Fix) -> Finding:
+def _hint(profile: Profile, kind: str, title: str, stay: Candidate, fix: fixes.Fix) -> Finding:
     return Finding(
         kind=kind,
         severity=HINT,

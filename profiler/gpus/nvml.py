@@ -33,7 +33,7 @@ class CardMemory(NamedTuple):
     holders: tuple[Holder, ...]
 
 
-class Link(NamedTuple):
+class PcieLink(NamedTuple):
     """The PCIe link; None for what is not known. An idle card falls back to a low generation."""
 
     generation: int | None
@@ -47,7 +47,7 @@ class Status(NamedTuple):
 
     used_bytes: int | None  # by every process, and the driver itself
     others_bytes: int | None  # by other processes
-    link: Link
+    link: PcieLink
     held_back_by: tuple[str, ...]  # why clocks are lower than they could be, by HOLDING_BACK
 
 
@@ -107,7 +107,7 @@ def status() -> Status | None:
     return Status(
         used_bytes=None if memory is None else int(memory.total) - int(memory.free),
         others_bytes=_others_bytes(handle),
-        link=Link(
+        link=PcieLink(
             _asked(pynvml.nvmlDeviceGetCurrPcieLinkGeneration, handle),
             _asked(pynvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
             _asked(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),

@@ -20,7 +20,7 @@ from profiler.libraries.quantised import (
     memory_of,
     weights_in,
 )
-from profiler.record.components import Block, Component, Part, TensorSize
+from profiler.record.components import Component, RepeatedLayer, Submodule, TensorSize
 
 # Packages of diffusers whose models run once a denoise step.
 _DENOISER_PACKAGES = (
@@ -120,7 +120,7 @@ def describe(name: str, module: nn.Module) -> Component:
         allocated_bytes=sum(round_block(tensor.nbytes) for tensor in tensors),
         tensors=tuple(_size(tensor) for tensor in tensors),
         blocks=tuple(
-            Block(name=path, bytes=sum(tensor.nbytes for tensor in tensors_of(block)))
+            RepeatedLayer(name=path, bytes=sum(tensor.nbytes for tensor in tensors_of(block)))
             for path, block in blocks_of(module).items()
         ),
         first_tensor=first_tensor,
@@ -162,7 +162,7 @@ def _listed(module: nn.Module, prefix: str, *, listed: bool) -> Iterator[tuple[s
             yield from _listed(child, f"{prefix}{name}.", listed=holds_blocks)
 
 
-def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Part]:
+def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Submodule]:
     """Yield the modules of a component; none where its weights are wrapped, as quantised ones are."""
     index = {id(tensor): number for number, tensor in enumerate(tensors)}
     if any(id(tensor) not in index for tensor in (*module.parameters(), *module.buffers())):
@@ -173,7 +173,7 @@ def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Part]:
 
     for path, part in module.named_modules():
         loose = part._non_persistent_buffers_set
-        yield Part(
+        yield Submodule(
             path,
             numbers(part._parameters),
             numbers(part._buffers),

@@ -36,7 +36,7 @@ GGUF_TYPES = (
 )
 
 
-class Kind(NamedTuple):
+class QuantisationKind(NamedTuple):
     """One way to quantise a component."""
 
     library: str  # the package that does it, as it is imported
@@ -45,7 +45,7 @@ class Kind(NamedTuple):
     packs_on_card: bool = False  # whether the weights are packed by a CUDA kernel
 
 
-def kinds() -> dict[str, Kind]:
+def kinds() -> dict[str, QuantisationKind]:
     """Return the ways to quantise a component, by the names that users type."""
     return {
         "bnb-nf4": _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
@@ -68,7 +68,7 @@ def kinds() -> dict[str, Kind]:
     }
 
 
-def find_kind(name: str) -> Kind:
+def find_kind(name: str) -> QuantisationKind:
     """Return the way to quantise that `name` names; "nf4" and "fp4" are bitsandbytes'.
 
     Raises:
@@ -138,15 +138,15 @@ def chosen_method(chosen: Any) -> str:
 # -- the configurations
 
 
-def _bitsandbytes(**options: Any) -> Kind:
+def _bitsandbytes(**options: Any) -> QuantisationKind:
     def configure(ours: Any, dtype: torch.dtype) -> Any:
         compute = {"bnb_4bit_compute_dtype": dtype} if "load_in_4bit" in options else {}
         return ours.BitsAndBytesConfig(**options, **compute)
 
-    return Kind("bitsandbytes", "bitsandbytes", configure)
+    return QuantisationKind("bitsandbytes", "bitsandbytes", configure)
 
 
-def _torchao(name: str, *, per_row: bool = False, **options: Any) -> Kind:
+def _torchao(name: str, *, per_row: bool = False, **options: Any) -> QuantisationKind:
     def configure(ours: Any, dtype: torch.dtype) -> Any:
         from torchao import quantization
 
@@ -154,23 +154,25 @@ def _torchao(name: str, *, per_row: bool = False, **options: Any) -> Kind:
             options["granularity"] = quantization.PerRow()
         return ours.TorchAoConfig(getattr(quantization, name)(**options))
 
-    return Kind("torchao", "torchao", configure, packs_on_card=name == "Int4WeightOnlyConfig")
+    return QuantisationKind(
+        "torchao", "torchao", configure, packs_on_card=name == "Int4WeightOnlyConfig"
+    )
 
 
-def _quanto(weights: str) -> Kind:
+def _quanto(weights: str) -> QuantisationKind:
     def configure(ours: Any, dtype: torch.dtype) -> Any:
         if ours is transformers:
             return transformers.QuantoConfig(weights=weights)
         return diffusers.QuantoConfig(weights_dtype=weights)
 
-    return Kind("optimum.quanto", "optimum-quanto", configure)
+    return QuantisationKind("optimum.quanto", "optimum-quanto", configure)
 
 
 def _no_gguf_config(ours: Any, dtype: torch.dtype) -> Any:
     return diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
 
 
-_GGUF = Kind("gguf", "gguf", _no_gguf_config)
+_GGUF = QuantisationKind("gguf", "gguf", _no_gguf_config)
 
 
 # -- loading

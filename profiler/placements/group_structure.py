@@ -49,7 +49,7 @@ def structure_of(component: Component, blocks: int, *, stream: bool) -> Structur
         stream: whether they travel on a stream.
     """
     tree = _Tree(component)
-    build = _Builder(tree, blocks, stream=stream)
+    build = _GroupBuilder(tree, blocks, stream=stream)
     if blocks:
         build.block_level(ROOT)
     else:
@@ -88,7 +88,7 @@ class _Tree:
         return self.parts[part].path.rpartition(".")[2]
 
 
-class _Builder:
+class _GroupBuilder:
     def __init__(self, tree: _Tree, blocks: int, *, stream: bool) -> None:
         self.groups: list[Group] = []
         self.hooks: dict[int, int] = {}

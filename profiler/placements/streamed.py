@@ -133,7 +133,7 @@ def streamed_blocks(count: int, resident: int) -> tuple[int, ...]:
     return tuple((2 * index + 1) * count // (2 * streamed) for index in range(streamed))
 
 
-class Block(NamedTuple):
+class StreamedBlock(NamedTuple):
     """One block that may travel."""
 
     part: int  # index into `Component.parts`
@@ -142,7 +142,7 @@ class Block(NamedTuple):
 
 
 @once_per_component
-def blocks_of(component: Component) -> tuple[Block, ...]:
+def blocks_of(component: Component) -> tuple[StreamedBlock, ...]:
     """Return the blocks of a component, in the order of its modules."""
     names = {block.name for block in component.blocks}
     everywhere: Counter[int] = Counter()
@@ -156,7 +156,7 @@ def blocks_of(component: Component) -> tuple[Block, ...]:
         if block is not None:
             here[block].update(own)
     return tuple(
-        Block(
+        StreamedBlock(
             numbers[name],
             name,
             tuple(

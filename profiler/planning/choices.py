@@ -87,7 +87,7 @@ def choices_of(
     free = [name for name in rides.names if name not in workload.fixed]
     sizes = {part.name: part.allocated_bytes for part in workload.components}
     names = tuple(sorted(free, key=lambda name: -sizes[name]))
-    build = _Builder(workload, rides, stock, cost_of, names)
+    build = _ChoiceBuilder(workload, rides, stock, cost_of, names)
     problems = [build.problem(TRAVELS, ()), build.resident()]
     kinds = [False, False]
     if sticky:
@@ -96,7 +96,7 @@ def choices_of(
     return Choices(names=names, problems=tuple(problems), sticky=tuple(kinds), fixed=workload.fixed)
 
 
-class _Builder:
+class _ChoiceBuilder:
     def __init__(
         self,
         workload: Workload,

@@ -24,7 +24,7 @@ from profiler.planning.plan import (
 from profiler.planning.replaying.simulate import simulate
 from profiler.planning.replaying.uses import uses_of
 from profiler.planning.search.solver import Outcome, Problem, Solver, search
-from profiler.planning.tables import Tables, tables_of
+from profiler.planning.tables import ProfileTables, tables_of
 from profiler.planning.vocabulary import placements
 from profiler.record import readings as reading
 from profiler.record.settings import modifiers_of, of_workload
@@ -48,7 +48,7 @@ class Session:
     wish: Wish
 
     @cached_property
-    def tables(self) -> Tables:
+    def tables(self) -> ProfileTables:
         """The profile's tables, kept as long as the profile."""
         return tables_of(self.profile)
 

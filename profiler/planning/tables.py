@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OBJECTIVES = ("seconds", "bytes", "first-image")
 
 
-class Tables:
+class ProfileTables:
     """The tables of one profile, which they do not keep alive.
 
     Args:
@@ -92,4 +92,4 @@ _COSTS: dict[str, Callable[[Ride], int]] = {
     "first-image": _first_image,
 }
 
-tables_of = once_per_profile(Tables)
+tables_of = once_per_profile(ProfileTables)

@@ -13,7 +13,7 @@ _HEADINGS = ("name", "class", "dtype", "weights", "parameters")
 _NUMBERS = 2  # of the columns, the last: aligned to the right
 
 
-class Part(NamedTuple):
+class Submodule(NamedTuple):
     """One module of a component, itself the first, in the order of `named_modules`; tensors by index."""
 
     path: str
@@ -34,7 +34,7 @@ class TensorSize(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class RepeatedLayer:
     """One repeated layer of a component: an entry of an outermost `nn.ModuleList`."""
 
     name: str
@@ -52,13 +52,13 @@ class Component:
     bytes: int  # of its parameters and buffers, ties counted once
     allocated_bytes: int  # what they take on the device, each rounded as the allocator rounds
     tensors: tuple[TensorSize, ...] = ()
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[RepeatedLayer, ...] = ()
     first_tensor: int = (
         0  # index into `tensors` of `next(module.parameters())`, which decides residency
     )
     quantization: str = ""  # "bitsandbytes-8bit", ...; "" for none
     # Since version 0.4. What group offload goes by; no parts where the component is quantised.
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Submodule, ...] = ()
     block_modules: tuple[str, ...] = ()  # `_group_offload_block_modules`
     groups: bool = True  # whether its class takes group offload
 

@@ -82,7 +82,7 @@ class Frames:
         return _frame(MEMORY_COLUMNS, rows)
 
 
-class Use(NamedTuple):
+class Traffic(NamedTuple):
     """What a component did during the trace."""
 
     calls: int  # entries that came from outside the component itself
@@ -98,7 +98,7 @@ COMPONENT_COLUMNS = (
     "parameters",
     "bytes",
     "allocated_bytes",
-    *Use._fields,
+    *Traffic._fields,
     "compute_peak_bytes",
 )
 TRANSFER_COLUMNS = (
@@ -142,14 +142,14 @@ MEMORY_COLUMNS = (
 )
 
 
-def _uses(profile: Profile) -> dict[str, Use]:
+def _uses(profile: Profile) -> dict[str, Traffic]:
     return {
         part.name: _use([e for e in profile.events if e.component == part.name])
         for part in profile.components
     }
 
 
-def _use(events: list[Event]) -> Use:
+def _use(events: list[Event]) -> Traffic:
     calls, seconds = 0, 0.0
     entered: list[float] = []
     moved = {"h2d": 0, "d2h": 0}
@@ -163,7 +163,7 @@ def _use(events: list[Event]) -> Use:
             start = entered.pop()
             if not entered:
                 calls, seconds = calls + 1, seconds + event.start_seconds - start
-    return Use(calls, seconds, moved["h2d"], moved["d2h"])
+    return Traffic(calls, seconds, moved["h2d"], moved["d2h"])
 
 
 def _frame(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from torch import nn
 
 from profiler.allocator.history_replay import (
     DoesNotAddUpError,
-    Held,
+    LiveBlock,
     highest,
     segments_of,
     settings_of,
@@ -61,7 +61,7 @@ class Made(NamedTuple):
 _NOBODY_KNOWS = Made("", "other", -1, "", -1)  # another thread, or under a string of somebody else
 
 
-class History:
+class TorchHistory:
     """Torch's recording, from `begin` to `leave`.
 
     Args:
@@ -148,7 +148,7 @@ class History:
                 return entries[number:]
         raise DoesNotAddUpError("the first entry")
 
-    def _mapped(self, block: Held, entries: list[dict[str, Any]]) -> HeldBlock:
+    def _mapped(self, block: LiveBlock, entries: list[dict[str, Any]]) -> HeldBlock:
         if block.entry >= 0:
             made = self._made.get(entries[block.entry]["user_metadata"], _NOBODY_KNOWS)
         else:
@@ -156,7 +156,7 @@ class History:
             made = Made(component, "weights" if component else "other", -1, BEFORE, -1)
         return HeldBlock(block.address, block.size, block.requested, *made)
 
-    def _owner_of(self, block: Held) -> str:
+    def _owner_of(self, block: LiveBlock) -> str:
         """Return the component that had a tensor in a block when the trace began; "" for none."""
         index = bisect_right(self._owners, (block.address + block.size - 1, "\U0010ffff")) - 1
         address, name = self._owners[index] if index >= 0 else (-1, "")

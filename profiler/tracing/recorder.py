@@ -15,7 +15,7 @@ from typing import NamedTuple
 from profiler.record.events import Event, Inside
 from profiler.record.profile import BillItem, Failure
 from profiler.tracing.gauge import Gauge, Reading, largest_free_block_bytes, shortage_of
-from profiler.tracing.history import History, Made
+from profiler.tracing.history import Made, TorchHistory
 from profiler.tracing.phases import Phases
 from profiler.tracing.submodules import Insides
 
@@ -76,7 +76,7 @@ class Recorder:
     """
 
     def __init__(
-        self, gauge: Gauge, phases: Phases, insides: Insides, history: History | None = None
+        self, gauge: Gauge, phases: Phases, insides: Insides, history: TorchHistory | None = None
     ) -> None:
         self._events: list[Event] = []
         self._spans = array("d")  # the marks of each, of its begin and of its end

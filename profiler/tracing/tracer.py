@@ -35,7 +35,7 @@ from profiler.tracing.binning import Binning
 from profiler.tracing.conditions import Conditions
 from profiler.tracing.entries import Entries
 from profiler.tracing.gauge import Gauge
-from profiler.tracing.history import History
+from profiler.tracing.history import TorchHistory
 from profiler.tracing.measured.gauge import CardGauge
 from profiler.tracing.measured.submodules import CardInsides
 from profiler.tracing.moves import Moves
@@ -114,7 +114,7 @@ class Trace:
         self._modules = WeakValueDictionary(components_of(target))
         self._patches = Patches()
         self._stands = Stands()
-        self._history = History(self._modules) if memory_history else None
+        self._history = TorchHistory(self._modules) if memory_history else None
         self._profile: Profile | None = None
 
     @property

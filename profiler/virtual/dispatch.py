@@ -42,7 +42,7 @@ class Out(NamedTuple):
     pinned: bool = False
 
 
-class Entry:
+class LearnedOperator:
     """What one operator does with arguments of these metadata.
 
     Attributes:
@@ -84,7 +84,7 @@ class Entry:
         self.copy: LinkCopy | None = None
         self.plain = True
 
-    def settle(self) -> Entry:
+    def settle(self) -> LearnedOperator:
         """Work out whether the short path may be taken; to be called once all is set."""
         self.plain = not (
             self.workspace.most or self.blas or self.writes or self.valued or self.copy
@@ -133,8 +133,8 @@ class Dispatcher:
 
     def __init__(self, gpu: Device) -> None:
         self.gpu = gpu
-        self.cache: dict[Any, Entry] = {}
-        self._anywhere: dict[Any, Entry] = {}  # the same by keys that leave offsets out
+        self.cache: dict[Any, LearnedOperator] = {}
+        self._anywhere: dict[Any, LearnedOperator] = {}  # the same by keys that leave offsets out
         self.operators = 0
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -159,7 +159,7 @@ class Dispatcher:
 
     def _missed(
         self, key: Any, func: Any, args: Any, kwargs: Any, tensors: list[VirtualTensor]
-    ) -> Entry:
+    ) -> LearnedOperator:
         """Return a new key's entry: learned, or that of the same tensors elsewhere in their storages.
 
         A scheduler takes another element of its tables in every step. Where in its storage an argument begins decides
@@ -185,7 +185,7 @@ class Dispatcher:
 
     def run(
         self,
-        entry: Entry,
+        entry: LearnedOperator,
         func: Any,
         args: Any,
         kwargs: dict[str, Any],
@@ -226,14 +226,14 @@ class Dispatcher:
         tensor.tag = tag
         return tensor
 
-    def _several(self, entry: Entry, tensors: list[VirtualTensor]) -> Any:
+    def _several(self, entry: LearnedOperator, tensors: list[VirtualTensor]) -> Any:
         if entry.shape_of_result == "none":
             return None
         return [self.build(out, tensors) for out in entry.outs]
 
     def _account(
         self,
-        entry: Entry,
+        entry: LearnedOperator,
         func: Any,
         args: Any,
         kwargs: dict[str, Any],

@@ -136,7 +136,7 @@ class VirtualGPU(Device):
     @contextmanager
     def mode(self) -> Iterator[None]:
         """Serve every operator of this thread, factories included."""
-        with dispatch_mode.Mode(self.dispatch, self.compiling.run):
+        with dispatch_mode.VirtualMode(self.dispatch, self.compiling.run):
             yield
 
     def until_left(self, install: Callable[[Patches], object]) -> None:

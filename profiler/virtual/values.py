@@ -17,7 +17,7 @@ from profiler.virtual.dispatch import NEW, Out
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 
 if TYPE_CHECKING:
-    from profiler.virtual.dispatch import Entry
+    from profiler.virtual.dispatch import LearnedOperator
 
 MOST_ELEMENTS = 1 << 16
 ROUTING = "routing"
@@ -109,7 +109,7 @@ class Values:
 
     def follow(
         self,
-        entry: Entry,
+        entry: LearnedOperator,
         func: Any,
         args: Any,
         kwargs: dict[str, Any],
@@ -132,7 +132,7 @@ class Values:
                 self._compute(entry, func, args, kwargs, result)
 
     def _compute(
-        self, entry: Entry, func: Any, args: Any, kwargs: dict[str, Any], result: Any
+        self, entry: LearnedOperator, func: Any, args: Any, kwargs: dict[str, Any], result: Any
     ) -> None:
         real = func(*self.realised(tuple(args)), **_on_cpu(self.realised(dict(kwargs))))
         outs = result if isinstance(result, list) else [result]

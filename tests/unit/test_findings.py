@@ -11,7 +11,7 @@ from profile_worlds import CARD, SDXL, Story, component, sdxl_model_offload
 import profiler.findings
 from profiler.findings import Finding, findings
 from profiler.findings.staying import peak_while_used, peak_with
-from profiler.record.components import Block
+from profiler.record.components import RepeatedLayer
 from profiler.record.profile import Condition, Profile
 from profiler.units import GIB, MIB
 
@@ -100,7 +100,7 @@ def streamed(story: Story, name: str, activations: int) -> None:
 
 def two_streamed() -> Profile:
     """Three runs of `net`, which needs 5 MiB besides, and one of `other`, which needs 12."""
-    blocks = tuple(Block(name=f"blocks.{i}", bytes=5 * MIB) for i in range(4))
+    blocks = tuple(RepeatedLayer(name=f"blocks.{i}", bytes=5 * MIB) for i in range(4))
     net = dataclasses.replace(component("net", 20 * MIB), blocks=blocks)
     story = Story((net, component("other", 20 * MIB)))
     story.begin()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from profile_worlds import sdxl_model_offload
 
 from profiler.errors import InputError
-from profiler.record.components import Block, Component, TensorSize
+from profiler.record.components import Component, RepeatedLayer, TensorSize
 from profiler.record.events import Event
 from profiler.record.profile import (
     SCHEMA_VERSION,
@@ -62,7 +62,7 @@ def records(kind: type, **given: st.SearchStrategy) -> st.SearchStrategy:
 components = records(
     Component,
     tensors=tuples_of(st.builds(TensorSize)),
-    blocks=tuples_of(records(Block)),
+    blocks=tuples_of(records(RepeatedLayer)),
     quantization=texts,
     name=names,
     dtype=name_or_none,

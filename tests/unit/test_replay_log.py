@@ -11,7 +11,7 @@ from profiler.allocator import report as allocator_report
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 from profiler.virtual.copies import LinkCopy
-from profiler.virtual.step_replay.log import Log, Recorder, Stretch, Use, use_of
+from profiler.virtual.step_replay.log import Log, LoggedStretch, LogRecorder, StorageUse, use_of
 from profiler.virtual.step_replay.player import Player, cut_where_repeated
 from profiler.virtual.workspaces import Workspace
 
@@ -50,7 +50,7 @@ def logs(draw):
                 items += [1e-6 * index for index in range(30)]
                 last, born = born + 1, born + 2
             alive.append(last)
-    return Log((Stretch(tuple(items)),), tuple(alive), operators=len(items))
+    return Log((LoggedStretch(tuple(items)),), tuple(alive), operators=len(items))
 
 
 def prepared(before, log):
@@ -110,7 +110,7 @@ def test_requests_are_those_of_a_plain_loop(log):
         for item in log.stretches[0].items:
             if isinstance(item, float):
                 looped.clock.launch(looped.launch_seconds, item)
-            elif isinstance(item, Use):
+            elif isinstance(item, StorageUse):
                 looped.use_workspace(item.workspace, soft=item.soft)
             elif item >= 0:
                 births.append(looped.allocate(item))
@@ -140,8 +140,8 @@ def test_the_observers_of_a_copy_see_what_was_asked_until_then():
     seen = []
     gpu.copy_observers.append(lambda *copy: seen.append((*copy, gpu.allocator.allocated_bytes)))
     stretches = (
-        Stretch((512, 1e-3, 4096), LinkCopy("cpu", "cuda", 4096)),
-        Stretch((-2,)),
+        LoggedStretch((512, 1e-3, 4096), LinkCopy("cpu", "cuda", 4096)),
+        LoggedStretch((-2,)),
     )
 
     blocks = Player(Log(stretches, (1,), 3)).play(gpu)
@@ -175,7 +175,7 @@ REFUSED = {
 def test_what_no_log_can_hold_is_refused(deed):
     with VirtualGPU("rtx-4090") as gpu:
         tensor = torch.empty(1 << 18, device="cuda")
-        recorder = Recorder(gpu)
+        recorder = LogRecorder(gpu)
         with recorder.watching():
             REFUSED[deed](tensor)
 
@@ -185,7 +185,7 @@ def test_what_no_log_can_hold_is_refused(deed):
 def test_a_written_value_that_was_there_before_is_refused():
     with VirtualGPU("rtx-4090") as gpu:
         counter = torch.zeros(3, device="cuda")
-        recorder = Recorder(gpu)
+        recorder = LogRecorder(gpu)
         with recorder.watching():
             counter.add_(1)
 
@@ -196,7 +196,7 @@ def test_a_log_holds_every_request_in_order():
     """A product takes cuBLAS's workspace, which stays; the sum's result survives, the product's does not."""
     with VirtualGPU("rtx-4090") as gpu:
         tensor = torch.empty(256, 256, device="cuda")
-        recorder = Recorder(gpu)
+        recorder = LogRecorder(gpu)
         with recorder.watching():
             result = (tensor @ tensor) + tensor
         log = recorder.log()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _CPU = torch.device("cpu")
 
 
-class _Kept(NamedTuple):
+class _HostCopy(NamedTuple):
     """The host's copy of one tensor, and what tells whether the one on the card is still the same."""
 
     host: torch.Tensor
@@ -42,7 +42,7 @@ class HostCopies:
     def __init__(self, pack: Pack | None = None) -> None:
         self.staying: Collection[Slot] = frozenset()  # places that travel by themselves
         self._pack = pack
-        self._kept: dict[Slot, _Kept] = {}
+        self._kept: dict[Slot, _HostCopy] = {}
 
     def bring(self, module: nn.Module, device: torch.device, *, keep: bool = True) -> None:
         """Copy `module` to `device`, and remember what it was copied from, unless told not to `keep` that."""
@@ -52,7 +52,7 @@ class HostCopies:
         finally:  # out of memory half-way, a part of it is on the card
             for slot, tensor in slots_of(module):
                 if slot in host and tensor.device != _CPU:
-                    self._kept[slot] = _Kept(host[slot], _memory(tensor), version_of(tensor))
+                    self._kept[slot] = _HostCopy(host[slot], _memory(tensor), version_of(tensor))
 
     def send_home(self, module: nn.Module) -> None:
         """Give `module` its host tensors back; what was changed on the card is copied."""
@@ -119,7 +119,7 @@ class _Home:
         return host
 
 
-def _is_unchanged(tensor: torch.Tensor, kept: _Kept, *, recast: bool) -> bool:
+def _is_unchanged(tensor: torch.Tensor, kept: _HostCopy, *, recast: bool) -> bool:
     if version_of(tensor) != kept.version:
         return False
     if recast:

@@ -13,7 +13,7 @@ from torch import nn
 from profiler.libraries import hooks as private
 
 
-class Held(NamedTuple):
+class HeldTensor(NamedTuple):
     """One tensor of a module, and where it was."""
 
     owner: dict[str, Any]  # a module's parameters or buffers
@@ -22,10 +22,10 @@ class Held(NamedTuple):
     data: torch.Tensor
 
 
-def hold(modules: Iterable[nn.Module]) -> list[Held]:
+def hold(modules: Iterable[nn.Module]) -> list[HeldTensor]:
     """Return all tensors of some modules. Whoever keeps the list keeps their memory."""
     return [
-        Held(owner, name, tensor, tensor.data)
+        HeldTensor(owner, name, tensor, tensor.data)
         for module in modules
         for part in module.modules()
         for owner in (part._parameters, part._buffers)

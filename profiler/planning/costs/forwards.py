@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.placements.acts import OFFLOAD, ONLOAD
-from profiler.planning.costs.overlap import Timeline
+from profiler.planning.costs.overlap import Overlap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -186,7 +186,7 @@ class _Passing:
     ) -> None:
         self._checked = checked
         self._parts, self._number, self._machine = component.parts, number, machine
-        self._timeline = Timeline(link)
+        self._timeline = Overlap(link)
         self._own_bytes = there_bytes
         self._high_bytes = 0
         self._h2d_bytes = self._d2h_bytes = 0

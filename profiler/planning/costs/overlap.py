@@ -32,7 +32,7 @@ HOOK_NANOSECONDS = 20_000
 """What the host spends on one hook that moves something. An estimate; the virtual card's clock counts no Python."""
 
 
-class Timeline:
+class Overlap:
     """Nanoseconds from the beginning of a forward at which everybody is ready."""
 
     def __init__(self, link: Link) -> None:

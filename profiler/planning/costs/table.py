@@ -68,7 +68,7 @@ class Ride(NamedTuple):
     sound: bool  # False where it would leave the card while it runs
 
 
-class Moment(NamedTuple):
+class LoadMoment(NamedTuple):
     """A stretch of the run between two changes; `event` is the one that ends it or fills it."""
 
     floating_bytes: int
@@ -77,7 +77,7 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Totals:
+class SchemeTotals:
     """What a plan costs: the highest allocated bytes of all calls, the rest of a round once rounds repeat."""
 
     peak_allocated_bytes: int
@@ -110,7 +110,7 @@ class Rides:
     """All rides of a workload's components, made when they are asked for, and the moments that they refer to."""
 
     names: tuple[str, ...]
-    moments: tuple[Moment, ...]
+    moments: tuple[LoadMoment, ...]
     fixed: frozenset[str]
     _components: dict[str, Component]
     _forwards: dict[str, Forwards]
@@ -147,7 +147,7 @@ class Rides:
         """Whether no component leaves the card while it runs."""
         return all(ride.sound for ride in self.rides(scheme))
 
-    def totals(self, scheme: Scheme) -> Totals:
+    def totals(self, scheme: Scheme) -> SchemeTotals:
         """Return the sums over all components."""
         ridden = self.rides(scheme)
         up = down = exposed = first = pageable = pinned = 0
@@ -159,7 +159,7 @@ class Rides:
             pageable += ride.host.pageable
             pinned += ride.host.pinned
         host = HostBytes(pageable, pinned)
-        return Totals(int(self._loads(ridden).max()), up, down, exposed, first, host)
+        return SchemeTotals(int(self._loads(ridden).max()), up, down, exposed, first, host)
 
     def _loads(self, ridden: list[Ride]) -> NDArray[np.int64]:
         loads = self._floating.copy()
@@ -272,7 +272,7 @@ class Rides:
         return all(kind.entry == "forward" for kind in self._forwards[name].kinds)
 
 
-def evaluate(rides: Rides, scheme: Scheme) -> Totals:
+def evaluate(rides: Rides, scheme: Scheme) -> SchemeTotals:
     """Return the totals of `scheme`, equal to what `simulate` logs."""
     return rides.totals(known_part(scheme, rides.names))
 
@@ -336,13 +336,13 @@ def tabulate(workload: Workload, link: Link | None = None) -> Rides:
     )
 
 
-def _moments(op: Op, spots: tuple[Spot | None, ...]) -> Iterator[Moment]:
+def _moments(op: Op, spots: tuple[Spot | None, ...]) -> Iterator[LoadMoment]:
     for stretch, spot in zip(op.lead, spots, strict=True):
-        yield Moment(stretch.peak_floating_bytes, op.event, spot)
-    yield Moment(op.peak_floating_bytes, op.event)
+        yield LoadMoment(stretch.peak_floating_bytes, op.event, spot)
+    yield LoadMoment(op.peak_floating_bytes, op.event)
 
 
-def _collapse(moments: list[Moment], whole: dict[tuple[str, str], WholeRide]) -> list[int]:
+def _collapse(moments: list[LoadMoment], whole: dict[tuple[str, str], WholeRide]) -> list[int]:
     """Return which moments to keep: of all with equal loads the one with the highest floating bytes."""
     best: dict[tuple[object, ...], int] = {}
     columns = np.array([one.load for one in whole.values()], dtype=np.int64)

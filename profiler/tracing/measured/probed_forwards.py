@@ -22,7 +22,7 @@ Seconds = Callable[[int], float]
 """When a mark was passed."""
 
 
-class Step(NamedTuple):
+class ProbedStep(NamedTuple):
     """An event inside a forward, and what parts did before it."""
 
     ended_by: tuple[str, str]
@@ -43,18 +43,20 @@ class Interval(NamedTuple):
 
 
 @dataclass
-class Kind:
+class ForwardKind:
     """Forwards of one kind. Steps are those of the first one looked at, and of the last."""
 
     looked: int = 0
-    first: tuple[Step, ...] = ()
-    steady: tuple[Step, ...] = ()
+    first: tuple[ProbedStep, ...] = ()
+    steady: tuple[ProbedStep, ...] = ()
     others: list[tuple[int, int, float]] = field(
         default_factory=list
     )  # two marks and host seconds of those that were not looked at
 
 
-def told(intervals: Iterable[Interval], kinds: Iterable[Kind], at: Seconds) -> list[Inside | None]:
+def told(
+    intervals: Iterable[Interval], kinds: Iterable[ForwardKind], at: Seconds
+) -> list[Inside | None]:
     """Return the intervals as they were; None for those that cannot be told.
 
     Args:
@@ -102,7 +104,7 @@ def _read_off(interval: Interval, at: Seconds) -> Inside | None:
     )
 
 
-def _scale(kind: Kind, found: list[Inside | None], done: set[int], at: Seconds) -> None:
+def _scale(kind: ForwardKind, found: list[Inside | None], done: set[int], at: Seconds) -> None:
     """Give the forwards that were looked at the times of those that were not, and the first those of the second."""
     looked = {step.inside: inside for step in kind.steady if (inside := _of(step, found))}
     if kind.others and looked:
@@ -122,7 +124,7 @@ def _scale(kind: Kind, found: list[Inside | None], done: set[int], at: Seconds) 
             found[first.inside] = _timed_as(cold, warm)
 
 
-def _of(step: Step, found: list[Inside | None]) -> Inside | None:
+def _of(step: ProbedStep, found: list[Inside | None]) -> Inside | None:
     return found[step.inside] if step.inside >= 0 else None
 
 

@@ -1,9 +1,9 @@
-"""Memory at the moments of one forward on a real card: two ways to look, of which the cheaper one is taken.
+"""Memory at the probes of one forward on a real GPU, read in one of two ways, of which the cheaper is taken.
 
-`Recording` lets torch's allocator write down what it does, and tells moments apart by the string that torch attaches to
-each entry: a moment costs less than a launch, and what was allocated there is worked out after the run. `Reading` reads
-torch's statistics at every moment, which costs as much as several launches: for an allocator that writes nothing down,
-and where somebody else has torch record, or what it recorded does not add up.
+`Recording` lets torch's allocator write down what it does, and tells probes apart by the string that torch attaches to
+each entry: a probe costs less than a launch, and what was allocated there is worked out after the run. `ProbeReading`
+reads torch's statistics at every probe, which costs as much as several launches: for an allocator that writes nothing
+down, or if somebody else has torch record, or what it recorded does not add up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from profiler.allocator.history_replay import BlockReplay, segments_of, settings
 from profiler.tracing.gauge import Gauge
 
 
-class Moment(NamedTuple):
+class Probe(NamedTuple):
     """The card's memory at a moment.
 
     Attributes:
@@ -44,7 +44,7 @@ class Look(Protocol):
     def end(self) -> None:
         """Look no more. Safe to call twice."""
 
-    def moments(self) -> list[Moment]:
+    def moments(self) -> list[Probe]:
         """Return what was seen.
 
         Raises:
@@ -53,17 +53,17 @@ class Look(Protocol):
         """
 
 
-class Reading:
+class ProbeReading:
     """Reads the gauge at every moment."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
-        self._moments: list[Moment] = []
+        self._moments: list[Probe] = []
         self._highest = 0
 
     def pass_moment(self, peak_bytes: int) -> int:
         read = self._gauge.take()
-        moment = Moment(max(read.peak_bytes, peak_bytes), read.allocated_bytes)
+        moment = Probe(max(read.peak_bytes, peak_bytes), read.allocated_bytes)
         self._highest = max(self._highest, read.peak_bytes)
         self._moments.append(moment)
         return len(self._moments) - 1
@@ -75,7 +75,7 @@ class Reading:
     def end(self) -> None:
         """Nothing is left to do."""
 
-    def moments(self) -> list[Moment]:
+    def moments(self) -> list[Probe]:
         return self._moments
 
 
@@ -87,7 +87,7 @@ class Recording:
         self._before = segments_of(torch.cuda.memory_snapshot(include_traces=False), self._device)
         self._passed = 0
         self._ended = False
-        self._moments: list[Moment] | None = None
+        self._moments: list[Probe] | None = None
         self._snapshot: dict[str, Any] = {}
         self._label = torch.cuda.memory._set_memory_metadata
         self._users_label = torch.cuda.memory._get_memory_metadata()
@@ -112,21 +112,21 @@ class Recording:
             self._label(self._users_label)
             self._ended = True
 
-    def moments(self) -> list[Moment]:
+    def moments(self) -> list[Probe]:
         if self._moments is None:
             self._moments = self._worked_out()
             self._snapshot = {}
         return self._moments
 
-    def _worked_out(self) -> list[Moment]:
+    def _worked_out(self) -> list[Probe]:
         replay = BlockReplay(self._before, settings_of(self._snapshot))
-        found: list[Moment] = []
+        found: list[Probe] = []
         peak_bytes = replay.allocated_bytes
 
         def pass_until(count: int) -> None:
             nonlocal peak_bytes
             while len(found) < count:
-                found.append(Moment(peak_bytes, replay.allocated_bytes))
+                found.append(Probe(peak_bytes, replay.allocated_bytes))
                 peak_bytes = replay.allocated_bytes
 
         for number, entry in enumerate(self._snapshot["device_traces"][self._device]):

@@ -23,8 +23,8 @@ from profiler.libraries import offload_state as hooks
 from profiler.patching import Patches
 from profiler.record.events import Event, Inside, Visit
 from profiler.tracing.measured.gauge import CardGauge
-from profiler.tracing.measured.probed_forwards import Interval, Kind, Step, told
-from profiler.tracing.measured.probes import Look, Reading, Recording, can_record
+from profiler.tracing.measured.probed_forwards import ForwardKind, Interval, ProbedStep, told
+from profiler.tracing.measured.probes import Look, ProbeReading, Recording, can_record
 from profiler.tracing.submodules import Insides
 from profiler.units import NANOSECONDS
 
@@ -45,12 +45,12 @@ class CardInsides(Insides):
         self._call_impl: Any = None
         self._standing = Patches()
         self._running: list[str] = []
-        self._kinds: dict[Any, Kind] = {}
-        self._kind: Kind | None = None  # of the outermost forward that runs
-        self._steps: list[Step] = []
+        self._kinds: dict[Any, ForwardKind] = {}
+        self._kind: ForwardKind | None = None  # of the outermost forward that runs
+        self._steps: list[ProbedStep] = []
         self._moved = False
         self._entered = 0, 0.0  # a mark, and the host's seconds
-        self._look: Look = Reading(gauge)
+        self._look: Look = ProbeReading(gauge)
         self._start = -1
         self._records = can_record()
         self._proved = False  # whether a recording added up
@@ -109,7 +109,7 @@ class CardInsides(Insides):
 
     def _new_look(self) -> Look:
         self._records = self._records and can_record()
-        return Recording() if self._records else Reading(self._card)
+        return Recording() if self._records else ProbeReading(self._card)
 
     def _adds_up(self) -> bool:
         """Whether the look that has ended tells its moments; asked of the first recording, before others follow it."""
@@ -126,14 +126,16 @@ class CardInsides(Insides):
     def _looks(self) -> bool:
         return self._kind is not None and self._kind.looked < LOOKED_AT
 
-    def _kind_of(self, component: str, entry: str, arguments: tuple[Any, ...]) -> Kind | None:
+    def _kind_of(
+        self, component: str, entry: str, arguments: tuple[Any, ...]
+    ) -> ForwardKind | None:
         key = (component, entry, _shapes(arguments))
         kind = self._kinds.get(key)
         if kind is None:
             module = self._modules[component]
             if len(self._kinds) >= MOST_KINDS or not self._places or hooks.acts_inside(module):
                 return None
-            kind = self._kinds[key] = Kind()
+            kind = self._kinds[key] = ForwardKind()
         return kind
 
     def keep(self, inside: Inside | None, ended_by: tuple[str, str]) -> int:
@@ -151,10 +153,10 @@ class CardInsides(Insides):
                 Interval(inside, self._look, self._base_bytes, self._start, self._watch.began)
             )
         if index >= 0 or not moves:
-            self._steps.append(Step(ended_by, index))
+            self._steps.append(ProbedStep(ended_by, index))
         return index
 
-    def _as_before(self, kind: Kind, ended_by: tuple[str, str], *, moves: bool) -> int:
+    def _as_before(self, kind: ForwardKind, ended_by: tuple[str, str], *, moves: bool) -> int:
         """Return what the second forward of the kind did before such an event."""
         due = len(self._steps)
         step = kind.steady[due] if due < len(kind.steady) else None

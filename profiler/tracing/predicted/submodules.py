@@ -15,7 +15,7 @@ from profiler.record.events import Visit
 from profiler.tracing.predicted.gauge import VirtualGauge
 from profiler.tracing.submodules import Insides
 from profiler.units import NANOSECONDS
-from profiler.virtual.step_replay.replay import Call
+from profiler.virtual.step_replay.replay import ForwardCall
 
 
 class VirtualInsides(Insides):
@@ -24,7 +24,9 @@ class VirtualInsides(Insides):
     def __init__(self, gauge: VirtualGauge, modules: Mapping[str, nn.Module]) -> None:
         super().__init__(gauge, modules, _Ideally(gauge))
         self._watched = gauge
-        self._calls: WeakKeyDictionary[Call, tuple[tuple[Visit, ...], int]] = WeakKeyDictionary()
+        self._calls: WeakKeyDictionary[ForwardCall, tuple[tuple[Visit, ...], int]] = (
+            WeakKeyDictionary()
+        )
         self._forwards: list[tuple[int, int, tuple[int, int, int]]] = []
 
     def unwatch(self) -> None:
@@ -36,14 +38,14 @@ class VirtualInsides(Insides):
 
     # -- forwards that may be replayed
 
-    def begins(self, call: Call) -> None:
+    def begins(self, call: ForwardCall) -> None:
         """A forward begins: what it does is to be told from what was before."""
         self.read()
         now = self._gauge.allocated() - self._base_bytes, *self._stopwatch.since()
         self._forwards.append((len(self._visits), self.pending_peak_bytes, now))
         self.pending_peak_bytes = 0
 
-    def ran(self, call: Call) -> None:
+    def ran(self, call: ForwardCall) -> None:
         """It ended: what its parts did is what those of its replays would do."""
         self.read()
         start, before_bytes, now = self._forwards.pop()
@@ -52,7 +54,7 @@ class VirtualInsides(Insides):
         self._calls[call] = visits, tail_bytes
         self._join(start, before_bytes)
 
-    def replayed(self, call: Call) -> None:
+    def replayed(self, call: ForwardCall) -> None:
         """It was left out: put in what its run's parts did."""
         self._peak_seen = max(self._peak_seen, self._gauge.take().peak_bytes)
         start, before_bytes, now = self._forwards.pop()
@@ -64,7 +66,7 @@ class VirtualInsides(Insides):
         self.pending_peak_bytes = self._base_bytes + now[0] + tail_bytes
         self._join(start, before_bytes)
 
-    def failed(self, call: Call) -> None:
+    def failed(self, call: ForwardCall) -> None:
         """It did not get to its end: where it was left out, nobody knows how far its parts had come."""
         self._forwards.pop()
         self._unknown = True

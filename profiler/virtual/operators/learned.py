@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from profiler.errors import InputError
 from profiler.gpus import calibration
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
-from profiler.virtual.dispatch import ARGUMENT, NEW, Entry, Out
+from profiler.virtual.dispatch import ARGUMENT, NEW, LearnedOperator, Out
 from profiler.virtual.operators.attention import without_statistics
 from profiler.virtual.operators.attention_math import safe_softmax
 from profiler.virtual.operators.kernels import Kernel
@@ -106,7 +106,7 @@ class Operators:
 
     def learn(
         self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
-    ) -> Entry:
+    ) -> LearnedOperator:
         """Run `func` on meta tensors and return what it did.
 
         Raises:
@@ -125,7 +125,7 @@ class Operators:
         copy = self._copy(func, device, tensors, (args, kwargs), (metas, result))
         if _pins(func, copy, device, kwargs):
             outs = tuple(_pinned(out) for out in outs)
-        entry = Entry(outs, _shape_of_result(result))
+        entry = LearnedOperator(outs, _shape_of_result(result))
         entry.writes = _writes(func, args, kwargs, tensors)
         entry.valued = _may_have_value(func, device, tensors, outs)
         entry.copy = copy

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 
-class Rule(NamedTuple):
+class OperatorRule(NamedTuple):
     """What a family of operators takes besides inputs and outputs.
 
     Attributes:
@@ -28,18 +28,18 @@ class Rule(NamedTuple):
     share_at_most: float = 0.0
 
 
-DEFAULT = Rule("unknown", "none", 1.0)
+DEFAULT = OperatorRule("unknown", "none", 1.0)
 
 
 @cache
-def _rules() -> dict[str, Rule]:
+def _rules() -> dict[str, OperatorRule]:
     """Return every listed operator's rule, by the operator's name."""
     text = (resources.files("profiler") / "data" / "operators.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)["rule"]
-    rules: dict[str, Rule] = {}
+    rules: dict[str, OperatorRule] = {}
     for table in tables:
         operators = table.pop("operators")
-        rules |= dict.fromkeys(operators, Rule(**table))
+        rules |= dict.fromkeys(operators, OperatorRule(**table))
     return rules
 
 
@@ -48,6 +48,6 @@ def name_of(func: Any) -> str:
     return str(func._overloadpacket).removeprefix("aten.")
 
 
-def rule_of(func: Any) -> Rule | None:
+def rule_of(func: Any) -> OperatorRule | None:
     """Return the rule for an operator, or None where none is known."""
     return _rules().get(name_of(func))

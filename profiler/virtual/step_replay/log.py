@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from profiler.virtual.device import Device
 
 
-class Use(NamedTuple):
+class StorageUse(NamedTuple):
     """A kernel's own memory, taken and given back.
 
     Attributes:
@@ -34,16 +34,16 @@ class Use(NamedTuple):
     bounds: tuple[int, int]
 
 
-def use_of(workspace: Workspace, *, soft: bool) -> Use:
+def use_of(workspace: Workspace, *, soft: bool) -> StorageUse:
     """Return the item for a workspace."""
-    return Use(workspace, soft, (workspace.least, workspace.most))
+    return StorageUse(workspace, soft, (workspace.least, workspace.most))
 
 
-Item = int | float | Use
+Item = int | float | StorageUse
 """Bytes allocated; -i for the i-th last allocation, freed; seconds of a launch; a kernel's own memory."""
 
 
-class Stretch(NamedTuple):
+class LoggedStretch(NamedTuple):
     """Requests up to a copy, whose observers look at the card.
 
     Attributes:
@@ -66,12 +66,12 @@ class Log(NamedTuple):
         operators: how many operators ran.
     """
 
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[LoggedStretch, ...]
     survivors: tuple[int, ...]
     operators: int
 
 
-class Recorder:
+class LogRecorder:
     """Writes a log of what runs inside `watching`.
 
     Attributes:
@@ -83,7 +83,7 @@ class Recorder:
         self._gpu = gpu
         self._stream = gpu.clock.current
         self._operators = gpu.dispatch.operators
-        self._stretches: list[Stretch] = []
+        self._stretches: list[LoggedStretch] = []
         self._items: list[Item] = []
         self._births: dict[Block, int] = {}
         self._born = 0
@@ -95,7 +95,7 @@ class Recorder:
 
     def log(self) -> Log:
         """Return the log."""
-        stretches = (*self._stretches, Stretch(tuple(self._items)))
+        stretches = (*self._stretches, LoggedStretch(tuple(self._items)))
         operators = self._gpu.dispatch.operators - self._operators
         return Log(stretches, tuple(sorted(self._births.values())), operators)
 
@@ -155,7 +155,7 @@ class Recorder:
         self._as_a_whole("use_workspace", workspace, soft=soft)
 
     def _cross(self, copy: LinkCopy, *, pinned: bool) -> None:
-        self._stretches.append(Stretch(tuple(self._items), copy, pinned))
+        self._stretches.append(LoggedStretch(tuple(self._items), copy, pinned))
         self._items = []
         self._as_a_whole("cross", copy, pinned=pinned)
 

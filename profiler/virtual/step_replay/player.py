@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.allocator import net_effect as allocator_net
-from profiler.allocator.net_effect import Change, Conditions, Held, Measure, Watch
-from profiler.virtual.step_replay.log import Item, Log, Use
+from profiler.allocator.net_effect import Change, HeldBlock, Measure, Preconditions, Watch
+from profiler.virtual.step_replay.log import Item, Log, StorageUse
 from profiler.virtual.storage import Storage
 from profiler.virtual.workspaces import NOTHING, Workspace
 
 if TYPE_CHECKING:
     from profiler.allocator.blocks import Block
     from profiler.virtual.device import Device
-    from profiler.virtual.step_replay.log import Stretch
+    from profiler.virtual.step_replay.log import LoggedStretch
 
 MOST_NETS = 8  # different net effects that are remembered for one piece
 LEAST_REPEATED = 32  # items that must be alike before a log is said to repeat itself
@@ -42,14 +42,14 @@ class Net(NamedTuple):
         held: its blocks that survive it, each with its number among the piece's allocations.
     """
 
-    conditions: Conditions
+    conditions: Preconditions
     changes: tuple[Change, ...]
     workspace: tuple[int, Workspace]
     most_above: int | None
-    held: tuple[tuple[int, Held], ...]
+    held: tuple[tuple[int, HeldBlock], ...]
 
 
-class Piece:
+class ReplayedPiece:
     """A run of requests.
 
     Attributes:
@@ -62,7 +62,7 @@ class Piece:
         nets: its net effects, by the places of the blocks that it frees; the last used first.
     """
 
-    def __init__(self, items: tuple[Item, ...], parts: tuple[Piece, ...] = ()) -> None:
+    def __init__(self, items: tuple[Item, ...], parts: tuple[ReplayedPiece, ...] = ()) -> None:
         self.items = items
         self.parts = parts
         self.launches = tuple(item for item in items if isinstance(item, float))
@@ -78,7 +78,7 @@ class Piece:
         self.allocations = born
         self.frees = tuple(frees)
         self.releases = sum(
-            bool(item.workspace) if isinstance(item, Use) else item < 0 for item in items
+            bool(item.workspace) if isinstance(item, StorageUse) else item < 0 for item in items
         )
 
 
@@ -87,11 +87,12 @@ class Player:
 
     def __init__(self, log: Log) -> None:
         self._operators = log.operators
-        self._stretches: list[tuple[Piece, Stretch]] = []
-        known: dict[tuple[Item, ...], Piece] = {}
+        self._stretches: list[tuple[ReplayedPiece, LoggedStretch]] = []
+        known: dict[tuple[Item, ...], ReplayedPiece] = {}
         for stretch in log.stretches:
             leaves = [
-                known.setdefault(part, Piece(part)) for part in cut_where_repeated(stretch.items)
+                known.setdefault(part, ReplayedPiece(part))
+                for part in cut_where_repeated(stretch.items)
             ]
             self._stretches.append((_joined(leaves), stretch))
 
@@ -115,7 +116,7 @@ class Player:
         return [block for block in births if block is not None]
 
 
-def _play(gpu: Device, piece: Piece, births: Births) -> Conditions | None:
+def _play(gpu: Device, piece: ReplayedPiece, births: Births) -> Preconditions | None:
     """Play a piece, and return when its net effect is the same again; None if it is not known."""
     allocator = gpu.allocator
     if not allocator_net.is_settled(allocator):
@@ -162,7 +163,7 @@ def _met(gpu: Device, nets: list[Net]) -> Net | None:
     return None
 
 
-def _do(gpu: Device, piece: Piece, births: Births, watch: Watch | None) -> bool:
+def _do(gpu: Device, piece: ReplayedPiece, births: Births, watch: Watch | None) -> bool:
     """Play a piece's parts, or ask what it asks; tell whether `watch` saw everything."""
     if not piece.parts:
         _ask(gpu, piece.items, births, watch)
@@ -217,7 +218,7 @@ def _place_of(block: Block | None) -> tuple[int, int, int, bool | None, bool | N
     )
 
 
-def _apply(gpu: Device, piece: Piece, net: Net, births: Births) -> None:
+def _apply(gpu: Device, piece: ReplayedPiece, net: Net, births: Births) -> None:
     above, workspace = net.workspace
     base_bytes = gpu.allocator.allocated_bytes
     if above and base_bytes + above > gpu.allocator.peak_bytes:
@@ -245,7 +246,7 @@ def _ask(gpu: Device, items: tuple[Item, ...], births: Births, watch: Watch | No
     for item in items:
         if isinstance(item, float):
             gpu.clock.launch(overhead_seconds, item)
-        elif isinstance(item, Use):
+        elif isinstance(item, StorageUse):
             if watch is not None and item.workspace:
                 watch.allocating(item.workspace)
             gpu.use_workspace(item.workspace, soft=item.soft)
@@ -262,18 +263,20 @@ def _ask(gpu: Device, items: tuple[Item, ...], births: Births, watch: Watch | No
             allocator.free(block)
 
 
-def _joined(pieces: list[Piece]) -> Piece:
+def _joined(pieces: list[ReplayedPiece]) -> ReplayedPiece:
     """Return one piece made of these: each two neighbours are one, and so on; like pairs are the same piece."""
-    known: dict[tuple[Piece, ...], Piece] = {}
+    known: dict[tuple[ReplayedPiece, ...], ReplayedPiece] = {}
     while len(pieces) > 1:
         pairs = [tuple(pieces[index : index + 2]) for index in range(0, len(pieces), 2)]
         pieces = [pair[0] if len(pair) == 1 else _pair(pair, known) for pair in pairs]
-    return pieces[0] if pieces else Piece(())
+    return pieces[0] if pieces else ReplayedPiece(())
 
 
-def _pair(parts: tuple[Piece, ...], known: dict[tuple[Piece, ...], Piece]) -> Piece:
+def _pair(
+    parts: tuple[ReplayedPiece, ...], known: dict[tuple[ReplayedPiece, ...], ReplayedPiece]
+) -> ReplayedPiece:
     if parts not in known:
-        known[parts] = Piece(parts[0].items + parts[1].items, parts)
+        known[parts] = ReplayedPiece(parts[0].items + parts[1].items, parts)
     return known[parts]
 
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from profiler.patching import Patches
 from profiler.virtual.dispatch import Out
-from profiler.virtual.step_replay.log import Log, Recorder
+from profiler.virtual.step_replay.log import Log, LogRecorder
 from profiler.virtual.step_replay.module_state import ModuleState, UnknownStateError, switches
 from profiler.virtual.step_replay.player import Player
 from profiler.virtual.storage import Holder, Storage
@@ -54,7 +54,7 @@ class Result(NamedTuple):
     structure: TreeSpec
 
 
-class Call:
+class ForwardCall:
     """One call of a module's forward, as often as it came.
 
     Attributes:
@@ -73,16 +73,16 @@ class Call:
 class Listener(Protocol):
     """Whoever has to know of forwards that did not run. What it reads of the card, the log does not see."""
 
-    def begins(self, call: Call) -> None:
+    def begins(self, call: ForwardCall) -> None:
         """A forward begins, or is about to be left out."""
 
-    def ran(self, call: Call) -> None:
+    def ran(self, call: ForwardCall) -> None:
         """It ran."""
 
-    def replayed(self, call: Call) -> None:
+    def replayed(self, call: ForwardCall) -> None:
         """It was left out: what its run asked for has been asked again."""
 
-    def failed(self, call: Call) -> None:
+    def failed(self, call: ForwardCall) -> None:
         """It did not get to its end, run or left out."""
 
 
@@ -91,7 +91,7 @@ class Known:
 
     def __init__(self, state: ModuleState) -> None:
         self.state = state
-        self.calls: dict[Any, Call] = {}
+        self.calls: dict[Any, ForwardCall] = {}
 
 
 class Replay:
@@ -107,7 +107,7 @@ class Replay:
         self.listener: Listener | None = None
         self._gpu = gpu
         self._known: WeakKeyDictionary[nn.Module, Known] = WeakKeyDictionary()
-        self._recorder: Recorder | None = None
+        self._recorder: LogRecorder | None = None
         self._recorded: frozenset[int] = frozenset()
 
     def install(self, patches: Patches) -> None:
@@ -153,14 +153,14 @@ class Replay:
         told(call)
         return result
 
-    def _served(self, call: Call, module: nn.Module, forward: Callable[[], Any]) -> Any:
+    def _served(self, call: ForwardCall, module: nn.Module, forward: Callable[[], Any]) -> Any:
         """Do again what `forward` did before; run it where that is not known."""
         if call.player is not None and call.result is not None:
             self.replayed += 1
             return self._build(call.result, call.player.play(self._gpu))
         return self._recorded_run(call, module, forward)
 
-    def _call(self, module: nn.Module, args: Any, kwargs: Any) -> Call | None:
+    def _call(self, module: nn.Module, args: Any, kwargs: Any) -> ForwardCall | None:
         """Return what is known of this call in the module's present state; None where that cannot be known."""
         settings = switches()
         if settings is None:
@@ -177,7 +177,7 @@ class Replay:
         if call is None:
             while len(known.calls) >= MOST_CALLS:
                 known.calls.pop(next(iter(known.calls)))
-            call = known.calls[key] = Call()
+            call = known.calls[key] = ForwardCall()
         return call
 
     def _place(self) -> tuple[Any, ...]:
@@ -186,10 +186,12 @@ class Replay:
 
     # -- the first times
 
-    def _recorded_run(self, call: Call, module: nn.Module, forward: Callable[[], Any]) -> Any:
+    def _recorded_run(
+        self, call: ForwardCall, module: nn.Module, forward: Callable[[], Any]
+    ) -> Any:
         call.attempts += 1
         state = self._known[module].state
-        recorder = self._recorder = Recorder(self._gpu)
+        recorder = self._recorder = LogRecorder(self._gpu)
         self._recorded = state.parts
         try:
             with recorder.watching():
@@ -246,7 +248,7 @@ def _key(value: Any) -> Any:
     raise UnknownArgumentError(kind.__name__)
 
 
-def _template(result: Any, recorder: Recorder, log: Log) -> Result | None:
+def _template(result: Any, recorder: LogRecorder, log: Log) -> Result | None:
     """Return how to make the result again; None if it holds anything but new tensors of unknown value, and scalars."""
     leaves, structure = tree_flatten(result)
     made: list[Any] = []

@@ -29,7 +29,7 @@ _FLAGS = {
 """Torch's variables that say whether any mode is entered, and where a mode keeps what they were before it."""
 
 
-class Mode(dispatch.TorchDispatchMode):
+class VirtualMode(dispatch.TorchDispatchMode):
     """Sends every operator to a virtual GPU's dispatcher, and those that take functions to what runs these."""
 
     supports_higher_order_operators = True
@@ -79,7 +79,7 @@ def install(
 
     patches.afterwards(put_back)
     torch._C._set_grad_enabled(False)
-    Mode(serve, serve_higher_order).__enter__()
+    VirtualMode(serve, serve_higher_order).__enter__()
 
 
 def _stack() -> list[Any]:
@@ -90,7 +90,7 @@ def _stack() -> list[Any]:
 def _put_back_stack(before: list[Any]) -> list[Any]:
     """Have those of `before` again, and on them what others have put there since and not taken off; return these."""
     now = _stack()
-    since = [mode for mode in now if not isinstance(mode, Mode) and mode not in before]
+    since = [mode for mode in now if not isinstance(mode, VirtualMode) and mode not in before]
     if now != before + since:
         for _ in now:
             dispatch._pop_mode()

@@ -80,7 +80,7 @@ def event_class(gpu: Device) -> type:
     original = torch.cuda.Event
     clock = gpu.clock
 
-    class Event:
+    class VirtualEvent:
         """A point on a stream's time."""
 
         device = CUDA
@@ -107,7 +107,7 @@ def event_class(gpu: Device) -> type:
             """Return milliseconds from this event to `end_event`."""
             return (end_event.mark.seconds - self.mark.seconds) * 1000
 
-    return Event
+    return VirtualEvent
 
 
 def generator_class(gpu: Device) -> type:
