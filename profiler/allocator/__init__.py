@@ -1,1 +1,1 @@
-"""PyTorch's memory engines as plain Python: the caching allocator, the pinned one, and the clock; without torch."""
+"""PyTorch's memory engines in plain Python, without torch: the caching allocator, the pinned one, and the clock."""

@@ -1,4 +1,4 @@
-"""Blocks of device memory, the sorted lists of free ones, and the addresses that segments get.
+"""Blocks of device memory, the sorted lists of free ones, and the addresses of segments.
 
 Source: `Block`, `BlockPool` and its comparators in PyTorch's c10/cuda/CUDACachingAllocator.cpp.
 """
@@ -22,15 +22,15 @@ class Block:
     """A piece of a segment: in use, waiting for a stream, free, or reserved address space without memory.
 
     Attributes:
-        address, size: where it is and how long.
-        stream: the stream that it was reserved for; only that one reuses it.
+        address, size: its address and length.
+        stream: the stream that it was reserved for; only that stream reuses it.
         pool: the pool that it belongs to.
         previous, next: its neighbours in the segment.
-        free: whether it stands in its pool's list of free or of unmapped blocks.
-        mapped: whether there is memory behind it; always, outside expandable segments.
-        segment: the expandable segment that it lies in, if it does.
-        requested: the bytes that were asked for; what exceeds them in `size` could not be split off.
-        uses: other streams that work with it.
+        free: whether it is in its pool's list of free or of unmapped blocks.
+        mapped: whether it is backed by memory; always true outside expandable segments.
+        segment: the expandable segment that it lies in, if any.
+        requested: the bytes that were requested; the excess in `size` could not be split off.
+        uses: other streams that use it.
         waits: how many of them had not finished when it was freed.
         born: the pool's count of searches when it became free; its age, for garbage collection.
     """
@@ -75,12 +75,12 @@ class Block:
 
     @property
     def allocated(self) -> bool:
-        """Whether somebody holds it."""
+        """True if it is in use, that is, neither free nor waiting for a stream."""
         return not self.free and not self.waits
 
     @property
     def whole(self) -> bool:
-        """Whether it is all of its segment."""
+        """True if it makes up its whole segment."""
         return self.previous is None and self.next is None
 
     def cut(self, size: int) -> Block:
@@ -95,7 +95,7 @@ class Block:
         return rest
 
     def absorb(self, other: Block) -> None:
-        """Take in `other`, the next one, which is no block any more."""
+        """Merge `other`, the next block, into this one; `other` is then no longer a block."""
         self.size += other.size
         self.next = other.next
         if self.next is not None:
@@ -103,10 +103,10 @@ class Block:
 
 
 class ExpandableSegment:
-    """A range of addresses behind which memory is put page by page.
+    """A range of addresses that is backed by memory page by page.
 
     Attributes:
-        address: where it begins.
+        address: its first address.
         page_bytes: the size of its pages.
         head: its first block.
     """
@@ -126,9 +126,9 @@ class Pool:
     Attributes:
         small: whether it serves requests up to 1 MiB.
         least_rest: the smallest remainder that is split off a block.
-        split_below: requests of this size and more are not split off anything.
-        tallies: its statistics, and those of both pools.
-        searches: how often it was searched, counted while garbage collection is on.
+        split_below: requests of this size and more are never split off a larger block.
+        tallies: its own statistics, and those of both pools together.
+        searches: the number of searches so far, counted while garbage collection is on.
     """
 
     __slots__ = ("_lists", "_unmapped", "least_rest", "searches", "small", "split_below", "tallies")
@@ -169,7 +169,7 @@ class Pool:
         return block
 
     def add(self, block: Block) -> None:
-        """Let `block` be found."""
+        """Add `block` to the free blocks."""
         try:
             keys, blocks = self._lists[block.stream]
         except KeyError:
@@ -182,14 +182,14 @@ class Pool:
         block.born = self.searches
 
     def remove(self, block: Block) -> None:
-        """Let `block` be found no more."""
+        """Remove `block` from the free blocks."""
         keys, blocks = self._lists[block.stream]
         index = bisect_left(keys, block.size << _ADDRESS_BITS | block.address)
         del keys[index], blocks[index]
         block.free = False
 
     def merge(self, block: Block) -> tuple[Block, int]:
-        """Join `block`, in no list now, with its free neighbours; return the first of them, and how many they were.
+        """Join `block`, in no list now, with its free neighbours; return the joined block and the number of neighbours.
 
         Source: `try_merge_blocks`.
         """
@@ -217,17 +217,17 @@ class Pool:
 
     @property
     def tally(self) -> StatisticsTally:
-        """Its statistics."""
+        """The statistics of this pool alone."""
         return self.tallies[0]
 
-    # -- doing again what was done before (`allocator/net_effect.py`)
+    # -- repeating recorded requests (`allocator/net_effect.py`)
 
     def free_list(self, stream: int) -> tuple[list[int], list[Block]]:
-        """Return the free blocks of `stream`, sorted, and their keys. Both are the pool's own."""
+        """Return the free blocks of `stream`, sorted, and their keys. Both lists are the pool's own, not copies."""
         return self._lists.setdefault(stream, ([], []))
 
     def carve(self, stream: int, address: int, size: int) -> Block:
-        """Remove and return the block of `size` at `address`, which lies in a free one of `stream`."""
+        """Remove and return the block of `size` at `address`, cut from the free block of `stream` that contains it."""
         block = next(
             block
             for block in self._lists[stream][1]
@@ -244,17 +244,17 @@ class Pool:
     # -- address space without memory, in expandable segments
 
     def unmapped(self, stream: int) -> list[Block]:
-        """Return the unmapped blocks of `stream` by address."""
+        """Return the unmapped blocks of `stream`, by address."""
         return self._unmapped.get(stream, [])
 
     def add_unmapped(self, block: Block) -> None:
-        """Let an unmapped `block` be found."""
+        """Add `block` to the unmapped blocks."""
         blocks = self._unmapped.setdefault(block.stream, [])
         blocks.insert(bisect_left(blocks, block.address, key=lambda other: other.address), block)
         block.free = True
 
     def drop(self, block: Block) -> None:
-        """Let a free `block`, mapped or not, be found no more."""
+        """Remove a free `block`, mapped or not, from its list."""
         if block.mapped:
             self.remove(block)
         else:
@@ -263,26 +263,26 @@ class Pool:
 
 
 def least_key(size: int) -> int:
-    """Return the key from which on free blocks hold `size`."""
+    """Return the smallest key of free blocks that hold `size`."""
     return size << _ADDRESS_BITS
 
 
 def key_of(block: Block) -> int:
-    """Return what free blocks are sorted by."""
+    """Return the sort key of a free block."""
     return block.size << _ADDRESS_BITS | block.address
 
 
 class AddressSpace:
-    """Gives out ranges of virtual addresses: the lowest gap that holds them, in pages of 2 MiB.
+    """Hands out ranges of virtual addresses, each from the lowest gap that holds it, in pages of 2 MiB.
 
-    Only their order matters: among equally good blocks the one at the lowest address is taken.
+    Only their order matters: among equally good blocks, the one at the lowest address is taken.
     """
 
     def __init__(self) -> None:
         self._gaps: list[tuple[int, int]] = [(_FIRST_ADDRESS, _LAST_ADDRESS)]
 
     def reserve(self, nbytes: int) -> int:
-        """Return the address of a range of `nbytes` that is nobody's."""
+        """Return the address of an unused range of `nbytes`."""
         length = -(-nbytes // _PAGE_BYTES) * _PAGE_BYTES
         for index, (begin, end) in enumerate(self._gaps):
             if end - begin >= length:

@@ -1,9 +1,9 @@
-"""PyTorch's caching allocator as an engine: blocks cut from segments, kept for reuse when they are given back.
+"""PyTorch's caching allocator as an engine: blocks cut from segments and kept for reuse when they are freed.
 
-It has never heard of tensors: it knows streams by number, and a clock that says when each of them is done.
+It knows nothing of tensors: only stream numbers, and a clock that tells when each stream is done.
 
 Source: `DeviceCachingAllocator` in PyTorch's c10/cuda/CUDACachingAllocator.cpp, compared at commit 001074d2, of 2025;
-each function names the one that it follows there. Private pools, which CUDA graphs use, are left out.
+each function names its counterpart there. Private pools, which CUDA graphs use, are left out.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from profiler.allocator.stream_waits import Waits
 
 
 class BlockTooLargeError(Exception):
-    """A request that does not fit, also after everything cached was released.
+    """A request that does not fit, even after all cached memory was released.
 
     Attributes:
-        requested_bytes: the request, as it was made.
+        requested_bytes: the request, before rounding.
         segment_bytes: the segment that it needs.
     """
 
@@ -34,25 +34,25 @@ class BlockTooLargeError(Exception):
 
 
 class Allocator:
-    """Hands out blocks.
+    """The caching allocator: hands out blocks and takes them back.
 
     Args:
         limit_bytes: the most that the driver can give.
-        settings: how the allocator is set.
+        settings: the allocator's settings.
         clock: tells when streams are done.
 
     Attributes:
-        segments: what the driver gave.
-        all: the statistics; those of each pool are in `pools`.
-        pools: for small and for large requests.
+        segments: the segments that the driver has given.
+        all: the statistics of both pools together; those of each pool are in `pools`.
+        pools: the small and the large pool.
         oversize: the blocks of at least the size that is never split.
-        retries: how often everything cached was released to try again.
-        failures: how often that was in vain.
-        flushes: how often it was released, for whatever reason.
+        retries: how often all cached memory was released to try again.
+        failures: how often a request failed even then.
+        flushes: how often cached memory was released, for whatever reason.
         busy: whether it is in the middle of a request.
-        waits: the freed blocks that streams still work with.
+        waits: the freed blocks that streams still use.
         best_fit_only: whether the free blocks alone decide which one a request gets, and by best fit.
-        note: told of everything that is done while a history is recorded; else None.
+        note: called for everything that is done while a history is recorded; else None.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class Allocator:
             and not self.settings.garbage_collection_threshold
         )
 
-    # -- the four figures that everybody asks for
+    # -- the four figures that are read most
 
     @property
     def allocated_bytes(self) -> int:
-        """What the held blocks take, with the rest that could not be split off them."""
+        """The bytes of the blocks in use, including remainders that could not be split off them."""
         return self.all.allocated_bytes.current
 
     @property
@@ -100,7 +100,7 @@ class Allocator:
 
     @property
     def reserved_bytes(self) -> int:
-        """What the driver gave."""
+        """The bytes that the driver has given."""
         return self.all.reserved_bytes.current
 
     @property
@@ -120,7 +120,7 @@ class Allocator:
         Source: `malloc` and `alloc_found_block`.
 
         Raises:
-            BlockTooLargeError: if the driver has no segment for it, also after releasing what is only cached.
+            BlockTooLargeError: if the driver has no segment for it, even after cached memory was released.
         """
         self.busy = True
         try:
@@ -178,7 +178,7 @@ class Allocator:
             self._catch_up()
 
     def record_stream(self, block: Block, stream: int) -> None:
-        """Note that `stream` works with `block`, so that it is not reused before that is done.
+        """Note that `stream` uses `block`, so that the block is not reused before the stream is done.
 
         Source: `recordStream`.
         """
@@ -186,11 +186,11 @@ class Allocator:
             block.uses = (block.uses or set()) | {stream}
 
     def touch(self, nbytes: int, stream: int = 0) -> None:
-        """Allocate and free at once: a kernel's own memory."""
+        """Allocate and free at once, as a kernel does with its workspace."""
         self.free(self.allocate(nbytes, stream))
 
     def empty_cache(self) -> None:
-        """Give the driver back every segment of which nothing is held.
+        """Give every segment without a block in use back to the driver.
 
         Source: `emptyCache`.
         """
@@ -200,12 +200,12 @@ class Allocator:
         self._catch_up()
 
     def reset_peak(self) -> None:
-        """Begin new peaks from what is held now."""
+        """Start new peaks from the present values."""
         for stat in self.stats():
             stat.reset_peak()
 
     def reset_accumulated(self) -> None:
-        """Forget how much was ever allocated and freed.
+        """Reset the totals of what was ever allocated and freed.
 
         Source: `resetAccumulatedStats`.
         """
@@ -215,13 +215,13 @@ class Allocator:
         self.segments.allocations = self.segments.frees = 0
 
     def stats(self) -> list[Stat]:
-        """Return every figure, always in the same order."""
+        """Return all figures, always in the same order."""
         return self._stats
 
     # -- finding a block
 
     def _cached(self, pool: Pool, size: int, stream: int) -> Block | None:
-        """Return a free block that serves, or None. Source: `get_free_block`."""
+        """Return a free block that serves the request, or None. Source: `get_free_block`."""
         if self.best_fit_only:
             return pool.take(size, stream)
         if self.segments.collects_garbage:
@@ -231,7 +231,7 @@ class Allocator:
         if block is None:
             return None
         if self.settings.expandable_segments:
-            # A block at the growing end counts as what it could grow to.
+            # A block at the growing end counts with the size that it could grow to.
             for other in fitting:
                 if _growable(other) >= _growable(block):
                     break
@@ -242,13 +242,13 @@ class Allocator:
         return block
 
     def _oversize(self, block: Block, size: int) -> bool:
-        """Tell whether `block` is kept for larger requests: it would not be split."""
+        """Tell whether `block` is kept for larger requests, since it would not be split."""
         if size < self._max_split_bytes:
             return block.size >= self._max_split_bytes
         return block.size >= size + self.settings.max_non_split_rounding_bytes
 
     def _reserved(self, pool: Pool, size: int, stream: int, nbytes: int) -> Block:
-        """Return a block that is a new segment. Source: the second half of `malloc`, and `alloc_block`."""
+        """Return a block in a new segment. Source: the second half of `malloc`, and `alloc_block`."""
         segments = self.segments
         segments.collect_garbage(self._large)
         block = segments.grow(pool, size, stream)
@@ -266,7 +266,7 @@ class Allocator:
         return block
 
     def _cut(self, pool: Pool, block: Block, size: int) -> None:
-        """Split off what `block` has more than `size`, if that may be. Source: `should_split`, `alloc_found_block`."""
+        """Split off the part of `block` beyond `size`, if allowed. Source: `should_split`, `alloc_found_block`."""
         shared = block.previous is not None or block.next is not None
         rest = block.size - size
         if rest >= pool.least_rest and size < pool.split_below:
@@ -280,7 +280,7 @@ class Allocator:
             split(pool.tallies, count, change)
 
     def _free_block(self, block: Block) -> None:
-        """Put `block`, merged with its free neighbours, among the free ones. Source: `free_block`."""
+        """Merge `block` with its free neighbours and add it to the free blocks. Source: `free_block`."""
         pool = block.pool
         retire(pool.tallies, block.size, block.requested)
         if self.note is not None:
@@ -296,7 +296,7 @@ class Allocator:
                 split(pool.tallies, count, change)
 
     def _release_cached(self) -> None:
-        """Wait for every stream that holds a block up, and release. Source: `release_cached_blocks`."""
+        """Wait for all streams that delay a block, then release. Source: `release_cached_blocks`."""
         self.flushes += 1
         for block in self.waits.finish():
             self._free_block(block)
@@ -305,7 +305,7 @@ class Allocator:
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Let blocks that are freed inside wait until the end. No request may be made inside."""
+        """Defer the freeing of blocks inside the context to its end. No request may be made inside."""
         self.busy = True
         try:
             yield
@@ -319,6 +319,6 @@ class Allocator:
 
 
 def _growable(block: Block) -> int:
-    """Return the size that `block` has or, at the growing end of a segment, could have."""
+    """Return the size that `block` has or, at the growing end of a segment, could grow to."""
     following = block.next
     return block.size + (0 if following is None or following.mapped else following.size)

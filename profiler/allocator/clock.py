@@ -1,14 +1,15 @@
-"""Time as an engine: one host clock, one clock a stream, one copy engine each way. It has never heard of tensors.
+"""Time as an engine: a clock for the host, one per stream, a copy engine per direction. It knows nothing of tensors.
 
-Work is put on a stream by the host and runs when both are ready. A copy also waits for the engine of its direction,
-which does one copy after the other in the order in which the host gave them, from whatever stream; kernels do not use
-it, so a copy on a stream of its own runs beside them. `join` makes the host wait. All times are seconds from the start.
+The host puts work on a stream, and the work runs when both are ready. A copy also waits for the engine of its
+direction, which runs one copy after another in the order in which the host issued them, from whatever stream; kernels
+do not use it, so a copy on a stream of its own runs beside them. `join` makes the host wait. All times are seconds from
+the start.
 
-Beside every time runs the *ideal* one: the same work with copies that take no time. The difference is the transfer
-time that is exposed, that is, what an infinitely fast link would save.
+Every time has an *ideal* counterpart: the same work with copies that take no time. The difference is the exposed
+transfer time, that is, what an infinitely fast link would save.
 
-Limits: kernels of different streams run side by side as if each had the card for itself, and a copy that waits for its
-stream holds up a later one of another stream.
+Limits: kernels of different streams run side by side as if each had the GPU for itself, and a copy that waits for its
+stream delays a later one of another stream.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 H2D, D2H = 0, 1
-"""The copy engines: from the host to the card, and back."""
+"""The copy engines: from the host to the GPU, and back."""
 
 
 class Mark(NamedTuple):
-    """A point of time, and when it would have been with copies that take no time."""
+    """A point in time, and the time that it would have been with copies that take no time."""
 
     seconds: float
     ideal_seconds: float
 
 
 class Clock:
-    """The host's time, each stream's and each copy engine's.
+    """The times of the host, of each stream and of each copy engine.
 
     Attributes:
-        host: when the host is.
+        host: the host's time.
         current: the stream that new work goes to; 0 is the default one.
         link_seconds: for each copy engine, how long it was busy so far.
     """
@@ -46,7 +47,7 @@ class Clock:
         self._ideal_streams: list[float] = [0.0]
 
     def add_stream(self) -> int:
-        """Make a stream and return its number."""
+        """Create a stream and return its number."""
         self._streams.append(0.0)
         self._ideal_streams.append(0.0)
         return len(self._streams) - 1
@@ -77,12 +78,12 @@ class Clock:
             self.join(current)
 
     def spend(self, seconds: float) -> None:
-        """Let the host work for `seconds`."""
+        """Advance the host by `seconds` of work."""
         self.host += seconds
         self._ideal_host += seconds
 
     def launch_all(self, overhead_seconds: float, work_seconds: Iterable[float]) -> None:
-        """Launch one after the other; to the last bit as `launch` does it."""
+        """Launch the given work in order; the result is bit-identical to calling `launch` for each."""
         current = self.current
         host, ready = self.host, self._streams[current]
         ideal_host, ideal_ready = self._ideal_host, self._ideal_streams[current]
@@ -95,37 +96,37 @@ class Clock:
         self._ideal_host, self._ideal_streams[current] = ideal_host, ideal_ready
 
     def at(self, stream: int) -> float:
-        """Return when the work on `stream` ends."""
+        """Return the time at which the work on `stream` ends."""
         return max(self._streams[stream], self.host)
 
     def mark(self, stream: int) -> Mark:
-        """Return the point at which the work that is on `stream` now ends."""
+        """Return the point at which the work that is now on `stream` ends."""
         return Mark(self.at(stream), max(self._ideal_streams[stream], self._ideal_host))
 
     def ideally(self) -> tuple[float, float]:
-        """Return where the host and the default stream would be with copies that take no time."""
+        """Return the times of the host and the default stream with copies that take no time."""
         return self._ideal_host, max(self._ideal_streams[0], self._ideal_host)
 
     def passed(self, until: Mark) -> bool:
-        """Tell whether the host has got to `until`."""
+        """Tell whether the host has reached `until`."""
         return self.host >= until.seconds
 
     def wait(self, stream: int, until: Mark) -> None:
-        """Let `stream` begin no further work before `until`."""
+        """Make `stream` start no further work before `until`."""
         self._streams[stream] = max(self._streams[stream], until.seconds)
         self._ideal_streams[stream] = max(self._ideal_streams[stream], until.ideal_seconds)
 
     def reach(self, until: Mark) -> None:
-        """Let the host wait for `until`."""
+        """Make the host wait for `until`."""
         self.host = max(self.host, until.seconds)
         self._ideal_host = max(self._ideal_host, until.ideal_seconds)
 
     def join(self, stream: int) -> None:
-        """Let the host wait for `stream`."""
+        """Make the host wait for `stream`."""
         self.reach(self.mark(stream))
 
     def join_all(self) -> None:
-        """Let the host wait for every stream."""
+        """Make the host wait for every stream."""
         self.reach(Mark(max(self._streams), max(self._ideal_streams)))
 
     def exposed_seconds(self, stream: int = 0) -> float:

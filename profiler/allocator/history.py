@@ -1,7 +1,7 @@
-"""What the caching allocator did, entry by entry: torch's memory history of a virtual card.
+"""The entries of torch's memory history for a virtual GPU: what the caching allocator did, one by one.
 
-The allocator tells a `History` only while it records. Each entry is noted when the
-figures have changed. Frames are left empty: a forward that is replayed has no Python that asked.
+The allocator calls a `History` only while it records. Each entry is noted after the
+figures have changed. Frames are left empty: a replayed forward has no Python code that made the request.
 
 Source: `recordHistory`, `record_trace` and `snapshot` in PyTorch's c10/cuda/CUDACachingAllocator.cpp and the keys in
 torch/csrc/cuda/memory_snapshot.cpp, in copies that have the arguments and keys of torch 2.13.0 (`skip_actions`,
@@ -34,16 +34,16 @@ ACTIONS = (
 
 
 class TraceEntry(NamedTuple):
-    """One thing that the allocator did.
+    """One action of the allocator.
 
     Attributes:
         action: one of `ACTIONS`.
-        address: where; of `oom` how many bytes the driver has free, of `snapshot` 0.
-        size: of a block what was asked for, of a segment or its pages all of it, of `oom` the rounded request, of
-            `snapshot` the bytes in active blocks.
-        stream: the block's.
-        time_us: microseconds of the virtual card's host, where torch has those of the Unix epoch.
-        metadata: what was set as metadata at that time.
+        address: its address; for `oom` the bytes that the driver has free, for `snapshot` 0.
+        size: for a block the bytes requested, for a segment or its pages the full size, for `oom` the rounded request,
+            for `snapshot` the bytes in active blocks.
+        stream: the stream of the block.
+        time_us: microseconds on the virtual GPU's host clock; torch has those of the Unix epoch.
+        metadata: the metadata that was set at that time.
     """
 
     action: str
@@ -58,7 +58,7 @@ class History:
     """Records what one allocator does.
 
     Attributes:
-        metadata: goes with every entry from now on.
+        metadata: attached to every entry from now on.
     """
 
     def __init__(self, allocator: Allocator, clock: Clock) -> None:
@@ -70,11 +70,11 @@ class History:
 
     @property
     def recording(self) -> bool:
-        """Whether it records."""
+        """True while it records."""
         return self._allocator.note is not None
 
     def note(self, action: str, address: int, size: int, stream: int) -> None:
-        """Write down what was done."""
+        """Append an entry for what was done."""
         if action not in self._skipped:
             now_us = int(self._clock.host * 1e6)
             self._entries.append(TraceEntry(action, address, size, stream, now_us, self.metadata))
@@ -82,13 +82,13 @@ class History:
     def record(
         self, enabled: str | None, *, most: int, clear: bool, skipped: Sequence[str]
     ) -> None:
-        """Begin, go on with other settings, or end, which forgets everything.
+        """Start, continue with other settings, or stop and discard everything.
 
         Args:
-            enabled: "all", or "state", which keeps the last entry only; None to end.
-            most: how many entries are kept, the last ones.
-            clear: whether to forget the earlier ones.
-            skipped: actions that are not written down.
+            enabled: "all", or "state", which keeps the last entry only; None to stop.
+            most: the number of entries that are kept, the last ones.
+            clear: whether to discard the earlier ones.
+            skipped: actions that are not recorded.
         """
         self._skipped = frozenset(skipped)
         kept: deque[TraceEntry] = deque() if clear or enabled is None else self._entries
@@ -97,14 +97,14 @@ class History:
         self._allocator.note = self._allocator.segments.note = note
 
     def segments(self) -> list[dict[str, Any]]:
-        """Return what `torch.cuda.memory_snapshot` returns, and note that it was asked for."""
+        """Return what `torch.cuda.memory_snapshot` returns, and note that a snapshot was taken."""
         found = allocator_report.snapshot(self._allocator)
         if self.recording:
             self.note("snapshot", 0, sum(segment["active_size"] for segment in found), 0)
         return found
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what `torch.cuda.memory._snapshot` returns, but for settings that are not modelled."""
+        """Return what `torch.cuda.memory._snapshot` returns, except for settings that are not modelled."""
         traces = [[_plain(entry) for entry in self._entries]]
         return {
             "segments": self.segments(),

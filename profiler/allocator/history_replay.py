@@ -1,7 +1,7 @@
-"""Which blocks were held at the highest point of a recording, and how long each of them really was.
+"""The blocks in use at the highest point of a recording, and their true sizes.
 
-Torch writes down what was asked for, not the block that served it. That is known from the free memory at its address: a
-block begins where free memory begins, and is cut to the rounded request or takes all of it. So the free memory is
+Torch records what was requested, not the block that served it. The block follows from the free memory at its address:
+it begins where free memory begins, and is cut to the rounded request or takes all of it. So the free memory is
 followed, entry by entry, from what a snapshot before the recording showed.
 
 Source: `should_split`, `round_size` and `try_merge_blocks` in PyTorch's c10/cuda/CUDACachingAllocator.cpp.
@@ -22,12 +22,12 @@ from profiler.allocator.settings import (
 
 
 class LiveBlock(NamedTuple):
-    """A block that somebody holds.
+    """A block in use.
 
     Attributes:
-        address, size: where it is and how long.
-        requested: what was asked for.
-        entry: which entry allocated it; -1 for one that was there before.
+        address, size: its address and length.
+        requested: the bytes requested.
+        entry: the entry that allocated it; -1 for one that was there before.
     """
 
     address: int
@@ -37,7 +37,7 @@ class LiveBlock(NamedTuple):
 
 
 class DoesNotAddUpError(Exception):
-    """Entries are missing."""
+    """Missing entries: those recorded do not account for the blocks."""
 
 
 class BlockReplay:
@@ -45,11 +45,11 @@ class BlockReplay:
 
     Args:
         segments: a snapshot's, of one device, from before the first entry.
-        settings: how the allocator is set.
+        settings: the allocator's settings.
 
     Attributes:
-        held: what somebody holds, by address.
-        waiting: what nobody holds any more and a stream still works with.
+        held: the blocks in use, by address.
+        waiting: the freed blocks that a stream still uses.
         allocated_bytes, active_bytes, reserved_bytes: as the allocator counts them.
     """
 
@@ -60,7 +60,7 @@ class BlockReplay:
         self.allocated_bytes = self.active_bytes = self.reserved_bytes = 0
         self._free: dict[int, int] = {}  # begin to end, neighbours joined
         self._ends: dict[int, int] = {}  # end to begin
-        self._starts: set[int] = set()  # of segments, across which no free memory is joined
+        self._starts: set[int] = set()  # of segments; free memory is not joined across them
         for segment in segments:
             self._begin_with(segment)
         self._steps: dict[str, Callable[[int, int, int], None]] = {
@@ -74,7 +74,7 @@ class BlockReplay:
         }
 
     def follow(self, number: int, entry: dict[str, Any]) -> None:
-        """Do what the entry says.
+        """Apply an entry.
 
         Raises:
             DoesNotAddUpError: if it cannot have happened to these blocks.
@@ -109,7 +109,7 @@ class BlockReplay:
         """Compare with what a snapshot shows.
 
         Raises:
-            DoesNotAddUpError: unless its segments hold the blocks that this came to.
+            DoesNotAddUpError: unless its segments hold the blocks that the replay arrived at.
         """
         told = BlockReplay(segments, self._settings)
         for ours, theirs in ((self.held, told.held), (self.waiting, told.waiting)):
@@ -187,12 +187,12 @@ class BlockReplay:
 
 
 def segments_of(segments: Iterable[dict[str, Any]], device: int) -> list[dict[str, Any]]:
-    """Return those of one device."""
+    """Return the segments of one device."""
     return [segment for segment in segments if segment["device"] == device]
 
 
 def settings_of(snapshot: dict[str, Any]) -> Settings:
-    """Return how the allocator was set when a snapshot was taken; InputError for what is not known."""
+    """Return the allocator's settings at the time of a snapshot; raise InputError if a setting is unknown."""
     text = snapshot["allocator_settings"].get("PYTORCH_CUDA_ALLOC_CONF")
     return parse_settings(text) if text else settings_from_environment()
 
@@ -201,8 +201,8 @@ class Peak(NamedTuple):
     """The highest point of a recording.
 
     Attributes:
-        allocated_bytes: how high.
-        held: what was held there, by address.
+        allocated_bytes: the bytes allocated there.
+        held: the blocks in use there, by address.
     """
 
     allocated_bytes: int
@@ -215,16 +215,16 @@ def highest(
     after: list[dict[str, Any]],
     settings: Settings,
 ) -> Peak:
-    """Return the highest point of a recording, the first of equally high ones.
+    """Return the highest point of a recording, the first if several are equally high.
 
     Args:
         before: the segments of the device before the first entry.
-        entries: what was recorded since.
-        after: its segments behind the last entry.
-        settings: how the allocator is set.
+        entries: the entries recorded since.
+        after: the segments of the device after the last entry.
+        settings: the allocator's settings.
 
     Raises:
-        DoesNotAddUpError: if what was there before and the entries do not make what is there after.
+        DoesNotAddUpError: if the blocks before, changed by the entries, are not the blocks after.
     """
     replay = BlockReplay(before, settings)
     peak_bytes, at = replay.allocated_bytes, -1

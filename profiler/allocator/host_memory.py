@@ -1,4 +1,4 @@
-"""Host memory of one process: pageable bytes, which are only counted, and pinned ones."""
+"""Host memory of one process: pageable bytes, which are only counted, and pinned blocks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class HostMemory:
-    """Bytes in the computer's own memory, pageable and pinned.
+    """Pageable and pinned bytes in the host's memory.
 
-    Pageable memory is counted as it is asked for: neither Python nor libraries, nor what `malloc` keeps back.
+    Pageable memory counts as requested: Python, libraries, and what `malloc` retains are not included.
 
     Attributes:
-        pageable_bytes: what storages in pageable memory take.
-        pinned: the allocator of the rest.
+        pageable_bytes: the bytes of storages in pageable memory.
+        pinned: the allocator of pinned memory.
         peak_pageable_bytes, peak_pinned_bytes: the most of either so far.
         peak_bytes: the most of both together since `take_peak` was last called.
     """
@@ -33,16 +33,16 @@ class HostMemory:
 
     @property
     def pinned_bytes(self) -> int:
-        """What is page-locked, freed blocks that PyTorch keeps included."""
+        """The page-locked bytes, including freed blocks that PyTorch keeps."""
         return self.pinned.pinned_bytes
 
     @property
     def total_bytes(self) -> int:
-        """What is taken now, both kinds together."""
+        """The bytes in use now, pageable and pinned together."""
         return self.pageable_bytes + self.pinned.pinned_bytes
 
     def take(self, nbytes: int) -> None:
-        """Count pageable memory in."""
+        """Add pageable memory."""
         self.pageable_bytes = pageable = self.pageable_bytes + nbytes
         if pageable > self.peak_pageable_bytes:
             self.peak_pageable_bytes = pageable
@@ -50,16 +50,16 @@ class HostMemory:
             self.peak_bytes = pageable + self.pinned.pinned_bytes
 
     def give(self, nbytes: int) -> None:
-        """Count it out again."""
+        """Subtract pageable memory again."""
         self.pageable_bytes -= nbytes
 
     def touch(self, nbytes: int) -> None:
-        """Count pageable memory that is given back at once."""
+        """Count pageable memory that is freed at once."""
         self.take(nbytes)
         self.give(nbytes)
 
     def pin(self, nbytes: int) -> PinnedBlock | None:
-        """Take pinned memory."""
+        """Allocate pinned memory."""
         block = self.pinned.allocate(nbytes)
         self.peak_pinned_bytes = max(self.peak_pinned_bytes, self.pinned_bytes)
         self.peak_bytes = max(self.peak_bytes, self.total_bytes)
@@ -71,6 +71,6 @@ class HostMemory:
             self.pinned.record(block, stream)
 
     def take_peak(self) -> int:
-        """Return the most bytes since the last call, and begin anew."""
+        """Return the most bytes since the last call, and start a new peak."""
         peak, self.peak_bytes = self.peak_bytes, self.total_bytes
         return peak

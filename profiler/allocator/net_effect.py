@@ -1,10 +1,10 @@
-"""The net effect of a run of requests on the caching allocator, where it is known to be the same again.
+"""The net effect of a run of requests on the caching allocator, if it is known to repeat.
 
-Which block a request gets is decided by the free blocks alone, as long as no block is old enough to be collected and
+The free blocks alone decide which block a request gets, as long as no block is old enough to be collected and
 none waits for a stream. So the same requests do the same to the same free blocks, and most free blocks make no
-difference: those that no request takes, cuts or merges with need only be no better fit than those that are taken. What
-the requests do to the figures is added up. What they do to the blocks follows from which of them are held in the end:
-free neighbours are always merged. All that holds for requests for which the driver was asked nothing.
+difference: those that no request takes, cuts or merges with only must not fit better than those that are taken. The
+changes to the figures are added up. The changes to the blocks follow from which of them are in use in the end, since
+free neighbours are always merged. All this holds for requests that did not go to the driver.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from profiler.allocator.caching import Allocator
 
 Interval = tuple[int, int]
-"""Keys of free blocks, from the first up to, and without, the second."""
+"""Keys of free blocks, from the first up to, but without, the second."""
 
 
 def is_settled(allocator: Allocator) -> bool:
-    """Tell whether the free blocks alone decide which blocks the next requests get, and nobody wants to see each."""
+    """Tell whether the free blocks alone decide which blocks the next requests get, and no history is recorded."""
     return allocator.best_fit_only and not allocator.waits.queues and allocator.note is None
 
 
 class Preconditions(NamedTuple):
-    """What requests need of the free blocks of their stream to do the same again; each for the small and large pool.
+    """The conditions on the free blocks of a stream under which requests do the same again; per pool, small and large.
 
     Attributes:
-        used: the keys of those that are taken, cut or merged with, and whether each is its segment's first and last.
-        spoiled: where another one's key may not lie, since it would be a better fit.
+        used: the keys of blocks that are taken, cut or merged with, and whether each is first and last of its segment.
+        spoiled: the intervals in which no other key may lie, since its block would be a better fit.
     """
 
     used: tuple[dict[int, tuple[bool, bool]], ...]
     spoiled: tuple[tuple[Interval, ...], ...]
 
     def hold(self, allocator: Allocator, stream: int) -> bool:
-        """Tell whether they are met."""
+        """Tell whether the conditions are met."""
         for pool, used, spoiled in zip(allocator.pools, self.used, self.spoiled, strict=True):
             keys, blocks = pool.free_list(stream)
             for key, ends in used.items():
@@ -55,7 +55,7 @@ class Preconditions(NamedTuple):
 
 
 class Watch:
-    """Finds the conditions of what is asked of one stream's blocks from now on."""
+    """Collects the conditions of the requests that are made of one stream's blocks from now on."""
 
     def __init__(self, allocator: Allocator, stream: int) -> None:
         self._allocator = allocator
@@ -72,7 +72,7 @@ class Watch:
         pool = self._allocator.pool_for(size)
         keys, _ = self._lists[pool]
         index = bisect_left(keys, least_key(size))
-        if index < len(keys):  # else the driver is asked
+        if index < len(keys):  # else the request goes to the driver
             self._spoiled[pool].add((least_key(size), keys[index]))
             self._use(pool, keys[index])
 
@@ -84,7 +84,7 @@ class Watch:
                 self._use(pool, key_of(neighbour))
 
     def following(self, conditions: Preconditions) -> None:
-        """Note requests whose conditions are known, and were met."""
+        """Note requests whose conditions are known and were met."""
         for pool, (used, spoiled) in enumerate(zip(*conditions, strict=True)):
             self._spoiled[pool].update(spoiled)
             for key in used:
@@ -96,7 +96,7 @@ class Watch:
             self._used[pool][key] = ends
 
     def conditions(self) -> Preconditions:
-        """Return what was found."""
+        """Return the conditions that were found."""
         return Preconditions(self._used, tuple(map(_joined, self._spoiled)))
 
 
@@ -105,7 +105,7 @@ def _ends(block: Block) -> tuple[bool, bool]:
 
 
 def _joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
-    """Return the union of intervals, in order and apart."""
+    """Return the union of intervals, sorted and disjoint."""
     joined: list[Interval] = []
     for low, high in sorted(intervals):
         if joined and low <= joined[-1][1]:
@@ -120,7 +120,7 @@ class HeldBlock(NamedTuple):
 
     Attributes:
         pool: the index of its pool.
-        stream, address, size, requested: the block's.
+        stream, address, size, requested: as in `Block`.
     """
 
     pool: int
@@ -137,7 +137,7 @@ def held(allocator: Allocator, block: Block) -> HeldBlock:
 
 
 def exchange(allocator: Allocator, freed: list[Block], wanted: list[HeldBlock]) -> list[Block]:
-    """Free blocks, and cut others out of the free ones that they lie in. The figures are not touched."""
+    """Free blocks, and cut others out of the free ones that contain them. The figures stay unchanged."""
     for block in freed:
         merged, _ = block.pool.merge(block)
         merged.pool.add(merged)
@@ -150,12 +150,12 @@ def exchange(allocator: Allocator, freed: list[Block], wanted: list[HeldBlock]) 
 
 
 class Change(NamedTuple):
-    """What happened to one figure.
+    """The change of one figure.
 
     Attributes:
-        figure: which one, in the order of `Allocator.stats`.
-        rose, fell: by how much in all.
-        top: how far above the first value it was at the highest.
+        figure: its index in `Allocator.stats`.
+        rose, fell: the totals by which it rose and fell.
+        top: the height of its peak above its first value.
     """
 
     figure: int
@@ -165,9 +165,9 @@ class Change(NamedTuple):
 
 
 class Measure:
-    """Measures what happens to the allocator's figures from now on.
+    """Measures how the allocator's figures change from now on.
 
-    Meanwhile the peaks begin anew; `changes` puts the earlier ones back where they are higher.
+    Meanwhile the peaks start anew; `changes` restores the earlier ones if they are higher.
     """
 
     def __init__(self, allocator: Allocator) -> None:
@@ -190,7 +190,7 @@ class Measure:
 
 
 def apply(allocator: Allocator, changes: tuple[Change, ...]) -> None:
-    """Let the allocator's figures change as they did when they were measured."""
+    """Change the allocator's figures as they changed when they were measured."""
     stats = allocator.stats()
     for figure, rose, fell, top in changes:
         stat = stats[figure]
@@ -201,7 +201,7 @@ def apply(allocator: Allocator, changes: tuple[Change, ...]) -> None:
 
 
 def driver_calls(allocator: Allocator) -> tuple[int, ...]:
-    """Return how often the driver was asked for something, by whatever way."""
+    """Return the counts of all calls to the driver, of every kind."""
     segments = allocator.segments
     return (
         segments.allocations,

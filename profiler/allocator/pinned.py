@@ -1,8 +1,8 @@
-"""PyTorch's caching allocator for pinned host memory. It has never heard of tensors.
+"""PyTorch's caching allocator for pinned host memory. It knows nothing of tensors.
 
-A block is rounded up to a power of two, and once freed it stays pinned, to serve the next request of its size class. A
-block that a non-blocking copy used is free again when the copy's stream has got there. Blocks are neither split nor
-merged.
+A block is rounded up to a power of two and stays pinned once freed, to serve the next request of its size class. A
+block that a non-blocking copy used is free again once the copy's stream has passed the copy. Blocks are neither split
+nor merged.
 
 Source: `CachingHostAllocatorImpl` in ATen/core/CachingHostAllocator.h, as torch 2.13.0 installs it; the reserved
 segment is `get_reserve_segment` in aten/src/ATen/cuda/CachingHostAllocator.cpp, read in a copy of another date.
@@ -23,10 +23,10 @@ class PinnedBlock:
     """A piece of pinned memory.
 
     Attributes:
-        nbytes: its size, rounded.
+        nbytes: its rounded size.
         inside: whether it lies in the reserved segment, which is never given back.
-        streams: which copied from or to it since it was handed out.
-        waits: how many of them have yet to get there, once it is freed.
+        streams: the streams that copied from or to it since it was handed out.
+        waits: the number of those streams that are not done yet, once it is freed.
     """
 
     __slots__ = ("inside", "nbytes", "streams", "waits")
@@ -39,17 +39,17 @@ class PinnedBlock:
 
 
 class PinnedAllocator:
-    """Hands out pinned memory.
+    """The caching allocator of pinned memory.
 
     Args:
         settings: the `pinned_*` keys of `PYTORCH_CUDA_ALLOC_CONF`.
         clock: tells when streams are done.
 
     Attributes:
-        pinned_bytes: what the process has page-locked: blocks in use, cached blocks, the reserved segment.
-        allocated_bytes: what all blocks take, cached ones included; PyTorch's name.
-        active_bytes: what blocks in use take.
-        allocations, active_requests: how many there are of either.
+        pinned_bytes: the bytes that the process has page-locked: blocks in use, cached blocks, the reserved segment.
+        allocated_bytes: the bytes of all blocks, cached ones included; PyTorch's name.
+        active_bytes: the bytes of the blocks in use.
+        allocations, active_requests: the number of all blocks, and of those in use.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -60,17 +60,17 @@ class PinnedAllocator:
         self._clock = clock
         self._cached: dict[int, list[PinnedBlock]] = {}
         self._events: deque[tuple[float, PinnedBlock]] = deque()
-        self._segment_bytes = 0  # left of the reserved segment
+        self._segment_bytes = 0  # left in the reserved segment
         self._reserved = False
 
     def rounded(self, nbytes: int) -> int:
-        """Return the size of the block for `nbytes`: the next power of two, unless the settings bound that."""
+        """Return the size of the block for `nbytes`: the next power of two, unless the settings limit that."""
         settings = self._settings
         most = min(settings.pinned_max_round_bytes, settings.pinned_max_cached_bytes)
         return round_pinned(nbytes) if nbytes <= most else nbytes
 
     def allocate(self, nbytes: int) -> PinnedBlock | None:
-        """Return a block for `nbytes`, a cached one where there is one; None for nothing."""
+        """Return a block for `nbytes`, a cached one if there is one; None for 0 bytes."""
         if not nbytes:
             return None
         self._process_events()
@@ -83,7 +83,7 @@ class PinnedAllocator:
         return block
 
     def record(self, block: PinnedBlock, stream: int) -> None:
-        """Keep `block` from being reused, once freed, before `stream` has done what it was given until then."""
+        """Keep `block` from being reused, once freed, before `stream` has finished its work up to now."""
         block.streams.add(stream)
 
     def free(self, block: PinnedBlock) -> None:
@@ -96,7 +96,7 @@ class PinnedAllocator:
         block.streams = set()
 
     def empty_cache(self) -> None:
-        """Unpin every block that nobody uses."""
+        """Unpin every block that is not in use."""
         self._process_events()
         for blocks in self._cached.values():
             for block in blocks:
@@ -119,7 +119,7 @@ class PinnedAllocator:
         return PinnedBlock(size, inside=inside)
 
     def _process_events(self) -> None:
-        """Retire the freed blocks whose streams are done by now, up to the first that is not."""
+        """Retire the freed blocks whose streams are done by now, up to the first one that is not."""
         now = self._clock.host
         while self._events and self._events[0][0] <= now:
             _, block = self._events.popleft()
@@ -142,7 +142,7 @@ class PinnedAllocator:
         self.allocated_bytes.change(-block.nbytes)
 
     def stats(self) -> dict[str, object]:
-        """Return what `torch.cuda.host_memory_stats_as_nested_dict` does; times are unknown, so 0."""
+        """Return what `torch.cuda.host_memory_stats_as_nested_dict` returns; times are unknown, hence 0."""
         unknown = dict.fromkeys(("total", "max", "min", "count", "avg"), 0)
         return {
             "allocations": self.allocations.figures(),
@@ -156,12 +156,12 @@ class PinnedAllocator:
         }
 
     def reset_peak(self) -> None:
-        """Begin new peaks from what is there now."""
+        """Start new peaks from the present values."""
         for stat in self._all():
             stat.reset_peak()
 
     def reset_accumulated(self) -> None:
-        """Forget how much was allocated and freed."""
+        """Reset the totals of what was allocated and freed."""
         for stat in self._all():
             stat.reset_accumulated()
 
@@ -175,7 +175,7 @@ class PinnedAllocator:
 
 
 def round_pinned(nbytes: int) -> int:
-    """Return what a pinned block of `nbytes` takes by default: the next power of two.
+    """Return the size of a pinned block for `nbytes` by default: the next power of two.
 
     Source: `CachingHostAllocatorImpl` in ATen/core/CachingHostAllocator.h, torch 2.13.0.
     """

@@ -1,8 +1,8 @@
-"""How tensors are packed into pinned memory.
+"""The packing of tensors into pinned memory.
 
 PyTorch rounds each pinned block up to a power of two (`CachingHostAllocatorImpl` in ATen/core/CachingHostAllocator.h,
-torch 2.13.0): tensors pinned one by one take half as much again. Packed into few chunks whose sizes are powers of two
-they take little more than they hold. The hooks that pin and the planner that counts RAM both ask this file.
+torch 2.13.0), so tensors pinned one by one take half as much again. Packed into a few chunks whose sizes are powers of
+two, they take little more than their own size. Both the hooks that pin and the planner that counts RAM use this module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _WHOLE_BYTES = 1 << 20
-"""A rest below this goes into one chunk: what it wastes does not count."""
+"""A rest below this goes into one chunk; what that wastes does not matter."""
 
 
 class Chunk(NamedTuple):
@@ -28,15 +28,15 @@ class Chunk(NamedTuple):
 
 
 def aligned(nbytes: int) -> int:
-    """Return what a tensor of `nbytes` takes in a chunk: as in the caching allocator, so that any copy is aligned."""
+    """Return the bytes of a tensor in a chunk, rounded as in the caching allocator so that copies are aligned."""
     return round_block(nbytes)
 
 
 def chunks(sizes: Sequence[int]) -> tuple[Chunk, ...]:
-    """Return how tensors of these sizes in bytes are packed; empty ones are left out.
+    """Return the packing of tensors of these sizes in bytes; empty ones are left out.
 
-    Each chunk is the largest power of two that what is left can fill, filled from the largest tensor down. How large
-    a chunk may be is tried out: small chunks have a gap each, large ones leave more to the last.
+    Each chunk is the largest power of two that the remaining tensors can fill, filled from the largest tensor down. The
+    best upper limit for a chunk is found by trial: small chunks have a gap each, large ones leave more to the last.
     """
     waiting: dict[int, deque[int]] = defaultdict(deque)
     for index, size in enumerate(sizes):
@@ -48,12 +48,12 @@ def chunks(sizes: Sequence[int]) -> tuple[Chunk, ...]:
 
 
 def pinned_bytes(sizes: Sequence[int]) -> int:
-    """Return what tensors of these sizes in bytes take in pinned memory."""
+    """Return the pinned memory that tensors of these sizes in bytes take."""
     return sum(nbytes for nbytes, _ in _best(sizes))
 
 
 _Packing = list[tuple[int, list[tuple[int, int]]]]
-"""Chunks: the size of each, and how many tensors of which size are in it."""
+"""Chunks: the size of each, and pairs of tensor size and count for what is in it."""
 
 
 def _best(sizes: Sequence[int]) -> _Packing:
@@ -72,7 +72,7 @@ def _best(sizes: Sequence[int]) -> _Packing:
 
 
 def _packed(counts: Counter[int], most: int) -> _Packing:
-    """Pack tensors into chunks of at most `most` bytes; those of equal size go one after the other."""
+    """Pack tensors into chunks of at most `most` bytes; those of equal size go one after another."""
     left = dict(sorted(counts.items(), reverse=True))
     rest = sum(size * count for size, count in left.items())
     made: _Packing = []
@@ -93,6 +93,6 @@ def _packed(counts: Counter[int], most: int) -> _Packing:
 
 
 def _size(rest: int) -> int:
-    """Return the chunk for a rest: the power of two above where that wastes little, else the one below."""
+    """Return the chunk size for a rest: the power of two above if that wastes little, else the one below."""
     above = round_pinned(rest)
     return above if rest <= _WHOLE_BYTES or above - rest <= above // 64 else above // 2

@@ -1,4 +1,4 @@
-"""What the caching allocator says of itself, by PyTorch's keys and in PyTorch's words.
+"""The statistics, snapshots and error messages of the caching allocator, with PyTorch's keys and wording.
 
 Source: `THCPModule_memoryStats` and `THCPModule_memorySnapshot` in PyTorch's torch/csrc/cuda/Module.cpp, `format_size`
 and the message of `malloc` in c10/cuda/CUDACachingAllocator.cpp.
@@ -91,7 +91,7 @@ def _segment(blocks: list[Block]) -> dict[str, Any]:
 
 
 def _block(block: Block) -> dict[str, Any]:
-    # Torch's documentation says `active_awaiting_free`; its C++ says this.
+    # Torch's documentation says `active_awaiting_free`; its C++ code says this.
     state = "active_allocated" if block.allocated else "active_pending_free"
     return {
         "address": block.address,
@@ -105,7 +105,7 @@ def _block(block: Block) -> dict[str, Any]:
 def out_of_memory(
     allocator: Allocator, segment_bytes: int, *, capacity_bytes: int, context_bytes: int
 ) -> str:
-    """Return the message of `torch.cuda.OutOfMemoryError` for a segment that could not be had."""
+    """Return the message of `torch.cuda.OutOfMemoryError` for a segment that could not be allocated."""
     held = allocator.allocated_bytes
     used = context_bytes + allocator.reserved_bytes
     allowed = allocator.segments.allowed_bytes
@@ -123,7 +123,7 @@ def out_of_memory(
 
 
 def _size(nbytes: int) -> str:
-    """Return `nbytes` as PyTorch writes it: a whole GiB is `1024.00 MiB`."""
+    """Return `nbytes` in PyTorch's notation: a whole GiB is `1024.00 MiB`."""
     if nbytes <= KIB:
         return f"{nbytes} bytes"
     for unit, name in ((KIB, "KiB"), (MIB, "MiB")):

@@ -1,7 +1,7 @@
 """Segments: what the caching allocator takes from the driver and gives back to it.
 
-Source: `alloc_block`, `release_block` and their kin in PyTorch's c10/cuda/CUDACachingAllocator.cpp; each
-function names the one that it follows there.
+Source: `alloc_block`, `release_block` and related functions in PyTorch's c10/cuda/CUDACachingAllocator.cpp; each
+function names its counterpart there.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Segments:
 
     Args:
         limit_bytes: the most that the driver can give.
-        settings: how the allocator is set.
+        settings: the allocator's settings.
         tally: the statistics of both pools.
 
     Attributes:
         limit_bytes: see above.
-        allowed_bytes: the most that may be reserved, where a memory fraction is set.
+        allowed_bytes: the most that may be reserved, if a memory fraction is set.
         oversize: the segments of at least the size that is never split.
-        allocations, frees: calls of the driver.
-        note: told of them while a history is recorded; else None.
+        allocations, frees: the numbers of calls to the driver.
+        note: called for them while a history is recorded; else None.
     """
 
     def __init__(self, limit_bytes: int, settings: Settings, tally: StatisticsTally) -> None:
@@ -63,7 +63,7 @@ class Segments:
         self._expandable: list[ExpandableSegment] = []
 
     def __iter__(self) -> Iterator[list[Block]]:
-        """Yield each segment's blocks in order, the segments by address."""
+        """Yield the blocks of each segment in order, segments by address."""
         heads = [*self._heads.values(), *(segment.head for segment in self._expandable)]
         for head in sorted(heads, key=lambda head: head.address):
             chain = [head]
@@ -72,7 +72,7 @@ class Segments:
             yield chain
 
     def segment_bytes(self, size: int) -> int:
-        """Return the segment that a block of `size` needs. Source: `get_allocation_size`."""
+        """Return the size of the segment that a block of `size` needs. Source: `get_allocation_size`."""
         if size <= SMALL_REQUEST_BYTES:
             return SMALL_SEGMENT_BYTES
         if size < LEAST_OWN_SEGMENT_BYTES:
@@ -99,7 +99,7 @@ class Segments:
         return block
 
     def release(self, block: Block) -> None:
-        """Give the driver back a segment that is one free block. Source: `release_block`."""
+        """Give a segment that is a single free block back to the driver. Source: `release_block`."""
         block.pool.remove(block)
         del self._heads[block.address]
         self._addresses.release(block.address, block.size)
@@ -118,7 +118,7 @@ class Segments:
                 self.release(block)
 
     def release_available(self, pool: Pool, size: int, stream: int) -> bool:
-        """Give back just enough oversize blocks of `stream` for `size`; return whether there were.
+        """Give back just enough oversize blocks of `stream` for `size`; return whether there were enough.
 
         Source: `release_available_cached_blocks`.
         """
@@ -143,11 +143,11 @@ class Segments:
 
     @property
     def collects_garbage(self) -> bool:
-        """Whether old free segments are released above a threshold."""
+        """True if old free segments are released above a threshold."""
         return self._settings.garbage_collection_threshold > 0 and self.allowed_bytes is not None
 
     def collect_garbage(self, pool: Pool) -> None:
-        """Above the threshold, release free segments older than the average until it is met.
+        """Release free segments older than the average until the reserved bytes are below the threshold.
 
         Source: `garbage_collect_cached_blocks`.
         """
@@ -167,7 +167,7 @@ class Segments:
     # -- expandable segments
 
     def _expand(self, pool: Pool, size: int, stream: int) -> Block | None:
-        """Return a free block of at least `size`, in no list, for which pages were mapped; or None.
+        """Return a free block of at least `size`, in no list, backed by newly mapped pages; or None.
 
         Source: `try_allocate_expandable_block`.
         """
@@ -187,7 +187,7 @@ class Segments:
         return block
 
     def _room(self, pool: Pool, size: int, stream: int) -> Block:
-        """Return the first of neighbouring free or unmapped blocks that hold `size`, at the lowest address.
+        """Return the first of neighbouring free or unmapped blocks that together hold `size`, at the lowest address.
 
         Source: `find_expandable_block`.
         """
@@ -206,7 +206,7 @@ class Segments:
         return segment.head
 
     def _map(self, block: Block, size: int) -> Block | None:
-        """Put pages behind the first `size` bytes of an unmapped block; return the free block they are part of.
+        """Map pages for the first `size` bytes of an unmapped block; return the free block that they are part of.
 
         Source: `map_block` and `ExpandableSegment::map`.
         """
@@ -226,7 +226,7 @@ class Segments:
         return block
 
     def _unmap(self, block: Block, segment: ExpandableSegment) -> None:
-        """Give back the pages that lie wholly in a free block. Source: `unmap_block`, `release_expandable_segment`."""
+        """Unmap the pages that lie wholly in a free block. Source: `unmap_block`, `release_expandable_segment`."""
         page, offset = segment.page_bytes, block.address - segment.address
         begin = -(-offset // page) * page
         end = (offset + block.size) // page * page
@@ -253,7 +253,7 @@ class Segments:
 
     @property
     def free_bytes(self) -> int:
-        """What the driver could still give."""
+        """The bytes that the driver could still give."""
         return self.limit_bytes - self._tally.reserved_bytes.current
 
     def _driver_has(self, nbytes: int) -> bool:
@@ -277,7 +277,7 @@ class Segments:
 
 
 def _free_bytes(block: Block | None) -> int:
-    """Return how many bytes from `block` on are free or unmapped."""
+    """Return the number of free or unmapped bytes from `block` on."""
     nbytes = 0
     while block is not None and block.free:
         nbytes += block.size

@@ -1,4 +1,4 @@
-"""What `PYTORCH_CUDA_ALLOC_CONF` and `PYTORCH_ALLOC_CONF` say about the caching allocator, read as PyTorch reads it.
+"""The caching allocator's settings in `PYTORCH_CUDA_ALLOC_CONF` and `PYTORCH_ALLOC_CONF`, read as PyTorch reads them.
 
 Source: `ConfigTokenizer` and `AcceleratorAllocatorConfig` in PyTorch's c10/core/AllocatorConfig.h, and
 `CUDAAllocatorConfig` in c10/cuda/CUDAAllocatorConfig.h.
@@ -15,7 +15,7 @@ from typing import Any
 from profiler.errors import InputError
 from profiler.units import MIB
 
-VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the first that is set counts
+VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the first one that is set applies
 UNLIMITED = 1 << 62
 
 # Sizes that no setting changes. Source: c10/core/AllocatorConfig.h.
@@ -33,20 +33,21 @@ _MOST_REGISTER_THREADS = 128
 
 @dataclass(frozen=True)
 class Settings:
-    """How the caching allocator is set; the defaults are PyTorch's.
+    """The settings of the caching allocator; the defaults are PyTorch's.
 
     Attributes:
-        large_segment_bytes: the segment that requests between 1 and 10 MiB share.
+        large_segment_bytes: the size of the segment that requests between 1 and 10 MiB share.
         max_split_bytes: blocks of this size and more are never split.
-        max_non_split_rounding_bytes: by how much such a block may exceed the request that takes it.
+        max_non_split_rounding_bytes: the most by which such a block may exceed the request that takes it.
         garbage_collection_threshold: the fraction of the allowed memory above which old cached blocks are released; 0
-            for never. It has an effect only where a memory fraction is set.
+            for never. It only has an effect if a memory fraction is set.
         expandable_segments: whether segments grow page by page.
-        memory_fraction: the part of the card's capacity that may be reserved.
+        memory_fraction: the fraction of the GPU's capacity that may be reserved.
         pinned_max_round_bytes: pinned blocks above this size are not rounded up to a power of two.
         pinned_max_cached_bytes: freed pinned blocks above this size are not kept, and they are not rounded either.
-        pinned_reserve_bytes: pinned at once with the first block, for those after it.
-        divisions: into how many steps each power of two from 1 MiB to 64 GiB is divided for rounding; 0 for none.
+        pinned_reserve_bytes: pinned at once with the first block, to serve the following ones.
+        divisions: the number of steps into which each power of two from 1 MiB to 64 GiB is divided for rounding; 0 for
+            none.
     """
 
     large_segment_bytes: int = 20 * MIB
@@ -61,7 +62,7 @@ class Settings:
     divisions: tuple[int, ...] = (0,) * _INTERVALS
 
     def round(self, nbytes: int) -> int:
-        """Return the size of the block that a request of `nbytes` asks for.
+        """Return the size of the block for a request of `nbytes`.
 
         Source: `round_size` and `roundup_power2_next_division` in c10/cuda/CUDACachingAllocator.cpp.
         """
@@ -75,12 +76,12 @@ class Settings:
 
 
 def round_block(nbytes: int) -> int:
-    """Return what a request of `nbytes` takes on the device by default: whole blocks of 512 bytes."""
+    """Return the device memory that a request of `nbytes` takes by default: whole blocks of 512 bytes."""
     return (nbytes + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
 
 
 def settings_from_environment() -> Settings:
-    """Return what the environment says now.
+    """Return the settings that the environment holds now.
 
     Raises:
         InputError: for a key or value that PyTorch refuses.
@@ -99,7 +100,7 @@ def parse_settings(text: str, variable: str = VARIABLES[-1]) -> Settings:
         InputError: for a key or value that PyTorch refuses.
     """
     settings = Settings()
-    # The size of large segments bounds other values, so PyTorch reads it first.
+    # The size of large segments limits other values, so PyTorch reads it first.
     for key, value in sorted(_pairs(text, variable), key=lambda pair: pair[0] != _LARGE_SEGMENT):
         read = _READERS.get(key)
         if read is None:
@@ -114,7 +115,7 @@ def parse_settings(text: str, variable: str = VARIABLES[-1]) -> Settings:
 
 
 def _pairs(text: str, variable: str) -> Iterator[tuple[str, str]]:
-    """Yield keys and values; a list in brackets is one value."""
+    """Yield keys and values; a bracketed list is one value."""
     squeezed = "".join(text.split())
     for item in re.split(r",(?![^\[]*\])", squeezed.removesuffix(",")):
         key, colon, value = item.partition(":")
@@ -157,7 +158,7 @@ def _size(name: str) -> _Reader:
 
 
 def _register_threads(value: str) -> None:
-    """Check as `parsePinnedNumRegisterThreads` does: a power of two up to `pinned_max_register_threads`."""
+    """Check a value as `parsePinnedNumRegisterThreads` does: a power of two up to `pinned_max_register_threads`."""
     if not _is_power_of_two(int(value)) or int(value) > _MOST_REGISTER_THREADS:
         raise ValueError(f"it must be a power of 2 up to {_MOST_REGISTER_THREADS}")
 
@@ -187,7 +188,7 @@ def _native(value: str, settings: Settings) -> dict[str, Any]:
 
 
 def _divisions(value: str, settings: Settings) -> dict[str, Any]:
-    """Read one number for all sizes, or a list of `megabytes:divisions` with `>` for all above.
+    """Read one number for all sizes, or a list of `megabytes:divisions` with `>` for all sizes above.
 
     Source: `parseRoundUpPower2Divisions` in c10/core/AllocatorConfig.cpp.
     """
@@ -220,7 +221,7 @@ def _is_power_of_two(number: int) -> bool:
 
 
 def _ignored(check: Callable[[str], object]) -> _Reader:
-    """Return a reader for what changes no figure: how the driver is asked, by how many threads, and when."""
+    """Return a reader for settings that change no figure, such as the way, the threads and the time of driver calls."""
 
     def read(value: str, settings: Settings) -> dict[str, Any]:
         check(value)

@@ -1,4 +1,4 @@
-"""What the caching allocator counts: current, peak and accumulated figures, for both pools together and for each.
+"""The counters of the caching allocator: current, peak and accumulated figures, for both pools together and for each.
 
 Source: `Stat` in PyTorch's c10/core/Allocator.h and `DeviceStats` in c10/core/CachingDeviceAllocator.h.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Note = Callable[[str, int, int, int], None]
-"""Told what was done, of `history.ACTIONS`, with address, bytes and stream."""
+"""Called with an action of `history.ACTIONS`, an address, bytes and a stream."""
 
 
 class Stat:
     """One figure: `current` and `peak`, and how much it rose and fell since the last reset.
 
-    Current is what ever rose less what ever fell.
+    The current value is everything it ever rose less everything it ever fell.
     """
 
     __slots__ = ("fell", "forgotten_fall", "forgotten_rise", "peak", "rose")
@@ -25,11 +25,11 @@ class Stat:
 
     @property
     def current(self) -> int:
-        """What it is now."""
+        """The present value."""
         return self.rose - self.fell
 
     def change(self, amount: int) -> None:
-        """Raise it by `amount`, or let it fall where that is negative."""
+        """Raise it by `amount`, or lower it if `amount` is negative."""
         if amount < 0:
             self.fell -= amount
             return
@@ -37,7 +37,7 @@ class Stat:
         self.peak = max(self.peak, self.rose - self.fell)
 
     def figures(self) -> dict[str, int]:
-        """Return the four figures by PyTorch's names."""
+        """Return the four figures under PyTorch's names."""
         return {
             "current": self.current,
             "peak": self.peak,
@@ -46,24 +46,24 @@ class Stat:
         }
 
     def reset_peak(self) -> None:
-        """Begin a new peak from what it is now."""
+        """Start a new peak from the present value."""
         self.peak = self.current
 
     def reset_accumulated(self) -> None:
-        """Forget how much it rose and fell."""
+        """Reset the totals of how much it rose and fell."""
         self.forgotten_rise, self.forgotten_fall = self.rose, self.fell
 
 
 class StatisticsTally:
-    """The figures of one pool, or of all.
+    """The figures of one pool, or of all pools.
 
     Attributes:
-        allocation: blocks held.
-        allocated_bytes: how long they are together.
-        requested_bytes: what they asked for, exactly; until nobody uses them.
-        active, active_bytes: blocks held or waiting for a stream, whole, with what could not be split off.
+        allocation: blocks in use.
+        allocated_bytes: their total length.
+        requested_bytes: the bytes exactly as requested, until no stream uses the blocks any more.
+        active, active_bytes: blocks in use or waiting for a stream, with remainders that could not be split off.
         inactive_split, inactive_split_bytes: free blocks that share a segment with others.
-        segment, reserved_bytes: what the driver gave.
+        segment, reserved_bytes: segments that the driver has given.
     """
 
     __slots__ = (
@@ -93,15 +93,15 @@ class StatisticsTally:
     reserved_bytes: Stat
 
     def stats(self) -> dict[str, Stat]:
-        """Return the figures by PyTorch's names."""
+        """Return the figures under PyTorch's names."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-# These run for every tensor, so each serves a pool's tally and that of both at once, and does without `Stat.change`.
+# These run for every tensor, so each updates a pool's tally and that of both pools at once, without `Stat.change`.
 
 
 def take(tallies: tuple[StatisticsTally, StatisticsTally], size: int, requested: int) -> None:
-    """Count a block in: somebody holds it."""
+    """Count a block that was handed out."""
     for tally in tallies:
         stat = tally.allocation
         stat.rose = rose = stat.rose + 1
@@ -121,14 +121,14 @@ def take(tallies: tuple[StatisticsTally, StatisticsTally], size: int, requested:
 
 
 def give(tallies: tuple[StatisticsTally, StatisticsTally], size: int) -> None:
-    """Count a block out of what is held."""
+    """Count a block that was freed, but may still wait for a stream."""
     for tally in tallies:
         tally.allocation.fell += 1
         tally.allocated_bytes.fell += size
 
 
 def retire(tallies: tuple[StatisticsTally, StatisticsTally], size: int, requested: int) -> None:
-    """Count a block out of what is in use, too."""
+    """Count a block that is no longer active either."""
     for tally in tallies:
         tally.active.fell += 1
         tally.active_bytes.fell += size
@@ -136,7 +136,7 @@ def retire(tallies: tuple[StatisticsTally, StatisticsTally], size: int, requeste
 
 
 def split(tallies: tuple[StatisticsTally, StatisticsTally], count: int, nbytes: int) -> None:
-    """Count free blocks of shared segments in, or out."""
+    """Count free blocks of shared segments, or uncount them if negative."""
     for tally in tallies:
         if count:
             tally.inactive_split.change(count)

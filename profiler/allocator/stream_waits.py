@@ -1,4 +1,4 @@
-"""Freed blocks that other streams still work with.
+"""Freed blocks that other streams still use.
 
 Source: `insert_events`, `process_events` and `synchronize_and_free_events` in PyTorch's
 c10/cuda/CUDACachingAllocator.cpp.
@@ -14,10 +14,10 @@ from profiler.allocator.clock import Clock, Mark
 
 
 class Waits:
-    """Blocks that wait.
+    """The freed blocks that wait for streams.
 
     Attributes:
-        queues: for each stream, when it will have done what it was given before each block was freed.
+        queues: for each stream, its blocks and the times at which its work from before their freeing is done.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -25,7 +25,7 @@ class Waits:
         self.queues: dict[int, deque[tuple[Mark, Block]]] = {}
 
     def add(self, block: Block, streams: set[int]) -> None:
-        """Let `block` wait for `streams`."""
+        """Make `block` wait for `streams`."""
         for stream in streams:
             queue = self.queues.setdefault(stream, deque())
             queue.append((self._clock.mark(stream), block))
@@ -41,7 +41,7 @@ class Waits:
                 del self.queues[stream]
 
     def finish(self) -> Iterator[Block]:
-        """Let the host wait for every stream that holds a block up, and yield the blocks."""
+        """Make the host wait for every stream that delays a block, and yield the blocks."""
         for queue in self.queues.values():
             for done, block in queue:
                 self._clock.reach(done)

@@ -1,4 +1,4 @@
-"""Measuring the card at hand: the operators of the catalogue, the link, and what the driver takes for itself."""
+"""Measurements of the GPU at hand: the operators of the catalogue, the link, and the driver's own memory."""
 
 from profiler.calibrating.calibrate import Calibrated, calibrate
 

@@ -1,7 +1,7 @@
-"""`calibrate`: measures the card at hand operation by operation, and keeps a table that predictions then use.
+"""`calibrate`: measures the GPU at hand, operation by operation, and keeps a table that predictions then use.
 
-The table is written after each model, whole or not at all, and what it holds is not measured again: a run that was cut
-off goes on where it was.
+The table is written after each model, completely or not at all, and what it holds is not measured again: an interrupted
+run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """What a run of `calibrate` came to."""
+    """The result of a run of `calibrate`."""
 
     table: Calibration
-    path: Path | None  # None where nothing was to be written
+    path: Path | None  # None if nothing was to be written
     measured: int  # operations measured in this run
-    skipped: dict[str, str]  # model to why its operations are not known
+    skipped: dict[str, str]  # model to the reason why its operations are not known
     left: tuple[str, ...]  # models for which there was no time
 
     def summary(self) -> dict[str, Any]:
@@ -70,18 +70,18 @@ def calibrate(
     budget_seconds: float | None = None,
     report: Report | None = None,
 ) -> Calibrated:
-    """Measure the card at hand and return its table.
+    """Measure the GPU at hand and return its table.
 
     Args:
-        scenarios: whose operations to measure; their mode and call shape them, their card plays no part.
-        output: where to keep the table; the user's own folder if not given, nowhere in a dry run.
-        dry: try it on a virtual card, which stands in for the real one. Predictions never use such a table.
-        card: the virtual card of a dry run.
-        budget_seconds: stop before the next operation when this time is over.
-        report: told what is being done.
+        scenarios: supply the operations, which depend on their mode and call; their GPU plays no part.
+        output: the path to keep the table at; the user's own folder if not given, not kept at all in a dry run.
+        dry: try it on a virtual GPU, which stands in for the real one. Predictions never use such a table.
+        card: the virtual GPU of a dry run.
+        budget_seconds: stop before the next operation once this time is over.
+        report: called with a line for each thing that is being done.
 
     Raises:
-        InputError: if there is no card, `card` is given for a real one, or `output` is of another card or not writable.
+        InputError: if there is no GPU, `card` is given for a real one, or `output` is of another GPU or not writable.
     """
     deadline = time.monotonic() + (float("inf") if budget_seconds is None else budget_seconds)
     if not dry:
@@ -105,7 +105,7 @@ def calibrate(
 
 
 class _Run:
-    """One run of `calibrate`: the table so far, and how much time is left."""
+    """One run of `calibrate`: the table so far, and the time that is left."""
 
     table: Calibration
 
@@ -122,11 +122,11 @@ class _Run:
         self.left: list[str] = []
 
     def measure_machine(self) -> None:
-        """Measure context, copies and launches, unless the table holds them."""
+        """Measure context, copies and launches, unless the table already holds them."""
         if self.table.context_bytes:
             return
         self._tell("measuring the link")
-        # What other processes hold is asked before this one has a context.
+        # The memory of other processes is read before this one has a context.
         before_bytes = 0 if self._dry else nvml.used_bytes() or 0
         with _stage(self._dry, self._here.key):
             self.table = replace(
@@ -138,7 +138,7 @@ class _Run:
         self._keep()
 
     def measure_scenario(self, scenario: Scenario) -> None:
-        """Measure the operations of one scenario that the table lacks, as far as there is time."""
+        """Measure those operations of one scenario that the table lacks, as far as time allows."""
         if time.monotonic() >= self._deadline:
             self.left.append(scenario.model)
             return
@@ -195,7 +195,7 @@ def _check_real(card: str | None) -> None:
 
 @contextmanager
 def _stage(dry: bool, card: str | None) -> Iterator[Card]:
-    """Yield the card at hand while it can be measured: torch's own, or a virtual one that stands in."""
+    """Yield the GPU at hand while it can be measured: torch's own, or a virtual one that stands in."""
     if not dry:
         yield machine.card_at_hand()
         torch.cuda.empty_cache()
@@ -229,10 +229,10 @@ def _own_path(table: Calibration) -> Path:
 
 
 def _continued(fresh: Calibration, path: Path | None) -> Calibration:
-    """Return the table at `path` to go on with, else the fresh one.
+    """Return the table at `path` to continue, or else the fresh one.
 
     Raises:
-        InputError: if what is there is no table, or is one of another card or of other versions.
+        InputError: if the file there is no table, or one of another GPU or of other versions.
     """
     from profiler.atomic import check_writable
 

@@ -1,6 +1,6 @@
-"""What one operation takes on the card at hand: memory beside arguments and results, and seconds.
+"""Measurements of single operations on the GPU at hand: memory beyond arguments and results, and seconds.
 
-Works the same on a real card and on a virtual one: everything is asked of `torch.cuda`.
+They work the same way on a real and on a virtual GPU: all figures come from `torch.cuda`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from profiler.calibrating.operations import Operation
 
-TIMED_SECONDS = 0.01  # repeat until this long, or this often
+TIMED_SECONDS = 0.01  # repeat until this much time has passed or MOST_REPEATS is reached
 MOST_REPEATS = 20
 
 _BACKENDS = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}  # torch.nn.attention.SDPBackend
-# Where the attention operators take their mask and whether it is causal.
+# The positions at which the attention operators take their mask and their causal flag.
 _ATTENTION = {
     aten._scaled_dot_product_flash_attention.default: (None, 4),
     aten._scaled_dot_product_efficient_attention.default: (3, 6),
@@ -30,13 +30,13 @@ _ATTENTION = {
 
 
 def measure(operation: Operation) -> KernelCost:
-    """Return what one operation costs.
+    """Return the cost of one operation.
 
-    The first run is not counted: it may load kernels, choose an algorithm and take the cuBLAS handle's workspace.
+    The first run does not count: it may load kernels, choose an algorithm and allocate the cuBLAS handle's workspace.
     Memory is what was requested, not what the allocator rounded it to.
 
     Raises:
-        RuntimeError: if the card cannot run it; `torch.cuda.OutOfMemoryError` if it does not fit.
+        RuntimeError: if the GPU cannot run it; `torch.cuda.OutOfMemoryError` if it does not fit.
     """
     with torch.no_grad():
         args, kwargs = operation.made()
@@ -55,7 +55,7 @@ def measure(operation: Operation) -> KernelCost:
 
 
 def timed(run: Callable[[], Any], *, repeats: int) -> float:
-    """Return the card's seconds for one of `repeats` runs in a row, by CUDA events."""
+    """Return the GPU's seconds for one of `repeats` consecutive runs, measured with CUDA events."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -67,7 +67,7 @@ def timed(run: Callable[[], Any], *, repeats: int) -> float:
 
 
 def _workspace_bytes(run: Callable[[], Any]) -> int:
-    """Return the highest memory during a run, less what was there before and what it returned."""
+    """Return the peak memory of a run, less what was there before and what the run returned."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     result = run()
@@ -78,7 +78,7 @@ def _workspace_bytes(run: Callable[[], Any]) -> int:
 
 
 def _backend(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return which attention torch itself would choose here; "" for what is none, or on a virtual card."""
+    """Return the attention backend that torch would choose; "" if `func` is not attention or the GPU is virtual."""
     if func not in _ATTENTION or type(args[0]) is not torch.Tensor:
         return ""
     mask_at, causal_at = _ATTENTION[func]

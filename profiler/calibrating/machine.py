@@ -1,4 +1,4 @@
-"""What the card at hand is, how fast its link copies, and what the driver takes beside the allocator."""
+"""The GPU at hand: its specifications, its copy and launch rates, and the driver's memory beside the allocator."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LAUNCHES = 2000
 
 
 def card_at_hand() -> Card:
-    """Return the card that torch sees, with the memory that its driver reports."""
+    """Return the GPU that torch sees, with the memory that its driver reports."""
     return card_of_properties(torch.cuda.get_device_properties(torch.cuda.current_device()))
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that kernels' memory and speed depend on."""
+    """Return the versions on which the memory and speed of kernels depend."""
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda or "",
@@ -36,10 +36,10 @@ def versions() -> dict[str, str]:
 def measure_context(before_bytes: int) -> dict[str, int]:
     """Return what the driver shows as used beside the allocator: bare, then with cuBLAS, then with cuDNN.
 
-    Says what a context takes only as long as this process has done nothing else on the card.
+    This is the size of the context only if the process has done nothing else on the GPU yet.
 
     Args:
-        before_bytes: what was in use on the card before this process touched it.
+        before_bytes: what was in use on the GPU before this process touched it.
     """
     found = {}
     matrix = torch.zeros(256, 256, dtype=torch.float16, device="cuda")
@@ -53,14 +53,14 @@ def measure_context(before_bytes: int) -> dict[str, int]:
 
 
 def beside_allocator_bytes(before_bytes: int) -> int:
-    """Return what the driver shows as used on the card, less what is reserved and what was there before."""
+    """Return what the driver shows as used on the GPU, less what is reserved and what was there before."""
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
     return max(total - free - torch.cuda.memory_reserved() - before_bytes, 0)
 
 
 def measure_copies(sizes: tuple[int, ...] = COPY_BYTES) -> tuple[CopyCost, ...]:
-    """Return the best of some copies of each size, both ways, from pinned and from pageable memory."""
+    """Return the best of several copies of each size, both ways, from pinned and from pageable memory."""
     return tuple(
         CopyCost(way=way, pinned=pinned, bytes=nbytes, seconds=_copy_seconds(way, pinned, nbytes))
         for way in ("h2d", "d2h")
@@ -79,7 +79,7 @@ def _copy_seconds(way: str, pinned: bool, nbytes: int) -> float:
 
 
 def measure_launch() -> float:
-    """Return the seconds between the starts of two kernels that themselves take next to none."""
+    """Return the seconds between the starts of two kernels that themselves take almost no time."""
     one = torch.zeros(1, device="cuda")
     timed(partial(one.add_, 1), repeats=_LAUNCHES)
     return timed(partial(one.add_, 1), repeats=_LAUNCHES)

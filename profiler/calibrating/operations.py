@@ -1,6 +1,6 @@
-"""Which convolutions, matrix products and attentions a pipeline runs: told by one run of it on the virtual GPU.
+"""The convolutions, matrix products and attentions that a pipeline runs, recorded in one run on the virtual GPU.
 
-An operation is an operator with descriptions of tensors in place of tensors, so that it can be made again on any card.
+An operation is an operator with descriptions of tensors in place of tensors, so that it can be rebuilt on any GPU.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from profiler.sizing.scenario import Scenario
 
 STEPS = 2
-"""Denoise steps of the run: a second one may differ from the first, a third does not from the second."""
+"""Denoise steps of the run: the second may differ from the first, a third does not differ from the second."""
 
-_SPREAD = 0.02  # standard deviation of what tensors are filled with; small, so that half precision stays finite
+_SPREAD = 0.02  # standard deviation of the random fill; small, so that half precision stays finite
 
 
 @dataclass(frozen=True)
 class TensorLike:
-    """What it takes to make a tensor of the same kind again."""
+    """A description of a tensor, from which one of the same kind can be made."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -43,7 +43,7 @@ class TensorLike:
     device: str  # "cuda" or "cpu"
 
     def make(self) -> torch.Tensor:
-        """Return such a tensor, filled with small random numbers, integers with zeros."""
+        """Return such a tensor, filled with small random numbers, or with zeros for integers."""
         reach = sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
         count = 0 if 0 in self.shape else 1 + reach
         flat = torch.zeros(count, dtype=self.dtype, device=self.device)
@@ -54,7 +54,7 @@ class TensorLike:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operator with what it is given; `TensorLike` stands for each tensor."""
+    """One operator and its arguments, with a `TensorLike` in place of each tensor."""
 
     signature: str
     func: Any
@@ -62,7 +62,7 @@ class Operation:
     kwargs: dict[str, Any]
 
     def made(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return arguments with tensors."""
+        """Return the arguments with real tensors in them."""
         args, kwargs = tree_map(
             lambda leaf: leaf.make() if isinstance(leaf, TensorLike) else leaf,
             (self.args, self.kwargs),
@@ -73,7 +73,7 @@ class Operation:
 def operations_of(scenario: Scenario, card: Card) -> dict[str, Operation]:
     """Return the distinct operations of one call of the scenario's pipeline on `card`, by signature.
 
-    The card's memory plays no part, but its architecture does: it decides which attention runs.
+    The GPU's memory plays no part, but its architecture does: it determines which attention runs.
 
     Raises:
         InputError: if the pipeline cannot be built, or refuses the call.
@@ -88,7 +88,7 @@ def operations_of(scenario: Scenario, card: Card) -> dict[str, Operation]:
 
 @contextmanager
 def recorded(gpu: VirtualGPU) -> Iterator[dict[str, Operation]]:
-    """Yield a dictionary that fills with the operations that `gpu` meets for the first time."""
+    """Yield a dictionary that collects the operations as `gpu` meets them for the first time."""
     found: dict[str, Operation] = {}
     learn = gpu.operators.learn
 

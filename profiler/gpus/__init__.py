@@ -1,1 +1,1 @@
-"""GPUs as hardware: their facts, what was measured on them, and what the driver says."""
+"""GPUs as hardware: their specifications, what was measured on them, and what the driver reports."""

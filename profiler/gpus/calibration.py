@@ -1,11 +1,11 @@
-"""Calibration tables: what operators, copies and the CUDA context took on a real card, and where the tables lie.
+"""Calibration tables: what operators, copies and the CUDA context took on a real GPU, and where the tables are kept.
 
-`vram calibrate` writes a table; predictions for the same card read it. An operator that a table holds is charged what
-was measured, one that it lacks what the rule says. Workspaces may come from another card of the same compute
-capability; seconds, copy rates and the context from a card of the same name only.
+`vram calibrate` writes a table; predictions for the same GPU read it. An operator that a table holds is charged its
+measured cost; one that is missing from the table is charged by rule. Workspaces may come from another GPU of the same
+compute capability; seconds, copy rates and the context only from a GPU of the same name.
 
-Tables lie in `profiler/data/calibration/` and in the user's own folder, which comes first: `$VRAM_CALIBRATION` (a
-table, a folder, or empty for none), else `$XDG_DATA_HOME/vram/calibration`, by default
+Tables are kept in `profiler/data/calibration/` and in the user's own folder, which takes precedence:
+`$VRAM_CALIBRATION` (a table, a folder, or empty for none), else `$XDG_DATA_HOME/vram/calibration`, by default
 `~/.local/share/vram/calibration`. A table of a dry run is never used.
 """
 
@@ -28,18 +28,18 @@ PLACE = "VRAM_CALIBRATION"
 
 
 def knows(card: Card) -> bool:
-    """Return whether any table says something about a card."""
+    """Tell whether any table applies to a GPU."""
     return bool(_tables_for(card))
 
 
 def kernel_cost(card: Card, signature: str) -> KernelCost | None:
-    """Return what a table of this very card holds for an operator, or None."""
+    """Return what a table of this very GPU holds for an operator, or None."""
     found = table_of(card)
     return None if found is None else found.kernels.get(signature)
 
 
 def workspace_bytes(card: Card, signature: str) -> int | None:
-    """Return the workspace measured for an operator on this card, or on one of its compute capability; else None."""
+    """Return the workspace measured for an operator on this GPU, or on one of its compute capability; else None."""
     for table in _tables_for(card):
         if signature in table.kernels:
             return table.kernels[signature].workspace_bytes
@@ -47,18 +47,18 @@ def workspace_bytes(card: Card, signature: str) -> int | None:
 
 
 def table_of(card: Card) -> Calibration | None:
-    """Return the table of this very card, the user's before the packaged one."""
+    """Return the table of this very GPU; the user's takes precedence over the packaged one."""
     return next((table for table in _tables_for(card) if table.card == card.name), None)
 
 
 def told(card: Card) -> str:
-    """Return what a prediction says of the tables it used for a card."""
+    """Return the words in which a prediction names the tables it used for a GPU."""
     tables = _tables_for(card)
     return f"workspaces as in the table of {tables[0]}" if tables else "no table"
 
 
 def as_measured(card: Card) -> Card:
-    """Return the card with the context and copy rates that its own table holds; the card itself without a table."""
+    """Return the GPU with the context and copy rates of its own table, or unchanged if it has no table."""
     table = table_of(card)
     if table is None:
         return card
@@ -73,7 +73,7 @@ def as_measured(card: Card) -> Card:
 
 
 def _tables_for(card: Card) -> tuple[Calibration, ...]:
-    """Return the tables that say something about a card, the most telling first."""
+    """Return the tables that apply to a GPU, those of the same name first."""
     tables = _known_tables(card.architecture, os.environ.get(PLACE))
     return tuple(sorted(tables, key=lambda table: table.card != card.name))
 
@@ -96,7 +96,7 @@ def _table_files(place: Path | None, architecture: str) -> list[Path]:
 
 
 def user_place() -> Path:
-    """Return the folder of the user's own tables, or the one table that `$VRAM_CALIBRATION` names."""
+    """Return the folder of the user's own tables, or the path that `$VRAM_CALIBRATION` names."""
     named = os.environ.get(PLACE)
     if named:
         return Path(named).expanduser()
@@ -105,5 +105,5 @@ def user_place() -> Path:
 
 
 def forget() -> None:
-    """Let the tables be read again, after one was written."""
+    """Drop the cached tables, so that they are read again after one has been written."""
     _known_tables.cache_clear()

@@ -1,7 +1,7 @@
-"""The record of one calibrated card, and its file: plain facts in TOML, one line an operator.
+"""The record of one calibrated GPU and its file format: plain TOML, one line per operator.
 
-An operator is named by its signature (`virtual/operators/signatures.py`): the operator, and dtype, shape and layout of
-what it was given.
+An operator is identified by its signature (`virtual/operators/signatures.py`): the operator, and dtype, shape and
+layout of its arguments.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class KernelCost:
-    """What one operator took beside its arguments and results."""
+    """The cost of one operator beyond its arguments and results."""
 
     workspace_bytes: int
     seconds: float
-    backend: str = ""  # of attention: what torch chose for it on that card
+    backend: str = ""  # for attention: the one that torch chose on that GPU
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyCost:
-    """The best of some copies of one size."""
+    """The best of several copies of one size."""
 
     way: str  # "h2d" or "d2h"
     pinned: bool
@@ -42,36 +42,36 @@ class CopyCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """One card's table."""
+    """The table of one GPU."""
 
-    card: str  # what the driver calls it
+    card: str  # the driver's name for it
     compute_capability: tuple[int, int]
     total_memory_bytes: int
     date: str
     versions: dict[str, str] = field(default_factory=dict)  # torch, cuda, cudnn, driver
-    dry: bool = False  # measured on a virtual card, to try the command
+    dry: bool = False  # measured on a virtual GPU, to try the command
     context_bytes: dict[str, int] = field(
         default_factory=dict
-    )  # what the driver shows as used, less reserved, when
+    )  # what the driver shows as used, less reserved, by stage
     launch_seconds: float = 0.0
     copies: tuple[CopyCost, ...] = ()
     kernels: dict[str, KernelCost] = field(default_factory=dict)  # by signature
-    failed: dict[str, str] = field(default_factory=dict)  # signature to why
+    failed: dict[str, str] = field(default_factory=dict)  # signature to error message
 
     @property
     def architecture(self) -> str:
-        """The name compilers use: `sm_90`."""
+        """The name that compilers use: `sm_90`."""
         return "sm_{}{}".format(*self.compute_capability)
 
     @property
     def file_name(self) -> str:
-        """The name under which a folder of tables keeps it: the architecture comes first, which readers go by."""
+        """The file name in a folder of tables: it begins with the architecture, by which tables are looked up."""
         return (
             f"{self.architecture}-{re.sub(r'[^a-z0-9]+', '-', self.card.lower()).strip('-')}.toml"
         )
 
     def bytes_per_second(self, way: str, *, pinned: bool) -> float | None:
-        """Return the best rate of the copies of one kind; None if there are none."""
+        """Return the best rate of the copies of one kind, or None if there are none."""
         rates = [
             copy.bytes / copy.seconds
             for copy in self.copies
@@ -88,7 +88,7 @@ def load(path: str | os.PathLike[str]) -> Calibration:
     """Return the table that `save` wrote to `path`.
 
     Raises:
-        InputError: if it holds none, or one of a newer version.
+            InputError: if `path` holds no table, or one of a newer version.
     """
     try:
         facts = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def load(path: str | os.PathLike[str]) -> Calibration:
 
 
 def save(table: Calibration, path: str | os.PathLike[str]) -> None:
-    """Write a table to `path`, whole or not at all.
+    """Write a table to `path`, completely or not at all.
 
     Raises:
         InputError: if `path` cannot be written.
@@ -176,7 +176,7 @@ def _pairs(values: dict[str, Any]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    """Return a value as TOML writes it."""
+    """Return a value in TOML notation."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -193,6 +193,6 @@ def _quoted(name: str) -> str:
 
 
 def _string(text: str) -> str:
-    """Return a basic string of TOML; control characters, which it forbids, become spaces."""
+    """Return a basic TOML string; control characters, which it must not contain, become spaces."""
     plain = re.sub(r"[\x00-\x1f\x7f]", " ", text)
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'

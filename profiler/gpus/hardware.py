@@ -1,7 +1,7 @@
-"""The cards the virtual GPU can stand in for, and what is known of each.
+"""The GPUs that a virtual GPU can stand in for, and what is known of each.
 
-The facts, with their sources, are in `data/hardware.toml`: per generation, per link and per card. A
-`Card` joins the three. Rates are what the data sheet promises or a copy achieves; the virtual clock
+The facts and their sources are in `data/hardware.toml`: per generation, per link and per GPU. A
+`Card` joins the three. Rates are those of the data sheet or those that a copy achieves; the virtual clock
 turns them into predicted seconds.
 """
 
@@ -20,17 +20,17 @@ from profiler.errors import InputError
 from profiler.units import KIB, MIB, format_bytes, parse_bytes
 
 DEFAULT_GPU = "rtx-4060"
-"""Stands in when no GPU is named, in the command and in Python: a common one, of 8 GB, so that it flatters nobody."""
+"""The default if no GPU is named, in the command or in Python: a common one with 8 GB, so as not to look too good."""
 
 _FAMILY_WORDS = frozenset({"nvidia", "geforce", "rtx", "tesla", "gpu"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One NVIDIA card, as the driver reports it and as its data sheet rates it."""
+    """One NVIDIA GPU, as the driver reports it and as its data sheet rates it."""
 
-    key: str  # what a user types: rtx-4090
-    name: str  # what the driver calls it
+    key: str  # the name that a user types: rtx-4090
+    name: str  # the driver's name for it
     generation: str  # turing, ampere, ada, hopper, blackwell, ...
     compute_capability: tuple[int, int]
     multi_processor_count: int
@@ -40,7 +40,7 @@ class Card:
     context_bytes: (
         int  # taken by the CUDA context and loaded kernels, outside the allocator; an estimate
     )
-    slack_bytes: int  # what a plan leaves free beside context and reserved; a stated constant
+    slack_bytes: int  # left free by a plan, beside context and reserved; a fixed constant
     cublas_workspace_bytes: int  # one per handle and stream, from torch's allocator
     l2_cache_bytes: int
     memory_bytes_per_second: float
@@ -49,28 +49,28 @@ class Card:
     ]  # dense, fp32 accumulation; keys are names of torch dtypes and tfloat32
     link: str  # pcie-4x16
     pinned_bytes_per_second: (
-        float  # achieved by a copy between pinned memory and the card, either way
+        float  # achieved by a copy between pinned memory and the GPU, either way
     )
     h2d_bytes_per_second: float  # from pageable memory; an estimate
     d2h_bytes_per_second: float  # to pageable memory; an estimate
-    launch_seconds: float  # the host's, for one kernel; an estimate
+    launch_seconds: float  # of the host, per kernel; an estimate
     achieved: dict[
         str, float
-    ]  # of the rates, by class of operator, and of the bandwidth; estimates
+    ]  # fractions of the rates, by class of operator, and of the bandwidth; estimates
     aliases: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
-        """The name compilers use: `sm_89`."""
+        """The name that compilers use: `sm_89`."""
         major, minor = self.compute_capability
         return f"sm_{major}{minor}"
 
     def with_capacity(self, capacity: str | int) -> Card:
-        """Return the same card with another `total_memory`, in bytes or as text such as `8GiB`.
+        """Return the same GPU with another `total_memory`, in bytes or as text such as `8GiB`.
 
         Raises:
-            InputError: if it is no size, or less than the context alone takes.
+            InputError: if it is not a size, or less than the context alone takes.
         """
         capacity_bytes = parse_bytes(capacity)
         if capacity_bytes <= self.context_bytes:
@@ -82,10 +82,10 @@ class Card:
 
 
 def card(name: str) -> Card:
-    """Return the card called `name`: its key, an alias, or what the driver calls it.
+    """Return the GPU called `name`: its key, an alias, or the driver's name for it.
 
     Raises:
-        InputError: if there is none, naming the closest keys.
+        InputError: if there is none; the message names the closest keys.
     """
     if not isinstance(name, str):
         raise InputError(
@@ -101,7 +101,7 @@ def card(name: str) -> Card:
 
 
 def card_of(model: str | Card) -> Card:
-    """Return the card called `model`, or that card itself.
+    """Return the GPU called `model`, or `model` itself if it is a `Card`.
 
     Raises:
         InputError: if it is neither.
@@ -110,19 +110,19 @@ def card_of(model: str | Card) -> Card:
 
 
 def choose_card(name: str | None = None, capacity: str | int | None = None) -> Card:
-    """Return the card called `name`, or the default one, with `capacity` for its own if given.
+    """Return the GPU called `name`, or the default one, with `capacity` in place of its own if given.
 
     Raises:
-        InputError: if the card is unknown or the capacity no size.
+        InputError: if the GPU is unknown or the capacity is not a size.
     """
     chosen = card(name or DEFAULT_GPU)
     return chosen if capacity is None else chosen.with_capacity(capacity)
 
 
 def card_of_properties(properties: Any) -> Card:
-    """Return the card that torch describes, with the memory that its driver reports.
+    """Return the GPU that torch describes, with the memory that its driver reports.
 
-    A card that is not known takes its rates from the known one of the nearest compute capability and size, scaled by
+    An unknown GPU takes its rates from the known one of the nearest compute capability and size, scaled by
     the number of multiprocessors; its `sources` say so.
 
     Args:
@@ -161,7 +161,7 @@ def _distance(one: Card, capability: tuple[int, int], count: int) -> tuple[int, 
 
 @cache
 def cards() -> tuple[Card, ...]:
-    """Return every known card, smallest first."""
+    """Return every known GPU, smallest first."""
     text = (resources.files("profiler") / "data" / "hardware.toml").read_text(encoding="utf-8")
     facts = tomllib.loads(text)
     known = [_card(key, card_facts, facts) for key, card_facts in facts["cards"].items()]
@@ -174,7 +174,7 @@ def _names() -> dict[str, Card]:
 
 
 def _plain(name: str) -> str:
-    """Return `name` as it is looked up: `NVIDIA GeForce RTX 4090` and `rtx_4090` are `4090`."""
+    """Return the key under which `name` is looked up: `NVIDIA GeForce RTX 4090` and `rtx_4090` are `4090`."""
     return "-".join(word for word in _words(name) if word not in _FAMILY_WORDS)
 
 
@@ -210,7 +210,7 @@ def _card(key: str, own: dict[str, Any], facts: dict[str, Any]) -> Card:
 
 
 def _rates(tflops: dict[str, float]) -> dict[str, float]:
-    """Return flops a second per dtype; a dtype the card has no unit for runs at the fp32 rate."""
+    """Return FLOPS per dtype; a dtype that the GPU has no unit for runs at the fp32 rate."""
     float32 = tflops["float32"]
     rates = {
         "float32": float32,

@@ -1,7 +1,7 @@
-"""What the driver's own library (NVML) says of the first visible card: its memory, its link, and what holds it back.
+"""Queries to the driver's own library (NVML) about the first visible GPU: its memory, its link, and clock limits.
 
-Where there is no NVML (no driver, some containers) the answers are "" and None: labels are missing, nothing else. So
-they are for what one card does not tell.
+Without NVML (no driver, some containers) the answers are "" and None: labels are missing, nothing else. Use it only
+for what torch does not report about a GPU.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 class Holder(NamedTuple):
-    """A process that has memory on the first visible card."""
+    """A process that holds memory on the first visible GPU."""
 
     pid: int
-    name: str  # "" where it may not be asked
-    bytes: int | None  # None where the driver does not say, as on Windows
+    name: str  # "" if it may not be queried
+    bytes: int | None  # None if the driver does not report it, as on Windows
 
 
 class CardMemory(NamedTuple):
-    """The first visible card's memory, as the driver sees it."""
+    """The first visible GPU's memory, as the driver sees it."""
 
     name: str
     total_bytes: int
@@ -34,24 +34,24 @@ class CardMemory(NamedTuple):
 
 
 class PcieLink(NamedTuple):
-    """The PCIe link; None for what is not known. An idle card falls back to a low generation."""
+    """The PCIe link; None for what is not known. An idle GPU falls back to a low generation."""
 
     generation: int | None
     width: int | None  # lanes
-    most_generation: int | None  # that card and slot have
+    most_generation: int | None  # that GPU and slot support
     most_width: int | None
 
 
 class Status(NamedTuple):
-    """The card at one moment; None for what is not known."""
+    """The GPU at one moment; None for what is not known."""
 
-    used_bytes: int | None  # by every process, and the driver itself
+    used_bytes: int | None  # by all processes and the driver itself
     others_bytes: int | None  # by other processes
     link: PcieLink
-    held_back_by: tuple[str, ...]  # why clocks are lower than they could be, by HOLDING_BACK
+    held_back_by: tuple[str, ...]  # reasons for lowered clocks, from HOLDING_BACK
 
 
-# Source: nvmlClocksEventReasons of nvidia-ml-py. Left out is what a user sets, and an idle card.
+# Source: nvmlClocksEventReasons of nvidia-ml-py. Limits that the user sets, and an idle GPU, are left out.
 HOLDING_BACK = {
     pynvml.nvmlClocksEventReasonSwPowerCap: "power limit",
     pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
@@ -62,7 +62,7 @@ HOLDING_BACK = {
 
 
 def driver_version() -> str:
-    """Return the driver's version, "" where it is not known."""
+    """Return the driver's version, or "" if it is not known."""
     try:
         pynvml.nvmlInit()
         return str(pynvml.nvmlSystemGetDriverVersion())
@@ -71,7 +71,7 @@ def driver_version() -> str:
 
 
 def used_bytes() -> int | None:
-    """Return what is in use on the first visible card, by every process and the driver itself; None if not known."""
+    """Return the bytes in use on the first visible GPU, by all processes and the driver itself; None if not known."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(_first_visible())
         return int(memory.total) - int(memory.free)
@@ -80,7 +80,7 @@ def used_bytes() -> int | None:
 
 
 def card_memory() -> CardMemory | None:
-    """Return the first visible card's memory and who holds it, the largest first; None if not known."""
+    """Return the first visible GPU's memory and the processes that hold it, the largest first; None if not known."""
     try:
         handle = _first_visible()
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
@@ -98,7 +98,7 @@ def card_memory() -> CardMemory | None:
 
 
 def status() -> Status | None:
-    """Return how the first visible card is now; None if there is none."""
+    """Return the present status of the first visible GPU, or None if there is none."""
     handle = _asked(_first_visible)
     if handle is None:
         return None
@@ -118,7 +118,7 @@ def status() -> Status | None:
 
 
 def link_counters() -> tuple[int, int] | None:
-    """Return how many bytes the card has received over PCIe so far, and sent; None where the driver does not count."""
+    """Return the bytes that the GPU has received and sent over PCIe so far; None if the driver does not count them."""
     handle = _asked(_first_visible)
     fields = [pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES, pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES]
     values = None if handle is None else _asked(pynvml.nvmlDeviceGetFieldValues, handle, fields)
@@ -137,7 +137,7 @@ def _number(value: Any) -> int:
 
 
 def _others_bytes(handle: Any) -> int | None:
-    """Return what other processes hold; None where the driver does not say of one of them."""
+    """Return the bytes that other processes hold; None if the driver does not report them for every process."""
     graphics = _asked(pynvml.nvmlDeviceGetGraphicsRunningProcesses, handle) or []
     running = _asked(pynvml.nvmlDeviceGetComputeRunningProcesses, handle)
     if running is None:
@@ -147,7 +147,7 @@ def _others_bytes(handle: Any) -> int | None:
 
 
 def _asked(ask: Callable[..., Any], *of: Any) -> Any:
-    """Return what the library says; None where it cannot, as an older driver."""
+    """Return the library's answer, or None if it has none, as with an older driver."""
     try:
         return ask(*of)
     except pynvml.NVMLError:

@@ -1,4 +1,4 @@
-"""What `torch.compile` leaves on modules. Torch's private names for it (2.13) are here.
+"""The traces that `torch.compile` leaves on modules, and torch's private names for them (2.13).
 
 A module is compiled in one of three ways: wrapped in another one, in place (`module.compile()`), or part by part.
 """
@@ -15,36 +15,36 @@ if TYPE_CHECKING:
 
 COMPILE = "torch.compile"
 RUNS_EAGERLY = "code runs as written, without what a compiler would fuse"
-"""What is assumed of compiled code, and what begins the assumption."""
+"""The subject of the assumption about compiled code, and its wording."""
 
 IN_PLACE = "_compiled_call_impl"
-"""Where a module that is compiled in place holds what is called in place of its own code."""
+"""The attribute in which a module that is compiled in place holds the replacement of its own code."""
 
 _WRAPPED = "_orig_mod"
 _WRAPPED_FUNCTION = "_torchdynamo_orig_callable"
 
 
 def is_wrapper(module: Any) -> bool:
-    """Whether a module is the wrapper that `torch.compile(module)` returns. It raises where asked for its truth."""
+    """Tell whether a module is the wrapper that `torch.compile(module)` returns; its truth value must not be tested."""
     return type(module).__name__ == "OptimizedModule" and isinstance(module, nn.Module)
 
 
 def uncompiled(module: Any) -> Any:
-    """Return the module inside `torch.compile`'s wrapper; anything else as it is."""
+    """Return the module inside `torch.compile`'s wrapper; anything else unchanged."""
     while is_wrapper(module):
         module = module._modules[_WRAPPED]
     return module
 
 
 def uncompiled_function(function: Any) -> Any:
-    """Return the function that was given to `torch.compile`; anything else as it is."""
+    """Return the function that was given to `torch.compile`; anything else unchanged."""
     while not isinstance(function, nn.Module) and hasattr(function, _WRAPPED_FUNCTION):
         function = getattr(function, _WRAPPED_FUNCTION)
     return function
 
 
 def is_compiled(part: nn.Module) -> bool:
-    """Whether this very module is compiled, or a function that it holds in place of a method."""
+    """Tell whether this very module is compiled, or a function that it holds in place of a method."""
     attributes = vars(part)
     return (
         is_wrapper(part)
@@ -58,5 +58,5 @@ def _is_compiled_function(value: Any) -> bool:
 
 
 def compiled_parts(modules: Iterable[nn.Module]) -> int:
-    """Return how many of the modules are compiled, in whole or in part."""
+    """Return the number of modules that are compiled, in whole or in part."""
     return sum(any(map(is_compiled, module.modules())) for module in modules)

@@ -1,4 +1,4 @@
-"""The private names of diffusers and accelerate that putting a plan into effect needs.
+"""The private names of diffusers and accelerate that applying a plan needs.
 
 Read from diffusers 0.42.1 (`pipelines/pipeline_utils.py`, `hooks/group_offloading.py`) and accelerate 1.15.0
 (`hooks.py`). The tracer's are in `profiler/libraries/offload_state.py`.
@@ -43,29 +43,29 @@ OFFLOAD_DEVICE = "_offload_device"
 END_OF_CALL = "maybe_free_model_hooks"
 
 REGISTRY = "_diffusers_hook"
-"""Where diffusers keeps a module's hooks."""
+"""The attribute in which diffusers keeps a module's hooks."""
 
 STREAMED = "streamed_block"
-"""What the hooks of travelling blocks are called there."""
+"""The name of the hooks of streamed blocks in that registry."""
 
 OFFLOAD_HOOKS = frozenset(
     {_GROUP_OFFLOADING, _LAYER_EXECUTION_TRACKER, _LAZY_PREFETCH_GROUP_OFFLOADING, STREAMED}
 )
-"""Names of the hooks there that place weights."""
+"""The names of the hooks in that registry that place weights."""
 
 PIPELINE_STATE = (SEQUENCE, EXCLUDED, ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
-"""What enabling model offload, and a plan, leave on a pipeline."""
+"""The attributes that enabling model offload, or applying a plan, leaves on a pipeline."""
 
 PIPELINE_HOOKS = (ALL_HOOKS, OFFLOAD_DEVICE, "_offload_gpu_id", END_OF_CALL)
-"""The part of it that holds on to the pipeline's own modules."""
+"""Those of them that refer to the pipeline's own modules."""
 
 MODULE_HOOKS = ("_hf_hook", REGISTRY, "hf_device_map")
-"""Where a module holds on to hooks, and through them to other modules."""
+"""The attributes through which a module refers to hooks, and through them to other modules."""
 
 _HOOKED = frozenset({"_hf_hook", REGISTRY})
 
 OLD_FORWARD = "_old_forward"
-"""Where accelerate keeps the `forward` of a module that it hooked."""
+"""The attribute in which accelerate keeps the `forward` of a module that it hooked."""
 
 MODULE_STATE = (
     "_hf_hook",
@@ -81,11 +81,11 @@ MODULE_STATE = (
         "musa",
     ),  # accelerate's `_accelerate_added_attributes`
 )
-"""What accelerate leaves on a hooked module."""
+"""The attributes that accelerate leaves on a hooked module."""
 
 
 def compiler_disable(method: _F) -> _F:
-    """Keep torch.compile out of a hook's method, as accelerate does with its own: without importing it before."""
+    """Keep torch.compile out of a hook's method, as accelerate does with its own, without importing it beforehand."""
     return accelerate.hooks._compiler_disable(method)  # type: ignore[no-any-return]
 
 
@@ -101,18 +101,18 @@ def inner_pipelines(pipe: DiffusionPipeline) -> tuple[DiffusionPipeline, ...]:
 
 
 def enables_by_itself(pipe: DiffusionPipeline) -> bool:
-    """Whether the pipeline's class has its own `enable_model_cpu_offload`, which does not read the sequence."""
+    """Tell whether the pipeline's class has its own `enable_model_cpu_offload`, which does not read the sequence."""
     own = type(pipe).enable_model_cpu_offload
     return own is not DiffusionPipeline.enable_model_cpu_offload
 
 
 def is_group_offloaded(module: torch.nn.Module) -> bool:
-    """Whether diffusers' group offload is active on the module."""
+    """Tell whether diffusers' group offload is active on the module."""
     return bool(_is_group_offload_enabled(module))
 
 
 def is_layerwise_cast(part: torch.nn.Module) -> bool:
-    """Whether layerwise casting is active on this part of a model itself."""
+    """Tell whether layerwise casting is active on this very part of a model."""
     registry = vars(part).get(REGISTRY)
     return registry is not None and registry.get_hook(_LAYERWISE_CASTING_HOOK) is not None
 
@@ -129,7 +129,7 @@ def groups_of(module: torch.nn.Module) -> list[ModuleGroup]:
 
 
 def group_config(module: torch.nn.Module) -> Any:
-    """Return what group offload was asked for on the module; None where it is not active."""
+    """Return the configuration of group offload on the module, or None if it is not active."""
     for part in module.modules():
         registry = vars(part).get(REGISTRY)
         hook = registry.get_hook(_GROUP_OFFLOADING) if registry is not None else None
@@ -139,7 +139,7 @@ def group_config(module: torch.nn.Module) -> Any:
 
 
 def remove_group_hooks(module: torch.nn.Module) -> None:
-    """Take diffusers' group offload off the module and its parts; the weights stay where they are."""
+    """Remove diffusers' group offload from the module and its submodules; the weights stay where they are."""
     for part in module.modules():
         registry = vars(part).get(REGISTRY)
         if registry is not None:
@@ -152,7 +152,7 @@ def remove_group_hooks(module: torch.nn.Module) -> None:
 
 
 class Registry(NamedTuple):
-    """What hung in one of diffusers' registries, in its order."""
+    """The contents of one of diffusers' registries, in its order."""
 
     registry: HookRegistry
     hooks: dict[str, Any]
@@ -160,7 +160,7 @@ class Registry(NamedTuple):
     references: list[tuple[Any, Any, Any]]  # with the forward and the original forward of each
 
     def restore(self) -> None:
-        """Hang up what hung there, and nothing else."""
+        """Restore the hooks that were in the registry, and no others."""
         self.registry.hooks = dict(self.hooks)
         self.registry._hook_order = list(self.order)
         self.registry._fn_refs = [reference for reference, _, _ in self.references]
@@ -169,7 +169,7 @@ class Registry(NamedTuple):
 
 
 def registry_of(part: torch.nn.Module) -> Registry | None:
-    """Return what hangs in the registry of one module; None where it has none."""
+    """Return the contents of one module's registry, or None if it has none."""
     registry = vars(part).get(REGISTRY)
     if registry is None:
         return None
@@ -178,7 +178,7 @@ def registry_of(part: torch.nn.Module) -> Registry | None:
 
 
 def forget_child_registries(module: torch.nn.Module) -> None:
-    """Let the registries of a module, some of whose parts lost theirs, look for them again."""
+    """Make the registries of a module, some of whose submodules lost theirs, search for them again."""
     for part in module.modules():
         registry = vars(part).get(REGISTRY)
         if registry is not None and "_child_registries_cache" in vars(registry):
@@ -186,17 +186,17 @@ def forget_child_registries(module: torch.nn.Module) -> None:
 
 
 def is_device_mapped(pipe: DiffusionPipeline) -> bool:
-    """Whether a device map spreads the pipeline over devices."""
+    """Tell whether a device map spreads the pipeline over devices."""
     return bool(pipe._is_pipeline_device_mapped())
 
 
 def supports_groups(module: torch.nn.Module) -> bool:
-    """Whether the module's class lets diffusers' group offload be applied to it."""
+    """Tell whether the module's class allows diffusers' group offload."""
     return bool(getattr(module, "_supports_group_offloading", True))
 
 
 def is_upcast(pipe: DiffusionPipeline, name: str, module: Any) -> bool:
-    """Whether the pipeline casts this component to float32 within a call: SDXL and its kin do it to a float16 VAE.
+    """Tell whether the pipeline casts this component to float32 within a call, as SDXL and others do to a float16 VAE.
 
     Source: `upcast_vae` of diffusers 0.42.1, pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py, and 24
     files more that define it.
@@ -207,41 +207,41 @@ def is_upcast(pipe: DiffusionPipeline, name: str, module: Any) -> bool:
 
 
 def check_tensor_parallel(pipe: DiffusionPipeline) -> None:
-    """Raise ValueError if a component is sharded over several cards."""
+    """Raise ValueError if a component is sharded over several GPUs."""
     pipe._maybe_raise_error_if_tensor_parallel_active()
 
 
 def is_left_alone(module: torch.nn.Module) -> bool:
-    """Whether `enable_model_cpu_offload` skips the module: 8-bit weights that this bitsandbytes cannot move."""
+    """Tell whether `enable_model_cpu_offload` skips the module: 8-bit weights that this bitsandbytes cannot move."""
     return bool(getattr(module, "is_loaded_in_8bit", False)) and (
         is_transformers_version("<", "4.58.0") or is_bitsandbytes_version("<", "0.48.0")
     )
 
 
 def is_sequentially_offloaded(module: torch.nn.Module) -> bool:
-    """Whether accelerate's sequential offload holds any part of the module."""
+    """Tell whether accelerate's sequential offload holds any part of the module."""
     return any(map(is_held_by_accelerate, hooked(module.modules())))
 
 
 def is_held_by_accelerate(part: torch.nn.Module) -> bool:
-    """Whether accelerate's sequential offload holds this very part."""
+    """Tell whether accelerate's sequential offload holds this very part."""
     return any(isinstance(hook, AlignDevicesHook) and hook.offload for hook in _hooks_on(part))
 
 
 def hooked(parts: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
-    """Return those of `parts` on which accelerate or diffusers hang hooks."""
+    """Return those of `parts` to which accelerate or diffusers have attached hooks."""
     return [part for part in parts if not _HOOKED.isdisjoint(vars(part))]
 
 
 def offload_device(pipe: DiffusionPipeline, gpu_id: int | None, device: Any) -> torch.device:
-    """Return the device that `enable_model_cpu_offload` makes of its arguments."""
+    """Return the device that `enable_model_cpu_offload` derives from its arguments."""
     asked = torch.device(get_device() if device is None else device)
     before: int = getattr(pipe, "_offload_gpu_id", 0)
     return torch.device(asked.type, gpu_id or asked.index or before)
 
 
 def root_hook(module: torch.nn.Module) -> Any:
-    """Return accelerate's hook of the module itself; None where it has none."""
+    """Return accelerate's hook on the module itself, or None if it has none."""
     return vars(module).get("_hf_hook")
 
 
@@ -256,21 +256,21 @@ def model_hooks_on(module: torch.nn.Module) -> list[CpuOffload]:
 
 
 def chain_on(module: torch.nn.Module) -> tuple[torch.nn.Module | None, ...]:
-    """Return for each model-offload hook on the module the module that it evicts."""
+    """Return, for each model-offload hook on the module, the module that it evicts."""
     hooks = model_hooks_on(module)
     return tuple(hook.prev_module_hook.model if hook.prev_module_hook else None for hook in hooks)
 
 
 def remove_hooks(module: torch.nn.Module) -> None:
-    """Remove accelerate's hooks from the module and its parts."""
+    """Remove accelerate's hooks from the module and its submodules."""
     remove_hook_from_module(module, recurse=True)
 
 
 def free_hooked(pipe: DiffusionPipeline) -> None:
-    """Reset the components' caches as diffusers does at the end of a call, and send to the CPU what carries a hook.
+    """Reset the components' caches as diffusers does at the end of a call, and send hooked components to the CPU.
 
-    The device's cache is emptied also where nothing carries one: what a call leaves there in pieces would make the next
-    one need more.
+    The device's cache is emptied even if there is no hooked component: the fragments that a call leaves there would
+    make the next one need more.
     """
     for component in pipe.components.values():
         if hasattr(component, "_reset_stateful_cache"):

@@ -1,13 +1,13 @@
-"""How much of the host's memory loading weights takes, before anything runs.
+"""The host memory that loading weights takes, before anything runs.
 
-The idea: safetensors maps its file into memory, and a tensor that needs no cast stays a view of that mapping, so the
-file itself is what the weights take. A cast, or quantising, makes a copy beside the mapping, which goes once no tensor
-looks into it; what is sent to the card leaves nothing.
+safetensors maps its file into memory, and a tensor that needs no cast stays a view of that mapping, so the
+weights take only the file itself. A cast, or quantising, makes a copy beside the mapping, which goes once no tensor
+refers to it; what is sent to the GPU leaves nothing behind.
 
 Source: in diffusers 0.42.1 `_load_shard_file` and `load_model_dict_into_meta` of models/model_loading_utils.py, which
 load one file after the other; in transformers 5.23.0 `_load_pretrained_model` of modeling_utils.py, which maps all
-files first. A test compares both with resident sets. Pages of a mapped file are counted as resident; short of memory,
-the system may drop them and read them again.
+files first. A test compares both with resident sets. Pages of a mapped file are counted as resident; if memory runs
+short, the system may drop them and read them again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class WeightFile(NamedTuple):
     """One file of weights.
 
     Attributes:
-        mapped_bytes: what its tensors take in it.
-        copied_bytes: what those that are cast or quantised on loading take of the host afterwards.
+        mapped_bytes: the bytes of its tensors in the file.
+        copied_bytes: the host memory that the tensors which are cast or quantised on loading take afterwards.
         stays: whether a tensor is left as it was stored, so that the mapping stays.
     """
 
@@ -33,11 +33,11 @@ class WeightFile(NamedTuple):
 
 
 class Loading(NamedTuple):
-    """What loading takes of the host.
+    """The host memory that loading takes.
 
     Attributes:
-        peak_bytes: at most.
-        held_bytes: when it is done.
+        peak_bytes: at the peak.
+        held_bytes: once it is done.
     """
 
     peak_bytes: int
@@ -45,11 +45,11 @@ class Loading(NamedTuple):
 
 
 def loading_of(files: Iterable[WeightFile], *, at_once: bool) -> Loading:
-    """Return what loading one component takes.
+    """Return the host memory that loading one component takes.
 
     Args:
         files: in the order in which they are loaded.
-        at_once: whether every file stays mapped to the end, as in transformers; diffusers lets go of one whose tensors
+        at_once: whether every file stays mapped to the end, as in transformers; diffusers releases a file whose tensors
             were all cast before it maps the next.
     """
     mapped = kept = copied = peak = 0
@@ -62,7 +62,7 @@ def loading_of(files: Iterable[WeightFile], *, at_once: bool) -> Loading:
 
 
 def one_after_the_other(components: Iterable[Loading]) -> Loading:
-    """Return what loading components in this order takes, each beside those before it."""
+    """Return the host memory that loading components in this order takes, each beside those before it."""
     held = peak = 0
     for component in components:
         peak = max(peak, held + component.peak_bytes)

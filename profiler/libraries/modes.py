@@ -1,4 +1,4 @@
-"""The ways in which diffusers itself can place a whole pipeline, as data; `placing` makes the calls."""
+"""The placements of a whole pipeline that diffusers itself offers, as data; `placing` makes the calls."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from profiler.errors import InputError
 
 MODES = ("resident", "model", "sequential", "group-block", "group-leaf")
 DEFAULT_MODE = "model"
-"""How a pipeline is placed when nobody says: by `enable_model_cpu_offload`."""
+"""The default placement of a pipeline, by `enable_model_cpu_offload`."""
 DENOISERS = ("transformer", "transformer_2", "unet", "prior", "decoder")
-"""Names that diffusers gives to the components which run once a step."""
+"""The names that diffusers gives to the components that run once per step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mode:
-    """How a pipeline is placed, and what lowers its peak besides."""
+    """The placement of a pipeline, and options that lower its peak."""
 
     name: str = "resident"  # one of MODES
     stream: bool = False  # group modes: copy on a second stream while computing
-    record_stream: bool = False  # with `stream`: let the allocator watch instead of synchronizing
+    record_stream: bool = False  # with `stream`: the allocator tracks uses, without synchronizing
     blocks: int | None = None  # group-block: blocks per group, 1 if not given
     vae_tiling: bool = False
     vae_slicing: bool = False
@@ -30,7 +30,7 @@ class Mode:
     keep: tuple[str, ...] = ()  # sequential and group modes: components that stay on the GPU
 
     def __post_init__(self) -> None:
-        """Refuse what diffusers would refuse, or silently ignore."""
+        """Refuse options that diffusers would refuse, or silently ignore."""
         if self.name not in MODES:
             raise InputError(f"{self.name!r} is no mode: choose one of {', '.join(MODES)}")
         if self.stream and not self.name.startswith("group"):
@@ -56,7 +56,7 @@ class Mode:
 
     @property
     def unsplit(self) -> Mode:
-        """The same under model offload: what splits no component, and leaves the rest as it is."""
+        """The same mode under model offload: no component is split, and the other options stay."""
         return Mode(
             name="model",
             vae_tiling=self.vae_tiling,

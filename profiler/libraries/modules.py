@@ -1,4 +1,4 @@
-"""The modules of a pipeline as records, and which component a module or tensor belongs to."""
+"""The modules of a pipeline as records, and the components that modules and tensors belong to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from profiler.libraries.quantised import (
 )
 from profiler.record.components import Component, RepeatedLayer, Submodule, TensorSize
 
-# Packages of diffusers whose models run once a denoise step.
+# Packages of diffusers whose models run once per denoise step.
 _DENOISER_PACKAGES = (
     "diffusers.models.unets",
     "diffusers.models.transformers",
@@ -43,14 +43,14 @@ def components_of(target: Any) -> dict[str, nn.Module]:
 
 
 def is_denoiser(module: nn.Module) -> bool:
-    """Tell whether a component runs once a denoise step: a UNet, a transformer, or a ControlNet beside one."""
+    """Tell whether a component runs once per denoise step: a UNet, a transformer, or a ControlNet beside one."""
     return any(type(module).__module__.startswith(package) for package in _DENOISER_PACKAGES)
 
 
 def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield what holds the weights, each once, in the order in which `nn.Module._apply` visits it.
+    """Yield the tensors that hold the weights, each once, in the order in which `nn.Module._apply` visits them.
 
-    That is parameters and buffers, the tensors within those that hold others, and what a quantised layer has besides.
+    These are parameters and buffers, the tensors inside wrappers among them, and the extra tensors of quantised layers.
     """
     seen: set[int] = set()
     memories: set[int] = set()
@@ -67,14 +67,14 @@ def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
 
 
 def placed_tensors(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
-    """Yield all these tensors by the place that holds them, shared ones more than once."""
+    """Yield all these tensors with the slot that holds them, shared ones more than once."""
     for part in visited(module):
         yield from weights_in(part)
         yield from beside_weights(part)
 
 
 def visited(module: nn.Module) -> list[nn.Module]:
-    """Return a module's parts, children before their parents. A list: every move looks through it."""
+    """Return a module's submodules, children before their parents. A list, since every move goes through it."""
     found: list[nn.Module] = []
     _visit(module, found)
     return found
@@ -93,12 +93,12 @@ def on_card(tensor: torch.Tensor) -> bool:
 
 
 def resident_bytes(tensors: Iterator[torch.Tensor] | list[torch.Tensor]) -> int:
-    """Return what those of `tensors` that are on the device take there, rounded as the allocator rounds."""
+    """Return the device memory of those of `tensors` that are on the device, rounded as the allocator rounds."""
     return sum(round_block(tensor.nbytes) for tensor in tensors if on_card(tensor))
 
 
 def main_dtype(tensors: list[torch.Tensor]) -> str:
-    """Return the dtype of most of the bytes, by its torch name; "" where there are none."""
+    """Return the dtype of most of the bytes, by its torch name; "" if there are no tensors."""
     sizes: Counter[str] = Counter()
     for tensor in tensors:
         sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
@@ -138,9 +138,9 @@ def _size(tensor: torch.Tensor) -> TensorSize:
 
 
 def blocks_of(module: nn.Module) -> dict[str, nn.Module]:
-    """Return what the outermost `nn.ModuleList`s hold, by path, in the order of the modules, each once.
+    """Return the contents of the outermost `nn.ModuleList`s, by path, in the order of the modules, each once.
 
-    A list or dict in a list is no block, since nobody calls it: what it holds is.
+    A list or dict in a list is not a block, since it is never called: its contents are.
     """
     by_path: dict[str, nn.Module] = {}
     seen: set[int] = set()
@@ -163,7 +163,7 @@ def _listed(module: nn.Module, prefix: str, *, listed: bool) -> Iterator[tuple[s
 
 
 def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Submodule]:
-    """Yield the modules of a component; none where its weights are wrapped, as quantised ones are."""
+    """Yield the modules of a component; none if its weights are wrapped, as quantised ones are."""
     index = {id(tensor): number for number, tensor in enumerate(tensors)}
     if any(id(tensor) not in index for tensor in (*module.parameters(), *module.buffers())):
         return
@@ -184,7 +184,7 @@ def _parts(module: nn.Module, tensors: list[torch.Tensor]) -> Iterator[Submodule
 
 
 def quantization_of(module: nn.Module) -> str:
-    """Return what a component is quantised by, as `bitsandbytes-8bit`; "" if it is not."""
+    """Return the quantisation method of a component, such as `bitsandbytes-8bit`; "" if it has none."""
     for flag, name in (
         ("is_loaded_in_8bit", "bitsandbytes-8bit"),
         ("is_loaded_in_4bit", "bitsandbytes-4bit"),

@@ -1,6 +1,6 @@
-"""How accelerate and diffusers move weights, and where to stand to see it.
+"""The movement of weights by accelerate and diffusers, and the places at which it can be watched.
 
-The private names of both libraries that only the tracer needs are in this file (accelerate 1.15.0, diffusers 0.42.1);
+This file holds the private names of both libraries that only the tracer needs (accelerate 1.15.0, diffusers 0.42.1);
 those that it shares with applying are in `profiler/libraries/hooks.py`.
 """
 
@@ -26,15 +26,15 @@ from profiler.libraries.quantised import beside_weights, inner_tensors
 ALIGN = AlignDevicesHook
 GROUP = ModuleGroup
 GROUPED_LAYERS = _GO_LC_SUPPORTED_PYTORCH_LAYERS
-SENDER = accelerate.hooks  # whose `send_to_device` hooks call for inputs
+SENDER = accelerate.hooks  # the module whose `send_to_device` hooks call for inputs
 
-# Entry points besides `forward`, where a component has them.
+# Entry points besides `forward`, if a component has them.
 ENTRIES = ("encode", "decode", "_encode", "generate", "get_text_features", "get_image_features")
 # Submodules that pipelines call from outside, past their component's forward.
 INNER_ENTRIES = ("text_model.final_layer_norm", "vision_model.post_layernorm", "text_projection")
 
 _FRAMES_TO_LOOK_AT = 16
-# Methods of accelerate's hooks that move weights; its `new_forward` only stands around what the model itself does.
+# Methods of accelerate's hooks that move weights; its `new_forward` only wraps what the model itself does.
 _ACCELERATE_MOVERS = ("pre_forward", "post_forward", "init_hook", "offload")
 _ACCELERATE_HOOKS = (accelerate.hooks.ModelHook, accelerate.hooks.UserCpuOffloadHook)
 _ASKERS = {
@@ -47,7 +47,7 @@ _ASKERS = {
 
 
 def who_asked() -> str:
-    """Return who moves a component, from the calling frames: the outermost one that has a name here."""
+    """Return the origin of a move of a component, from the calling frames: the outermost one that has a name here."""
     found = "module.to"
     frame: FrameType | None = sys._getframe(1)
     for _ in range(_FRAMES_TO_LOOK_AT):
@@ -83,7 +83,7 @@ def sequence_of(pipe: Any) -> tuple[str, ...]:
 
 
 def places_itself(pipe: Any) -> bool:
-    """Tell whether the pipeline's class has its own way to enable model offload, which knows no other placement."""
+    """Tell whether the pipeline's class has its own way to enable model offload, which supports no other placement."""
     return isinstance(pipe, DiffusionPipeline) and private.enables_by_itself(pipe)
 
 
@@ -93,7 +93,7 @@ def excluded_of(pipe: Any) -> tuple[str, ...]:
 
 
 def mode_of(pipe: Any, modules: Mapping[str, nn.Module]) -> str:
-    """Return how a pipeline is placed: resident, model, sequential, group-block, group-leaf, streamed or mixed."""
+    """Return the placement of a pipeline: resident, model, sequential, group-block, group-leaf, streamed or mixed."""
     modes = {"model"} if private.offload_hooks(pipe) else set()
     for module in modules.values():
         if private.model_hooks_on(module):  # of a pipeline that shares the component
@@ -114,7 +114,7 @@ def group_files(module: nn.Module) -> Iterator[str]:
 
 
 def casting_dtypes(module: nn.Module) -> tuple[str, str] | None:
-    """Return the dtypes in which layerwise casting stores and computes a component's layers, None if it is off."""
+    """Return the dtypes in which layerwise casting stores and computes a component's layers, or None if it is off."""
     found = (_registered(part, "layerwise_casting") for part in private.hooked(module.modules()))
     hook = next((hook for hook in found if hook is not None), None)
     if hook is None:
@@ -145,8 +145,8 @@ def _modes_inside(parts: Iterable[nn.Module]) -> Iterator[str]:
 
 
 def acts_inside(module: nn.Module) -> bool:
-    """Tell whether anything but the module's own code acts at its parts: an offload hook, or a compiler."""
-    parts = list(module.modules())  # once: walking takes longer than looking
+    """Tell whether anything but the module's own code acts on its submodules: an offload hook, or a compiler."""
+    parts = list(module.modules())  # once: walking the modules takes longer than the checks
     return any(map(is_compiled, parts)) or next(_modes_inside(parts), None) is not None
 
 
@@ -158,7 +158,7 @@ def hook_tensors(hook: Any, module: nn.Module) -> list[Any]:
 
 
 def tied_on_card(hook: Any) -> set[int]:
-    """Return the addresses of tied weights that are on the device already, on behalf of another module."""
+    """Return the addresses of tied weights that are already on the device, on behalf of another module."""
     tied = getattr(hook, "tied_params_map", None) or {}
     return {tensor.data_ptr() for placed in tied.values() for tensor in placed.values()}
 
@@ -166,8 +166,8 @@ def tied_on_card(hook: Any) -> set[int]:
 def group_tensors(group: Any) -> Callable[[], list[Any]]:
     """Return a function that reads the tensors of a group offloading group.
 
-    It remembers places, not tensors: `Module.to` replaces buffers, while a group's own list keeps the old ones, which
-    then travel besides. A tensor that is in two places is read twice.
+    It remembers slots, not tensors: `Module.to` replaces buffers, while a group's own list keeps the old ones, which
+    then move as well. A tensor in two slots is read twice.
     """
     places: list[Callable[[], Any]] = []
     for module in group.modules:
@@ -179,7 +179,7 @@ def group_tensors(group: Any) -> Callable[[], list[Any]]:
                     if tensor is not None
                 ]
     places += [partial(_itself, tensor) for tensor in (*group.parameters, *group.buffers)]
-    # With a stream, diffusers sends parameters and buffers alone.
+    # With a stream, diffusers moves only parameters and buffers.
     moved = group.modules if group.stream is None else ()
     parts = [part for module in moved for part in module.modules()]
     return lambda: [
@@ -198,7 +198,7 @@ def group_drops(group: Any) -> bool:
 
 
 def group_copies_anyway(group: Any) -> bool:
-    """Tell whether onloading sends tensors that are on the device already: with a stream, from their host copies.
+    """Tell whether onloading sends tensors that are already on the device: with a stream, from their host copies.
 
     The groups of `profiler.applying` send each tensor once.
     """

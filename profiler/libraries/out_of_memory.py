@@ -1,6 +1,6 @@
-"""What torch's message says when memory runs out: requested, free, allocated, reserved and not allocated.
+"""The figures in torch's out-of-memory message: requested, free, allocated, reserved and not allocated.
 
-The words are those of `malloc` in PyTorch's c10/cuda/CUDACachingAllocator.cpp, as they are since 2.1 and as they were
+The wording is that of `malloc` in PyTorch's c10/cuda/CUDACachingAllocator.cpp, as it is since 2.1 and as it was
 before ("20.00 MiB (GPU 0; 7.93 GiB total capacity; 5.24 GiB already allocated; ...)", from knowledge).
 """
 
@@ -13,7 +13,7 @@ from profiler.units import GIB, KIB, MIB, TIB
 
 
 class Shortage(NamedTuple):
-    """The figures; None where the message does not have one."""
+    """The figures; None for those that the message does not have."""
 
     requested_bytes: int | None = None
     free_bytes: int | None = None
@@ -34,7 +34,7 @@ _RESERVED = re.compile(f"{_SIZE} reserved in total by PyTorch")
 
 
 def parse(text: str) -> Shortage | None:
-    """Return what an error's message says of memory, None if it is about something else."""
+    """Return the memory figures of an error's message, or None if it is about something else."""
     if not _OUT_OF_MEMORY.search(text):
         return None
     allocated = _bytes(_ALLOCATED, text)

@@ -1,6 +1,6 @@
-"""Diffusers' own calls that place a pipeline in a mode, and those that lower its peak besides.
+"""Diffusers' own calls that place a pipeline in a mode, and those that lower its peak.
 
-Nothing here knows a private name: these are the calls a user writes. Torch is imported where it is needed.
+No private names are used here: these are the calls a user writes. Torch is imported only in the functions that need it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ def enable_mode(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
     """Place `pipe` as `mode` says, by diffusers' own calls. The pipe is changed.
 
     Raises:
-        InputError: if the pipeline cannot be placed so; the message is diffusers' own.
+        InputError: if the pipeline cannot be placed that way; the message is diffusers' own.
     """
     prepare(pipe, mode)
     place(pipe, mode, device=device)
 
 
 def prepare(pipe: Any, mode: Mode) -> None:
-    """Set what `mode` sets besides the placement. It comes first: offloading must take weights as they are stored.
+    """Apply the options of `mode` besides the placement. They come first: offloading must take weights as stored.
 
     Raises:
-        InputError: if the pipeline has nothing that can be set so.
+        InputError: if the pipeline has nothing that these options apply to.
     """
     with _refusals(pipe, mode):
         if mode.layerwise_casting:
@@ -51,7 +51,7 @@ def cast_denoisers(pipe: Any) -> None:
     """Store the denoisers' weights as float8_e4m3fn.
 
     Raises:
-        InputError: if there is no denoiser that can.
+        InputError: if no denoiser supports it.
     """
     import torch
 
@@ -66,10 +66,10 @@ def cast_denoisers(pipe: Any) -> None:
 
 
 def lower_vae_peak(pipe: Any, *, tiling: bool, slicing: bool) -> None:
-    """Let the VAE work in tiles, or picture by picture.
+    """Make the VAE work in tiles, or picture by picture.
 
     Raises:
-        InputError: if there is no VAE that can.
+        InputError: if there is no VAE that supports it.
     """
     for asked, method in ((tiling, "enable_tiling"), (slicing, "enable_slicing")):
         if asked:
@@ -87,11 +87,11 @@ def group_options(
     """Return the arguments of diffusers' group offload.
 
     Args:
-        device: Where the groups compute.
-        blocks: Blocks per group at block level; None for leaf level.
-        stream: Copy on a second stream while computing.
-        record_stream: With `stream`: let the allocator watch instead of synchronizing.
-        low_cpu_mem: With `stream`: pin tensors while they are sent, not beforehand.
+        device: the device on which the groups compute.
+        blocks: blocks per group at block level; None for leaf level.
+        stream: copy on a second stream while computing.
+        record_stream: with `stream`: let the allocator track uses instead of synchronizing.
+        low_cpu_mem: with `stream`: pin tensors while they are sent, not beforehand.
     """
     import torch
 
@@ -107,9 +107,9 @@ def group_options(
 
 
 def group_component(part: Any, options: dict[str, Any], folder: Path | None = None) -> None:
-    """Offload one component in groups, as the pipeline's method does; on disk into a folder of its own.
+    """Offload one component in groups, as the pipeline's method does; on disk, into a folder of its own.
 
-    diffusers 0.42 names the files by group alone, and takes a file that is there for its own: in one folder, which is
+    diffusers 0.42 names the files by group alone, and takes an existing file for its own: in a single folder, which is
     all that the pipeline's method can be given, components with groups of the same name get each other's weights.
     """
     from diffusers.hooks import apply_group_offloading
@@ -129,10 +129,10 @@ _METHODS = {
 
 
 def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
-    """Place `pipe` as `mode` says, and set nothing else.
+    """Place `pipe` as `mode` says, without its other options.
 
     Raises:
-        InputError: if the pipeline cannot be placed so.
+        InputError: if the pipeline cannot be placed that way.
     """
     with _refusals(pipe, mode):
         method = _METHODS.get(mode.name, "enable_group_offload")

@@ -1,9 +1,9 @@
-"""What quantised modules hold besides parameters and buffers, and what their parameters stand for.
+"""The tensors that quantised modules hold besides parameters and buffers, and the weights that their parameters hold.
 
-This is the file that knows where bitsandbytes (0.50, `nn/modules.py` and `functional.py`) keeps scales and code books:
+Only this file knows where bitsandbytes (0.50, `nn/modules.py` and `functional.py`) keeps scales and code books:
 as attributes of its parameters (`Params4bit.quant_state`, `Int8Params.SCB`) and, from the first forward on, of its
 8-bit layers (`Linear8bitLt.state`), where `Module.to` does not look for them. The parameters of torchao and
-quanto hold plain tensors, and tell which.
+quanto hold plain tensors, and report which.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STATES = ("code", "absmax", "offset")
 _EIGHT_BIT = ("CB", "SCB")
 
 Slot = tuple[int, str]
-"""A place that holds a tensor: the id of what has it, and a name."""
+"""A slot that holds a tensor: the id of its owner, and a name."""
 
 
 def is_wrapper(tensor: torch.Tensor) -> bool:
@@ -29,7 +29,7 @@ def is_wrapper(tensor: torch.Tensor) -> bool:
 
 
 def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Return the plain tensors that hold a wrapper's data, wrappers within it opened too."""
+    """Return the plain tensors that hold a wrapper's data, opening wrappers inside it too."""
     if not is_wrapper(tensor):
         return [tensor]
     names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
@@ -37,7 +37,7 @@ def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def weights_in(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
-    """Yield the parameters and buffers of one module without its children; of a wrapper, what is in it."""
+    """Yield the parameters and buffers of one module without its children; for a wrapper, the tensors inside it."""
     if not (module._parameters or module._buffers):
         return
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
@@ -47,7 +47,7 @@ def weights_in(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
 
 
 def beside_weights(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
-    """Yield what else one module without its children keeps of bitsandbytes; the weights may be among it again."""
+    """Yield the other bitsandbytes tensors of one module without its children; its weights may be among them again."""
     for parameter in module._parameters.values():
         if _is_of_bitsandbytes(type(parameter)):  # type: ignore[arg-type]  # classes are hashable
             yield from _beside(parameter)
@@ -58,13 +58,13 @@ def beside_weights(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
 
 
 def memory_of(tensor: torch.Tensor) -> int:
-    """Return a number that tensors share if they look into the same memory."""
+    """Return a number that tensors share if they use the same memory."""
     record = vars(tensor).get("storage_record")  # of a virtual tensor
     return tensor.untyped_storage()._cdata if record is None else id(record)
 
 
 def elements_of(parameter: torch.Tensor) -> int:
-    """Return how many weights a parameter stands for, packed or not."""
+    """Return the number of weights that a parameter holds, packed or not."""
     shape = getattr(parameter, "quant_shape", None)  # GGUF
     shape = getattr(getattr(parameter, "quant_state", None), "shape", shape)  # bitsandbytes, 4 bits
     return parameter.numel() if shape is None else prod(shape)
@@ -76,7 +76,7 @@ def _is_of_bitsandbytes(kind: Any) -> bool:
 
 
 def _beside(parameter: Any) -> Iterator[tuple[Slot, torch.Tensor]]:
-    """Yield what a parameter of bitsandbytes keeps as attributes."""
+    """Yield the tensors that a parameter of bitsandbytes keeps as attributes."""
     state = getattr(parameter, "quant_state", None)
     if state is not None:
         yield from _attributes(state, _STATES)

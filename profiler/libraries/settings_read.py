@@ -1,4 +1,4 @@
-"""Read the settings of a pipeline that change memory or time, as `profiler.record.settings` names them."""
+"""The settings of a pipeline that change memory or time, read under the names of `profiler.record.settings`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "CUBLASLT_WORKSPACE_SIZE",
 )
-"""Environment variables by which torch 2.13 allocates otherwise (docs.pytorch.org, notes/cuda and envvars)."""
+"""Environment variables that change how torch 2.13 allocates (docs.pytorch.org, notes/cuda and envvars)."""
 
 _ATTENTION = {
     "flash": torch.backends.cuda.flash_sdp_enabled,
@@ -30,12 +30,12 @@ _ATTENTION = {
     "math": torch.backends.cuda.math_sdp_enabled,
     "cudnn": torch.backends.cuda.cudnn_sdp_enabled,
 }
-_UNFUSED = frozenset({"AttnProcessor", "AttnAddedKVProcessor"})  # write the whole matrix of scores
+_UNFUSED = frozenset({"AttnProcessor", "AttnAddedKVProcessor"})  # these write the full score matrix
 _EXTERNAL = frozenset({"XFormersAttnProcessor", "XFormersAttnAddedKVProcessor"})
 
 
 def settings_of(modules: dict[str, nn.Module]) -> tuple[Setting, ...]:
-    """Return the settings of a pipeline's components, by name, and then of the process."""
+    """Return the settings of a pipeline's components, by name, then those of the process."""
     found = [one for name, module in modules.items() for one in _component(name, module)]
     return (*found, *_process())
 
@@ -64,14 +64,14 @@ def _component(name: str, module: nn.Module) -> Iterator[Setting]:
 
 
 def _own_tiles(module: nn.Module) -> dict[str, Any]:
-    """Return the sizes of tiles that differ from those of a module that was just built from the same configuration."""
+    """Return the tile sizes that differ from those of a module freshly built from the same configuration."""
     given = {key: value for key, value in vars(module).items() if key.startswith("tile_")}
     kind: Any = type(module)
     plain: dict[str, Any] = {}
     try:
         with torch.device("meta"):
             plain = vars(kind.from_config(module.config))
-    except Exception:  # noqa: BLE001 - a class of someone else's: all its sizes are told
+    except Exception:  # noqa: BLE001 - a class of someone else's: all its sizes are reported
         plain = {}
     return {
         key: value
@@ -81,7 +81,7 @@ def _own_tiles(module: nn.Module) -> dict[str, Any]:
 
 
 def _freeu(part: nn.Module) -> dict[str, float] | None:
-    """Return the scales that `enable_freeu` of diffusers 0.42.1 sets on the blocks of a UNet's way up."""
+    """Return the scales that diffusers' `enable_freeu` (0.42.1) sets on the up blocks of a UNet."""
     scales = {name: getattr(part, name, None) for name in ("s1", "s2", "b1", "b2")}
     numbers = {name: one for name, one in scales.items() if isinstance(one, int | float)}
     return numbers if len(numbers) == len(scales) else None
@@ -136,7 +136,7 @@ def _grouping(name: str, module: nn.Module) -> Iterator[Setting]:
 
 
 def _is_channels_last(module: nn.Module) -> bool:
-    """Tell whether a convolution's weight is stored channels last; of size 1 on a side, both are the same."""
+    """Tell whether a convolution's weight is stored channels last; with a side of size 1, both layouts are the same."""
     weights = (part.weight for part in module.modules() if isinstance(part, nn.Conv2d))
     return any(
         weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()

@@ -1,6 +1,6 @@
-"""Pipelines without weights: which there are, and how they are built from configuration alone.
+"""Pipelines without weights: the ones that are known, and building them from configuration alone.
 
-Looking into the catalogue imports neither torch nor diffusers; the names that need them load on
+Reading the catalogue imports neither torch nor diffusers; the names that need them are loaded on
 first use.
 """
 
@@ -34,7 +34,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load what needs torch on first use, and keep it."""
+    """Load a name that needs torch on first use, and keep it."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

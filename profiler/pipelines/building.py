@@ -1,20 +1,20 @@
-"""One component from its configuration, with the dtypes that `from_pretrained` would leave it with.
+"""One component built from its configuration, with the dtypes that `from_pretrained` would leave it with.
 
-Nothing is initialised and nothing is read: inside a virtual GPU the tensors are virtual, elsewhere
-they are on `meta`, or real with random weights where that is asked for.
+Nothing is initialised and no weights are read: inside a virtual GPU the tensors are virtual, elsewhere
+they are on `meta`, or real with random weights if requested.
 
-This is the file that knows how diffusers (0.42, `models/modeling_utils.py`) and transformers (5.23,
-`modeling_utils.py` and `core_model_loading.py`) choose dtypes, and the only one in this package that
-names their private attributes. Both construct a model while `dtype` is torch's default dtype; what
-differs is the tensors that a checkpoint holds (parameters and persistent buffers):
+This file knows how diffusers (0.42, `models/modeling_utils.py`) and transformers (5.23,
+`modeling_utils.py` and `core_model_loading.py`) choose dtypes, and no other file in this package
+names their private attributes. Both construct a model while `dtype` is torch's default dtype; they
+differ in the tensors that a checkpoint holds (parameters and persistent buffers):
 
-- diffusers casts every floating one to `dtype`, except below a module named in
+- diffusers casts every floating-point one to `dtype`, except below a module named in
   `_keep_in_fp32_modules`;
 - transformers keeps the dtype that the constructor chose, and raises to float32 what its plan
   names: a regular expression over the whole name, `_keep_in_fp32_modules` for float16 only,
   `_keep_in_fp32_modules_strict` always.
 
-Non-persistent buffers keep what the constructor chose, in both.
+In both, non-persistent buffers keep the dtype that the constructor chose.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def build_module(
         cls: A diffusers `ModelMixin` or a transformers `PreTrainedModel`.
         config: Hyperparameters as in the component's `config.json`; class defaults may be left out.
         dtype: The dtype that the caller would pass to `from_pretrained`.
-        random_weights: Fill real parameters on the CPU with small random numbers; buffers keep what
-            the constructor computed.
+        random_weights: Fill real parameters on the CPU with small random numbers; buffers keep the
+            values that the constructor computed.
     """
     transformers_model = issubclass(cls, transformers.PreTrainedModel)
     build = _build_transformers if transformers_model else _build_diffusers
@@ -96,9 +96,9 @@ def _build_transformers(
 
 
 def _place_strays(module: torch.nn.Module) -> None:
-    """Bring the tensors to where the others are that a constructor made on the CPU whatever it was told.
+    """Move tensors that a constructor made on the CPU regardless of the device context to where the others are.
 
-    `torch.Tensor([...])` heeds no device context, and some constructors name the CPU.
+    `torch.Tensor([...])` ignores the device context, and some constructors name the CPU.
     """
     for name, parameter in list(module.named_parameters()):
         if _is_real(parameter):
@@ -116,7 +116,7 @@ def _is_real(tensor: torch.Tensor) -> bool:
 
 
 def _cast_checkpoint_tensors(module: torch.nn.Module, rule: DtypeRule) -> None:
-    """Replace each parameter and persistent buffer whose dtype is not what `rule` says."""
+    """Replace each parameter and persistent buffer whose dtype differs from the one that `rule` returns."""
     persistent = set(module.state_dict())
     for name, parameter in list(module.named_parameters()):
         if (dtype := rule(name, parameter)) != parameter.dtype:
@@ -135,7 +135,7 @@ def _owner(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
 
 
 def _placement() -> AbstractContextManager[Any]:
-    """Return the context to build in: none where new tensors are virtual already, else `meta`."""
+    """Return the context to build in: none if new tensors are already virtual, else `meta`."""
     plain = type(torch.empty(0)) is torch.Tensor
     return torch.device("meta") if plain else nullcontext()
 
@@ -153,8 +153,8 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 def find_class(library: str, class_name: str) -> Any:
     """Return the class that `model_index.json` means by `[library, class_name]`, or None.
 
-    Only classes of diffusers, its pipelines and transformers are found: a folder never gets to run
-    code of its own.
+    Only classes of diffusers, its pipelines and transformers are found: code that comes with a folder
+    is never run.
     """
     if library == "diffusers":
         return getattr(diffusers, class_name, None)

@@ -1,10 +1,10 @@
-"""A call whose prompt was encoded before: its embeddings in place of the words, so that no text encoder runs.
+"""A call whose prompt was encoded beforehand: it has embeddings in place of the prompt, so no text encoder runs.
 
-Which of the call's arguments the embeddings are is read off the pipeline: `encode_prompt` (diffusers 0.42) ends by
+The names of the arguments for the embeddings are read from the pipeline: `encode_prompt` (diffusers 0.42) ends by
 returning variables of the same names.
 
-They were made elsewhere, so on a virtual GPU a twin of the encoders makes them in host memory: the card may be smaller
-than an encoder, and neither it nor its clock nor the pipeline's hooks see anything but the embeddings.
+The embeddings were made elsewhere, so on a virtual GPU a twin of the encoders makes them in host memory: the GPU may be
+smaller than an encoder, and the GPU, its clock and the pipeline's hooks see only the embeddings.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 _ENCODE = "encode_prompt"
 _ON = "cuda"
-_NO_ENCODERS = {*DENOISERS, "vae", "controlnet"}  # large, and asked for no more than a dtype
+_NO_ENCODERS = {*DENOISERS, "vae", "controlnet"}  # large, and only queried for a dtype
 
 
 def with_cached_prompt(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a call with the embeddings of its prompt, made now and kept on the card.
+    """Return the arguments of a call with the embeddings of its prompt, made now and kept on the GPU.
 
     Args:
-        pipe: a diffusers pipeline; on a real card its text encoders run, wherever they are placed, and its call ends.
+        pipe: a diffusers pipeline; on a real GPU its text encoders run, wherever they are placed, and its call ends.
         arguments: of a call with a prompt; never changed.
 
     Raises:
         InputError: if the pipeline cannot be called with embeddings, or takes none of those that it makes.
-        FindingError: if the card has no room for the embeddings, or a real one none for an encoder.
+        FindingError: if the GPU has no room for the embeddings, or a real one has none for an encoder.
     """
     names = _embeddings_of(pipe)
     gpu = active_gpu()
@@ -59,7 +59,7 @@ def with_cached_prompt(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any
 
 
 def _made(pipe: Any, arguments: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    """Return the embeddings that the call takes, on the card."""
+    """Return the embeddings that the call takes, on the GPU."""
     gpu = active_gpu()
     if gpu is None or any(map(_stays_on_card, pipe.components.values())):
         made = _encoded(pipe, arguments, pipe._execution_device)
@@ -81,14 +81,14 @@ def _encoded(pipe: Any, arguments: Mapping[str, Any], device: torch.device) -> A
 
 
 def _stays_on_card(component: Any) -> bool:
-    """Whether it computes on a card only: bitsandbytes' 8-bit layers, which nothing moves from there."""
+    """Tell whether a component computes only on a GPU: bitsandbytes' 8-bit layers, which cannot be moved from there."""
     return bool(getattr(component, "is_loaded_in_8bit", False))
 
 
 def _twin_of_encoders(gpu: Device, pipe: Any) -> Any:
-    """Return a twin of `pipe` in host memory, without hooks; what encodes nothing is the original's own."""
+    """Return a twin of `pipe` in host memory, without hooks; components that encode nothing are shared with `pipe`."""
     if "device" not in _parameters(getattr(type(pipe), _ENCODE)):
-        return gpu.lend(pipe)  # it looks where its components are
+        return gpu.lend(pipe)  # it checks the devices of its components
     others = {
         name: part
         for name, part in vars(pipe).items()
@@ -103,7 +103,7 @@ def _twin_of_encoders(gpu: Device, pipe: Any) -> Any:
 
 @contextmanager
 def _aside(gpu: Device) -> Iterator[None]:
-    """Forget afterwards how much host memory was taken meanwhile, all of which must be given back."""
+    """Exclude the host memory taken inside the context from the peaks; all of it must be given back."""
     host = gpu.host
     peaks = host.peak_pageable_bytes, host.peak_bytes
     held_bytes = host.pageable_bytes
@@ -122,7 +122,7 @@ def _no_room(pipe: Any, error: torch.OutOfMemoryError) -> str:
 
 
 def _embeddings_of(pipe: Any) -> list[str]:
-    """Return the names of what `encode_prompt` returns, "" for what is no variable."""
+    """Return the names of the values that `encode_prompt` returns, "" for those that are not variables."""
     method = getattr(type(pipe), _ENCODE, None)
     if method is None:
         raise InputError(f"{type(pipe).__name__} has no encode_prompt: its prompt cannot be cached")
@@ -135,7 +135,7 @@ def _embeddings_of(pipe: Any) -> list[str]:
 def _encoding_arguments(
     pipe: Any, arguments: Mapping[str, Any], device: torch.device
 ) -> dict[str, Any]:
-    """Return what `encode_prompt` takes of a call; how often a prompt is repeated is the call's own affair."""
+    """Return the arguments of a call that `encode_prompt` takes; repeating a prompt is left to the call."""
     accepted = _parameters(getattr(type(pipe), _ENCODE))
     given = {name: value for name, value in arguments.items() if name in accepted}
     for name, parameter in accepted.items():
@@ -151,7 +151,7 @@ def _encoding_arguments(
 
 
 def _is_guided(pipe: Any, arguments: Mapping[str, Any]) -> bool:
-    """Tell whether the call also runs without the prompt, by the rule of the pipelines: a scale above 1."""
+    """Tell whether the call also runs without the prompt, by the pipelines' own rule: a scale above 1."""
     parameter = _parameters(type(pipe).__call__).get("guidance_scale")
     scale = arguments.get("guidance_scale", parameter.default if parameter is not None else 1.0)
     return isinstance(scale, int | float) and scale > 1
@@ -162,7 +162,7 @@ def _is_words(name: str) -> bool:
 
 
 def _no_words(pipe: Any) -> dict[str, None]:
-    """Return the prompts that the call insists on, as None."""
+    """Return the prompts that the call requires, as None."""
     return {
         name: None
         for name, parameter in _parameters(type(pipe).__call__).items()

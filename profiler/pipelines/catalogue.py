@@ -1,6 +1,6 @@
 """The models that can be built by name: facts from `profiler/data/catalogue.toml`, without torch.
 
-An `Entry` describes any pipeline without weights, wherever its facts came from: the catalogue here,
+An `Entry` describes any pipeline without weights, whatever the source of its facts: the catalogue here,
 or a diffusers folder (`profiler/pipelines/folder.py`).
 """
 
@@ -21,16 +21,16 @@ Table = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One component: its class, and what it is built from."""
+    """One component: its class, and the configuration that it is built from."""
 
     library: str  # "diffusers", "transformers", or the name of a module of `diffusers.pipelines`
     class_name: str
     config: Table = field(default_factory=dict)  # hyperparameters; class defaults may be left out
-    folder: str = ""  # where its own files would be; "" for a part of the catalogue
+    folder: str = ""  # where its own files are; "" for a part of the catalogue
 
     @property
     def is_text_processor(self) -> bool:
-        """Whether this turns text into token ids: a tokenizer, or a processor that holds one."""
+        """True if it turns text into token ids: a tokenizer, or a processor that holds one."""
         return self.class_name.endswith(("Tokenizer", "TokenizerFast")) or (
             self.class_name.endswith("Processor") and not self.class_name.endswith("ImageProcessor")
         )
@@ -42,20 +42,20 @@ class Entry:
 
     name: str  # catalogue name, folder or hub id
     pipeline_class: str
-    components: Mapping[str, Part | None]  # None: the pipeline has the slot, and it is empty
+    components: Mapping[str, Part | None]  # None: the pipeline has the slot, but it is empty
     arguments: Table = field(default_factory=dict)  # further arguments of the pipeline class
-    dtype: str = "float32"  # what it is loaded in where the caller does not say
-    dtypes: Mapping[str, str] = field(default_factory=dict)  # of components loaded in another one
-    untold: tuple[str, ...] = ()  # components whose files do not say that `dtype` is theirs
+    dtype: str = "float32"  # the dtype to load in if the caller gives none
+    dtypes: Mapping[str, str] = field(default_factory=dict)  # of components loaded in another dtype
+    untold: tuple[str, ...] = ()  # components whose files do not state `dtype`
     about: str = ""
     hub: str = ""  # id of the repository on the Hugging Face hub that the facts describe
-    # Call arguments beside the prompt that the pipeline cannot do without, name to kind: "image" is
+    # Call arguments besides the prompt that the pipeline requires, name to kind: "image" is
     # an RGB image of the output's size, "mask" a grey one, "text" may be empty.
     required_call: Mapping[str, str] = field(default_factory=dict)
     call: Table = field(
         default_factory=dict
-    )  # how a distilled model is called, if not as its class
-    vae_tiling: bool = False  # whether its VAE decodes in tiles only, and must be told to
+    )  # arguments of a distilled model, if not its class's defaults
+    vae_tiling: bool = False  # whether its VAE decodes only in tiles, and must be set to
 
 
 def catalogue() -> dict[str, Entry]:
@@ -85,7 +85,7 @@ def name_of_hub_id(hub_id: str) -> str:
 
 
 def tokenizer_facts(class_name: str) -> Table | None:
-    """Return the facts of the tokenizer family of `class_name`, or None where it is not known."""
+    """Return the facts of the tokenizer family of `class_name`, or None if it is not known."""
     families: Mapping[str, Table] = _tables()["tokenizers"]
     return next((facts for facts in families.values() if class_name in facts["classes"]), None)
 

@@ -1,7 +1,7 @@
-"""Dtypes that pipelines are loaded in, of all components or by component, without torch.
+"""The dtypes that pipelines are loaded in, for all components or by component, without torch.
 
-As in `from_pretrained(dtype={"default": ..., "vae": ...})` of diffusers (0.42), `default` names those of the components
-that are not named themselves.
+As in `from_pretrained(dtype={"default": ..., "vae": ...})` of diffusers (0.42), `default` gives the dtype of all
+components that are not named themselves.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ DEFAULT = "default"
 
 
 def dtypes_of(text: str) -> str | dict[str, str]:
-    """Return the dtype that a command line gives, or the dtypes by component.
+    """Return the dtype given on a command line, or the dtypes by component.
 
     Args:
         text: "bfloat16", or a dtype for all and others by component: "bfloat16,vae=float32", "vae=float32".
 
     Raises:
-        InputError: A word is neither a dtype nor COMPONENT=DTYPE, or a component comes twice.
+        InputError: A word is neither a dtype nor COMPONENT=DTYPE, or a component is named twice.
 
     Example:
         >>> dtypes_of("bfloat16,vae=float32")
@@ -42,7 +42,7 @@ def dtypes_of(text: str) -> str | dict[str, str]:
 
 
 def written(asked: str | Mapping[str, str]) -> str:
-    """Return dtypes as `dtypes_of` reads them."""
+    """Return dtypes in the notation that `dtypes_of` reads."""
     if isinstance(asked, str):
         return asked
     named = [f"{component}={name}" for component, name in asked.items() if component != DEFAULT]
@@ -62,15 +62,15 @@ def dtype_name(dtype: object) -> str:
 
 
 def by_component(asked: object, components: Collection[str], model: str) -> dict[str, str]:
-    """Return the dtype of each component for which one is asked.
+    """Return the dtype of each component for which one is requested.
 
     Args:
-        asked: A dtype, or dtypes by component and `default`; None asks for none.
+        asked: A dtype, or dtypes by component and `default`; None requests none.
         components: The names of the components that have weights.
-        model: What the user called the pipeline, for the message.
+        model: The user's name for the pipeline, for the message.
 
     Raises:
-        InputError: It is no dtype, or a component is not among `components`.
+        InputError: `asked` is not a dtype, or names a component that is not among `components`.
     """
     if asked is None:
         return {}

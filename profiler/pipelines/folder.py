@@ -1,4 +1,4 @@
-"""A diffusers folder on disk, read as an `Entry`: `model_index.json` and what each part says."""
+"""A diffusers folder on disk, read as an `Entry`: `model_index.json` and the files of each part."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from profiler.errors import InputError
 from profiler.pipelines.catalogue import Entry, Part
 from profiler.pipelines.dtypes import NAMES
 
-# Where a component keeps its configuration, by what it is; the first that is there counts.
+# The files in which a component keeps its configuration, by kind; the first that exists is read.
 _CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json")
 _TOKENIZER_FILES = ("tokenizer_config.json",)
 
 
 def read_folder(folder: Path, *, name: str) -> Entry:
-    """Return what `folder` describes.
+    """Return the entry that `folder` describes.
 
     The dtype is the one that all components that store one agree on, by their weights' headers or, without weights, by
     their configurations; else float32.
 
     Args:
         folder: A folder laid out as by `DiffusionPipeline.save_pretrained`.
-        name: What the user called it.
+        name: The user's name for it.
 
     Raises:
-        InputError: `folder` is no pipeline, or one of its files cannot be read.
+        InputError: `folder` is not a pipeline, or one of its files cannot be read.
     """
     index_file = folder / "model_index.json"
     if not index_file.is_file():
@@ -60,7 +60,7 @@ def read_folder(folder: Path, *, name: str) -> Entry:
 
 
 def origin_of(folder: Path) -> str:
-    """Return the hub id that the pipeline in `folder` was saved from, as its index has it; "" if it tells none."""
+    """Return the hub id that the pipeline in `folder` was saved from, as given in its index; "" if it gives none."""
     file = folder / "model_index.json"
     try:
         origin = _read_json(file).get("_name_or_path") if file.is_file() else ""
@@ -98,7 +98,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _has_model(part: Part | None) -> bool:
-    """Whether a component has weights: schedulers, tokenizers and processors have none."""
+    """Tell whether a component has weights: schedulers, tokenizers and processors have none."""
     return (
         part is not None
         and not part.is_text_processor
@@ -107,7 +107,7 @@ def _has_model(part: Part | None) -> bool:
 
 
 def _stored_dtype(part: Part | None) -> str:
-    """Return the dtype that a component's weights have, else the one that its configuration names; "" for neither."""
+    """Return the dtype of a component's weights, else the one that its configuration names; "" if there is neither."""
     assert part is not None
     folder = Path(part.folder)
     if any(folder.glob("*.safetensors")):
@@ -120,6 +120,6 @@ def _stored_dtype(part: Part | None) -> str:
 
 
 def _common_dtype(stored: list[str]) -> str:
-    """Return the dtype to load all components in."""
+    """Return the dtype in which to load all components."""
     told = set(stored) - {""}
     return told.pop() if len(told) == 1 else "float32"

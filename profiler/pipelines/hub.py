@@ -15,16 +15,16 @@ from profiler.pipelines.catalogue import name_of_hub_id
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-# Vocabularies beside the JSON files: CLIP's and Qwen's merges, BERT's words, sentence-piece models
-# and chat templates. The indices of sharded weights are JSON, too, and of no use.
+# Vocabularies beside the JSON files: CLIP's and Qwen's merges, BERT's words, SentencePiece models
+# and chat templates. The indices of sharded weights are JSON too, but not needed.
 _WANTED = ["*.json", "*merges.txt", "*vocab.txt", "*spiece.model", "*tokenizer.model", "*.jinja"]
 _UNWANTED = ["*.safetensors.index*.json", "*.bin.index*.json"]
 
-_ANSWER_SECONDS = 3.0  # a hub that has not answered by then counts as out of reach
+_ANSWER_SECONDS = 3.0  # a hub that has not answered by then counts as unreachable
 
 
 def is_hub_id(model: str) -> bool:
-    """Return whether `model` has the form of a hub id, `org/name`."""
+    """Tell whether `model` has the form of a hub id, `org/name`."""
     return _HUB_ID.fullmatch(model) is not None
 
 
@@ -50,7 +50,7 @@ def fetch_configuration(hub_id: str) -> Path:
 
 
 def _is_reachable(hub_id: str) -> bool:
-    """Return whether the hub answers in time; `snapshot_download` would wait for it for minutes."""
+    """Tell whether the hub answers in time; `snapshot_download` would wait for minutes."""
     try:
         huggingface_hub.HfApi().model_info(hub_id, timeout=_ANSWER_SECONDS)
     except RepositoryNotFoundError:
@@ -61,14 +61,14 @@ def _is_reachable(hub_id: str) -> bool:
 
 
 class _NoBar(tqdm):  # type: ignore[type-arg]
-    """No progress bar: a few small files need none."""
+    """A progress bar that is never shown: a few small files need none."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "disable": True})
 
 
 def _reason(error: Exception) -> str:
-    """Return one line for the user; huggingface_hub writes paragraphs."""
+    """Return a one-line reason for the user; huggingface_hub writes paragraphs."""
     if isinstance(error, GatedRepoError):
         return "it asks for an agreement; accept it on its page and log in with hf auth login"
     if isinstance(error, RepositoryNotFoundError):

@@ -1,8 +1,8 @@
-"""What is known of a pipeline's model, wherever it came from: its entry in the catalogue, its call if it is distilled.
+"""The facts known about a pipeline's model, whatever its source: its catalogue entry, and its call if it is distilled.
 
-A distilled model runs few steps, most without guidance, and its pipeline class has the defaults of the model that it
-was distilled from. It is recognised by the name that it was loaded by, by the one that its folder was saved from, or by
-what its own configuration says.
+A distilled model runs few steps, mostly without guidance, while its pipeline class has the defaults of the model that
+it was distilled from. It is recognised by the name that it was loaded by, by the one that its folder was saved from, or
+by its own configuration.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from profiler.pipelines.catalogue import Entry
 
-# What schedulers of consistency models are made for; diffusers' documentation of LCM and TCD calls them so.
+# The schedulers made for consistency models; diffusers' documentation of LCM and TCD calls them so.
 _CONSISTENCY_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 _CONSISTENCY_STEPS = 4
-# FLUX.2 klein tells its distilled checkpoints by `is_distilled`, and then ignores guidance; the card's call.
+# FLUX.2 klein marks its distilled checkpoints with `is_distilled`, and then ignores guidance; the model card's call.
 _DISTILLED_FLUX2 = {"num_inference_steps": 4, "guidance_scale": 1.0}
 
 
 def known_entry(pipe: Any) -> Entry | None:
-    """Return the catalogue's entry of the model that `pipe` was loaded from; None if it has none."""
+    """Return the catalogue's entry of the model that `pipe` was loaded from, or None if it has none."""
     name = str(_config(pipe).get("_name_or_path", ""))
     entries = catalogue()
     return (
@@ -37,7 +37,7 @@ def known_entry(pipe: Any) -> Entry | None:
 
 
 def distilled_call(pipe: Any) -> Mapping[str, Any]:
-    """Return the arguments that a distilled model is called with; none for any other.
+    """Return the arguments that a distilled model is called with; empty for any other model.
 
     Args:
         pipe: a diffusers pipeline.

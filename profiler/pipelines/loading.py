@@ -2,7 +2,7 @@
 
 Inside an active virtual GPU its tensors are virtual ones on the CPU, as after `from_pretrained`;
 elsewhere they are on `meta`, which is enough to count them, or real and random, which is enough to
-run them on a card.
+run them on a GPU.
 """
 
 from __future__ import annotations
@@ -49,27 +49,27 @@ def load_pipeline(
     Args:
         model: A name of the catalogue, a local diffusers folder, or a hub id `org/name` (of which
             only the JSON and tokenizer files are fetched).
-        dtype: "float16", "bfloat16" or "float32", as `from_pretrained` would be given it, or a
-            mapping from components, and `default` for all others, to dtypes. What it says nothing
-            of is as with None, which takes what the model card recommends for a name of the
-            catalogue, and what a folder's files store, else float32.
+        dtype: "float16", "bfloat16" or "float32", as it would be passed to `from_pretrained`, or a
+            mapping from components, and `default` for all others, to dtypes. None, and components
+            that the mapping leaves out, mean the dtype that the model card recommends for a name
+            of the catalogue, and for a folder the one that its files store, else float32.
         weights: "none", or "random" for real tensors on the CPU with small random numbers: as much
-            host memory as the real weights take, and a pipeline that runs on a real card.
-        quantization: How to quantise components, by their names: "bnb-nf4", "gguf-q4_k",
+            host memory as the real weights take, and a pipeline that runs on a real GPU.
+        quantization: The quantisation of components, by their names: "bnb-nf4", "gguf-q4_k",
             "torchao-int8wo", ... (`profiler.pipelines.quantising.kinds`), or a configuration object
             of diffusers or transformers. A component whose own configuration says that it is
-            quantised needs no mention. Quantised components need an active virtual GPU, and the
+            quantised need not be named. Quantised components need an active virtual GPU, and the
             library that quantises.
         pipeline_class: A diffusers pipeline over the same components, such as
             "StableDiffusionXLImg2ImgPipeline"; "" takes the model's own.
 
     Raises:
-        InputError: The model is not known, is no pipeline, cannot be fetched or cannot be built,
-            lacks a component that `pipeline_class` needs or a dtype is asked for, random weights
-            are asked for inside a virtual GPU, which has none, a component cannot be quantised so,
-            a library that it needs is not installed, or a dtype is not one that pipelines are
-            loaded in.
-        FindingError: A component that is quantised on the card does not fit there.
+        InputError: The model is not known, is not a pipeline, cannot be fetched or cannot be built,
+            lacks a component that `pipeline_class` needs or for which a dtype is requested, random
+            weights are requested inside a virtual GPU, which has none, a component cannot be
+            quantised that way, a library that it needs is not installed, or a dtype is not one that
+            pipelines are loaded in.
+        FindingError: A component that is quantised on the GPU does not fit there.
     """
     _check_dtypes(dtype)
     random_weights = _asks_for_random(weights)
@@ -92,15 +92,15 @@ def build_pipeline(
     """Build the pipeline that `entry` describes, as `load_pipeline` does.
 
     Args:
-        entry: What it is made of.
+        entry: The description of the pipeline.
         dtype: As for `load_pipeline`.
         random_weights: Whether its weights are real tensors.
         quantization: As for `load_pipeline`.
 
     Raises:
-        InputError: A class, a dtype or a component to have it is not known, or a component cannot
-            be built or quantised so.
-        FindingError: A component that is quantised on the card does not fit there.
+        InputError: A class, a dtype or a component that a dtype is given for is not known, or a
+            component cannot be built or quantised that way.
+        FindingError: A component that is quantised on the GPU does not fit there.
     """
     check_given(
         quantization or {},
@@ -131,10 +131,10 @@ def build_pipeline(
 
 
 def describe(model: str | os.PathLike[str]) -> Entry:
-    """Return what `model` is made of, without building it.
+    """Return the description of `model`, without building it.
 
     Raises:
-        InputError: The model is not known, is no pipeline, or cannot be fetched.
+        InputError: The model is not known, is not a pipeline, or cannot be fetched.
     """
     if not isinstance(model, str | os.PathLike):
         raise InputError(
@@ -161,7 +161,7 @@ def _asks_for_random(weights: str) -> bool:
 
 
 def _check_dtypes(asked: Any) -> None:
-    """Raise InputError for what is no dtype, before a model is looked for."""
+    """Raise InputError for anything that is not a dtype, before a model is looked for."""
     for dtype in (
         asked.values() if isinstance(asked, Mapping) else () if asked is None else (asked,)
     ):
@@ -178,12 +178,12 @@ def _has_weights(part: Part) -> bool:
     try:
         cls = find_class(part.library, part.class_name)
     except ImportError:
-        return False  # which its building tells
+        return False  # which is reported when it is built
     return inspect.isclass(cls) and issubclass(cls, torch.nn.Module)
 
 
 def _check_complete(entry: Entry) -> None:
-    """Raise InputError if the pipeline class cannot do without a component that the entry lacks."""
+    """Raise InputError if the pipeline class requires a component that the entry lacks."""
     cls = find_pipeline_class(entry.pipeline_class, entry.name)
     missing = [
         name
@@ -198,7 +198,7 @@ def _check_complete(entry: Entry) -> None:
 
 
 def _quantisation(entry: Entry, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how each quantised component is quantised: as asked, or as its own configuration says."""
+    """Return the quantisation of each quantised component: the requested one, or that of its own configuration."""
     own = {
         slot: part.config["quantization_config"]
         for slot, part in entry.components.items()
@@ -216,7 +216,7 @@ def _quantisation(entry: Entry, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Weights(NamedTuple):
-    """How the weights of one component are made."""
+    """The way in which the weights of one component are made."""
 
     dtype: torch.dtype
     random: bool
@@ -254,7 +254,7 @@ def _build_part(cls: Any, part: Part, weights: _Weights) -> Any:
 
 def _text_processor(cls: Any, part: Part) -> Any:
     if part.folder and any((Path(part.folder) / name).is_file() for name in _VOCABULARIES):
-        # Without a word transformers asks on standard input whether to run the folder's own code.
+        # Without this argument transformers asks on standard input whether to run the folder's own code.
         return cls.from_pretrained(part.folder, trust_remote_code=False)
     facts = tokenizer_facts(part.class_name)
     if facts is None:
@@ -266,7 +266,7 @@ def _text_processor(cls: Any, part: Part) -> Any:
 
 
 def _own_facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a model's tokenizer configuration changes in its family's facts."""
+    """Return the facts that a model's tokenizer configuration changes in those of its family."""
     own = {key: config[key] for key in ("bos", "eos", "pad", "padding_side") if key in config}
     for name in ("bos", "eos"):
         if config.get(f"add_{name}_token") is not None:
@@ -278,7 +278,7 @@ def _own_facts(config: Mapping[str, Any]) -> dict[str, Any]:
 def _assemble(
     cls: type[DiffusionPipeline], entry: Entry, components: Mapping[str, Any]
 ) -> DiffusionPipeline:
-    """Call the pipeline class with what it takes; what it needs and the entry lacks is None."""
+    """Call the pipeline class with the arguments that it takes; required ones that the entry lacks are None."""
     given = {**entry.arguments, **dict.fromkeys(entry.components), **components}
     arguments = {
         name: given.get(name)

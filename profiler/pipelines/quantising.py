@@ -1,11 +1,11 @@
-"""Quantised components without weights: the libraries' own loading, on a card that is not there.
+"""Quantised components without weights: the libraries' own loading, on a virtual GPU.
 
 A component is loaded by diffusers' and transformers' own `from_pretrained`, from its configuration and virtual weights,
 with the quantisation configuration that a user would pass; GGUF by the steps of diffusers' `from_single_file`. So the
-modules, the packed weights, their scales, and where the component is afterwards, are the libraries' doing. The library
-that quantises has to be installed, as it would for the real thing.
+libraries themselves determine the modules, the packed weights, their scales, and the component's device afterwards. The
+library that quantises has to be installed, as with real weights.
 
-A checkpoint that is quantised already is taken to be quantised while it loads: it holds the same bytes afterwards.
+A checkpoint that is already quantised is assumed to be quantised while it loads: it holds the same bytes afterwards.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ GGUF_TYPES = (
 class QuantisationKind(NamedTuple):
     """One way to quantise a component."""
 
-    library: str  # the package that does it, as it is imported
-    package: str  # and as it is installed
+    library: str  # the package that does it, by its import name
+    package: str  # and by its name for installation
     configure: Callable[[Any, torch.dtype], Any]  # (diffusers or transformers, dtype) to the config
-    packs_on_card: bool = False  # whether the weights are packed by a CUDA kernel
+    packs_on_card: bool = False  # whether a CUDA kernel packs the weights
 
 
 def kinds() -> dict[str, QuantisationKind]:
@@ -72,7 +72,7 @@ def find_kind(name: str) -> QuantisationKind:
     """Return the way to quantise that `name` names; "nf4" and "fp4" are bitsandbytes'.
 
     Raises:
-        InputError: there is none of this name, or its library is not installed.
+        InputError: if there is none of this name, or its library is not installed.
     """
     known = kinds()
     kind = known.get(name) or known.get(f"bnb-{name}")
@@ -92,18 +92,18 @@ def build_quantised(
 ) -> torch.nn.Module:
     """Return a `cls` without weights, quantised as `from_pretrained(quantization_config=...)` would.
 
-    bitsandbytes' components are on the card afterwards, as its loading leaves them; the others are in host memory.
+    Components of bitsandbytes are on the GPU afterwards, where its loading leaves them; the others are in host memory.
 
     Args:
         cls: A diffusers `ModelMixin` or a transformers `PreTrainedModel`.
         config: Hyperparameters as in the component's `config.json`.
         dtype: The dtype that the caller would pass to `from_pretrained`; also the one to compute in.
-        chosen: A name of `kinds`, or a quantisation configuration of diffusers or transformers (the dictionary in
-            `config.json` included).
+        chosen: A name of `kinds`, or a quantisation configuration of diffusers or transformers (including the
+            dictionary in `config.json`).
 
     Raises:
-        InputError: the name is not known, its library not installed or not made for the component, or no virtual GPU is
-            active, whose card the libraries ask for.
+        InputError: if the name is not known, its library is not installed or not made for the component, or no virtual
+            GPU is active, which the libraries query.
     """
     gpu = active_gpu()
     if gpu is None:
@@ -183,7 +183,7 @@ def _load_transformers(
 ) -> torch.nn.Module:
     made = cls.config_class.from_dict(dict(config))
     if chosen_method(options["quantization_config"]) == "bitsandbytes":
-        # Its own choice, by a number that only a CUDA build of torch can turn into a device.
+        # The choice that it would make itself, by a number that only a CUDA build of torch can turn into a device.
         options["device_map"] = {"": "cuda:0"}
     return cls.from_pretrained(  # type: ignore[no-any-return]
         None, config=made, state_dict=weights, trust_remote_code=False, **options
@@ -193,7 +193,7 @@ def _load_transformers(
 def _load_diffusers(
     cls: Any, config: Mapping[str, Any], weights: dict[str, torch.Tensor], **options: Any
 ) -> torch.nn.Module:
-    """Let diffusers read the virtual weights in the place of a file."""
+    """Make diffusers read the virtual weights in place of a file."""
     from diffusers.models import modeling_utils
 
     with tempfile.TemporaryDirectory() as name, Patches() as patches:
@@ -243,7 +243,7 @@ def _with_gguf(cls: Any, module: torch.nn.Module, dtype: torch.dtype, name: str)
 
 
 def _in_gguf(module: torch.nn.Module, name: str) -> dict[str, torch.Tensor]:
-    """Return the module's weights, those of linear layers packed where their rows hold whole blocks."""
+    """Return the module's weights, those of linear layers packed if their rows hold whole blocks."""
     import gguf
     from diffusers.quantizers.gguf.utils import GGUFParameter
 

@@ -1,4 +1,4 @@
-"""Silence of the libraries while they build: their notes are about files that are not there."""
+"""Silencing the libraries while they build: their notes are about files that do not exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back the log lines, warnings and progress bars of diffusers, transformers and torch meanwhile."""
+    """Suppress the log lines, warnings and progress bars of diffusers, transformers and torch inside the context."""
     libraries = (diffusers_logging, transformers_logging)
     levels = [library.get_verbosity() for library in libraries]
     bars = [library for library in libraries if library.is_progress_bar_enabled()]

@@ -1,6 +1,6 @@
-"""Random numbers in place of weights, laid down as fast as memory takes them.
+"""Random numbers in place of weights, written as fast as memory allows.
 
-Zeros would not do: the operating system backs untouched memory with one page, so copies would be too fast, and a card
+Zeros would not do: the operating system backs untouched memory with one page, so copies would be too fast, and a GPU
 draws less power on zeros.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_BLOCK = 1 << 22  # numbers that are drawn; the tensors hold them over and over
-_SPREAD = 0.02  # standard deviation; what transformers initialises with, and small enough for half precision
+_BLOCK = 1 << 22  # distinct random numbers; the tensors repeat them
+_SPREAD = 0.02  # standard deviation; the one that transformers initialises with, and small enough for half precision
 
 
 def fill_at_random(module: nn.Module) -> None:
-    """Fill every parameter with normal numbers of a small spread, the same in every run; integer ones with zeros."""
+    """Fill parameters with normal numbers of a small spread, the same in every run; integer ones with zeros."""
     generator = torch.Generator().manual_seed(0)
     block = torch.randn(_block_size(module), generator=generator).mul_(_SPREAD)
     blocks: dict[torch.dtype, torch.Tensor] = {}

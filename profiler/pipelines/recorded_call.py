@@ -1,4 +1,4 @@
-"""A call ready to be made, the same as plain values for a record, and the way back from a record."""
+"""A call ready to be made, its plain values for a record, and its reconstruction from a record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CACHED_PROMPT = "cached_prompt"
-"""Stands among the arguments of a call whose prompt was encoded before."""
+"""The name that marks, among a call's arguments, that its prompt was encoded beforehand."""
 
 _RECORDED_PICTURE = re.compile(r"Image\((\d+), (\d+)\)")
 _SHAPING = (
@@ -30,9 +30,9 @@ class PreparedCall(NamedTuple):
     """A call of a pipeline.
 
     Attributes:
-        arguments: What to call it with.
-        plain: The same for a record.
-        chosen: The names of the arguments that nobody gave.
+        arguments: The arguments of the call.
+        plain: The same as plain values, for a record.
+        chosen: The names of the arguments that were not given.
     """
 
     arguments: dict[str, Any]
@@ -41,13 +41,13 @@ class PreparedCall(NamedTuple):
 
 
 def prepared_call(pipe: Any, given: Mapping[str, Any]) -> PreparedCall:
-    """Return a call of `pipe`, with sensible arguments for those that it cannot do without.
+    """Return a call of `pipe`, with sensible arguments for required ones that are missing.
 
     With a cached prompt the text encoders run now, and not in the call.
 
     Args:
         pipe: a diffusers pipeline.
-        given: what the user chose; `CACHED_PROMPT` may be among it.
+        given: the arguments that the user chose; `CACHED_PROMPT` may be among them.
 
     Raises:
         InputError: if the prompt is to be cached and the pipeline does not take embeddings.
@@ -76,7 +76,7 @@ def plain_call(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded call with new pictures, of the same size, for those that the record only describes.
 
-    A record holds lists only; the pipeline gets tuples where it says that it wants them.
+    A record holds only lists; arguments that the pipeline annotates as tuples become tuples.
     """
     masks = {name for name, kind in required_arguments(pipe).items() if kind == "mask"}
     repeated = {name: _repeated(value, name in masks) for name, value in recorded.items()}

@@ -1,6 +1,6 @@
-"""Why a component cannot be built, in one sentence: a library that is missing, a card that is too small, its values.
+"""The reasons why a component cannot be built, in one sentence: a missing library, too small a GPU, or its values.
 
-Libraries tell of a missing one in several ways: Python's own error, `requires_backends` of diffusers (0.42) and
+Libraries report a missing one in several ways: Python's own error, `requires_backends` of diffusers (0.42) and
 transformers (5.23) in a paragraph, a name that was never imported because the library is optional.
 """
 
@@ -17,7 +17,7 @@ from profiler.errors import FindingError, InputError, ProfilerError
 from profiler.libraries.out_of_memory import parse
 from profiler.units import format_bytes
 
-# Where a library is installed by another name than it is imported or written by.
+# Libraries whose name for installation differs from the one that they are imported or written by.
 _PACKAGES = {
     "PIL": "pillow",
     "bs4": "beautifulsoup4",
@@ -28,7 +28,7 @@ _PACKAGES = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-# diffusers imports these where they are there, and its pipelines use them without a question.
+# diffusers imports these if they are installed, and its pipelines use them without a check.
 _OPTIONAL = ("bs4", "ftfy")
 _MISSING = (
     re.compile(r"pip install (?:-\S+ )*[`'\"]?([A-Za-z][\w.-]*)"),
@@ -41,10 +41,10 @@ def refused(model: str, component: str, class_name: str, error: Exception) -> Pr
     """Return the error that tells the user why a component could not be built.
 
     Args:
-        model: what the user called the pipeline.
+        model: the user's name for the pipeline.
         component: its name.
-        class_name: that of its class.
-        error: what the building ended with.
+        class_name: the name of its class.
+        error: the error with which building ended.
     """
     if isinstance(error, ProfilerError):
         return error
@@ -59,7 +59,7 @@ def refused(model: str, component: str, class_name: str, error: Exception) -> Pr
 
 
 def missing_library(error: BaseException) -> str:
-    """Return what an error says of a library that is not installed, and how to install it; "" if it is another error.
+    """Return an error's message about a missing library, and how to install it; "" if it is another error.
 
     Example:
         >>> missing_library(ModuleNotFoundError("No module named 'torchsde'", name="torchsde"))
@@ -77,12 +77,12 @@ def missing_library(error: BaseException) -> str:
 def out_of_memory(
     model: str, component: str, error: torch.OutOfMemoryError, loaded: Mapping[str, Any]
 ) -> FindingError:
-    """Return the finding that a card is too small to load a model as `from_pretrained` would.
+    """Return the finding that a GPU is too small to load a model as `from_pretrained` would.
 
     Args:
-        model: what the user called the pipeline.
-        component: that was being loaded.
-        error: what its loading ended with.
+        model: the user's name for the pipeline.
+        component: the component that was being loaded.
+        error: the error with which its loading ended.
         loaded: the components that were loaded before.
     """
     shortage = getattr(error, "shortage", None) or parse(str(error))
@@ -103,14 +103,14 @@ def out_of_memory(
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and what it came from, the deepest last."""
+    """Yield the error and its causes, the deepest last."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _package(error: BaseException) -> str:
-    """Return the package that an error says is not installed, "" if it says nothing of one."""
+    """Return the package that an error reports as not installed; "" if it names none."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         name = error.name.partition(".")[0]
         return _PACKAGES.get(name, name)

@@ -1,8 +1,8 @@
-"""A call that a pipeline can run, where its user gave none or only a part of one.
+"""A call that a pipeline can run, if its user gave none or only a part of one.
 
-What is chosen decides no memory beyond what the pipeline's own defaults decide: a short prompt, blank
-pictures of the output's size, one for each IP-Adapter, and a strength at which a picture is worked on at all. Of a
-distilled model it is the few steps and the guidance that it is made for.
+The chosen arguments determine no memory beyond what the pipeline's own defaults determine: a short prompt, blank
+pictures of the output's size, one for each IP-Adapter, and a strength at which a picture is processed at all. For a
+distilled model they are the few steps and the guidance that it is made for.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 PROMPT = "a photograph of an astronaut riding a horse"
 
-# Where nothing tells: what Stable Diffusion's pipelines assume.
+# The fallback: the size that Stable Diffusion's pipelines assume.
 _SIDE = 512
 _PICTURES = {"image": "image", "mask_image": "mask", "control_image": "image"}
-# Words in the names of diffusers' pipeline classes (0.42) that work on a picture of the user's, though most of
-# their signatures have None for it.
+# Words in the names of those diffusers pipeline classes (0.42) that process a picture given by the user, although in
+# most of their signatures it defaults to None.
 _WORK_ON_PICTURES = (
     "Control",
     "Edit",
@@ -79,9 +79,9 @@ def _check_encoder(pipe: Any) -> None:
 
 
 def required_arguments(pipe: Any) -> dict[str, str]:
-    """Return the arguments beside the prompt that `pipe` cannot be called without, by kind.
+    """Return the arguments besides the prompt without which `pipe` cannot be called, by kind.
 
-    The catalogue knows them for its own models; of any other pipe, its class and signature tell which pictures.
+    The catalogue lists them for its own models; for any other pipe, its class and signature show which pictures.
     """
     entry = known_entry(pipe)
     class_name = type(pipe).__name__
@@ -102,7 +102,7 @@ def _texts(required: Mapping[str, str]) -> dict[str, str]:
 
 
 def blank_pictures(pipe: Any, size: Mapping[str, int]) -> dict[str, Any]:
-    """Return the pictures that `pipe` cannot be called without, of this "width" and "height" or the pipe's own."""
+    """Return the pictures without which `pipe` cannot be called, of this "width" and "height" or the pipe's own."""
     return {
         name: _argument(pipe, name, kind, size)
         for name, kind in required_arguments(pipe).items()
@@ -111,7 +111,7 @@ def blank_pictures(pipe: Any, size: Mapping[str, int]) -> dict[str, Any]:
 
 
 def default_side(pipe: Any, name: str) -> int | None:
-    """Return the pixels that `pipe` takes for its "width" or "height" if not given, where that can be told."""
+    """Return the pixels that `pipe` uses for its "width" or "height" if not given; None if unknown."""
     parameter = _parameters(pipe).get(name)
     if parameter is not None and isinstance(parameter.default, int):
         return parameter.default
@@ -129,13 +129,13 @@ def default_side(pipe: Any, name: str) -> int | None:
 
 
 def _denoiser(pipe: Any) -> Any:
-    """Return the UNet or the transformer; None for neither. A compiled module has no truth of its own to ask for."""
+    """Return the UNet or the transformer, or None. The truth value of a compiled module must not be tested."""
     found = (getattr(pipe, name, None) for name in ("unet", "transformer"))
     return next((part for part in found if part is not None), None)
 
 
 def _parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of `pipe`'s call; of a modular pipeline, what its blocks take besides."""
+    """Return the parameters of `pipe`'s call; for a modular pipeline, also those that its blocks take."""
     found = dict(inspect.signature(type(pipe).__call__).parameters)
     for taken in getattr(getattr(pipe, "_blocks", None), "inputs", ()):
         if taken.name is not None:
@@ -169,7 +169,7 @@ def blank_picture(width: int, height: int, *, mask: bool = False) -> Image:
 
 
 def _adapter_pictures(pipe: Any, given: Mapping[str, Any]) -> dict[str, list[Image]]:
-    """Return a picture for each IP-Adapter that is loaded; its image encoder makes any size its own.
+    """Return a picture for each loaded IP-Adapter; its image encoder resizes any size.
 
     Source: `load_ip_adapter` of diffusers (0.42) leaves the adapters' projections on the denoiser, as
     `encoder_hid_proj`.
@@ -184,7 +184,7 @@ def _adapter_pictures(pipe: Any, given: Mapping[str, Any]) -> dict[str, list[Ima
 def _would_run_no_step(
     parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
 ) -> bool:
-    """Tell whether the default strength leaves none of the steps that were asked for.
+    """Tell whether the default strength leaves none of the requested steps.
 
     Source: `get_timesteps` of diffusers' image-to-image pipelines (0.42): they run `int(steps * strength)`.
     """

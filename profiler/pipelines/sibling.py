@@ -1,4 +1,4 @@
-"""Another pipeline over the components of one: image to image beside text to image."""
+"""Another pipeline over the components of one, such as image to image beside text to image."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def find_pipeline_class(name: str, asked_by: str) -> type[DiffusionPipeline]:
     """Return diffusers' pipeline of this name.
 
     Args:
-        name: of the class.
-        asked_by: whose it is, for the message.
+        name: the name of the class.
+        asked_by: the requester to name in the message.
 
     Raises:
         InputError: if there is none, or it needs a library that is not installed.
@@ -48,9 +48,9 @@ def find_pipeline_class(name: str, asked_by: str) -> type[DiffusionPipeline]:
 
 
 def sibling(pipe: DiffusionPipeline, class_name: str) -> DiffusionPipeline:
-    """Return a pipeline of another class that shares `pipe`'s components, which are left as they are.
+    """Return a pipeline of another class that shares `pipe`'s components, which are left unchanged.
 
-    diffusers' own `from_pipe` (0.42) casts shared components to float32 unless it is told a dtype.
+    diffusers' own `from_pipe` (0.42) casts shared components to float32 unless it is given a dtype.
 
     Raises:
         InputError: if there is no such class, or it needs a component that `pipe` lacks.
@@ -74,7 +74,7 @@ def check_shared(pipe: DiffusionPipeline, other: Any) -> None:
     """Refuse a pipeline that has modules which `pipe` does not have under the same name.
 
     Raises:
-        InputError: naming them.
+        InputError: naming those modules.
     """
     own = [
         name

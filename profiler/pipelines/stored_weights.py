@@ -1,4 +1,4 @@
-"""Weights as they lie in a diffusers folder: read from the headers of safetensors files, never from their bodies.
+"""Weights as stored in a diffusers folder, read from the headers of safetensors files and never from their bodies.
 
 Source: the format's description in the README of huggingface/safetensors, from knowledge: eight bytes of length, then
 JSON that gives each tensor its dtype and its span in the file.
@@ -26,13 +26,13 @@ _DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
-}  # what a cast on loading starts from; other dtypes stay as they are
+}  # the dtypes that loading casts; others stay as they are
 _NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-_LONGEST_HEADER_BYTES = 100_000_000  # what safetensors itself reads at most; from knowledge
+_LONGEST_HEADER_BYTES = 100_000_000  # the most that safetensors itself reads; from knowledge
 
 
 class _Tensor(NamedTuple):
-    """One tensor of a file: its dtype by safetensors' name, and what it takes there."""
+    """One tensor of a file: its dtype under safetensors' name, and its bytes there."""
 
     name: str
     dtype: str
@@ -40,12 +40,12 @@ class _Tensor(NamedTuple):
 
 
 def pipeline_loading(folder: str, modules: dict[str, nn.Module]) -> Loading:
-    """Return what loading a pipeline's weights with `from_pretrained` takes of the host.
+    """Return the host memory that loading a pipeline's weights with `from_pretrained` takes.
 
-    A component whose files are not there is taken to be stored in the dtypes that it is loaded in.
+    A component without files is assumed to be stored in the dtypes that it is loaded in.
 
     Args:
-        folder: where the components' folders are; any other text where there is none.
+        folder: the folder that holds the components' folders; any other text if there is none.
         modules: the components by name, in the order in which they are loaded, with the dtypes that they end up in.
 
     Raises:
@@ -57,17 +57,17 @@ def pipeline_loading(folder: str, modules: dict[str, nn.Module]) -> Loading:
 
 
 def stored_dtype(folder: Path) -> str:
-    """Return the floating-point dtype of most bytes of a component's weights; "" where their files do not tell.
+    """Return the floating-point dtype of most bytes of a component's weights; "" if their files do not tell.
 
     Args:
-        folder: the component's; files of a variant (`model.fp16.safetensors`) count where there are no others.
+        folder: the component's folder; files of a variant (`model.fp16.safetensors`) count only if there are no others.
     """
     found: Counter[str] = Counter()
     try:
         for file in _weight_files(folder) or sorted(folder.glob("*.safetensors")):
             for tensor in _tensors_in(file):
                 found[tensor.dtype] += tensor.nbytes if tensor.dtype in _DTYPES else 0
-    except InputError:  # which whoever needs the sizes is told
+    except InputError:  # which is reported to whoever needs the sizes
         return ""
     most = max(found, key=found.__getitem__, default="")
     return str(_DTYPES.get(most, "")).removeprefix("torch.")
@@ -87,7 +87,7 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 class _Loaded(NamedTuple):
-    """What a tensor is once it is loaded: its dtype, what it takes of the host, and whether a file can hold it so."""
+    """A tensor after loading: its dtype, its host memory, and whether a file can hold it in that form."""
 
     dtype: torch.dtype
     host_bytes: int
@@ -107,9 +107,9 @@ def _host_bytes(tensor: torch.Tensor) -> int:
 
 
 def _file_of_what_is_there(module: nn.Module) -> WeightFile:
-    """Return a file that stores a component as it is, quantised weights in the dtype of the others.
+    """Return a file that stores a component in its present form, with quantised weights in the dtype of the others.
 
-    diffusers copies what it reads from a GGUF file, which holds weights as they are: `load_gguf_checkpoint`.
+    diffusers copies what it reads from a GGUF file, which holds weights in their final form: `load_gguf_checkpoint`.
     """
     parameters = list(module.parameters())
     stored = {id(tensor): tensor for tensor in (*parameters, *_buffers_in_files(module))}
@@ -171,7 +171,7 @@ def _tensors_in(file: Path) -> list[_Tensor]:
 
 
 def _weight_file(tensors: list[_Tensor], loaded: dict[str, _Loaded]) -> WeightFile:
-    """Return what loading does with a file; a tensor that goes by another name gets the dtype of most."""
+    """Return what loading does with a file; a tensor that is stored under another name gets the most frequent dtype."""
     dtypes = [tensor.dtype for tensor in loaded.values() if tensor.plain]
     usual = max(set(dtypes), key=dtypes.count, default=torch.float32)
     mapped = copied = 0

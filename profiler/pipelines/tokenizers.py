@@ -1,10 +1,11 @@
-"""Tokenizers for pipelines whose vocabulary files are not there: the real lengths and padding.
+"""Stand-in tokenizers for pipelines without vocabulary files, with the real lengths and padding.
 
-A pipeline's text encoder and denoiser run over as many tokens as the tokenizer returns, so lengths decide memory and
+A pipeline's text encoder and denoiser run over as many tokens as the tokenizer returns, so lengths determine memory and
 ids do not. A stand-in is transformers' own tokenizer with the special tokens of its family; all words share one id. The
-rule for how many tokens a text has: a special token of a chat template is one; a punctuation mark is one; a Chinese,
-Japanese or Korean character is one; words are 1.3 tokens each, and a text never has fewer tokens than words and marks.
-It is close for plain English with the vocabularies of today (a few per cent of a sentence), and cannot know rare words.
+number of tokens of a text follows a rule: a special token of a chat template is one; a punctuation mark is one; a
+Chinese, Japanese or Korean character is one; words are 1.3 tokens each, and a text never has fewer tokens than words
+and marks. The rule is close for plain English with today's vocabularies (within a few per cent of a sentence), and
+cannot account for rare words.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _PIECE = (
     rf"<\|[^|<>]*\|>|<[/a-z_]+>|\[/?[A-Z_]+\]|[{_CJK}]|(?P<word>[^\W{_CJK}]+)|(?P<mark>[^\w\s])"
 )
-_BORDER = "\x1f"  # between pieces, and in none: it is white space
-# Above the special tokens, and in the smallest vocabulary (T5: 32,100).
+_BORDER = "\x1f"  # between pieces, and never inside one: it is white space
+# Above the special tokens, and inside the smallest vocabulary (T5: 32,100).
 _ANY_WORD, _ANY_WORD_ID = "[word]", 1_000
 
 _TEXT = (
@@ -51,10 +52,10 @@ _CHATS = {
 
 
 class StandInTokenizer(PreTrainedTokenizerFast):
-    """Gives the lengths, padding and special tokens of a tokenizer family, without its vocabulary.
+    """A tokenizer with the lengths, padding and special tokens of a family, but without its vocabulary.
 
     Args:
-        class_name: The class it stands for.
+        class_name: The class that it stands in for.
         facts: The family's facts, as in `[tokenizers.*]` of the catalogue.
     """
 
@@ -73,7 +74,7 @@ class StandInTokenizer(PreTrainedTokenizerFast):
         backend.post_processor = TemplateProcessing(
             single=[*before, *prefix, "$A", *after], special_tokens=list(numbers.items())
         )
-        # A run of line breaks is a token of byte-level vocabularies; for CLIP and T5 it vanishes.
+        # A run of line breaks is one token in byte-level vocabularies; for CLIP and T5 it vanishes.
         self._piece = _PIECE + r"|\n+" * bool(facts.get("line_breaks"))
         self._counts_positions = bool(facts.get("position_ids"))
         super().__init__(
@@ -88,12 +89,12 @@ class StandInTokenizer(PreTrainedTokenizerFast):
         self.class_name = class_name
 
     def __len__(self) -> int:
-        """Return the size of the vocabulary, added tokens included."""
+        """Return the size of the vocabulary, including added tokens."""
         return max(self.get_vocab().values()) + 1
 
     @property
     def assumption(self) -> str:
-        """What a profile made with this tokenizer assumes."""
+        """The assumption of a profile made with this tokenizer."""
         return (
             f"{self.class_name} has no vocabulary here: a prompt counts as its words and "
             f"punctuation marks, at least {_TOKENS_PER_WORD} tokens a word; special tokens, "
@@ -105,7 +106,7 @@ class StandInTokenizer(PreTrainedTokenizerFast):
         return super()._encode_plus(texts, *args, **options)
 
     def _pieces(self, text: str) -> str:
-        """Return what stands for the tokens of `text`, with a border between any two."""
+        """Return the text that stands in for the tokens of `text`, with a border between any two."""
         added = (one.content for one in self.added_tokens_decoder.values() if not one.special)
         longest_first = sorted(map(re.escape, added), key=len, reverse=True)
         found = list(re.finditer("|".join([*longest_first, self._piece]), text))
@@ -116,7 +117,7 @@ class StandInTokenizer(PreTrainedTokenizerFast):
 
     def _convert_encoding(self, encoding: Encoding, **asked: Any) -> Any:
         data, encodings = super()._convert_encoding(encoding, **asked)
-        if self._counts_positions:  # from the first token that is no padding
+        if self._counts_positions:  # from the first token that is not padding
             data["position_ids"] = [
                 [max(at - one.attention_mask.count(0), 0) for at in range(len(one))]
                 for one in encodings
@@ -124,19 +125,19 @@ class StandInTokenizer(PreTrainedTokenizerFast):
         return data, encodings
 
     def _decode(self, token_ids: Any, *_: Any, **__: Any) -> str:
-        """Return a text in the place of the one that only the vocabulary could give."""
+        """Return a placeholder for the text, which only the vocabulary could give."""
         return f"[{len(token_ids)} tokens]"
 
 
 def assume_dtype(pipe: Any, dtype: str, components: Sequence[str]) -> None:
-    """Remember with `pipe` that these components are loaded in a dtype that their files do not tell."""
+    """Record on `pipe` that these components are loaded in a dtype that their files do not state."""
     if components:
         told = f"{dtype} for {', '.join(components)}, which their files do not name: choose with dtype= or --dtype"
         setattr(pipe, _ASSUMED_DTYPE, told)
 
 
 def stand_ins(pipe: Any) -> list[str]:
-    """Return what was assumed in the place of files that were not there, a sentence each."""
+    """Return the assumptions made for missing files, one sentence each."""
     dtype = vars(pipe).get(_ASSUMED_DTYPE)
     found = [] if dtype is None else [dtype]
     found += [

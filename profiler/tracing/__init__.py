@@ -1,4 +1,4 @@
-"""The tracer: sees accelerate's and diffusers' hooks, asks torch for memory figures, and returns a `Profile`."""
+"""The tracer: watches the hooks of accelerate and diffusers, reads torch's memory figures, and returns a `Profile`."""
 
 from profiler.tracing.profiling import Call, profile_calls, profile_pipeline
 from profiler.tracing.tracer import Trace, trace

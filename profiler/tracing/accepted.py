@@ -1,4 +1,4 @@
-"""Whether a pipeline's call takes the arguments that it is to be called with, and a profile the labels."""
+"""Checks that a pipeline's call takes the arguments it is given, and that a profile has the fields of a label."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LABELS = ("model", "call", "call_defaults", "signatures", "dtype", "dtypes", "quantization")
 _SWALLOWED = ("callback", "callback_steps")
-"""What diffusers' calls (0.42) take out of their `**kwargs`; anything else in there is ignored without a word."""
+"""Arguments that diffusers' calls (0.42) take from their `**kwargs`; anything else in there is silently ignored."""
 
 
 def check_accepted(pipe: Any, names: Iterable[str]) -> None:
@@ -42,7 +42,7 @@ def check_accepted(pipe: Any, names: Iterable[str]) -> None:
 
 
 def _of_blocks(pipe: Any) -> list[str]:
-    """Return what a modular pipeline's blocks take out of the call's `**kwargs`."""
+    """Return the arguments that a modular pipeline's blocks take from the call's `**kwargs`."""
     return [one.name for one in pipe.blocks.inputs if one.name] if hasattr(pipe, "blocks") else []
 
 

@@ -1,7 +1,7 @@
-"""Which sizes a pipeline runs in place of those that it was asked for.
+"""The sizes that a pipeline runs in place of the requested ones.
 
-PixArt, Sana and others run the nearest of the sizes that they were trained on, and resize the picture after it. All of
-them ask one function (diffusers 0.42.1).
+PixArt, Sana and others run the nearest of the sizes that they were trained on and resize the picture afterwards. They
+all choose it with the same function (diffusers 0.42.1).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _CLASSIFY = "classify_height_width_bin"
 
 
 class Binning:
-    """Collects the sizes of one trace that were run in place of others."""
+    """Collects the sizes that were run in place of others during one trace."""
 
     def __init__(self) -> None:
         self._seen: dict[str, None] = {}
 
     def watch(self, patches: Patches) -> None:
-        """Stand at the function that chooses sizes."""
+        """Wrap the function that chooses sizes."""
         for owner in (PixArtImageProcessor, VideoProcessor):
             if hasattr(owner, _CLASSIFY):
                 patches.replace(owner, _CLASSIFY, staticmethod(self._noting(owner)))
 
     def found(self) -> Iterator[Condition]:
-        """Yield a condition for each size that was not run as asked."""
+        """Yield a condition for each size that was not run as requested."""
         for detail in self._seen:
             yield Condition(what="binned_size", detail=detail)
 

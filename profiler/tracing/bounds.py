@@ -1,8 +1,8 @@
-"""The other bound of an assumption that decides memory: the call once more, and the error band wide enough for both.
+"""The upper bound of an assumption that decides memory: the call once more, and an error band wide enough for both.
 
-A mixture of experts routes tokens by values that are not known. The profile takes them to go evenly to all experts,
-which is the least that the fullest expert can get; here the call runs again with all tokens at the same experts, which
-is the most.
+A mixture of experts routes tokens by values that are not known. The profile assumes that they are spread evenly over
+all experts, which is the least that the fullest expert can get; here the call runs again with all tokens at the same
+experts, which is the most.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from profiler.virtual.values import ROUTING
 
 
 def widened(profile: Profile, gpu: Device, pipe: Any, call: Callable[[], Any]) -> Profile:
-    """Return `profile` with the band that both bounds of its assumptions need; itself where they need none.
+    """Return `profile` with the error band that both bounds of its assumptions need; unchanged if they need none.
 
     Args:
         profile: of `call` on `pipe`, on `gpu`.
-        gpu: what it ran on; its assumptions are afterwards those of the profile.
+        gpu: the GPU that it ran on; afterwards its assumptions are those of the profile.
         pipe: placed as for the profile.
-        call: what was profiled.
+        call: the call that was profiled.
     """
     assumed = gpu.values.assumed
     if not profile.complete or not any(asked == ROUTING for asked, _ in assumed):
@@ -39,7 +39,7 @@ def widened(profile: Profile, gpu: Device, pipe: Any, call: Callable[[], Any]) -
         with tracing:
             call()
     except torch.cuda.OutOfMemoryError:
-        pass  # the profile of the bound says so
+        pass  # the profile of the bound records it
     finally:
         gpu.values.crowded = False
         gpu.values.assumed = before

@@ -1,6 +1,6 @@
-"""What no event shows: whose hooks the components carry, what a class was told, which files weights share.
+"""The conditions of a trace that no event shows: hooks on components, exclusions on a class, files that weights share.
 
-Looked at when a call begins and when the trace ends; the pipeline is only read.
+They are checked when a call begins and when the trace ends; the pipeline is only read.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Conditions:
 
     @property
     def _pipe(self) -> Any:
-        """The pipeline; None where a module is traced, or it is gone."""
+        """The pipeline; None if a module is traced, or the pipeline is gone."""
         return None if self._module else self._target()
 
     def look(self, call: int) -> None:
-        """Take in how things are as call number `call` begins."""
+        """Record the state of the hooks as call number `call` begins."""
         if self._pipe is None:
             return
         mode = hooks.mode_of(self._pipe, self._modules)
@@ -54,11 +54,11 @@ class Conditions:
             self._seen.setdefault((what, name, ""), Condition(what=what, component=name, call=call))
 
     def left(self, name: str, result: Any) -> None:
-        """Take in that a component was left: whether autograd holds on to its activations.
+        """Record that a component was left, and whether autograd retains its activations.
 
         Args:
             name: the component.
-            result: what it returned; None where it failed, which may have been for them.
+            result: its return value; None if it failed, perhaps because of those activations.
         """
         if not torch.is_grad_enabled() or ("gradients", name, "") in self._seen:
             return
@@ -69,13 +69,13 @@ class Conditions:
     def made(
         self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
-        """Take in what a call of the pipeline's function returned: whether it has the size that was asked for."""
+        """Record the size of a call's result if it is not the requested one."""
         detail = other_size(call, args, kwargs, result)
         if detail:
             self._seen["made_size", "", detail] = Condition(what="made_size", detail=detail)
 
     def found(self) -> tuple[Condition, ...]:
-        """Return what was seen, with what only the end of the trace is looked at for."""
+        """Return the conditions found so far, and those that are only checked at the end of the trace."""
         return (*self._seen.values(), *self._exclusions(), *self._files(), *self._castings())
 
     def _hook_states(self) -> Iterator[tuple[str, str]]:
@@ -128,7 +128,7 @@ class Conditions:
 
 
 def _tensors(result: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors that a component returned, by itself or in a record."""
+    """Yield the tensors that a component returned, by themselves or in a record."""
     values = result.values() if isinstance(result, dict) else result
     if isinstance(values, torch.Tensor):
         yield values
@@ -138,7 +138,7 @@ def _tensors(result: Any) -> Iterator[torch.Tensor]:
 
 @lru_cache(maxsize=64)
 def _written_exclusions(owner: type) -> list[str] | None:
-    """Return the list of exclusions that the source of a class assigns, None where it cannot be read."""
+    """Return the list of exclusions that a class assigns in its source, or None if it cannot be read."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
     except (OSError, TypeError, SyntaxError):

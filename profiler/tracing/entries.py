@@ -1,7 +1,7 @@
 """Watches components being entered and left, the pipeline's calls, and the scheduler's steps.
 
-`forward` is watched by torch's own module hooks, which survive accelerate's and diffusers' replacing of
-`forward`; other entry points by an instance attribute.
+`forward` is watched with torch's own module hooks, which survive when accelerate and diffusers replace
+`forward`; other entry points with an instance attribute.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Entries:
     """Records begin, end, enter and exit events.
 
     Args:
-        recorder: where events go.
-        phases: told of calls, entries and steps.
+        recorder: receives the events.
+        phases: notified of calls, entries and steps.
         modules: components by name.
-        insides: told of components that are entered and left.
-        conditions: told of calls that begin and end, and of what components return.
+        insides: notified of components that are entered and left.
+        conditions: notified of calls that begin and end, and of what components return.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Entries:
     def watch(
         self, patches: Patches, stands: Stands, target: Any, also: Sequence[Any] = ()
     ) -> None:
-        """Stand at every entry point of the components, and of the pipelines or the module itself."""
+        """Wrap every entry point of the components, and of the pipelines or the module itself."""
         self._stands = stands
         if isinstance(target, nn.Module):
             self._watch_forward(target, next(iter(self._modules)), "forward", whole_call=True)
@@ -85,7 +85,7 @@ class Entries:
                 self._watch_forward(inner, name, path)
 
     def unwatch(self) -> None:
-        """Take back torch's module hooks. Can be repeated where it was interrupted."""
+        """Remove torch's module hooks. Can be repeated if it was interrupted."""
         while self._hooked:
             module, function = self._hooked[-1]
             _unhook(module(), function)
@@ -97,7 +97,7 @@ class Entries:
         entered: list[bool] = []
 
         def before(_: nn.Module, args: Any, kwargs: Any) -> None:
-            # A component's inner calls of itself are no entries of their own.
+            # A component's inner calls of itself are not entries of their own.
             entered.append(name not in self._recorder.active)
             if entered[-1]:
                 if whole_call:
@@ -112,10 +112,10 @@ class Entries:
                     self._end()
 
         if vars(module).get(IN_PLACE) is not None:
-            # Torch's module hooks would be compiled with the rest.
+            # Torch's module hooks would be compiled along with the module.
             self._stands.replace(module, IN_PLACE, _between(before, module, after))
             return
-        # First, so that an interrupt leaves no hook that nobody knows of.
+        # Listed first, so that an interrupt leaves no untracked hook behind.
         self._hooked += [(ref(module), before), (ref(module), after)]
         module.register_forward_pre_hook(before, prepend=True, with_kwargs=True)
         module.register_forward_hook(after, always_call=True)
@@ -163,7 +163,7 @@ class Entries:
             self._recorder.relabel()
             return result
 
-        # Pipelines look at its signature.
+        # Pipelines inspect its signature.
         step.__signature__ = inspect.signature(scheduler.step)  # type: ignore[attr-defined]
         return step
 
@@ -204,7 +204,7 @@ class Entries:
 def _between(
     before: Callable[..., None], module: nn.Module, after: Callable[..., None]
 ) -> Callable[..., Any]:
-    """Return what is called in place of a module that is compiled in place, between two functions."""
+    """Return the replacement of a module that is compiled in place, called between two functions."""
     original, watched = method_of(module, IN_PLACE), ref(module)
 
     def compiled(*args: Any, **kwargs: Any) -> Any:
@@ -222,12 +222,12 @@ def _between(
 
 
 def _running(active: list[str]) -> tuple[str, str]:
-    """Return the component that was not left, and what it did: an interrupt passes torch's module hooks by."""
+    """Return the component that was not left, and its activity: an interrupt bypasses torch's module hooks."""
     return (active[-1], "forward") if active else ("", "")
 
 
 def _unhook(module: nn.Module | None, function: Callable[..., None]) -> None:
-    """Take one of torch's forward hooks off a module; nothing where it is not on, or the module is gone."""
+    """Remove one of torch's forward hooks from a module; do nothing if it is not there, or the module is gone."""
     if module is None:
         return
     held: dict[int, Any]

@@ -1,7 +1,7 @@
-"""What the tracer asks of whoever answers for the card: torch, for a real one, or the model of a virtual one.
+"""The interface through which the tracer reads a GPU: torch for a real one, the model for a virtual one.
 
-The answers are in `measured/gauge.py` and `predicted/gauge.py`; `tracer.py` chooses between them, and nothing else asks
-which it is.
+The implementations are in `measured/gauge.py` and `predicted/gauge.py`; `tracer.py` chooses between them, and nothing
+else depends on which one it is.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from profiler.record.profile import Assumption, CardState, Gpu
 from profiler.tracing.host import HostNow, LinkSince
 
 CopyObserver = Callable[[str, str, int], None]
-"""Told of (from, to, bytes) of each copy between host and device."""
+"""Called with (from, to, bytes) for each copy between host and device."""
 
 
 class Reading(NamedTuple):
-    """The card's memory: the most that was allocated since the last reading, and what there is now."""
+    """The GPU's memory: the peak since the last reading, and the present figures."""
 
     peak_bytes: int
     allocated_bytes: int
@@ -29,10 +29,10 @@ class Reading(NamedTuple):
 
 
 class Gauge(Protocol):
-    """Reads the current device's memory and clock for the length of one trace.
+    """Memory reader: reads the current device's memory and clock for the length of one trace.
 
     Attributes:
-        predicted: whether a model answers.
+        predicted: whether the figures come from a model.
         peak_allocated_bytes: the highest of all peaks taken.
         peak_reserved_bytes: the same for reserved memory.
     """
@@ -42,25 +42,25 @@ class Gauge(Protocol):
     peak_reserved_bytes: int
 
     def watch(self, patches: Patches, observer: CopyObserver) -> None:
-        """Begin: tell `observer` of each copy, and take back what is replaced by `patches`."""
+        """Start: call `observer` for each copy; everything that is replaced goes through `patches`."""
 
     def unwatch(self, observer: CopyObserver) -> None:
-        """Stop telling."""
+        """Stop calling `observer`."""
 
     def settle(self) -> None:
-        """Take the last peak. A virtual GPU's statistics say again what they would; a real one's start anew."""
+        """Take the last peak. A virtual GPU's statistics are as without a trace again; a real one's start anew."""
 
     def take(self) -> Reading:
-        """Read memory, and begin a new peak."""
+        """Read memory, and start a new peak."""
 
     def allocated(self) -> int:
-        """Return allocated bytes now."""
+        """Return the allocated bytes now."""
 
     def mark(self) -> float:
-        """Mark this moment; `seconds_at` tells when it was."""
+        """Mark this moment; `seconds_at` returns its time."""
 
     def seconds_at(self, mark: float) -> float:
-        """Return the seconds from the start to a mark; on a real card only after `settle`."""
+        """Return the seconds from the start to a mark; on a real GPU only after `settle`."""
 
     def stream(self) -> int:
         """Return the number of the current stream, 0 for the default one."""
@@ -69,38 +69,38 @@ class Gauge(Protocol):
         """Return the host's memory."""
 
     def take_link(self) -> LinkSince:
-        """Return what copies took since the last call."""
+        """Return the copy times since the last call."""
 
     def peak_workspace_bytes(self) -> int:
-        """Return what kernels' own memory took of the highest peak, as far as it is known."""
+        """Return the share of kernel workspaces in the highest peak, as far as it is known."""
 
     def kept_workspace_bytes(self) -> int:
-        """Return what kernels' own memory takes all the time, as far as it is known."""
+        """Return the bytes that workspaces hold permanently, as far as they are known."""
 
     def error_band(self) -> float:
-        """Return by how much the peak may be too low, as a fraction of it; 0 for a measurement."""
+        """Return the fraction of the peak by which it may be too low; 0 for a measurement."""
 
     def error_band_below(self) -> float:
-        """Return by how much the peak may be too high, as a fraction of it; 0 for a measurement."""
+        """Return the fraction of the peak by which it may be too high; 0 for a measurement."""
 
     def gpu(self) -> Gpu:
-        """Return the card's record."""
+        """Return the GPU's record."""
 
     def card_state(self) -> CardState | None:
-        """Return what the driver said while the trace ran; None for a card that has none."""
+        """Return what the driver reported during the trace; None for a GPU without a driver."""
 
     def assumptions(self) -> tuple[Assumption, ...]:
-        """Return which unknown values had to be assumed, how often, and what that may change."""
+        """Return the unknown values that had to be assumed, how often, and what that may change."""
 
 
 def shortage_of(error: BaseException) -> Shortage | None:
-    """Return what torch says of the memory that `error` found missing; None for an error of another kind."""
+    """Return torch's figures on the memory that `error` found missing; None for an error of another kind."""
     exact = getattr(error, "shortage", None)
     return exact if isinstance(exact, Shortage) else parse(str(error))
 
 
 def largest_free_block_bytes() -> int:
-    """Return the largest block that is reserved and free."""
+    """Return the size of the largest block that is reserved and free."""
     segments = torch.cuda.memory_snapshot()
     blocks = (block for segment in segments for block in segment["blocks"])
     return max((block["size"] for block in blocks if block["state"] == "inactive"), default=0)

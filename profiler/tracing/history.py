@@ -1,12 +1,12 @@
-"""Torch's own memory history for the length of a trace: every entry says what it was made for.
+"""Torch's own memory history for the length of a trace, with the purpose of the memory in every entry.
 
-Torch attaches a string, its metadata, to whatever its allocator does on a thread. The tracer sets it wherever it sees
-a component entered or left, weights moved, or a step taken. On a real card and on a virtual one the same private
-functions of torch 2.13 do it; they are named here alone.
+Torch attaches a string, its metadata, to everything that its allocator does on a thread. The tracer sets it whenever it
+sees a component entered or left, weights moved, or a step taken. Real and virtual GPUs use the same private
+functions of torch 2.13; no other module names them.
 
-A recording that was on before goes on: it is neither cleared nor ended, nor are its settings changed. Where it forgets
-entries, or leaves kinds out, the snapshot is that, and the highest point is not told. Otherwise the trace records,
-without stack traces, and ends it. The string that was set before is set again.
+A recording that was already on continues: it is neither cleared nor ended, and its settings stay unchanged. If it drops
+entries or leaves kinds out, the snapshot is incomplete in the same way, and the highest point is not reported.
+Otherwise the trace records, without stack traces, and ends the recording. The previous metadata string is restored.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _STRANGE = (
 
 
 class Made(NamedTuple):
-    """What memory is made for from some moment on; the fields are those of `HeldBlock`."""
+    """The purpose of the memory allocated from some moment on; the fields are those of `HeldBlock`."""
 
     component: str
     what: str
@@ -58,7 +58,7 @@ class Made(NamedTuple):
         return f"{self.component or 'pipeline'}: {self.what}{when}, {self.phase}{step}"
 
 
-_NOBODY_KNOWS = Made("", "other", -1, "", -1)  # another thread, or under a string of somebody else
+_NOBODY_KNOWS = Made("", "other", -1, "", -1)  # of another thread, or a foreign string
 
 
 class TorchHistory:
@@ -76,10 +76,10 @@ class TorchHistory:
         self._snapshot: dict[str, Any] = {}
 
     def begin(self) -> None:
-        """Begin, if nobody records yet.
+        """Start recording, unless torch is recording already.
 
         Raises:
-            InputError: if torch's allocator is another one, which has no history.
+            InputError: if torch uses another allocator, which has no history.
         """
         backend = torch.cuda.get_allocator_backend()
         if backend != "native":
@@ -88,24 +88,24 @@ class TorchHistory:
                 "PYTORCH_ALLOC_CONF, or trace without it"
             )
         self._device = torch.cuda.current_device()
-        self._recording = not torch._C._cuda_isHistoryEnabled()  # else somebody else is
+        self._recording = not torch._C._cuda_isHistoryEnabled()  # else it was on before
         self._now = self._users = torch.cuda.memory._get_memory_metadata()
         self._begun = True
         if self._recording:
             torch.cuda.memory._record_memory_history("all", context=None, stacks="python")
-        # The entry of this very snapshot is where the trace begins.
+        # The entry of this very snapshot marks the beginning of the trace.
         self._first = f"vram-profiler: trace {uuid.uuid4().hex} begins"
         self._set(self._first)
         self._before = segments_of(torch.cuda.memory_snapshot(include_traces=False), self._device)
         self._owners = _addresses(self._modules)
 
     def label(self, made: Made) -> None:
-        """Let what is allocated from now on be for this."""
+        """Set the purpose of what is allocated from now on."""
         text = str(made)
         self._made[text] = made
         now = torch.cuda.memory._get_memory_metadata()
         if now != self._now:
-            self._users = now  # somebody else set it meanwhile: it is theirs that is put back
+            self._users = now  # set by other code since: the one to restore
         self._set(text)
 
     def _set(self, text: str) -> None:
@@ -113,7 +113,7 @@ class TorchHistory:
         torch.cuda.memory._set_memory_metadata(text)
 
     def told(self) -> MemoryHistory:
-        """Return what was kept."""
+        """Return the history that was kept."""
         snapshot = self._snapshot
         note, gap = (_OURS, _STRANGE) if self._recording else (_THEIRS, _GAP)
         try:
@@ -126,12 +126,12 @@ class TorchHistory:
         return MemoryHistory(snapshot=snapshot, held=held, note=note)
 
     def keep(self) -> None:
-        """Keep what was recorded up to now. Safe to call twice, and if nothing was begun."""
+        """Keep what has been recorded so far. Safe to call twice, and if nothing was started."""
         if self._begun and not self._snapshot:
             self._snapshot = torch.cuda.memory._snapshot()
 
     def leave(self) -> None:
-        """Put everything back. Safe to call twice, and if nothing was begun."""
+        """Restore everything. Safe to call twice, and if nothing was started."""
         if not self._begun:
             return
         if self._recording and torch._C._cuda_isHistoryEnabled():
@@ -141,7 +141,7 @@ class TorchHistory:
         self._begun = False
 
     def _own_entries(self, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the entries of this trace; DoesNotAddUpError where its beginning is not among them."""
+        """Return the entries of this trace; raise DoesNotAddUpError if its beginning is not among them."""
         entries: list[dict[str, Any]] = snapshot["device_traces"][self._device]
         for number, entry in enumerate(entries):
             if entry["user_metadata"] == self._first:
@@ -157,14 +157,14 @@ class TorchHistory:
         return HeldBlock(block.address, block.size, block.requested, *made)
 
     def _owner_of(self, block: LiveBlock) -> str:
-        """Return the component that had a tensor in a block when the trace began; "" for none."""
+        """Return the component that had a tensor in a block when the trace began; "" if there was none."""
         index = bisect_right(self._owners, (block.address + block.size - 1, "\U0010ffff")) - 1
         address, name = self._owners[index] if index >= 0 else (-1, "")
         return name if address >= block.address else ""
 
 
 def _addresses(modules: Mapping[str, nn.Module]) -> list[tuple[int, str]]:
-    """Return where on the card the components have their tensors, by address."""
+    """Return the addresses of the components' tensors on the GPU, sorted."""
     return sorted(
         (tensor.data_ptr(), name)
         for name, module in modules.items()

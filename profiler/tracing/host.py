@@ -1,8 +1,8 @@
-"""What the tracer reads besides the card's own memory: the host's memory, and how busy the link was.
+"""Readers for what the tracer records besides the GPU's own memory: host memory, and how busy the link was.
 
-On a virtual card the model answers. On a real one the host's memory is the resident set of the process as the system
-has it at each event (what came and went between two events is not seen), and torch's statistics of pinned memory; how
-long the link was busy is not known.
+For a virtual GPU the figures come from the model. For a real one, host memory is the resident set of the process at
+each event (what came and went between two events is not seen), and torch's statistics of pinned memory; the time for
+which the link was busy is not known.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 if TYPE_CHECKING:
     from profiler.virtual.device import Device
 
-_LINE_BYTES = 256  # more than seven numbers take
+_LINE_BYTES = 256  # longer than seven numbers
 
 
 class HostNow(NamedTuple):
     """The host's memory.
 
     Attributes:
-        pageable_bytes: pageable memory now; on a real card the resident set.
-        pinned_bytes: page-locked memory now, cached blocks included.
+        pageable_bytes: pageable memory now; with a real GPU the resident set.
+        pinned_bytes: page-locked memory now, including cached blocks.
         peak_bytes: the most of both together since the last reading.
         kept_bytes: both together now.
     """
@@ -37,11 +37,11 @@ class HostNow(NamedTuple):
 
 
 class LinkSince(NamedTuple):
-    """What copies took since the last reading.
+    """The copy times since the last reading.
 
     Attributes:
-        busy_seconds: how long copies ran, both ways added up.
-        exposed_seconds: by how much they delayed the default stream.
+        busy_seconds: the time for which copies ran, both directions added up.
+        exposed_seconds: the delay that they caused to the default stream.
     """
 
     busy_seconds: float
@@ -49,7 +49,7 @@ class LinkSince(NamedTuple):
 
 
 def modelled_host(gpu: Device) -> Callable[[], HostNow]:
-    """Return a function that reads the memory of a virtual card's host."""
+    """Return a function that reads the memory of a virtual GPU's host."""
     host = gpu.host
 
     def modelled() -> HostNow:
@@ -60,7 +60,7 @@ def modelled_host(gpu: Device) -> Callable[[], HostNow]:
 
 
 def measured_host() -> Callable[[], HostNow]:
-    """Return a function that reads the host's memory: the resident set, and torch's pinned blocks, cached ones too."""
+    """Return a function that reads the host's memory: the resident set, and pinned blocks, including cached ones."""
     resident = _resident_set()
 
     def measured() -> HostNow:
@@ -84,7 +84,7 @@ def _resident_set() -> Callable[[], int]:
 
 
 class _StatM:
-    """Linux's own file, kept open: psutil opens it each time, which takes as long as everything else at an event.
+    """Reader of Linux's own file, kept open: psutil opens it each time, which takes as long as all else at an event.
 
     Source: proc_pid_statm(5), whose second number is the resident set in pages.
     """
@@ -99,7 +99,7 @@ class _StatM:
 
 
 def modelled_link(gpu: Device) -> Callable[[], LinkSince]:
-    """Return a function that reads how busy a virtual card's link was."""
+    """Return a function that reads how busy a virtual GPU's link was."""
     clock = gpu.clock
     before = [sum(clock.link_seconds), clock.exposed_seconds()]
 

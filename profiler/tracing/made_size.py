@@ -1,7 +1,7 @@
-"""The size that a pipeline made in place of the one that it was asked for.
+"""The size of a pipeline's result, if it is not the requested one.
 
-Some take a height only together with a width, and make their default size otherwise; some round to what their model can
-make. Neither is more than a line in a log, and often not that.
+Some pipelines take a height only together with a width, and otherwise make their default size; some round to what their
+model can make. At most they log it, and often not even that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NOT_GIVEN = "-"
 def other_size(
     call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
 ) -> str:
-    """Return the size that `call` was asked for and the one that it made; "" if they agree, or none is known."""
+    """Return the requested size of `call` and the one that it made; "" if they agree, or either is unknown."""
     given = inspect.signature(call).bind(*args, **kwargs).arguments
     asked = tuple(given.get(side) for side in _SIDES)
     made = None if given.get("output_type") == "latent" else _size(result)
@@ -29,7 +29,7 @@ def other_size(
 
 
 def _size(result: Any) -> tuple[int, int] | None:
-    """Return the height and width of the first picture of a result; None if it has none."""
+    """Return the height and width of the first picture of a result, or None if it has none."""
     for name in _RESULTS:
         result = getattr(result, name, result)
     while isinstance(result, list | tuple) and result:

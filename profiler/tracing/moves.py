@@ -1,6 +1,6 @@
 """Watches weights move: whole components, leaves under sequential offload, groups under group offload.
 
-Bytes are computed from the parameters that changed place, independently of what the link or the allocator counted.
+Bytes are computed from the parameters whose device changed, independently of what the link or the allocator counted.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from profiler.tracing.standing import Stands, method_of
 
 
 class Moves:
-    """Records onload, offload and cast events of the components it is given.
+    """Records onload, offload and cast events of the given components.
 
     Args:
-        recorder: where events go.
+        recorder: receives the events.
         modules: components by name.
     """
 
@@ -47,7 +47,7 @@ class Moves:
             recorder.resident[name] = resident_bytes(list(tensors_of(module)))
 
     def watch(self, patches: Patches, stands: Stands) -> None:
-        """Stand at every place where weights are moved."""
+        """Wrap every function that moves weights."""
         for name, module in self._modules.items():
             stands.replace(module, "_apply", self._applying(name, module))
         for method in ("init_hook", "pre_forward", "post_forward"):
@@ -63,7 +63,7 @@ class Moves:
 
     def _applying(self, name: str, module: nn.Module) -> Callable[..., Any]:
         original, watched = method_of(module, "_apply"), ref(module)
-        # Moved past `_apply` by methods of their own, so that it does not see each of them.
+        # These are moved by methods of their own, past `_apply`, which therefore does not see each of them.
         wrapped = any(next(beside_weights(part), None) for part in module.modules()) or any(
             inner_tensors(one)[0] is not one for one in module.parameters()
         )
@@ -83,7 +83,7 @@ class Moves:
                 except BaseException:
                     span.attempted = "cast" if seen.all_on_card() else "onload"
                     raise
-                finally:  # out of memory half-way, a part of it is on the card
+                finally:  # if memory ran out half-way, a part of it is on the GPU
                     _classify(span, seen.tensors, module)
                     if not span.dropped:
                         _leave_out_dropped(span, fn)
@@ -140,7 +140,7 @@ class Moves:
     def _settle(
         self, span: Span, before: list[bool], after: list[torch.Tensor], shared: set[int]
     ) -> None:
-        """Say what a hook did to the tensors that it places, and what the component now has on the device."""
+        """Record what a hook did to the tensors that it places, and what the component now has on the device."""
         places = {
             id(tensor): (was, tensor) for was, tensor in zip(before, after, strict=True)
         }.values()
@@ -177,7 +177,7 @@ class Moves:
 
 
 def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
-    """Say that all of them came, also those that were there: they were sent again from their host copies."""
+    """Record that all tensors were onloaded, even those already there: they were sent again from their host copies."""
     sent = {id(tensor): tensor for tensor in tensors if on_card(tensor)}.values()
     span.dropped = not sent
     span.kind, span.from_device, span.to_device = "onload", "cpu", "cuda:0"
@@ -186,10 +186,10 @@ def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
 
 
 class _Before:
-    """Stands for the function that `_apply` calls on each tensor, and knows what was before it changed the first one.
+    """A stand-in for the function that `_apply` calls on each tensor; records the state before the first change.
 
-    Most calls change nothing, as a pipeline's `.to` of what is there already: a look at every tensor would take longer
-    than they do.
+    Most calls change nothing, such as a pipeline's `.to` to the device it is on: reading every tensor would take
+    longer than the call itself.
     """
 
     def __init__(self, fn: Callable[[torch.Tensor], torch.Tensor], module: nn.Module) -> None:
@@ -204,7 +204,7 @@ class _Before:
         return result
 
     def look(self) -> None:
-        """Take down the device and dtype of each tensor, by its place; of a tied one by its first."""
+        """Record the device and dtype of each tensor by its slot; a tied one only by its first slot."""
         seen: set[int] = set()
         for slot, tensor in placed_tensors(self._module):
             if id(tensor) not in seen:
@@ -212,14 +212,14 @@ class _Before:
                 self.tensors[slot] = (tensor.device.type, tensor.dtype)
 
     def all_on_card(self) -> bool:
-        """Whether everything was on the device."""
+        """Tell whether everything was on the device."""
         if not self.tensors:
             self.look()
         return all(device == "cuda" for device, _ in self.tensors.values())
 
 
 def _classify(span: Span, before: dict[Slot, tuple[str, torch.dtype]], module: nn.Module) -> None:
-    """Say what a call of `_apply` did to `module`: onload, offload, cast, or nothing."""
+    """Classify what a call of `_apply` did to `module`: onload, offload, cast, or nothing."""
     if not before:
         span.dropped = True
         return
@@ -249,7 +249,7 @@ def _classify(span: Span, before: dict[Slot, tuple[str, torch.dtype]], module: n
 
 
 def _leave_out_dropped(span: Span, fn: Any) -> None:
-    """Count only what was copied, where `fn` gave tensors host copies that were there (`profiler.applying`)."""
+    """Count only what was copied, if `fn` gave tensors host copies that existed already (`profiler.applying`)."""
     dropped_bytes = getattr(fn, "dropped_bytes", 0)
     if span.kind == "offload" and dropped_bytes:
         span.bytes -= dropped_bytes

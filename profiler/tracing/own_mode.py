@@ -1,4 +1,4 @@
-"""The mode that a loaded pipeline is in, with its options, so that a twin can be placed in the same way."""
+"""The present mode of a loaded pipeline, with its options, so that a twin can be placed in the same way."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_unplaced(pipe: Any) -> bool:
 
 
 def default_mode(pipe: Any) -> Mode:
-    """Return the mode for a pipeline that nobody placed: the default, or resident if it cannot be offloaded so."""
+    """Return the mode for an unplaced pipeline: the default, or resident if it cannot be offloaded that way."""
     return Mode(name=DEFAULT_MODE if hooks.sequence_of(pipe) else "resident")
 
 
@@ -44,7 +44,7 @@ def own_mode(pipe: Any) -> Mode:
 
 
 def is_in_mode(pipe: Any, mode: Mode) -> bool:
-    """Tell whether a pipeline is placed in a mode, with its options; other settings do not count."""
+    """Tell whether a pipeline is placed in a mode with its options; settings beside the placement are ignored."""
     try:
         own = own_mode(pipe)
     except InputError:
@@ -56,7 +56,7 @@ def is_in_mode(pipe: Any, mode: Mode) -> bool:
 
 
 def _grouped(name: str, modules: dict[str, nn.Module]) -> Mode:
-    """Return the mode of a pipeline whose components are grouped alike."""
+    """Return the mode of a pipeline whose components all have the same groups."""
     configs = {component: private.group_config(module) for component, module in modules.items()}
     loose = [component for component, config in configs.items() if config is None]
     if loose:

@@ -1,8 +1,8 @@
-"""Which phase of a pipeline's call it is: encode, denoise step i, decode.
+"""The phase of a pipeline's call: encode, denoise step i, decode.
 
-A denoise step ends when the scheduler's `step` returns. Before the first call of a denoiser it is encode; after the
-scheduler's last step, or once a VAE decodes, it is decode. Outside a call it is place; what was done before it, as
-pinning memory, belongs to its beginning.
+A denoise step ends when the scheduler's `step` returns. The phase is encode before the first call of a denoiser, and
+decode after the scheduler's last step, or once a VAE decodes. Outside a call it is place; work before a call, such as
+pinning memory, belongs to the beginning of the call.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 
 class Phases:
-    """Follows one pipeline's calls.
+    """The phase of one pipeline, followed through its calls.
 
     Attributes:
-        name: the phase now.
-        step: the denoise step now, -1 outside the loop.
-        call: the call of the pipeline now, -1 outside.
+        name: the current phase.
+        step: the current denoise step, -1 outside the loop.
+        call: the number of the current call of the pipeline, -1 outside a call.
     """
 
     def __init__(self, denoisers: frozenset[str]) -> None:
@@ -27,20 +27,20 @@ class Phases:
         self.step = -1
 
     def begin_call(self) -> None:
-        """A call of the pipeline begins; it is still where it was placed."""
+        """Note that a call of the pipeline begins; its phase is still place."""
         self.call = self._calls
         self._calls += 1
 
     def started(self) -> None:
-        """It has begun."""
+        """Note that the call has begun."""
         self.name, self.step = "encode", -1
 
     def end_call(self) -> None:
-        """It ends, by whatever way."""
+        """Note that the call ends, in whatever way."""
         self.call, self.name, self.step = -1, "place", -1
 
     def enter(self, component: str, entry: str) -> None:
-        """A component is entered."""
+        """Note that a component is entered."""
         if self.call < 0:
             return
         if component in self._denoisers and self.name == "encode":
@@ -49,7 +49,7 @@ class Phases:
             self.name, self.step = "decode", -1
 
     def stepped(self, scheduler: Any) -> None:
-        """The scheduler took a step."""
+        """Note that the scheduler took a step."""
         if self.name != "denoise":
             return
         self.step += 1

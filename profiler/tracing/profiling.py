@@ -1,6 +1,6 @@
-"""`profile_pipeline`: one run as the user would run it, on the card that is there or on a virtual one.
+"""`profile_pipeline`: runs a pipeline once as the user would, on the GPU that is there or on a virtual one.
 
-`profile_calls` is the same for several calls that come again and again, for a plan that suits them all.
+`profile_calls` does the same for several recurring calls, for a plan that suits them all.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from profiler.virtual.torch_api.functions import active_gpu
 
 
 class Call:
-    """One of the calls that come again and again.
+    """One of several recurring calls.
 
     Args:
-        pipe: another pipeline over components of the profiled one that is called; None for that one itself.
-        weight: how often it comes, beside the others.
-        cached_prompt: whether the embeddings of its prompt are there before, so that no text encoder runs.
+        pipe: another pipeline over components of the profiled one, to be called instead; None for the profiled one.
+        weight: how often the call recurs, relative to the others.
+        cached_prompt: whether the embeddings of its prompt already exist, so that no text encoder runs.
         **arguments: of the call, as for `profile_pipeline`.
 
     Raises:
-        InputError: if `weight` is no whole number from 1 on, or `pipe` no pipeline.
+        InputError: if `weight` is not a whole number from 1 on, or `pipe` is not a pipeline.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Call:
         self.arguments = {**arguments, CACHED_PROMPT: True} if cached_prompt else arguments
 
     def __repr__(self) -> str:
-        """Return the call as it is written, what is not plain by its type."""
+        """Return the call as it is written, with values that are not plain shown by their type."""
         words = [] if self.pipe is None else [type(self.pipe).__name__]
         words += [f"weight={self.weight}"] if self.weight != 1 else []
         words += [f"{name}={_shown(value)}" for name, value in self.arguments.items()]
@@ -83,29 +83,29 @@ def profile_pipeline(
     """Run a pipeline once and return its profile.
 
     If torch sees a GPU, `pipe` runs on it as it is. Otherwise, or with `gpu`, or if `pipe` was built outside of the
-    virtual GPU that is active, a twin of it runs on a virtual GPU and `pipe` is only read: its placement is repeated on
+    active virtual GPU, a twin of it runs on a virtual GPU and `pipe` is only read: its placement is repeated on
     the twin unless `mode` names another. A pipe that has not been placed yet runs under model offload
     (`DEFAULT_MODE`), as with the command, or resident if its class has no sequence for that; the
     profile's assumptions say so.
 
     Args:
         pipe: a loaded diffusers pipeline.
-        mode: how to place it: a name of `MODES` (`vram profile --help` lists them), or a `Mode` with its options.
+        mode: the placement: a name of `MODES` (`vram profile --help` lists them), or a `Mode` with its options.
         gpu: the virtual GPU to run on; `DEFAULT_GPU` if torch sees none.
-        label: `Profile` fields that only the caller knows, as `model`.
-        cached_prompt: whether the prompt is encoded before, outside of what is profiled.
+        label: `Profile` fields that only the caller knows, such as `model`.
+        cached_prompt: whether the prompt is encoded beforehand, outside of what is profiled.
         memory_history: as for `trace`.
-        **call: arguments of the pipeline's call, tensors for a twin (prompt embeddings) taken to be on the card;
-            sensible ones, blank pictures among them, are taken for those
-            that it cannot do without, and named in the profile's `call_defaults`.
+        **call: arguments of the pipeline's call; for a twin, tensors among them (prompt embeddings) are taken to be on
+            the GPU. Required arguments that are missing get sensible values, blank pictures among them, which the
+            profile's `call_defaults` names.
 
     Returns:
-        The profile; an incomplete one that says so if the run did not fit in memory, or failed on the
-        virtual card as it would on a real one.
+        The profile; if the run did not fit in memory, or failed on the virtual GPU as it would on a real one, an
+        incomplete profile that says so.
 
     Raises:
-        InputError: if `pipe` is no pipeline, its call does not take an argument, the placement cannot be made, `mode`
-            is asked of a pipe on a real card, or the pipe has something of which no twin can be made.
+        InputError: if `pipe` is not a pipeline, its call does not take an argument, the placement cannot be made,
+            `mode` is given for a pipe on a real GPU, or no twin can be made of something in the pipe.
 
     Example:
         >>> profile = profile_pipeline(pipe, gpu="rtx-4060", mode="model")
@@ -124,14 +124,14 @@ def profile_calls(
     label: dict[str, Any] | None = None,
     memory_history: bool = False,
 ) -> Profile:
-    """Run several calls one after the other and return the profile of all of them.
+    """Run several calls one after another and return the profile of all of them.
 
-    A plan that is made from it fits each of them, in whatever order they come, and is best for all together, each
+    A plan made from it fits each of them, in whatever order they come, and is the best for all together, each
     counted as often as its weight says.
 
     Args:
         pipe: a loaded diffusers pipeline.
-        *calls: what comes again and again.
+        *calls: the recurring calls.
         mode: as for `profile_pipeline`.
         gpu: as for `profile_pipeline`.
         label: as for `profile_pipeline`.
@@ -182,7 +182,7 @@ def _lent(
     *,
     memory_history: bool,
 ) -> Profile:
-    """Run twins of the pipelines on a virtual GPU, placed as chosen, as the first is, or by default."""
+    """Run twins of the pipelines on a virtual GPU, placed as chosen, else as the first pipeline is, else by default."""
     pipe = pipes[0]
     unplaced = chosen is None and is_unplaced(pipe)
     wanted = chosen or (default_mode(pipe) if unplaced else own_mode(pipe))
@@ -194,7 +194,7 @@ def _lent(
 
 
 def _by_default(profile: Profile) -> Profile:
-    """Return the profile with a word that nobody chose its placement."""
+    """Return the profile with an assumption that says that its placement is the default."""
     return _assuming(
         profile,
         f"the pipe was not placed: it ran in mode {profile.mode!r}, the default; mode= names another",
@@ -202,7 +202,7 @@ def _by_default(profile: Profile) -> Profile:
 
 
 def _moved(profile: Profile) -> Profile:
-    """Return the profile with a word that the pipe itself is placed otherwise."""
+    """Return the profile with an assumption that says that the pipe itself is placed differently."""
     return _assuming(
         profile,
         f"the pipe is placed otherwise, and that was left out: its twin ran in mode {profile.mode!r}, as mode= says",
@@ -236,7 +236,7 @@ def _mode(mode: str | Mode | None) -> Mode | None:
 
 
 def _on_card(gpu: Device, call: dict[str, Any]) -> dict[str, Any]:
-    """Return a call with its tensors on the virtual card, where a user with a card would have them."""
+    """Return a call with its tensors on the virtual GPU, as a user with a GPU would pass them."""
 
     def place(leaf: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
@@ -255,11 +255,11 @@ def _run(
     lent_to: Device | None = None,
     memory_history: bool,
 ) -> Profile:
-    """Trace the calls; the first of `pipes` is the one that is placed, the others those that are called."""
+    """Trace the calls; the first of `pipes` is the one that is placed, the others are called."""
     pipe, *called = pipes
     with ExitStack() as stack:
         if active_gpu() is not None:
-            # The libraries' notes are for those who will see an image.
+            # The libraries' notes are meant for users who will see an image.
             stack.enter_context(quiet())
             for one in {id(one): one for each in pipes for one in _with_bars(each)}.values():
                 _without_bar(one, stack)
@@ -279,7 +279,7 @@ def _run(
 
 
 def _traced(tracing: Trace, pipe: Any, mode: Mode | None, run: Callable[[], None]) -> Profile:
-    """Place the pipeline and run under the trace; return what was seen, also of a run that failed on the card.
+    """Place the pipeline and run under the trace; return the profile, even of a run that failed on the GPU.
 
     Weights are cast before the trace: a plan must know the components as they are stored.
     """
@@ -303,7 +303,7 @@ def _traced(tracing: Trace, pipe: Any, mode: Mode | None, run: Callable[[], None
 def _told(
     called: list[Any], calls: tuple[Call, ...], prepared: list[PreparedCall]
 ) -> dict[str, Any]:
-    """Return what the record says of the calls."""
+    """Return what the record holds about the calls."""
     told: dict[str, Any] = {"call": prepared[0].plain, "call_defaults": prepared[0].chosen}
     if len(calls) > 1:
         told["signatures"] = tuple(
@@ -314,7 +314,7 @@ def _told(
 
 
 def _with_bars(pipe: Any) -> Iterator[Any]:
-    """Yield a pipeline, or the blocks of a modular one, which show the bars in its place."""
+    """Yield a pipeline, or the blocks of a modular one, which show the progress bars in its place."""
     waiting = [pipe._blocks if hasattr(pipe, "_blocks") else pipe]
     while waiting:
         one = waiting.pop()
@@ -324,7 +324,7 @@ def _with_bars(pipe: Any) -> Iterator[Any]:
 
 
 def _without_bar(shows_bar: Any, stack: ExitStack) -> None:
-    """Let a run that takes a second show no progress bar, unless the caller set one up."""
+    """Hide the progress bar of a run that takes a second, unless the caller has configured one."""
     if not hasattr(shows_bar, "_progress_bar_config"):
         shows_bar.set_progress_bar_config(disable=True)
         stack.callback(delattr, shows_bar, "_progress_bar_config")

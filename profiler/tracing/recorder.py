@@ -1,7 +1,7 @@
-"""Turns what hooks tell into events, and keeps the bill of the worst moment.
+"""Turns the reports of the hooks into events, and keeps the peak breakdown.
 
-Every event takes the peak since the previous one (its lead), so that no moment of the run is outside an event
-or a lead.
+Every event takes the peak since the previous one (in the gap before it), so that every moment of the run is in an event
+or in a gap before one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from profiler.tracing.submodules import Insides
 
 @dataclass
 class Span:
-    """What is learned about an event while it happens."""
+    """The facts about an event, collected while it happens."""
 
     kind: str
     component: str = ""
@@ -35,21 +35,21 @@ class Span:
     asked_by: str = ""
     resident_bytes: int = -1  # -1: as before
     dropped: bool = False  # nothing happened after all
-    attempted: str = "onload"  # what a move was to be, if it fails before anything moved
+    attempted: str = "onload"  # the intended kind of a move that fails before anything moved
 
 
 DELETED = "script"
-"""Who asked for an offload of weights that went with their component."""
+"""`asked_by` of an offload of weights that went with their component."""
 
 DROPPED = "meta"
 """`to_device` of an offload that moved nothing: the device copy was dropped."""
 
-# An error is known by this: to hold it would hold every tensor of the frames that it passed.
+# An error is identified by this: a reference to it would keep every tensor of the frames that it passed alive.
 _Sign = tuple[int, type[BaseException], str]
 
 
 class _Opened(NamedTuple):
-    """What is known where an event begins."""
+    """The facts known when an event begins."""
 
     before: Reading
     lead_peak_bytes: int
@@ -64,10 +64,10 @@ class Recorder:
     """Collects the events of one trace.
 
     Args:
-        gauge: reads the card.
+        gauge: the memory reader.
         phases: knows the phase.
-        insides: knows what parts did between events.
-        history: is told what memory is for, if torch records its history.
+        insides: knows what submodules did between events.
+        history: notified of the purpose of memory, if torch records its history.
 
     Attributes:
         resident: allocated bytes on the device, by component.
@@ -79,7 +79,7 @@ class Recorder:
         self, gauge: Gauge, phases: Phases, insides: Insides, history: TorchHistory | None = None
     ) -> None:
         self._events: list[Event] = []
-        self._spans = array("d")  # the marks of each, of its begin and of its end
+        self._spans = array("d")  # two marks per event, for its begin and its end
         self.resident: dict[str, int] = {}
         self.active: list[str] = []
         self.sending = False
@@ -91,20 +91,20 @@ class Recorder:
         self._pending_peak = 0
         self._in_span = False
         self._worst = (-1, {}, "")  # type: tuple[int, dict[str, int], str]
-        self._gone: list[str] = []  # components that went since the last event
+        self._gone: list[str] = []  # components that were dropped since the last event
         self._failing: tuple[_Sign, Failure] | None = None
 
     @property
     def in_span(self) -> bool:
-        """Whether weights are being moved."""
+        """True while weights are being moved."""
         return self._in_span
 
     def gone(self, component: str) -> None:
-        """A component went: its script dropped it. Called from wherever Python lets go of it."""
+        """Note that the script dropped a component. Called from wherever Python releases it."""
         self._gone.append(component)
 
     def settle_gone(self) -> None:
-        """Record what went since the last event: its weights are on the device no more."""
+        """Record the components dropped since the last event: their weights are no longer on the device."""
         while self._gone:
             name = self._gone.pop(0)
             if self.resident.get(name):
@@ -121,7 +121,7 @@ class Recorder:
         self._append(span, opened._replace(before=before), after, opened.mark)
 
     def relabel(self) -> None:
-        """Say what memory is for from now on; to be called when that may have changed."""
+        """Set the purpose of memory from now on; to be called whenever it may have changed."""
         if self._history is None:
             return
         phases = self._phases
@@ -146,7 +146,7 @@ class Recorder:
 
     @contextmanager
     def span(self, span: Span) -> Iterator[Span]:
-        """Record what happens inside as one event; a span in a span belongs to the outer one."""
+        """Record what happens inside as one event; a span inside a span belongs to the outer one."""
         if self._in_span:
             yield span
             return
@@ -182,7 +182,7 @@ class Recorder:
                 self._append(span, opened, after, gauge.mark())
 
     def _opened(self) -> _Opened:
-        """Return what is known where an event begins, with what went before it recorded."""
+        """Return the facts known when an event begins, after recording what was dropped before it."""
         self.settle_gone()
         return self._look()
 
@@ -230,7 +230,7 @@ class Recorder:
                 after_bytes=after.allocated_bytes,
                 reserved_bytes=after.reserved_bytes,
                 resident_bytes=self.resident.get(span.component, 0),
-                start_seconds=0.0,  # `events` knows when
+                start_seconds=0.0,  # set in `events`
                 seconds=0.0,
                 host_pageable_bytes=host.pageable_bytes,
                 host_pinned_bytes=host.pinned_bytes,
@@ -242,7 +242,7 @@ class Recorder:
         )
 
     def events(self) -> list[Event]:
-        """Return the events, with the times that the gauge knows by now."""
+        """Return the events, with the times that the memory reader knows by now."""
         at, marks = self._gauge.seconds_at, iter(self._spans)
         for index, (event, begin, end) in enumerate(zip(self._events, marks, marks, strict=True)):
             start = at(begin)
@@ -253,7 +253,7 @@ class Recorder:
     def note_failure(
         self, error: BaseException, *, component: str, doing: str, works: str | None = None
     ) -> None:
-        """Keep what was on the card when `error` was first seen; `component` was at work, unless `works` says who."""
+        """Keep what was on the GPU when `error` was first seen; `component` ran, unless `works` names another."""
         if self._failing is not None and self._failing[0] == _sign(error):
             return
         gauge = self._gauge
@@ -281,14 +281,14 @@ class Recorder:
         self._failing = (_sign(error), failure)
 
     def failure(self, error: BaseException | None) -> Failure | None:
-        """Return where `error` ended the run."""
+        """Return the failure with which `error` ended the run."""
         failing, self._failing = self._failing, None
         if failing is None or error is None or failing[0] != _sign(error):
             return None
         return failing[1]
 
     def bill(self) -> tuple[BillItem, ...]:
-        """Return who held which bytes at the worst moment; the items add up to the peak."""
+        """Return the peak breakdown: the holders of all bytes at the peak; the items add up to it."""
         peak, resident, active = self._worst
         return _items(peak, resident, active, self._gauge.peak_workspace_bytes())
 
@@ -298,11 +298,11 @@ class Recorder:
 
     @property
     def _works(self) -> str:
-        """The component that is at work; "" for none."""
+        """The component that is running; "" if none is."""
         return self.active[-1] if self.active else ""
 
     def _works_during(self, span: Span) -> str:
-        """Return who works while `span` lasts: nobody while a whole component moves, which comes before its work."""
+        """Return the component that runs during `span`: none while a whole component moves, which precedes its run."""
         whole = span.kind in ("onload", "offload", "cast", "move") and not span.group
         return "" if whole else self._works
 
@@ -314,7 +314,7 @@ def _sign(error: BaseException) -> _Sign:
 def _items(
     allocated: int, resident: dict[str, int], active: str, workspace: int
 ) -> tuple[BillItem, ...]:
-    """Return who holds `allocated` bytes; the items add up to it."""
+    """Return the holders of `allocated` bytes; the items add up to it."""
     items = [
         BillItem(holder=name, what="weights", bytes=size) for name, size in resident.items() if size
     ]

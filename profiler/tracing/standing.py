@@ -1,6 +1,6 @@
-"""Standing at single objects without holding them: a component that its script drops must be able to go.
+"""Replaced attributes of single objects that are not held: a component that its script drops must still be freed.
 
-What replaces an attribute lies in the object's own dictionary and dies with it. It keeps what it replaced, so that
+The replacement of an attribute lies in the object's own dictionary and dies with it. It keeps the original, so that
 nothing outside of the object does.
 """
 
@@ -14,7 +14,7 @@ _MISSING = object()
 
 
 class Stands:
-    """Replaced attributes of single objects, which are held weakly."""
+    """The replaced attributes of single objects, which are held weakly."""
 
     def __init__(self) -> None:
         self._taken: list[tuple[ref[Any], str, ref[Any]]] = []
@@ -26,7 +26,7 @@ class Stands:
         setattr(owner, name, new)
 
     def restore(self) -> None:
-        """Put back what is still there, last replaced first. Safe to call twice, and again where it was interrupted."""
+        """Restore what is still there, last replaced first. Safe to call twice, and again if it was interrupted."""
         while self._taken:
             owner_ref, name, new_ref = self._taken[-1]
             owner, new = owner_ref(), new_ref()
@@ -43,7 +43,7 @@ def _put_back(owner: Any, name: str, old: object) -> None:
 
 
 def method_of(owner: Any, name: str) -> Callable[..., Any]:
-    """Return a method as it is now, for what replaces it: one of the class does not hold `owner`."""
+    """Return the present method for use in its replacement: a method of the class is bound without holding `owner`."""
     own: Callable[..., Any] | None = vars(owner).get(name)
     if own is not None:
         return own

@@ -1,8 +1,8 @@
-"""What the parts of components do between two events: who is entered and left, and what is allocated then.
+"""Visits of submodules between two events: which ones are entered and left, and what is allocated then.
 
-From it a replay can tell what group offload, sequential offload and streamed blocks would do, which act where a part
-is entered and left. `predicted/submodules.py` and `measured/submodules.py` say which forwards are probed, and by which
-clocks.
+From them a replay can work out what group offload, sequential offload and streamed blocks would do, which act when a
+submodule is entered and left. `predicted/submodules.py` and `measured/submodules.py` define which forwards are probed,
+and with which clocks.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from profiler.record.components import Component
 from profiler.record.events import Event, Inside, Visit
 from profiler.tracing.gauge import Gauge, Reading
 
-_TIMED = Visit._fields.index("host_nanoseconds")  # from here on, fields that differ by a hair
+_TIMED = Visit._fields.index("host_nanoseconds")  # from here on, values may differ slightly
 
 ENTERED = ("", *INNER_ENTRIES)
-"""Parts whose entering is an event where their component is not running: itself, and those that pipelines call."""
+"""Submodules whose entering is an event if their component is not running: itself, and those that pipelines call."""
 
 
 class Stopwatch(Protocol):
-    """Tells what the host and the default stream did since it was restarted, in nanoseconds."""
+    """Measures the progress of the host and the default stream since it was restarted, in nanoseconds."""
 
     def restart(self) -> None:
         """Count from here."""
 
     def since(self) -> tuple[int, int]:
-        """Return how far the host and the default stream have come."""
+        """Return the progress of the host and the default stream."""
 
 
 class Insides:
-    """Collects the visits of parts, interval by interval.
+    """Collects the visits of submodules, interval by interval.
 
     Args:
-        gauge: reads memory.
+        gauge: the memory reader.
         modules: components by name.
         stopwatch: reads time.
 
     Attributes:
-        known: the intervals that differ in what was visited or allocated, in the order of their first times.
-        pending_peak_bytes: highest allocated since the last visit, as far as it was read.
+        known: the intervals that differ in what was visited or allocated, in the order of their first occurrence.
+        pending_peak_bytes: the peak since the last visit, as far as it was read.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class Insides:
         self._places: WeakKeyDictionary[nn.Module, tuple[int, int, str]] = WeakKeyDictionary()
         self._indices: dict[Any, int] = {}
         self._visits: list[Visit] = []
-        self._unknown = False  # whether parts were visited that cannot be told
+        self._unknown = False  # whether submodules were visited whose data is not known
         self._base_bytes = 0
         self._peak_seen = 0
 
     def watch(
         self, patches: Patches, components: tuple[Component, ...], active: Container[str]
     ) -> None:
-        """Stand at the parts that a hook of diffusers or accelerate may hang on.
+        """Wrap the submodules that a hook of diffusers or accelerate may be attached to.
 
         Args:
             patches: takes what is replaced.
             components: the records of the modules.
-            active: the names of those that are running. Who is not is entered by an event, not by a visit.
+            active: the names of the running components. One that is not running is entered by an event, not by a visit.
         """
         self._active = active
         for number, (module, component) in enumerate(
@@ -93,20 +93,20 @@ class Insides:
         self.begin(self._gauge.allocated())
 
     def unwatch(self) -> None:
-        """Listen no more to anything that `patches` does not take back."""
+        """Stop watching whatever `patches` does not restore."""
 
     def entering(self, component: str, entry: str, arguments: tuple[Any, ...]) -> None:
-        """A component was entered, with these arguments."""
+        """Note that a component was entered with these arguments."""
 
     def leaving(self, component: str) -> None:
-        """A component was left."""
+        """Note that a component was left."""
 
     def _stand(self, patches: Patches) -> None:
-        """Stand at the parts."""
+        """Wrap the calls of the submodules."""
         patches.replace(nn.Module, "_call_impl", self._calling(nn.Module._call_impl))
 
     def begin(self, base_bytes: int) -> None:
-        """Begin an interval in which bytes count from `base_bytes`."""
+        """Start an interval in which bytes count from `base_bytes`."""
         self._visits = []
         self._unknown = False
         self._base_bytes = base_bytes
@@ -114,7 +114,7 @@ class Insides:
         self.pending_peak_bytes = 0
 
     def ended(self) -> Inside | None:
-        """Return the interval that ends here; None if no part was visited in it, or not all are known."""
+        """Return the interval that ends here; None if no submodule was visited in it, or not all are known."""
         if self._unknown or not self._visits:
             return None
         peak_bytes = self.pending_peak_bytes - self._base_bytes
@@ -124,7 +124,7 @@ class Insides:
         """Return the index of an interval; -1 for none.
 
         Args:
-            inside: what `ended` returned.
+            inside: the return value of `ended`.
             ended_by: kind and component of the event that ended it.
         """
         if inside is None:
@@ -136,13 +136,13 @@ class Insides:
         return index
 
     def settled(self, events: list[Event]) -> list[Event]:
-        """Return the events of the whole trace with the intervals that are certain, and settle `known`."""
+        """Return the events of the whole trace with the intervals that are certain, and complete `known`."""
         return events
 
-    # -- what is read
+    # -- readings
 
     def read(self) -> Reading:
-        """Read memory, for the interval as well."""
+        """Read memory, also for the current interval."""
         read = self._gauge.take()
         self.pending_peak_bytes = max(self.pending_peak_bytes, read.peak_bytes)
         return read

@@ -1,7 +1,7 @@
-"""The tracer: stands at the hooks for the length of a block of code, and returns what it saw as a `Profile`.
+"""The tracer: watches the hooks for the length of a block of code, and returns what it saw as a `Profile`.
 
-It leaves nothing of itself behind: what it replaced is put back in reverse order, also after an exception or
-Ctrl-C. Torch's peak statistics are, on a virtual GPU, as if nobody had looked; on a real one they start anew.
+It leaves nothing of itself behind: everything that it replaced is restored in reverse order, even after an exception or
+Ctrl-C. On a virtual GPU torch's peak statistics are then as without a trace; on a real one they start anew.
 """
 
 from __future__ import annotations
@@ -61,14 +61,15 @@ def trace(
     """Return a context manager that profiles the code inside it.
 
     After a trace on a real GPU torch's peak statistics start anew: `torch.cuda.max_memory_allocated()` returns the
-    highest since the trace ended, and `t.profile.peak` is the highest inside it. Inside, it answers as without a trace.
+    highest since the trace ended, and `t.profile.peak` is the highest inside it. Inside, it returns what it would
+    return without a trace.
 
     Args:
-        target: a diffusers pipeline, or one module of it. It is held weakly: what the code drops goes.
-        also: other pipelines over components of that one, whose calls are calls as well.
+        target: a diffusers pipeline, or one module of it. It is held weakly: what the code drops is freed.
+        also: other pipelines over components of that one; their calls count as well.
         label: `Profile` fields that the tracer cannot know: `model`, `call`, `call_defaults`, `signatures`, `dtype`.
-        memory_history: whether torch records its own history meanwhile, for `profile.memory_history`. Where it was
-            recording before, it goes on with its settings.
+        memory_history: whether torch records its own history meanwhile, for `profile.memory_history`. If it was
+            already recording, it continues with its settings.
 
     Raises:
         InputError: if `target` is neither, or `label` names no field; on entering, if torch sees no GPU, real or
@@ -90,8 +91,8 @@ class Trace:
     Args:
         target: a pipeline, or one module of it.
         label: fields of the profile.
-        gauge: who reads the card, for tests; the one at hand if not given.
-        also: other pipelines whose calls are calls as well.
+        gauge: makes the memory reader, for tests; the one for the GPU at hand if not given.
+        also: other pipelines whose calls count as well.
         memory_history: whether torch records its own history.
     """
 
@@ -175,7 +176,7 @@ class Trace:
         self._gauge.watch(patches, self._copied)
 
     def _prepare(self, target: Any) -> None:
-        """Make what will watch, before anything is replaced."""
+        """Create the watching objects, before anything is replaced."""
         self._target = ref(target)
         self._about = _About.of(target, self._modules)
         denoisers = frozenset(name for name, module in self._modules.items() if is_denoiser(module))
@@ -213,10 +214,10 @@ class Trace:
     def _detach(self) -> None:
         try:
             self._patches.restore()
-        finally:  # which an interrupt may have passed over
+        finally:  # which an interrupt may have cut short
             self._patches.restore()
 
-    # -- what is seen besides components and weights
+    # -- events besides components and weights
 
     def _watch_device(self) -> None:
         self._patches.replace(
@@ -235,7 +236,7 @@ class Trace:
 
     def _copied(self, source: str, target: str, nbytes: int) -> None:
         if self._recorder.in_span and not self._recorder.sending:
-            return  # weights, counted by their move
+            return  # weights, counted in their move
         self._other["h2d" if target == "cuda" else "d2h"] += nbytes
         component = self._recorder.active[-1] if self._recorder.active else ""
         devices = {"cpu": "cpu", "cuda": "cuda:0"}
@@ -288,7 +289,7 @@ class Trace:
         )
 
     def _unseen(self, target: Any) -> Iterator[Assumption]:
-        """Yield a word on each component that the pipeline was given after the trace began."""
+        """Yield an assumption for each component that the pipeline was given after the trace began."""
         for name, module in ({} if target is None else components_of(target)).items():
             if self._modules.get(name) is not module:
                 yield Assumption(
@@ -323,18 +324,18 @@ class Trace:
 
 
 class _About(NamedTuple):
-    """What a record says of the pipeline itself: as it is at the end, or was when it was last there."""
+    """A record's facts about the pipeline itself: at the end of the trace, or if it is gone by then, at its start."""
 
     class_name: str
     mode: str
     sequence: tuple[str, ...]
     excluded: tuple[str, ...]
     places_itself: bool
-    stand_ins: tuple[Assumption, ...]  # for parts of the pipeline that were not there
+    stand_ins: tuple[Assumption, ...]  # for parts of the pipeline that were missing
 
     @staticmethod
     def of(target: Any, modules: Mapping[str, nn.Module]) -> _About:
-        """Return what is so of a pipeline, or of a module."""
+        """Return these facts for a pipeline, or for a module."""
         pipe = None if isinstance(target, nn.Module) else target
         sentences = () if pipe is None else stand_ins(pipe)
         return _About(
@@ -372,7 +373,7 @@ def _call_seconds(events: list[Event]) -> list[float]:
 
 
 def _pipeline_dtype(components: tuple[Component, ...], settings: tuple[Setting, ...]) -> str:
-    """Return the dtype that the largest component which is not quantised computes in."""
+    """Return the compute dtype of the largest component that is not quantised."""
     plain = (component for component in components if not component.quantization)
     largest = max(plain, key=lambda component: component.parameters, default=None)
     if largest is None:

@@ -1,7 +1,7 @@
-"""Whose a pipe's tensors are: real ones, those of the virtual GPU that is active, or of another one.
+"""The owner of a pipe's tensors: real ones, those of the active virtual GPU, or those of another one.
 
-Only what has its tensors in the same place as the run is run: real weights that are computed with beside a virtual GPU
-would stay on the CPU, unseen by it.
+A pipe can only run where its tensors are: real weights used in a run on a virtual GPU would be computed with on the
+CPU, unseen by the virtual GPU.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from profiler.virtual.tensor import VirtualTensor
 
 
 def check_traceable(modules: Mapping[str, nn.Module], gpu: Device | None) -> None:
-    """Refuse modules that cannot run where the trace is.
+    """Refuse modules that cannot run where the trace runs.
 
     Args:
         modules: components by name.
-        gpu: the virtual GPU that is active; None for a real one.
+        gpu: the active virtual GPU; None for a real one.
 
     Raises:
-        InputError: naming the components, and what to do.
+        InputError: naming the components and the remedy.
     """
     real, others, _ = _sorted(modules, gpu)
     if gpu is not None and real:
@@ -72,6 +72,6 @@ def _sorted(
 
 
 def _owners(module: nn.Module) -> set[Device | None]:
-    """Return the virtual GPUs whose tensors a module's are, None among them for real ones."""
+    """Return the virtual GPUs that own a module's tensors, with None among them for real ones."""
     tensors = (inner for one in module.parameters() for inner in inner_tensors(one))
     return {one.gpu if isinstance(one, VirtualTensor) else None for one in tensors}

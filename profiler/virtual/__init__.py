@@ -1,4 +1,4 @@
-"""A virtual CUDA card: real pipelines and real offload hooks run on it without hardware and without weights."""
+"""A virtual CUDA GPU: real pipelines and real offload hooks run on it without hardware and without weights."""
 
 from profiler.virtual.gpu import VirtualGPU
 

@@ -1,4 +1,4 @@
-"""Copies between host and card: what crosses the link, and what a copy needs besides its two ends.
+"""Copies between host and GPU: the bytes that cross the link, and the temporaries that a copy needs at either end.
 
 Source: `copy_kernel_cuda` and `copy_requires_temporaries` in PyTorch's aten/src/ATen/native/cuda/Copy.cu, and `pin_out`
 in `_to_copy` of aten/src/ATen/native/TensorConversions.cpp, both read in copies of another date than torch 2.13.0.
@@ -18,10 +18,10 @@ class LinkCopy(NamedTuple):
     Attributes:
         source: "cpu" or "cuda".
         target: the other one.
-        nbytes: what crosses the link.
-        non_blocking: whether the host was told not to wait; where its end is pageable it waits all the same.
+        nbytes: the bytes that cross the link.
+        non_blocking: whether the host is told not to wait; if its end is pageable, it waits all the same.
         host_scratch_bytes: a temporary in pageable memory.
-        card_scratch_bytes: a temporary on the card.
+        card_scratch_bytes: a temporary on the GPU.
     """
 
     source: str
@@ -35,10 +35,10 @@ class LinkCopy(NamedTuple):
 def link_copy(
     devices: tuple[str, str], source: torch.Tensor, target: torch.Tensor, *, non_blocking: bool
 ) -> LinkCopy:
-    """Return what a copy between `devices` does; the tensors are on `meta`.
+    """Return the effects of a copy between `devices`; the tensors are on `meta`.
 
-    A direct copy is one `cudaMemcpyAsync`. Otherwise one end is cast and made contiguous first: on the card where the
-    copy is non-blocking, on the host where it is not, and the other end is brought into its layout afterwards.
+    A direct copy is one `cudaMemcpyAsync`. Otherwise one end is first cast and made contiguous, on the GPU if the
+    copy is non-blocking, else on the host, and the other end is brought into its layout afterwards.
     """
     same_dtype = source.dtype == target.dtype
     if same_dtype and _same_layout(source, target):
@@ -57,13 +57,13 @@ def link_copy(
 def crossing_dtype(
     devices: tuple[str, str], source: torch.Tensor, target: torch.Tensor, *, non_blocking: bool
 ) -> torch.dtype:
-    """Return the dtype in which a copy crosses the link: cast on the card if non-blocking, else on the host."""
+    """Return the dtype in which a copy crosses the link: cast on the GPU if non-blocking, else on the host."""
     cast_first = (devices[0] == "cuda") is non_blocking
     return target.dtype if cast_first else source.dtype
 
 
 def pins_its_result(devices: tuple[str, str], *, non_blocking: bool) -> bool:
-    """Tell whether `x.to(...)` puts its result into pinned memory: a non-blocking copy to the host does."""
+    """Tell whether `x.to(...)` puts its result into pinned memory, as a non-blocking copy to the host does."""
     return non_blocking and devices == ("cuda", "cpu")
 
 
@@ -72,7 +72,7 @@ def _nbytes(tensor: torch.Tensor, dtype: torch.dtype) -> int:
 
 
 def _same_layout(source: torch.Tensor, target: torch.Tensor) -> bool:
-    """Tell whether the elements lie in the same order without gaps, so that one memcpy will do."""
+    """Tell whether the elements lie in the same order without gaps, so that one memcpy is enough."""
     if source.shape != target.shape or not is_non_overlapping_and_dense_or_false(source):
         return False
     strides = zip(source.shape, source.stride(), target.stride(), strict=True)

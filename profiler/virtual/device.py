@@ -1,6 +1,6 @@
-"""The machine behind a virtual GPU: its memory, clock, streams and link, and what of it works on tensors.
+"""The machine behind a virtual GPU: its memory, clock, streams and link, and its parts that work on tensors.
 
-Everything else in this room works for one `Device`; `gpu.VirtualGPU` is the one that there is.
+All other modules of this package work for one `Device`; `gpu.VirtualGPU` is its only implementation.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ _T = TypeVar("_T")
 
 
 class Device(ABC):
-    """A CUDA GPU as a model.
+    """A model of a CUDA GPU.
 
     Args:
-        card: its facts.
+        card: the GPU's facts.
         settings: of PyTorch's allocators.
 
     Attributes:
         card: the GPU's facts.
         capacity_bytes: its total memory.
-        h2d_bytes, d2h_bytes: what crossed the link so far.
+        h2d_bytes, d2h_bytes: the bytes that crossed the link so far.
         copy_observers: called with (from, to, bytes) after each copy.
-        workspace_peak: allocated at the highest point with a workspace, and that workspace.
-        most_peak_bytes: the highest point if every workspace took what it can take at most.
-        values, operators, dispatch, autocast, tags: what works on tensors, each in the file of its name; None of
-            their types is named here, since they work for a device.
-        replay: leaves out forwards; None if that is switched off.
+        workspace_peak: the bytes allocated at the highest point with a workspace, and that workspace.
+        most_peak_bytes: the highest point if every workspace took its upper bound.
+        values, operators, dispatch, autocast, tags: the parts that work on tensors, each in the file of its name; their
+            types are not named here, since they depend on `Device`.
+        replay: replays forwards; None if that is switched off.
     """
 
     values: Any
@@ -74,10 +74,10 @@ class Device(ABC):
         self._blas_streams: dict[int, Block] = {}
         self.default_stream: Any = None
         self.current_stream: Any = None
-        self._thread = 0  # while it is active; also of what only asks whether it is
+        self._thread = 0  # while it is active; also read to check whether it is
 
     def __repr__(self) -> str:
-        """Return the card, its memory and whether it is active."""
+        """Return the GPU, its memory and whether it is active."""
         state = "active" if self._thread else "not active"
         return f"<VirtualGPU {self.card.key}, {format_bytes(self.capacity_bytes)}, {state}>"
 
@@ -88,7 +88,7 @@ class Device(ABC):
         return threading.get_ident() == self._thread
 
     def must_be_active(self) -> None:
-        """Raise RuntimeError where a virtual tensor is computed with outside its context."""
+        """Raise RuntimeError if a virtual tensor is used in a computation outside its context."""
         if not self.here():
             raise RuntimeError(
                 "a virtual tensor can be computed with only inside the VirtualGPU that made it"
@@ -102,11 +102,11 @@ class Device(ABC):
 
     @abstractmethod
     def mode(self) -> AbstractContextManager[None]:
-        """Serve every operator of this thread, factories included."""
+        """Serve all operators of this thread, including factories."""
 
     @abstractmethod
     def until_left(self, install: Callable[[Patches], object]) -> None:
-        """Have `install` replace more, which is put back when this GPU is left."""
+        """Call `install` to replace more of torch; the replacements are undone when this GPU is left."""
 
     # -- memory
 
@@ -118,10 +118,10 @@ class Device(ABC):
         return allocator
 
     def allocate(self, nbytes: int, stream: int | None = None) -> Block | None:
-        """Take device memory for a stream, the current one if not given, and return the block; None for nothing.
+        """Allocate device memory on a stream, by default the current one, and return the block; None for 0 bytes.
 
         Raises:
-            torch.cuda.OutOfMemoryError: in torch's words, if it exceeds the capacity.
+            torch.cuda.OutOfMemoryError: with torch's wording, if it exceeds the capacity.
         """
         if not nbytes:
             return None
@@ -131,7 +131,7 @@ class Device(ABC):
             raise self._no_memory(error.segment_bytes) from None
 
     def use_workspace(self, workspace: Workspace, *, soft: bool) -> None:
-        """Take and give back a kernel's own memory; a soft one is done without where it does not fit."""
+        """Allocate and free a kernel's workspace; a soft one is skipped if it does not fit."""
         allocator = self.allocator
         self.most_peak_bytes = max(self.most_peak_bytes, allocator.allocated_bytes + workspace.most)
         if not workspace:
@@ -149,34 +149,34 @@ class Device(ABC):
             self.workspace_peak = (allocator.peak_bytes, workspace)
 
     def need_blas_workspace(self) -> None:
-        """Take the current stream's cuBLAS workspace, once; it stays."""
+        """Allocate the current stream's cuBLAS workspace, once; it is kept."""
         stream = self.clock.current
         if stream not in self._blas_streams:
             block = self.allocate(matrix_product(self.card))
-            if block is not None:  # CUBLAS_WORKSPACE_CONFIG=:0:0 does without
+            if block is not None:  # CUBLAS_WORKSPACE_CONFIG=:0:0 switches it off
                 self._blas_streams[stream] = block
 
     @property
     def has_blas_workspace(self) -> bool:
-        """Whether the current stream's cuBLAS workspace is there."""
+        """True if the current stream's cuBLAS workspace is allocated."""
         return self.clock.current in self._blas_streams
 
     @property
     def workspace_bytes(self) -> int:
-        """What the cuBLAS workspaces hold."""
+        """The bytes of all cuBLAS workspaces."""
         return sum(block.size for block in self._blas_streams.values())
 
     @property
     def device_bytes(self) -> int:
-        """What the driver would show as used now."""
+        """The bytes that the driver would show as used now."""
         return self.card.context_bytes + self.allocator.reserved_bytes
 
     def empty_cache(self) -> None:
-        """Release what is reserved and not allocated."""
+        """Release reserved memory that is not allocated."""
         self.allocator.empty_cache()
 
     def _no_memory(self, segment_bytes: int) -> torch.cuda.OutOfMemoryError:
-        """Return torch's error, which carries the figures that its message rounds as `shortage`."""
+        """Return torch's error; its `shortage` carries the exact figures that the message rounds."""
         allocator = self.allocator
         error = torch.cuda.OutOfMemoryError(
             allocator_report.out_of_memory(
@@ -198,31 +198,31 @@ class Device(ABC):
     # -- streams
 
     def set_stream(self, stream: Any) -> None:
-        """Let new work go to `stream`."""
+        """Make `stream` the one that new work goes to."""
         self.current_stream = stream
         self.clock.current = stream.cuda_stream
 
     # -- copies
 
     def copy(self, copy: LinkCopy, pinned_block: PinnedBlock | None, *, pinned: bool) -> None:
-        """Account for a copy's time and bytes, and tell its observers.
+        """Account for a copy's time and bytes, and notify its observers.
 
-        Copies from and to pageable memory make the host wait whatever it asked for, since the driver moves them through
+        Copies from and to pageable memory make the host wait in any case, since the driver moves them through
         a buffer of its own; a pinned end is not reused before a non-blocking copy is done.
 
         Source: "API synchronization behavior" in NVIDIA's CUDA Runtime API reference, from knowledge.
 
         Args:
-            copy: what crosses the link.
-            pinned_block: where its end on the host is, if that is pinned and outlives the operator.
-            pinned: whether that end is pinned.
+            copy: the copy, as `link_copy` returns it.
+            pinned_block: the block of its host end, if that is pinned and outlives the operator.
+            pinned: whether the host end is pinned.
         """
         if pinned and copy.non_blocking:
             self.host.record(pinned_block, self.clock.current)
         self.cross(copy, pinned=pinned)
 
     def cross(self, copy: LinkCopy, *, pinned: bool) -> None:
-        """Do the same for a copy whose end on the host nobody has to keep."""
+        """Do the same for a copy whose host end need not be kept."""
         to_card = copy.source == "cpu"
         self.clock.copy(
             H2D if to_card else D2H,
@@ -250,11 +250,11 @@ class Device(ABC):
 
     @abstractmethod
     def like(self, tensor: torch.Tensor, device: torch.device, storage: Any = None) -> Any:
-        """Return a virtual tensor with `tensor`'s metadata on `device`, in a storage of its own unless one is given."""
+        """Return a virtual tensor with `tensor`'s metadata on `device`, in its own storage unless one is given."""
 
     @abstractmethod
     def lift(self, real: torch.Tensor) -> Any:
-        """Return a virtual tensor for a real one, on the device of that, with its value if it is small."""
+        """Return a virtual tensor for a real one, on the same device, with its value if it is small."""
 
     @abstractmethod
     def place(self, real: torch.Tensor, device: torch.device) -> Any:
@@ -266,7 +266,7 @@ class Device(ABC):
 
     @abstractmethod
     def pin(self, tensor: Any) -> Any:
-        """Return `tensor` in pinned memory: itself, or a copy, with its value."""
+        """Return `tensor` in pinned memory: itself, or a copy with its value."""
 
     @abstractmethod
     def lend(self, pipe: _T) -> _T:

@@ -1,8 +1,8 @@
-"""Cached operator dispatch: what an operator did to shapes once, it does again without asking torch.
+"""Cached operator dispatch: the effect of an operator is learned once, and then repeated without asking torch.
 
-The key is the operator, the tags of its tensors and its other arguments; the entry says for each output which metadata
-it has and whose storage it shares, and what the kernel needs while it runs. A miss runs the operator on meta tensors
-(`operators.py`). A cache never changes a figure: every hit accounts for storages, kernels' memory, copies, time and
+The key consists of the operator, the tags of its tensors and its other arguments; the entry holds the metadata of each
+output, the storage it shares, and what the kernel needs while it runs. A miss runs the operator on meta tensors
+(`operators.py`). The cache never changes a figure: every hit accounts for storages, workspaces, copies, time and
 values exactly as the miss did.
 """
 
@@ -43,18 +43,18 @@ class Out(NamedTuple):
 
 
 class LearnedOperator:
-    """What one operator does with arguments of these metadata.
+    """The effect of one operator on arguments with certain metadata.
 
     Attributes:
-        outs: its outputs, in order; what is no tensor stands for itself.
+        outs: its outputs, in order; those that are not tensors as themselves.
         shape_of_result: "one", "list" or "none".
-        workspace: the kernel's own memory, taken after the outputs are allocated.
-        soft: whether the kernel does without where it does not fit.
+        workspace: the kernel's workspace, taken after the outputs are allocated.
+        soft: whether the kernel runs without it if it does not fit.
         blas: whether it needs the cuBLAS handle's workspace.
-        seconds: how long the card works on it; 0 on the host.
+        seconds: the time that the GPU works on it; 0 on the host.
         writes: indices of the tensors it writes to.
-        valued: whether it is small enough to be computed when all values are known.
-        copy: what crosses the link, if anything does.
+        valued: whether it is small enough to be computed if all values are known.
+        copy: the copy over the link, if there is one.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class LearnedOperator:
         self.plain = True
 
     def settle(self) -> LearnedOperator:
-        """Work out whether the short path may be taken; to be called once all is set."""
+        """Determine whether the short path may be taken; to be called once all attributes are set."""
         self.plain = not (
             self.workspace.most or self.blas or self.writes or self.valued or self.copy
         )
@@ -93,11 +93,11 @@ class LearnedOperator:
 
 
 class NeedsLiftError(Exception):
-    """A real tensor stands among the arguments."""
+    """A real tensor among the arguments."""
 
 
 class LeftToWrapperError(Exception):
-    """A tensor that holds others stands among the arguments: its own class takes the operator apart."""
+    """A wrapper tensor among the arguments: its own class takes the operator apart."""
 
 
 def key_of(args: Any, tensors: list[VirtualTensor]) -> tuple[Any, ...]:
@@ -129,18 +129,18 @@ def key_of(args: Any, tensors: list[VirtualTensor]) -> tuple[Any, ...]:
 
 
 class Dispatcher:
-    """Serves every operator of one virtual GPU. Holds no tensor."""
+    """Serves all operators of one virtual GPU. It holds no tensors."""
 
     def __init__(self, gpu: Device) -> None:
         self.gpu = gpu
         self.cache: dict[Any, LearnedOperator] = {}
-        self._anywhere: dict[Any, LearnedOperator] = {}  # the same by keys that leave offsets out
+        self._anywhere: dict[Any, LearnedOperator] = {}  # the same, by keys without offsets
         self.operators = 0
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors: list[VirtualTensor] = []
         try:
-            # Factories, and what promotes integers, go by torch's default dtype.
+            # Factories, and operators that promote integers, depend on torch's default dtype.
             key: Any = (id(func), torch.get_default_dtype(), key_of(args, tensors))
             if kwargs:
                 key += (tuple(kwargs), key_of(kwargs.values(), tensors))
@@ -160,10 +160,10 @@ class Dispatcher:
     def _missed(
         self, key: Any, func: Any, args: Any, kwargs: Any, tensors: list[VirtualTensor]
     ) -> LearnedOperator:
-        """Return a new key's entry: learned, or that of the same tensors elsewhere in their storages.
+        """Return a new key's entry: a learned one, or that of the same tensors at other offsets in their storages.
 
-        A scheduler takes another element of its tables in every step. Where in its storage an argument begins decides
-        only where views of it do.
+        A scheduler takes another element of its tables in every step. The offset of an argument in its storage only
+        determines the offsets of views of it.
         """
         anywhere = self._without_offsets(key)
         entry = self._anywhere.get(anywhere)
@@ -191,7 +191,7 @@ class Dispatcher:
         kwargs: dict[str, Any],
         tensors: list[VirtualTensor],
     ) -> Any:
-        """Do what `entry` says and return the operator's result."""
+        """Apply `entry` and return the operator's result."""
         gpu = self.gpu
         self.operators += 1
         result: Any
@@ -206,7 +206,7 @@ class Dispatcher:
         return result
 
     def build(self, out: Out | int | None, tensors: list[VirtualTensor]) -> Any:
-        """Return the tensor that `out` describes; what is no tensor is returned as it is."""
+        """Return the tensor that `out` describes; anything that is not a tensor is returned unchanged."""
         if type(out) is not Out:
             return out
         source, shape, stride, dtype, offset, nbytes, tag, device, position, pinned = out
@@ -217,7 +217,7 @@ class Dispatcher:
         else:
             storage = tensors[source].storage_record
         if torch.is_inference_mode_enabled():
-            # A view of what was made outside is none of inference mode's, and C++ insists.
+            # A view of a tensor made outside inference mode is not an inference tensor, and C++ insists on that.
             with torch.inference_mode(mode=False):
                 tensor = _make(VirtualTensor, shape, stride, offset, dtype=dtype, **_OPTIONS)
         else:

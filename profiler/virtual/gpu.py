@@ -1,4 +1,4 @@
-"""The virtual GPU: a context in which torch sees one CUDA card that exists only as a model."""
+"""The virtual GPU: a context in which torch sees one CUDA GPU that exists only as a model."""
 
 from __future__ import annotations
 
@@ -35,26 +35,27 @@ _T = TypeVar("_T")
 
 
 class VirtualGPU(Device):
-    """A CUDA card without hardware.
+    """A CUDA GPU without hardware.
 
     Inside the context, on the thread that entered it, every tensor is virtual and `torch.cuda` answers from the model.
-    On leaving it, torch is as before; tensors made inside cannot be computed with outside.
+    After leaving it, torch is as before; tensors made inside cannot be used in computations outside.
 
     Args:
-        model: a card's name (`vram list gpus`) or a `Card`.
-        capacity: what the driver would report as total memory instead of the card's own: "8GiB" or bytes.
-        replay: whether a forward that did the same thing twice is done again without running it; no figure changes.
+        model: a GPU's name (`vram list gpus`) or a `Card`.
+        capacity: the total memory that the driver would report, in place of the GPU's own: "8GiB" or bytes.
+        replay: whether later calls re-apply the recorded allocations after two identical forwards, instead of running
+            the model; no figure changes.
 
     Attributes:
-        card: the card's facts.
+        card: the GPU's facts.
         capacity_bytes: its total memory.
-        h2d_bytes, d2h_bytes: what crossed the link so far.
+        h2d_bytes, d2h_bytes: the bytes that crossed the link so far.
         copy_observers: called with (from, to, bytes) after each copy.
-        replay: leaves out forwards; None where that is switched off.
+        replay: replays forwards; None if that is switched off.
         tags: the numbers of tensors' metadata.
 
     Raises:
-        InputError: for an unknown card, a capacity that leaves nothing beside the CUDA context, or settings in
+        InputError: for an unknown GPU, a capacity that leaves nothing beside the CUDA context, or settings in
             `PYTORCH_CUDA_ALLOC_CONF` or `PYTORCH_ALLOC_CONF` that PyTorch refuses.
 
     Example:
@@ -121,7 +122,7 @@ class VirtualGPU(Device):
     ) -> None:
         try:
             self._leave()
-        finally:  # which an interrupt may have passed over
+        finally:  # which an interrupt may have cut short
             self._leave()
 
     def _leave(self) -> None:
@@ -135,12 +136,12 @@ class VirtualGPU(Device):
 
     @contextmanager
     def mode(self) -> Iterator[None]:
-        """Serve every operator of this thread, factories included."""
+        """Serve all operators of this thread, including factories."""
         with dispatch_mode.VirtualMode(self.dispatch, self.compiling.run):
             yield
 
     def until_left(self, install: Callable[[Patches], object]) -> None:
-        """Have `install` replace more, which is put back when this GPU is left."""
+        """Call `install` to replace more of torch; the replacements are undone when this GPU is left."""
         install(self._patches)
 
     def lend(self, pipe: _T) -> _T:
@@ -155,7 +156,7 @@ class VirtualGPU(Device):
     def like(
         self, tensor: torch.Tensor, device: torch.device, storage: Storage | None = None
     ) -> VirtualTensor:
-        """Return a virtual tensor with `tensor`'s metadata on `device`, in a storage of its own unless one is given."""
+        """Return a virtual tensor with `tensor`'s metadata on `device`, in its own storage unless one is given."""
         shape, stride, offset = (
             tuple(tensor.shape),
             tuple(tensor.stride()),
@@ -169,7 +170,7 @@ class VirtualGPU(Device):
         return self.dispatch.build(out, holder)  # type: ignore[no-any-return]
 
     def lift(self, real: torch.Tensor) -> VirtualTensor:
-        """Return a virtual tensor for a real one, on the device of that, with its value if it is small."""
+        """Return a virtual tensor for a real one, on the same device, with its value if it is small."""
         with _disable_current_modes():
             tensor = self.like(real, real.device if real.device.type != "cuda" else CUDA)
             if real.device.type == "cpu":
@@ -191,7 +192,7 @@ class VirtualGPU(Device):
             return self.like(torch.empty(shape, dtype=dtype, device=META), device)
 
     def pin(self, tensor: VirtualTensor) -> VirtualTensor:
-        """Return `tensor` in pinned memory: itself, or a copy, with its value."""
+        """Return `tensor` in pinned memory: itself, or a copy with its value."""
         if tensor.storage_record.pinned:
             return tensor
         if tensor.device != CPU:
@@ -201,7 +202,7 @@ class VirtualGPU(Device):
                 torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
             )
             storage = Storage(self, CPU, compact.untyped_storage().nbytes(), pinned=True)
-            # One core copies, which is what bounds pageable copies to the card; locking pages takes longer still.
+            # One core makes the copy, as it does for pageable copies to the GPU; locking pages takes longer still.
             self.clock.spend(storage.nbytes / self.card.h2d_bytes_per_second)
             pinned = self.like(compact, CPU, storage)
             known = self.values.known(tensor)

@@ -1,4 +1,4 @@
-"""The memory behind virtual tensors: one record a storage, freed by reference count as torch frees its own."""
+"""The memory behind virtual tensors: one record per storage, freed by reference count as torch frees its own."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _addresses = count(_FIRST_ADDRESS, 1 << 41)
 
 
 class Storage:
-    """Bytes on one device. Views share it; the last one to go frees it.
+    """Bytes on one device. Views share it; when the last one is gone, it is freed.
 
     Attributes:
-        gpu: whose memory it is counted in.
-        device: where it is.
+        gpu: the virtual GPU whose memory it counts in.
+        device: its device.
         nbytes: its size, before rounding.
         pinned: whether it is page-locked host memory.
         real: its bytes, while they are small and known; else None.
-        block: where it is on the card; None elsewhere and for an empty one.
-        pinned_block: where it is in pinned memory; None elsewhere and for an empty one.
-        routing: where it holds which experts each token goes to: (experts, experts a token).
+        block: its block on the GPU; None on other devices and for an empty one.
+        pinned_block: its block in pinned memory; None elsewhere and for an empty one.
+        routing: (experts, experts per token) if it holds the experts that each token goes to.
     """
 
     __slots__ = (
@@ -65,14 +65,14 @@ class Storage:
 
     @classmethod
     def over(cls, gpu: Device, block: Block) -> Storage:
-        """Return a storage on the card over a block that was allocated for it."""
+        """Return a storage on the GPU over a block that was allocated for it."""
         storage = cls(gpu, _CUDA, 0)
         storage.block, storage.nbytes = block, block.requested
         return storage
 
     @property
     def address(self) -> int:
-        """A virtual address: unique among live storages, 0 on `meta` and for empty ones, as torch has it."""
+        """A virtual address: unique among live storages, 0 on `meta` and for empty ones, as in torch."""
         if self.block is not None:
             return self.block.address
         if not self._address and self.nbytes and self.device.type != "meta":
@@ -89,6 +89,6 @@ class Storage:
 
 
 class Holder(NamedTuple):
-    """Stands for a tensor if only its storage is asked for."""
+    """A stand-in for a tensor of which only the storage is needed."""
 
     storage_record: Storage

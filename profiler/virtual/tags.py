@@ -1,4 +1,4 @@
-"""Numbers for what a tensor is apart from its value and its storage: equal metadata, equal number."""
+"""Numbers for the metadata of tensors, apart from value and storage: equal metadata, equal number."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import torch
 Metadata = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, int, torch.device]
 """Shape, stride, dtype, offset and device."""
 
-# So far below any integer that an operator takes, that a key of the dispatcher cannot be misread.
+# So far below any integer that an operator takes that a key of the dispatcher cannot be misread.
 _FIRST = -(1 << 50)
 
 
 class Tags:
-    """The numbers of one virtual card."""
+    """The numbers of one virtual GPU."""
 
     def __init__(self) -> None:
         self._tags: dict[Metadata, int] = {}
-        self._metadata: list[Metadata] = []  # of each tag, in their order
+        self._metadata: list[Metadata] = []  # of each tag, in order
 
     def of(self, metadata: Metadata) -> int:
         """Return the number of this metadata."""
@@ -27,7 +27,7 @@ class Tags:
         return tag
 
     def at_start(self, number: int) -> int:
-        """Return the tag of the same metadata at offset 0, for a tag; any other number as it is."""
+        """Return the tag of the same metadata at offset 0, for a tag; any other number unchanged."""
         if number > _FIRST:
             return number
         shape, stride, dtype, _, device = self._metadata[_FIRST - number]

@@ -1,10 +1,10 @@
-"""The virtual tensor: metadata, the storage it looks at, the device it claims, and no data.
+"""The virtual tensor: metadata, a storage record, the device that it reports, and no data.
 
-C++ is told that the device is `meta`, because a CPU build of torch has no guard for CUDA devices; Python's
-`device`, `is_cuda`, `is_cpu` and `is_meta` say what the tensor claims. For the same reason every method that
+C++ sees the device `meta`, because a CPU build of torch has no guard for CUDA devices; in Python, `device`,
+`is_cuda`, `is_cpu` and `is_meta` report the device that the tensor stands for. For the same reason every method that
 depends on the device is overridden here rather than caught later: by then C++ would have decided for `meta`.
 
-A tensor does not hold its value. A storage may (`Storage.real`), and every view of it looks into the same bytes.
+A tensor does not hold its value. A storage may (`Storage.real`), and all its views share the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _KINDS = ("cpu", "cuda", "meta")
 
 EXTRA_KEY = torch._C.DispatchKey.AutocastXPU
 EXTRA_KEYS = torch._C.DispatchKeySet(EXTRA_KEY)
-"""What virtual tensors carry besides the dispatch keys of `meta` (`autocast.py`)."""
+"""The dispatch keys of virtual tensors besides those of `meta` (`autocast.py`)."""
 
 aten = torch.ops.aten
 _set_data = torch.Tensor.data.__set__  # type: ignore[attr-defined]
@@ -34,7 +34,7 @@ def canonical(device: Any) -> torch.device:
     """Return `device` as a `torch.device`, with an index if it is a CUDA device.
 
     Raises:
-        torch.AcceleratorError: for another GPU than the one that there is, as CUDA raises it.
+        torch.AcceleratorError: for another GPU than the only one, as CUDA raises it.
         RuntimeError: for a kind of device that PyTorch's CUDA build does not have.
     """
     device = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
@@ -53,21 +53,21 @@ def canonical(device: Any) -> torch.device:
 
 
 class VirtualTensor(torch.Tensor):
-    """See the module's docstring. Made by `profiler.virtual.dispatch` only.
+    """The tensor that the module's docstring describes. Made by `profiler.virtual.dispatch` only.
 
     Attributes:
-        storage_record: the `Storage` it looks at.
+        storage_record: its `Storage`.
         tag: the interned number of its metadata; equal tags, equal shape, strides, offset, dtype and device.
     """
 
     storage_record: Storage
     tag: int
 
-    # Free functions are served by patches; without this every operator would go through Python twice.
+    # Free functions are served by patches; without this line every operator would go through Python twice.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
-    def __new__(  # noqa: PYI034  # a parameter is made of what is there
+    def __new__(  # noqa: PYI034  # a parameter is made from existing data
         cls: type[VirtualTensor], data: VirtualTensor, requires_grad: bool = False, **_: Any
     ) -> VirtualTensor:
         """Return a parameter over `data`: accelerate rebuilds one by calling the class of the old one."""
@@ -86,7 +86,7 @@ class VirtualTensor(torch.Tensor):
         """The virtual GPU that made this tensor."""
         return self.storage_record.gpu
 
-    # -- where it claims to be
+    # -- the device that it reports
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -114,7 +114,7 @@ class VirtualTensor(torch.Tensor):
     # -- moving it
 
     def to(self, *args: Any, **kwargs: Any) -> VirtualTensor:  # type: ignore[override]
-        """Move or cast as `torch.Tensor.to` does; returns `self` where nothing changes."""
+        """Move or cast as `torch.Tensor.to` does; return `self` if nothing changes."""
         device, dtype, non_blocking, copy, memory_format = _parse_to(*args, **kwargs)
         device = self.device if device is None else device
         dtype = self.dtype if dtype is None else dtype
@@ -156,12 +156,12 @@ class VirtualTensor(torch.Tensor):
         return self.storage_record.pinned
 
     def record_stream(self, stream: Any) -> None:  # type: ignore[override]
-        """Keep the memory from being reused, once freed, before `stream` has done what it was given until then."""
+        """Keep the memory from being reused, once freed, before `stream` has finished its work up to now."""
         block = self.storage_record.block
         if block is not None:
             self.gpu.allocator.record_stream(block, stream.cuda_stream)
 
-    # -- the value, where it is known
+    # -- the value, if it is known
 
     def numpy(self, *, force: bool = False) -> Any:
         with self.gpu.suspended():
@@ -172,7 +172,7 @@ class VirtualTensor(torch.Tensor):
             return self.gpu.values.read(self, "tolist").tolist()
 
     def __float__(self) -> float:
-        """Serve `torch.Tensor([...])` too: its C++ reads the elements with Python's operators switched off."""
+        """Return the value; also for `torch.Tensor([...])`: its C++ reads the elements with Python's operators off."""
         return float(self.gpu.dispatch(aten._local_scalar_dense.default, (self,), {}))
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
@@ -191,7 +191,7 @@ class VirtualTensor(torch.Tensor):
             memo[id(self)] = copy
         return memo[id(self)]  # type: ignore[no-any-return]
 
-    # -- operators that take another path on CUDA than C++ would take for `meta`
+    # -- operators whose path on CUDA differs from the one that C++ would take for `meta`
 
     def softmax(self, dim: int, dtype: Any = None) -> VirtualTensor:  # type: ignore[override]
         """Convert inside the kernel, as CUDA does from half precision (`softmax` in ATen's SoftMax.cpp)."""
@@ -201,7 +201,7 @@ class VirtualTensor(torch.Tensor):
         source = self if dtype is None else self.to(dtype)
         return aten._softmax.default(source, dim, False)  # type: ignore[no-any-return]
 
-    # -- swapping what it looks at
+    # -- replacing the storage
 
     @property
     def data(self) -> VirtualTensor:  # type: ignore[override]

@@ -1,7 +1,7 @@
 """Values of virtual tensors: kept while they are small and known, so that schedulers, masks and `.item()` work.
 
-A storage holds the real bytes; every view looks into the same ones, so a write through one is seen by all. A write of
-something unknown makes the whole storage unknown. Where code asks for a value that is not known, the assumption is
+A storage holds the real bytes, and all its views share them, so a write through one is seen by all. A write of an
+unknown value makes the whole storage unknown. If code reads a value that is not known, the assumption is
 counted and reported.
 """
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 MOST_ELEMENTS = 1 << 16
 ROUTING = "routing"
 
-# Write every element of what they are given, so that it is known again.
+# These write every element of their target, so that it is known again.
 _OVERWRITES = {aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.copy_.default}
 
 
 class Values:
-    """Follows the values of one virtual GPU's tensors.
+    """The values of one virtual GPU's tensors.
 
     Attributes:
-        assumed: how often each assumption was made, by (what was asked for, what was taken).
-        crowded: whether tokens are taken to go all to the same experts, in place of evenly to all.
+        assumed: how often each assumption was made, by (what was read, what was assumed).
+        crowded: whether all tokens are assumed to go to the same experts, rather than evenly to all.
     """
 
     def __init__(self) -> None:
@@ -43,15 +43,15 @@ class Values:
         self.assumed[asked, taken] += 1
 
     def routed(self, choices: int, experts: int, chosen: int) -> list[int]:
-        """Return how many tokens each expert gets, with the assumption counted.
+        """Return the number of tokens of each expert, with the assumption counted.
 
-        The two bounds of what an expert's work takes: as few tokens for the fullest expert as can be, or all of them
-        (a token chooses no expert twice, so as many experts are full as a token chooses).
+        These are the two bounds of an expert's work: as few tokens for the fullest expert as possible, or all of them
+        (a token never chooses an expert twice, so as many experts are full as a token chooses).
 
         Args:
             choices: tokens times `chosen`.
-            experts: how many there are.
-            chosen: how many a token goes to.
+            experts: the number of experts.
+            chosen: the number of experts that a token goes to.
         """
         if self.crowded:
             self.assume(ROUTING, "all tokens go to the same experts")
@@ -69,7 +69,7 @@ class Values:
             return _look_into(real, tensor)
 
     def read(self, tensor: VirtualTensor, asked: str) -> torch.Tensor:
-        """Return the value of `tensor`; zeros, with the assumption counted, where it is unknown."""
+        """Return the value of `tensor`; zeros, with the assumption counted, if it is unknown."""
         real = self.known(tensor)
         if real is not None:
             return real
@@ -80,7 +80,7 @@ class Values:
     def keep(self, tensor: VirtualTensor, real: torch.Tensor) -> None:
         """Make `real` the value of `tensor`'s storage, if it is small and of the same shape and dtype.
 
-        A CPU's kernel may give less than the operator promises: statistics that only training needs are empty.
+        A CPU kernel may return less than the operator promises: statistics that only training needs are empty.
         """
         if real.numel() > MOST_ELEMENTS or (real.dtype, real.shape) != (tensor.dtype, tensor.shape):
             return
@@ -116,7 +116,7 @@ class Values:
         tensors: list[VirtualTensor],
         result: Any,
     ) -> None:
-        """Compute the operator's values where all its inputs are known; forget those that it overwrites otherwise."""
+        """Compute the operator's values if all its inputs are known; otherwise forget those that it overwrites."""
         written = {id(tensors[index]) for index in entry.writes}
         inputs = [
             tensor for tensor in tensors if id(tensor) not in written or func not in _OVERWRITES

@@ -1,22 +1,22 @@
-"""What a kernel takes of the card's memory besides inputs and outputs: the rules, where each comes from, its bounds.
+"""The memory that a kernel takes besides inputs and outputs: the rules, their sources, and their bounds.
 
 cuDNN computes convolutions on channels-last copies. In half precision it copies input, weight and output, in single
-precision input and weight only. PyTorch takes the plan that cuDNN's heuristics name first, and the next one where its
+precision only input and weight. PyTorch takes the plan that cuDNN's heuristics name first, and the next one if its
 workspace does not fit, so a convolution's workspace is *soft*.
 Source: `try_configs` and `run_conv_plan` in PyTorch's aten/src/ATen/native/cudnn/Conv_v8.cpp.
 
-The sizes are calibrated: cuDNN says nowhere what a plan takes. They were worked out from peaks that others published
-(benchmarks/vae_peaks.py and benchmarks/accuracy.py print each beside its prediction):
+The sizes are calibrated, since cuDNN does not document what a plan takes. They were derived from peaks that others
+published (benchmarks/vae_peaks.py and benchmarks/accuracy.py print each beside its prediction):
 
 - half precision, one image: Stable Diffusion's VAE on an RTX 4090, encoder and decoder at 512 to 2048 pixels a side;
   FLUX.1-dev's decoder on an H100; the 3-D convolutions of CogVideoX on an A100 and an H100.
 - single precision: the same VAE on the RTX 4090, and four images at once on an A100.
-- several images in half precision: FLUX.1-dev with 4, 8 and 16 images on an H100, whose peaks tell what six of its
+- several images in half precision: FLUX.1-dev with 4, 8 and 16 images on an H100, whose peaks reveal what six of its
   convolutions took: four copied no output (the upsampler with any number of images, the next one with 16), two did
-  (that next one with 4 and 8), and no measure of their size tells which. The figure is what most do; the upper bound
-  holds the output as well.
+  (that next one with 4 and 8), and no measure of their size predicts which. The figure is that of the majority; the
+  upper bound includes the output as well.
 
-Everything else is bounded and not measured, and says so.
+Everything else has bounds but no measurement, and is marked so.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 class Workspace(int):
-    """Bytes that a kernel takes while it runs, with what it takes at least and at most.
+    """The bytes that a kernel takes while it runs, with a lower and an upper bound.
 
     Args:
         nbytes: the predicted bytes.
-        least: a lower bound; `nbytes` where not given.
-        most: an upper bound; `nbytes` where not given.
+        least: a lower bound; `nbytes` if not given.
+        most: an upper bound; `nbytes` if not given.
     """
 
     least: int
@@ -67,7 +67,7 @@ def convolution(card: Card, args: tuple[Any, ...], output: torch.Tensor) -> Work
     layout = convolution_layout(args)
     if layout != torch.contiguous_format:
         others = [one for one in (image, weight) if not one.is_contiguous(memory_format=layout)]
-        return Workspace(_nbytes(*others))  # copies that are laid out so
+        return Workspace(_nbytes(*others))  # copies in that layout
     whole, given = _nbytes(image, weight, output), _nbytes(image, weight)
     pointwise = math.prod(weight.shape[2:]) == 1
     if transposed or pointwise or _has_kernel_of_pytorch(image, weight, groups):
@@ -85,9 +85,9 @@ def convolution(card: Card, args: tuple[Any, ...], output: torch.Tensor) -> Work
 
 
 def convolution_layout(args: tuple[Any, ...]) -> torch.memory_format:
-    """Return how the output of `aten.convolution` is laid out: channels last if its input or its weight is.
+    """Return the memory layout of the output of `aten.convolution`: channels last if its input or its weight is.
 
-    Torch's meta function lays all of them out plainly.
+    Torch's meta function makes all of them contiguous.
 
     Source: `cudnn_conv_suggest_memory_format` in PyTorch's aten/src/ATen/native/ConvUtils.h, from knowledge.
     """
@@ -102,7 +102,7 @@ def convolution_layout(args: tuple[Any, ...]) -> torch.memory_format:
 
 
 def group_norm(args: tuple[Any, ...]) -> Workspace:
-    """Return what `aten.native_group_norm` with `args` takes: a scale and a shift `[N, C]` in single precision.
+    """Return the workspace of `aten.native_group_norm` with `args`: a scale and a shift `[N, C]` in single precision.
 
     Source: `GroupNormKernelImplInternal` in PyTorch's aten/src/ATen/native/cuda/group_norm_kernel.cu, from knowledge.
     """
@@ -113,7 +113,7 @@ def group_norm(args: tuple[Any, ...]) -> Workspace:
 
 
 def matrix_product(card: Card) -> int:
-    """Return the bytes of cuBLAS's workspace: as `CUBLAS_WORKSPACE_CONFIG` says, else by the card's generation.
+    """Return the bytes of cuBLAS's workspace: from `CUBLAS_WORKSPACE_CONFIG`, else by the GPU's generation.
 
     Source: `parseChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp.
     """
@@ -123,7 +123,7 @@ def matrix_product(card: Card) -> int:
 
 
 def _has_kernel_of_pytorch(image: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:
-    """Tell whether PyTorch has a depthwise kernel of its own, which needs no workspace; cuDNN may serve it yet.
+    """Tell whether PyTorch has its own depthwise kernel, which needs no workspace; cuDNN may still serve it.
 
     Source: `is_depthwise` and `use_cudnn_depthwise` in PyTorch's aten/src/ATen/native/Convolution.cpp.
     """

@@ -1,7 +1,7 @@
-"""Seconds of a card's stream: CUDA events, recorded where a moment is marked and read when the card has got there.
+"""The seconds of a GPU stream: CUDA events, recorded when a moment is marked and read once the GPU has passed them.
 
-Nothing waits for them while the run goes on, and few are there at a time: those that the card has passed are read at
-later marks, and used again. They take no memory of the allocator's.
+Nothing waits for them during the run, and few exist at a time: those that the GPU has passed are read at
+later marks and reused. They take no memory from the allocator.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 import torch
 
-_READ_AT_ONCE = 4  # so that a mark takes about as long as any other, and more are read than made
-# Events give milliseconds as a float of 24 bits: to a microsecond below this.
+_READ_AT_ONCE = 4  # so that each mark takes about the same time, and more events are read than made
+# Events report milliseconds as a 24-bit float: accurate to a microsecond below this.
 _NEW_ANCHOR_MILLISECONDS = 8192.0
 
 
 class CardClock:
     """Marks moments on the current stream.
 
-    A mark is the moment at which the stream gets to it: the host's, where the stream has nothing left to do.
+    A mark is the moment at which the stream reaches it: the host's present, if the stream has nothing left to do.
 
     Args:
-        host_seconds: the host's clock. It stands in where the card failed before it got to a mark.
+        host_seconds: the host's clock. It is used instead if the GPU failed before it reached a mark.
     """
 
     def __init__(self, host_seconds: Callable[[], float]) -> None:
@@ -39,7 +39,7 @@ class CardClock:
         self.mark()
 
     def mark(self) -> int:
-        """Mark this moment, and return its number."""
+        """Mark this moment, and return the number of the mark."""
         number = len(self._seconds)
         self._seconds.append(self._host_seconds() - self._host_began)
         if not self._failed:
@@ -47,14 +47,14 @@ class CardClock:
         return number
 
     def settle(self) -> None:
-        """Wait for the last mark, and read all."""
+        """Wait for the last mark, and read all marks."""
         if self._unread and not self._failed:
             self._guarded(self._unread[-1][1].synchronize)
         if not self._failed:
             self._guarded(self._read, len(self._unread))
 
     def seconds_at(self, number: int) -> float:
-        """Return the seconds from the start to a mark; the host's for one that is not read yet."""
+        """Return the seconds from the start to a mark; the host's seconds for one that is not read yet."""
         return self._seconds[number]
 
     def _record(self, number: int) -> None:
@@ -80,7 +80,7 @@ class CardClock:
             self._spare.append(event)
 
     def _guarded(self, ask: Callable[..., Any], *args: Any) -> None:
-        """Ask events; no more once the card has failed, which the run itself will tell."""
+        """Call an event function; stop once the GPU has failed, an error that the run itself will report."""
         try:
             ask(*args)
         except RuntimeError:

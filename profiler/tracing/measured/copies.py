@@ -1,4 +1,4 @@
-"""Copies between host and device, as Python's tensor methods make them, for cards whose model tells of none.
+"""Copies between host and device as made by Python's tensor methods, for GPUs whose model does not report them.
 
 Copies made inside C++ are not seen: `tensor.item()`, `torch.tensor(..., device=)`.
 """
@@ -18,12 +18,12 @@ _RETURNING = ("to", "cpu", "cuda")
 
 
 def watch_methods(patches: Patches, owners: tuple[type, ...], observer: CopyObserver) -> None:
-    """Tell `observer` of each copy that a tensor method makes.
+    """Call `observer` for each copy that a tensor method makes.
 
     Args:
         patches: takes what is replaced.
         owners: classes of tensors that have these methods: `torch.Tensor`, and those that override it.
-        observer: told of the outermost method where one calls another.
+        observer: called for the outermost method only, if one calls another.
     """
     watcher = _Watcher(observer)
     for owner in owners:
@@ -74,6 +74,6 @@ class _Watcher:
 
 
 def _non_blocking(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return what a call of `to` or `cuda` says, whose positional flags begin with this one."""
+    """Return the `non_blocking` flag of a call of `to` or `cuda`; it is the first of their positional flags."""
     flags = [one for one in args if isinstance(one, bool)]
     return bool(kwargs.get("non_blocking", flags[0] if flags else False))

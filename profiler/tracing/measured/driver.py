@@ -1,4 +1,4 @@
-"""What the driver says of a card while a trace runs, asked seldom: a call of it takes longer than an event."""
+"""The driver's readings of a GPU during a trace, taken rarely: a driver call takes longer than an event."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from profiler.gpus import nvml
 from profiler.record.profile import CardState
 
-_HIGHER = 1.02  # times what was reserved when the driver was last asked
+_HIGHER = 1.02  # times what was reserved at the last driver call
 
 
 class DriverWatch:
-    """Asks the driver at the start, at the end, and where torch has reserved more than ever."""
+    """Queries the driver at the start, at the end, and whenever torch has reserved more than ever before."""
 
     def __init__(self) -> None:
         self._readings: list[nvml.Status] = []
@@ -21,7 +21,7 @@ class DriverWatch:
         self._ask()
 
     def saw(self, reserved_bytes: int) -> None:
-        """Torch has reserved so much."""
+        """Note how much torch has reserved."""
         if reserved_bytes > self._asked_at_bytes * _HIGHER:
             self._asked_at_bytes = reserved_bytes
             if self._readings:
@@ -33,7 +33,7 @@ class DriverWatch:
             self._readings.append(status)
 
     def state(self) -> CardState | None:
-        """Ask once more, and return what was found; None where there is no driver to ask."""
+        """Query the driver once more, and return the readings; None if there is no driver."""
         self._ask()
         if not self._readings:
             return None
@@ -54,7 +54,7 @@ class DriverWatch:
         )
 
     def _since(self) -> tuple[int | None, int | None]:
-        """Return what crossed the link since the start; None where nobody counts, or a counter began anew."""
+        """Return the bytes that crossed the link since the start; None if not counted, or if a counter was reset."""
         now = nvml.link_counters()
         if now is None or self._counters is None:
             return None, None

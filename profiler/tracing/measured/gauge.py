@@ -1,6 +1,6 @@
-"""What torch says about memory and time on a real card, by its public calls alone.
+"""The memory reader for a real GPU: torch's figures on memory and time, through its public calls alone.
 
-A virtual card answers them too, so that tests can compare this gauge with the model's own answers.
+A virtual GPU answers the same calls, so that tests can compare this reader with the model's own figures.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NOTHING_KNOWN = LinkSince(0.0, 0.0)
 
 
 class CardGauge:
-    """Reads the current device. Methods are those of `Gauge`.
+    """Reads the current device. The methods are those of `Gauge`.
 
     Args:
         tensors: the classes of tensors whose copies are watched.
@@ -38,7 +38,7 @@ class CardGauge:
         tensors: tuple[type, ...] = (torch.Tensor,),
         host_seconds: Callable[[], float] = time.perf_counter,
     ) -> None:
-        torch.cuda.init()  # else torch has no statistics yet
+        torch.cuda.init()  # otherwise torch has no statistics yet
         self._tensors = tensors
         self.host_seconds = host_seconds
         self._clock = CardClock(host_seconds)
@@ -54,7 +54,7 @@ class CardGauge:
         self._peaks.watch(patches)
 
     def unwatch(self, observer: CopyObserver) -> None:
-        """Nothing is left to do: the methods are put back by `patches`."""
+        """Do nothing: `patches` restores the methods."""
 
     # -- memory
 
@@ -67,7 +67,7 @@ class CardGauge:
 
     def settle(self) -> None:
         self.take()
-        self._state = self._driver.state()  # before anything waits: the card is still at it
+        self._state = self._driver.state()  # before anything waits: the GPU is still busy
         self._clock.settle()
 
     def allocated(self) -> int:
@@ -96,7 +96,7 @@ class CardGauge:
     def take_link(self) -> LinkSince:
         return _NOTHING_KNOWN
 
-    # -- what it is
+    # -- the GPU and the accuracy of the figures
 
     def error_band(self) -> float:
         return 0.0

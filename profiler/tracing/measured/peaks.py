@@ -1,4 +1,4 @@
-"""Torch's peak statistics on a real GPU: reset at every boundary, and inside a trace as if nobody had looked.
+"""Read and reset CUDA peak statistics between events; inside a trace, torch reports peaks as without these resets.
 
 Torch has no way to set a peak, so after the trace its statistics start anew, from the last reset.
 """
@@ -14,7 +14,7 @@ from profiler.patching import Patches
 
 
 class Figures(NamedTuple):
-    """What torch says of its allocator."""
+    """The figures of torch's allocator."""
 
     peak_bytes: int
     allocated_bytes: int
@@ -23,33 +23,33 @@ class Figures(NamedTuple):
 
 
 def figures() -> Figures:
-    """Return the four in one reading: torch puts all its statistics together for each that is asked for by name."""
+    """Return the four figures from one reading: torch gathers all its statistics for each one queried by name."""
     stats = torch.cuda.memory_stats_as_nested_dict()
     allocated, reserved = stats["allocated_bytes"]["all"], stats["reserved_bytes"]["all"]
     return Figures(allocated["peak"], allocated["current"], reserved["peak"], reserved["current"])
 
 
 class Peaks:
-    """Takes peaks, one interval after the other, and knows what torch would say without that.
+    """Takes peaks, one interval after another, and keeps the figures that torch would report without that.
 
-    While it watches, `torch.cuda.max_memory_allocated` and its kin say that, too, and a reset by somebody else loses
-    no peak.
+    While it watches, `torch.cuda.max_memory_allocated` and related functions return those figures, and a reset by other
+    code loses no peak.
     """
 
     def __init__(self) -> None:
-        self._users = figures()  # whose peaks are those since somebody else's last reset
+        self._users = figures()  # with peaks since the last reset by other code
         self._carried = 0
         self._reset = torch.cuda.reset_peak_memory_stats
         self._reset()
 
     def take(self) -> Figures:
-        """Return the figures with the peaks since the last call, and begin anew."""
+        """Return the figures with the peaks since the last call, and start new peaks."""
         now = self._taken()
         carried, self._carried = self._carried, 0
         return now._replace(peak_bytes=max(now.peak_bytes, carried))
 
     def watch(self, patches: Patches) -> None:
-        """Answer for torch until `patches` are restored."""
+        """Answer in torch's place until `patches` are restored."""
         ours = {
             "max_memory_allocated": lambda: self._seen(figures()).peak_bytes,
             "max_memory_reserved": lambda: self._seen(figures()).peak_reserved_bytes,
@@ -69,7 +69,7 @@ class Peaks:
         return Figures(*map(max, self._users, now))
 
     def _forget(self) -> None:
-        """Somebody resets the peaks: what the interval had before is not lost to it."""
+        """Reset the peaks on behalf of other code, without losing the peak of the current interval."""
         now = self._taken()
         self._carried = max(self._carried, now.peak_bytes)
         self._users = Figures(now.allocated_bytes, 0, now.reserved_bytes, 0)

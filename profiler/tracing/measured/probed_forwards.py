@@ -1,8 +1,8 @@
-"""Forwards that were looked at on a real card, and what they tell once the run is over and the card's events are read.
+"""Turn sampled forwards into `Inside` records once their CUDA events have completed.
 
-Times are the card's own, by its events, in the looked-at forward, which the looking holds up; where there are others of
-its kind they are scaled to what those took. A component that runs once or twice has none, and its first forward loads
-kernels.
+Times are those of the GPU, by its events, in the probed forward, which probing slows down; if there are others of its
+kind, they are scaled to the times of those. A component that runs only once or twice has no others, and its first
+forward includes loading kernels.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from profiler.tracing.measured.probes import Look
 from profiler.units import NANOSECONDS
 
 Seconds = Callable[[int], float]
-"""When a mark was passed."""
+"""The time at which a mark was passed."""
 
 
 class ProbedStep(NamedTuple):
-    """An event inside a forward, and what parts did before it."""
+    """An event inside a forward, and what submodules did before it."""
 
     ended_by: tuple[str, str]
     inside: int
 
 
 class Interval(NamedTuple):
-    """What parts did between two events of a forward, not read yet.
+    """The visits of submodules between two events of a forward, not read yet.
 
-    In place of the peak of each visit is the number of its moment, in place of the stream's time the mark.
+    The number of its moment stands in for the peak of each visit, the mark for the stream's time.
     """
 
     inside: Inside
@@ -44,25 +44,25 @@ class Interval(NamedTuple):
 
 @dataclass
 class ForwardKind:
-    """Forwards of one kind. Steps are those of the first one looked at, and of the last."""
+    """The forwards of one kind. Steps are those of the first probed forward, and of the last one."""
 
     looked: int = 0
     first: tuple[ProbedStep, ...] = ()
     steady: tuple[ProbedStep, ...] = ()
     others: list[tuple[int, int, float]] = field(
         default_factory=list
-    )  # two marks and host seconds of those that were not looked at
+    )  # two marks and the host seconds of each forward that was not probed
 
 
 def told(
     intervals: Iterable[Interval], kinds: Iterable[ForwardKind], at: Seconds
 ) -> list[Inside | None]:
-    """Return the intervals as they were; None for those that cannot be told.
+    """Return the intervals with their readings; None for those whose readings are not usable.
 
     Args:
-        intervals: those of all looked-at forwards, as numbered by the steps of their kinds.
+        intervals: those of all probed forwards, as numbered by the steps of their kinds.
         kinds: the kinds of forwards.
-        at: when a mark was passed, in seconds of the card's stream.
+        at: returns the time of a mark, in seconds of the GPU's stream.
     """
     found = [_read_off(interval, at) for interval in intervals]
     done: set[int] = set()
@@ -72,7 +72,7 @@ def told(
 
 
 def _read_off(interval: Interval, at: Seconds) -> Inside | None:
-    """Return an interval whose moments and marks are read; None if they cannot be told."""
+    """Return an interval with its moments and marks read; None if the moments cannot be determined."""
     try:
         moments = interval.look.moments()
     except (DoesNotAddUpError, InputError):
@@ -105,7 +105,7 @@ def _read_off(interval: Interval, at: Seconds) -> Inside | None:
 
 
 def _scale(kind: ForwardKind, found: list[Inside | None], done: set[int], at: Seconds) -> None:
-    """Give the forwards that were looked at the times of those that were not, and the first those of the second."""
+    """Scale the probed forwards to the times of the others, and give the first one the times of the second."""
     looked = {step.inside: inside for step in kind.steady if (inside := _of(step, found))}
     if kind.others and looked:
         stream = median(at(end) - at(begin) for begin, end, _ in kind.others)
@@ -129,7 +129,7 @@ def _of(step: ProbedStep, found: list[Inside | None]) -> Inside | None:
 
 
 def _factor(seconds: float, nanoseconds: int) -> float:
-    """Return by what times are multiplied: looking only holds up, so by no more than 1."""
+    """Return the factor for times: at most 1, since probing can only slow a forward down."""
     return min(seconds * NANOSECONDS / nanoseconds, 1.0) if nanoseconds else 1.0
 
 
@@ -139,7 +139,7 @@ def _scaled(inside: Inside, host: float, stream: float) -> Inside:
 
 
 def _timed_as(inside: Inside, other: Inside) -> Inside:
-    """Return `inside` with the times of another one, if the same parts were visited in it."""
+    """Return `inside` with the times of another interval, if the same submodules were visited in both."""
     alike = [visit[:3] for visit in inside.visits] == [visit[:3] for visit in other.visits]
     return _with_times(inside, _times(other)) if alike else inside
 

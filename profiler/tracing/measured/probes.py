@@ -1,9 +1,9 @@
-"""Memory at the probes of one forward on a real GPU, read in one of two ways, of which the cheaper is taken.
+"""Memory at the probes of one forward on a real GPU, read in one of two ways; the cheaper one is preferred.
 
-`Recording` lets torch's allocator write down what it does, and tells probes apart by the string that torch attaches to
-each entry: a probe costs less than a launch, and what was allocated there is worked out after the run. `ProbeReading`
-reads torch's statistics at every probe, which costs as much as several launches: for an allocator that writes nothing
-down, or if somebody else has torch record, or what it recorded does not add up.
+`Recording` has torch's allocator record what it does, and tells probes apart by the string that torch attaches to
+each entry: a probe costs less than a launch, and what was allocated at it is worked out after the run. `ProbeReading`
+reads torch's statistics at every probe, which costs as much as several launches: for an allocator that records
+nothing, or if other code has torch record, or if the recording does not add up.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from profiler.tracing.gauge import Gauge
 
 
 class Probe(NamedTuple):
-    """The card's memory at a moment.
+    """The GPU's memory at a moment.
 
     Attributes:
-        peak_bytes: the most that was allocated since the moment before.
-        allocated_bytes: what is allocated.
+        peak_bytes: the highest allocated bytes since the moment before.
+        allocated_bytes: the bytes allocated now.
     """
 
     peak_bytes: int
@@ -29,32 +29,32 @@ class Probe(NamedTuple):
 
 
 class Look(Protocol):
-    """Looks at one forward."""
+    """The probes of one forward."""
 
     def pass_moment(self, peak_bytes: int) -> int:
         """Return the number of this moment, from 0 on.
 
         Args:
-            peak_bytes: the highest that somebody else has read since the moment before, 0 for nobody.
+            peak_bytes: the peak that other code has read since the moment before; 0 if none has.
         """
 
     def take_peak(self) -> int:
-        """Return the highest that was read since the last call, and that nobody else can read any more."""
+        """Return the peak read since the last call, which nothing else can read any more."""
 
     def end(self) -> None:
-        """Look no more. Safe to call twice."""
+        """Stop probing. Safe to call twice."""
 
     def moments(self) -> list[Probe]:
-        """Return what was seen.
+        """Return the readings.
 
         Raises:
-            DoesNotAddUpError: if that cannot be told.
+            DoesNotAddUpError: if they cannot be determined.
             InputError: if the allocator has settings that are not known.
         """
 
 
 class ProbeReading:
-    """Reads the gauge at every moment."""
+    """Reads memory at every moment."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
@@ -73,14 +73,14 @@ class ProbeReading:
         return highest
 
     def end(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: no recording is to be stopped."""
 
     def moments(self) -> list[Probe]:
         return self._moments
 
 
 class Recording:
-    """Has torch record. What it recorded before is forgotten, so nobody else may have it record (`can_record`)."""
+    """Has torch record. Earlier entries are dropped, so no other code may have it record (`can_record`)."""
 
     def __init__(self) -> None:
         self._device = torch.cuda.current_device()
@@ -99,7 +99,7 @@ class Recording:
     def pass_moment(self, _: int) -> int:
         number = self._passed
         self._passed = number + 1
-        self._label(str(self._passed))  # how many moments were before whatever comes now
+        self._label(str(self._passed))  # the number of moments before whatever comes now
         return number
 
     def take_peak(self) -> int:
@@ -130,7 +130,7 @@ class Recording:
                 peak_bytes = replay.allocated_bytes
 
         for number, entry in enumerate(self._snapshot["device_traces"][self._device]):
-            label = entry["user_metadata"]  # another thread has none of ours
+            label = entry["user_metadata"]  # other threads do not set the labels
             pass_until(int(label) if label.isdecimal() else 0)
             replay.follow(number, entry)
             peak_bytes = max(peak_bytes, replay.allocated_bytes)
@@ -140,5 +140,5 @@ class Recording:
 
 
 def can_record() -> bool:
-    """Tell whether torch's allocator can record, and nobody has it record."""
+    """Tell whether torch's allocator can record, and is not recording already."""
     return torch.cuda.get_allocator_backend() == "native" and not torch._C._cuda_isHistoryEnabled()

@@ -1,12 +1,12 @@
-"""What parts do on a real card: looked at in the first two forwards of each kind, and taken to be the same later on.
+"""Submodules on a real GPU: probed in the first two forwards of each kind, and assumed to behave the same later.
 
-Probing costs time at every part (`probes.py`), so the hook at the parts stands only while a forward is probed: the
+Probing costs time at every submodule (`probes.py`), so their calls are wrapped only while a forward is probed: the
 first one, which makes caches and workspaces, and the second, which stands for all that follow. Forwards are of one kind
 if they have the same component, entry point, and shapes of arguments. If a later forward records other events than the
 second, its data is discarded and the next forward is probed again.
 
-A forward inside which a hook moves weights is not looked at: how long its parts would take without copies cannot be
-known, and a plan is made from whole components anyway.
+A forward inside which a hook moves weights is not probed: how long its submodules would take without copies cannot be
+determined, and a plan is made from whole components anyway.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from profiler.units import NANOSECONDS
 
 LOOKED_AT = 2
 MOST_KINDS = 32
-"""Kinds of forwards that are looked at; what has so many does not repeat itself."""
+"""The most kinds of forwards that are probed; a run with more does not repeat itself."""
 
 _MOVES = frozenset({"onload", "offload", "cast", "empty_cache", "sync"})
 
 
 class CardInsides(Insides):
-    """Collects the visits of parts on a real card."""
+    """Collects the visits of submodules on a real GPU."""
 
     def __init__(self, gauge: CardGauge, modules: Mapping[str, nn.Module]) -> None:
         self._watch = _Watch(gauge)
@@ -46,7 +46,7 @@ class CardInsides(Insides):
         self._standing = Patches()
         self._running: list[str] = []
         self._kinds: dict[Any, ForwardKind] = {}
-        self._kind: ForwardKind | None = None  # of the outermost forward that runs
+        self._kind: ForwardKind | None = None  # of the outermost running forward
         self._steps: list[ProbedStep] = []
         self._moved = False
         self._entered = 0, 0.0  # a mark, and the host's seconds
@@ -55,8 +55,8 @@ class CardInsides(Insides):
         self._records = can_record()
         self._proved = False  # whether a recording added up
         self._intervals: list[Interval] = []
-        self._forward = -1  # how many outermost forwards there were
-        self._forwards: list[int] = []  # in which of them each event was told of
+        self._forward = -1  # the number of outermost forwards so far, less one
+        self._forwards: list[int] = []  # the forward of each event
         self._unlike: set[int] = set()
 
     def _stand(self, patches: Patches) -> None:
@@ -66,7 +66,7 @@ class CardInsides(Insides):
         self._standing.restore()
         self._look.end()
 
-    # -- which forwards
+    # -- forwards
 
     def entering(self, component: str, entry: str, arguments: tuple[Any, ...]) -> None:
         self._running.append(component)
@@ -112,7 +112,7 @@ class CardInsides(Insides):
         return Recording() if self._records else ProbeReading(self._card)
 
     def _adds_up(self) -> bool:
-        """Whether the look that has ended tells its moments; asked of the first recording, before others follow it."""
+        """Tell whether the finished probes can be read; checked for the first recording, before others follow it."""
         if self._proved or not self._records:
             return True
         try:
@@ -157,7 +157,7 @@ class CardInsides(Insides):
         return index
 
     def _as_before(self, kind: ForwardKind, ended_by: tuple[str, str], *, moves: bool) -> int:
-        """Return what the second forward of the kind did before such an event."""
+        """Return the interval that the second forward of the kind recorded before such an event."""
         due = len(self._steps)
         step = kind.steady[due] if due < len(kind.steady) else None
         if step is not None and step.ended_by == ended_by:
@@ -167,7 +167,7 @@ class CardInsides(Insides):
             self._unlike.add(self._forward)
         return -1
 
-    # -- what is read at their moments
+    # -- readings at moments
 
     def begin(self, base_bytes: int) -> None:
         super().begin(base_bytes)
@@ -192,7 +192,7 @@ class CardInsides(Insides):
         self._visits.append(visit)
         self._watch.looking_seconds += self._card.host_seconds() - began
 
-    # -- what it was
+    # -- results
 
     def settled(self, events: list[Event]) -> list[Event]:
         found = told(self._intervals, self._kinds.values(), self._card.seconds_at)
@@ -210,7 +210,7 @@ class CardInsides(Insides):
 
 
 class _Watch:
-    """Reads the host's clock, less what the looking takes, and marks the stream."""
+    """Reads the host's clock, less the time spent on probing, and marks the stream."""
 
     def __init__(self, gauge: CardGauge) -> None:
         self.running = False
@@ -228,12 +228,12 @@ class _Watch:
         return self.host_until(self._gauge.host_seconds()), self._gauge.mark()
 
     def host_until(self, now: float) -> int:
-        """Return the nanoseconds of the host from the beginning to `now`, less those of looking."""
+        """Return the host's nanoseconds from the beginning to `now`, less those of probing."""
         return round((now - self._host_began - self.looking_seconds) * NANOSECONDS)
 
 
 def _shapes(value: Any) -> Any:
-    """Return what of a forward's arguments decides what it allocates: shapes, dtypes and switches, not numbers."""
+    """Return the arguments of a forward that determine what it allocates: shapes, dtypes and flags, not numbers."""
     if isinstance(value, torch.Tensor):
         return tuple(value.shape), value.dtype
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the model of a virtual card says about memory and time."""
+"""The memory reader for a virtual GPU: the model's figures on memory and time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from profiler.virtual.lending.left_behind import HOOK
 from profiler.virtual.step_replay.replay import Listener
 from profiler.virtual.workspaces import NOTHING, Workspace
 
-# What a prediction may be wrong by beside kernels' calibrated memory, as a fraction of the peak. A choice, not a bound:
-# benchmarks/accuracy.py prints which published peaks lie inside the band that comes of it, and not all do.
+# The error of a prediction beyond kernels' calibrated memory, as a fraction of the peak. A choice, not a bound:
+# benchmarks/accuracy.py prints which published peaks lie inside the resulting band, and not all do.
 ROUNDING_BAND = 0.01
 
 
@@ -34,7 +34,7 @@ _EFFECTS = {
 
 
 class VirtualGauge:
-    """Reads a virtual card. Methods are those of `Gauge`."""
+    """Reads a virtual GPU. The methods are those of `Gauge`."""
 
     predicted = True
 
@@ -44,12 +44,12 @@ class VirtualGauge:
         self.peak_allocated_bytes = 0
         self.peak_reserved_bytes = 0
         self._workspace_at_highest = NOTHING
-        self._least_highest = 0  # the highest peak, if every workspace took what it takes at least
-        # What the statistics said before, so that `settle` can say it again.
+        self._least_highest = 0  # the highest peak, if every workspace took its minimum
+        # The earlier statistics, which `settle` restores.
         self._earlier = (gpu.allocator.peak_bytes, gpu.allocator.peak_reserved_bytes)
         torch.cuda.reset_peak_memory_stats()
         self._host, self._link = modelled_host(gpu), modelled_link(gpu)
-        self._host()  # what was before the trace is no part of it
+        self._host()  # what happened before the trace does not count
         gpu.most_peak_bytes = 0
 
     def watch(self, patches: Patches, observer: CopyObserver) -> None:
@@ -60,7 +60,7 @@ class VirtualGauge:
             self._gpu.copy_observers.remove(observer)
 
     def watch_replay(self, listener: Listener | None) -> None:
-        """Tell `listener` of forwards that are left out; None ends that."""
+        """Notify `listener` of replayed forwards; None stops that."""
         if self._gpu.replay is not None:
             self._gpu.replay.listener = listener
 
@@ -75,7 +75,7 @@ class VirtualGauge:
             self._workspace_at_highest = workspace
         self._least_highest = max(self._least_highest, peak - workspace + workspace.least)
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, allocator.peak_reserved_bytes)
-        # Past what a recording of a forward puts in the way: a reader does nothing to the card.
+        # Called directly, past the replay's recording of forwards: a reader does nothing to the GPU.
         Allocator.reset_peak(allocator)
         return Reading(peak, allocator.allocated_bytes, allocator.reserved_bytes)
 
@@ -92,7 +92,7 @@ class VirtualGauge:
         return self._gpu.allocator.allocated_bytes
 
     def _workspace_at(self, peak_bytes: int) -> Workspace:
-        """Return what a kernel's own memory took of the peak that was just reached."""
+        """Return the share of a kernel's workspace in the peak that was just reached."""
         at, workspace = self._gpu.workspace_peak
         return workspace if at == peak_bytes else NOTHING
 
@@ -114,7 +114,7 @@ class VirtualGauge:
         return mark
 
     def ideally(self) -> tuple[float, float]:
-        """Return how far the host and the default stream would be with copies that take no time."""
+        """Return the times of the host and the default stream with copies that take no time."""
         return self._gpu.clock.ideally()
 
     def stream(self) -> int:
@@ -123,7 +123,7 @@ class VirtualGauge:
     def take_link(self) -> LinkSince:
         return self._link()
 
-    # -- what it is
+    # -- the GPU and the accuracy of the figures
 
     def error_band(self) -> float:
         if not self.peak_allocated_bytes:

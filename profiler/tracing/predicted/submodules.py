@@ -1,6 +1,6 @@
-"""What parts do on a virtual card: every forward is looked at, by the clock that knows no copies.
+"""Submodules on a virtual GPU: every forward is probed, with the clock on which copies take no time.
 
-A forward that was replayed enters no part: what its run did stands for it.
+A replayed forward enters no submodule; the visits of its recorded run stand in for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from profiler.virtual.step_replay.replay import ForwardCall
 
 
 class VirtualInsides(Insides):
-    """Collects the visits of parts on a virtual card."""
+    """Collects the visits of submodules on a virtual GPU."""
 
     def __init__(self, gauge: VirtualGauge, modules: Mapping[str, nn.Module]) -> None:
         super().__init__(gauge, modules, _Ideally(gauge))
@@ -39,14 +39,14 @@ class VirtualInsides(Insides):
     # -- forwards that may be replayed
 
     def begins(self, call: ForwardCall) -> None:
-        """A forward begins: what it does is to be told from what was before."""
+        """Note that a forward begins: its readings are kept apart from those before it."""
         self.read()
         now = self._gauge.allocated() - self._base_bytes, *self._stopwatch.since()
         self._forwards.append((len(self._visits), self.pending_peak_bytes, now))
         self.pending_peak_bytes = 0
 
     def ran(self, call: ForwardCall) -> None:
-        """It ended: what its parts did is what those of its replays would do."""
+        """Note that it ended: the visits of its submodules are those of its replays."""
         self.read()
         start, before_bytes, now = self._forwards.pop()
         visits = tuple(_counted_from(now, visit) for visit in self._visits[start:])
@@ -55,7 +55,7 @@ class VirtualInsides(Insides):
         self._join(start, before_bytes)
 
     def replayed(self, call: ForwardCall) -> None:
-        """It was left out: put in what its run's parts did."""
+        """Note that it was replayed: insert the visits of its recorded run."""
         self._peak_seen = max(self._peak_seen, self._gauge.take().peak_bytes)
         start, before_bytes, now = self._forwards.pop()
         if call not in self._calls:  # it ran before the trace began
@@ -67,12 +67,12 @@ class VirtualInsides(Insides):
         self._join(start, before_bytes)
 
     def failed(self, call: ForwardCall) -> None:
-        """It did not get to its end: where it was left out, nobody knows how far its parts had come."""
+        """Note that it did not complete: if it was replayed, it is unknown how far its submodules had come."""
         self._forwards.pop()
         self._unknown = True
 
     def _join(self, start: int, before_bytes: int) -> None:
-        """Give the peak from before a forward to what came next."""
+        """Add the peak from before a forward to what came next."""
         if start == len(self._visits):
             self.pending_peak_bytes = max(self.pending_peak_bytes, before_bytes)
         else:
@@ -100,7 +100,7 @@ class _Ideally:
 
 
 def _counted_from(start: tuple[int, int, int], visit: Visit) -> Visit:
-    """Return `visit` with bytes and times that count from a later start."""
+    """Return `visit` with bytes and times counted from a later start."""
     allocated_bytes, host_nanoseconds, stream_nanoseconds = start
     return visit._replace(
         peak_bytes=visit.peak_bytes - allocated_bytes,

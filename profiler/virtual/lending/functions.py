@@ -1,7 +1,7 @@
-"""Functions that stand in place of a method, as a twin's: what they hold of the original is the twin's.
+"""Twins of functions that replace a method: whatever they hold of the original becomes the twin's.
 
-`copy.deepcopy` takes a function for a constant, so that a patched `forward` would go on computing with the original's
-weights. Here a function is made anew around twins of what its closure holds.
+`copy.deepcopy` treats a function as a constant, so that a patched `forward` would go on computing with the original's
+weights. Here a function is rebuilt around twins of what its closure holds.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _CONSTANT = (BuiltinFunctionType, ModuleType, type)
 
 
 def replace_methods(twin: Any, thing: Any, memo: dict[int, Any], left_out: frozenset[str]) -> None:
-    """Have a twin hold the twins of what an object holds in place of methods.
+    """Give a twin the twins of the functions that an object holds in place of methods.
 
     Args:
         twin: the twin.
         thing: the original.
-        memo: of `copy.deepcopy`: what has a twin.
-        left_out: names of what is left behind.
+        memo: of `copy.deepcopy`: the objects that have a twin.
+        left_out: the names that are left behind.
 
     Raises:
         InputError: if one of them holds something that has no copy.
@@ -40,7 +40,7 @@ def replace_methods(twin: Any, thing: Any, memo: dict[int, Any], left_out: froze
 def _replaced_methods(thing: Any, left_out: frozenset[str]) -> Iterator[tuple[str, Any]]:
     """Yield the functions that an object holds in place of methods, as before a library hooked or compiled them.
 
-    In place of one that is the class's own, None.
+    None stands for one that is the class's own method.
     """
     for name, value in vars(thing).items():
         if name in left_out or not isinstance(value, FunctionType | MethodType | partial):
@@ -51,7 +51,7 @@ def _replaced_methods(thing: Any, left_out: frozenset[str]) -> Iterator[tuple[st
 
 
 def _bare(function: Any) -> Any:
-    """Return what is inside the wrappers of torch.compile, and of accelerate and diffusers, which are partials."""
+    """Return the function inside the wrappers of torch.compile, and of accelerate and diffusers, which are partials."""
     while True:
         inner = uncompiled_function(function)
         if isinstance(inner, partial) and hasattr(inner, "__wrapped__"):
@@ -62,7 +62,7 @@ def _bare(function: Any) -> Any:
 
 
 def _followed(function: Any, memo: dict[int, Any], where: str) -> Any:
-    """Return the twin of a function, which stands at `where`."""
+    """Return the twin of a function, which is found at `where`."""
     if id(function) in memo:
         return memo[id(function)]
     try:
@@ -96,7 +96,7 @@ def _twin_of_function(function: FunctionType, memo: dict[int, Any]) -> FunctionT
     twin = FunctionType(
         function.__code__, function.__globals__, function.__name__, closure=cells or None
     )
-    memo[id(function)] = twin  # which may hold itself
+    memo[id(function)] = twin  # the function may refer to itself
     for cell, original in zip(cells, function.__closure__ or (), strict=True):
         try:
             cell.cell_contents = _twin(original.cell_contents, memo)

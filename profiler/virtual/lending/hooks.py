@@ -1,7 +1,7 @@
-"""Hooks of diffusers that a twin must have as well: layerwise casting, which is no placement and changes memory.
+"""Hooks of diffusers that a twin must have as well: layerwise casting, which is not a placement but changes memory.
 
-Offload hooks are left out, since the twin is placed anew. What else hangs on a module decides what its forward does,
-and holds on to the original or goes by values, so a twin without it would be another model: it is refused.
+Offload hooks are left out, since the twin is placed anew. Any other hook on a module affects what its forward does,
+and refers to the original or depends on values, so a twin without it would be another model: it is refused.
 
 Source: diffusers 0.42.1, `hooks/layerwise_casting.py` and `hooks/hooks.py`.
 """
@@ -25,7 +25,7 @@ from profiler.libraries.hooks import OFFLOAD_HOOKS, REGISTRY
 
 
 def repeat_hooks(pairs: Iterable[tuple[nn.Module, nn.Module]]) -> None:
-    """Hang on each twin what diffusers hung on its original, besides offload hooks.
+    """Attach to each twin the hooks that diffusers attached to its original, except offload hooks.
 
     Args:
         pairs: Modules and their twins; parts of others are pairs of their own.

@@ -1,8 +1,8 @@
-"""What a twin of a module leaves behind of the hooks and functions that hang on the original, and what it takes along.
+"""The hooks and functions of a module that its twin leaves behind, and those that it takes along.
 
-Left behind is what moves weights: the twin's own mode does. Taken along is what torch itself needs (weight norm), and
-functions that stand in place of a method. A hook of the user's own is left behind and assumed to change no figure:
-it would write virtual tensors into the user's data. Hooks of diffusers are another matter (`lending/hooks.py`).
+Hooks that move weights are left behind: the twin's own mode does that. Those that torch itself needs (weight norm) and
+functions that replace a method are taken along. A user's own hook is left behind and assumed to change no figure:
+it would write virtual tensors into the user's data. Hooks of diffusers are handled in `lending/hooks.py`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from profiler.virtual.values import Values
 
 HOOK = "hook"
-"""What an assumption about a hook of the user's own begins with."""
+"""The subject of the assumption about a user's own hook."""
 
 _CAPTURING = "transformers.utils.output_capturing"
 _CAPTURES = "_output_capturing_hooks_installed"
-"""Says that transformers (5.23) put its capturing hooks on a model, which it does at most once."""
+"""Marks a model on which transformers (5.23) has put its capturing hooks, which it does at most once."""
 
 _LEFT_OUT = frozenset({*private.MODULE_STATE, IN_PLACE}) - {"forward"}
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def assume(values: Values, modules: Iterable[nn.Module]) -> None:
-    """Count what the twins do otherwise than the originals."""
+    """Count the assumptions about how the twins differ from the originals."""
     for module in modules:
         parts = list(module.modules())
         if any(map(is_compiled, parts)):
@@ -43,7 +43,7 @@ def assume(values: Values, modules: Iterable[nn.Module]) -> None:
 
 
 def leave(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Keep from being copied what hangs on a module, and what it holds of others."""
+    """Exclude a module's hooks, and their references to other modules, from being copied."""
     for name in private.MODULE_HOOKS:
         if name in vars(module):
             memo[id(vars(module)[name])] = None
@@ -52,7 +52,7 @@ def leave(module: nn.Module, memo: dict[int, Any]) -> None:
 
 
 def take_along(module: nn.Module, memo: dict[int, Any]) -> None:
-    """Strip the twin of a module, and hang on it what it has to have."""
+    """Strip the twin of a module, and attach the hooks that it must have."""
     twin = memo[id(module)]
     for name in (*private.MODULE_HOOKS, *private.MODULE_STATE, _CAPTURES):
         vars(twin).pop(name, None)

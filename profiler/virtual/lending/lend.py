@@ -1,8 +1,8 @@
-"""A twin of a loaded pipeline: the same modules with virtual tensors, without hooks. The original is only read.
+"""The twin of a loaded pipeline: the same modules with virtual tensors, without hooks. The original is only read.
 
 Each tensor becomes one virtual tensor, so ties stay ties. Hooks that move weights are left behind, since a copied
 hook's `forward` closes over the original function; the offload mode is applied to the twin by diffusers' own calls.
-What else is left behind is assumed, or refused (`left_behind.py`). Compiled modules are lent as they were before.
+Whatever else is left behind is assumed, or refused (`left_behind.py`). Compiled modules are lent in uncompiled form.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _PLAIN = (torch.Tensor, VirtualTensor)
 
 
 def lend(gpu: Device, original: _T) -> _T:
-    """Return a twin of a pipeline or module on `gpu`, all of it in virtual host memory."""
+    """Return a twin of a pipeline or module on `gpu`, entirely in virtual host memory."""
     (twin,) = lend_together(gpu, [original])
     return twin  # type: ignore[no-any-return]
 
 
 def lend_together(gpu: Device, originals: Sequence[Any]) -> list[Any]:
-    """Return a twin of each pipeline or module; they share what the originals share."""
+    """Return a twin of each pipeline or module; the twins share whatever the originals share."""
     with gpu.suspended():
         found = list(_modules_in(originals))
         modules = list(map(compiled.uncompiled, found))
@@ -51,7 +51,7 @@ def lend_together(gpu: Device, originals: Sequence[Any]) -> list[Any]:
 
 
 def _modules_in(originals: Sequence[Any]) -> Iterator[nn.Module]:
-    """Yield the modules of pipelines, those of the pipelines inside them included, each once."""
+    """Yield the modules of pipelines, including those of the pipelines inside them, each once."""
     seen: set[int] = set()
     outer = set(map(id, originals))
     waiting = list(originals)
@@ -89,17 +89,17 @@ def _is_pipeline(value: Any) -> bool:
 
 
 def _twin_of_part(gpu: Device, value: Any, memo: dict[int, Any]) -> Any:
-    """Schedulers, guiders and settings change in a call, so they are copied; tokenizers are shared."""
+    """Return the twin of a part: what changes in a call (schedulers, guiders, settings) is copied, the rest shared."""
     if not (isinstance(value, ConfigMixin | dict | list) or hasattr(value, "set_timesteps")):
         return value
     for one in tree_leaves(getattr(value, "__dict__", value)):
-        if isinstance(one, VirtualTensor) and one.gpu is not gpu:  # which may be gone
+        if isinstance(one, VirtualTensor) and one.gpu is not gpu:  # its GPU may be gone
             memo.setdefault(id(one), _twin_of_tensor(gpu, one, {}))
     return copy.deepcopy(value, memo)
 
 
 def _memo_of_modules(gpu: Device, originals: list[nn.Module]) -> dict[int, Any]:
-    """Return the twins of modules, and of what is in them, by the originals' ids."""
+    """Return the twins of modules, and of their contents, by the originals' ids."""
     memo: dict[int, Any] = {}
     memories: dict[int, Storage] = {}
     for module in _all_of(originals):
@@ -124,7 +124,7 @@ def _memo_of_modules(gpu: Device, originals: list[nn.Module]) -> dict[int, Any]:
 
 
 def _keep_library_parameters(originals: list[nn.Module], memo: dict[int, Any]) -> None:
-    """Give the twins of quantisation libraries' parameters what those hold: other tensors, or attributes."""
+    """Give the twins of quantisation libraries' parameters the contents of those: other tensors, or attributes."""
     parameters = [
         parameter
         for module in _all_of(originals)
@@ -141,14 +141,14 @@ def _keep_library_parameters(originals: list[nn.Module], memo: dict[int, Any]) -
 
 
 def _all_of(modules: list[nn.Module]) -> Iterator[nn.Module]:
-    """Yield the parts of modules, each once."""
+    """Yield the submodules of modules, each once."""
     seen: set[nn.Module] = set()
     for module in modules:
         yield from (part for _, part in module.named_modules(seen))
 
 
 def _known(gpu: Device, tensor: torch.Tensor) -> torch.Tensor | None:
-    """Return the value of a buffer, or None where it is not on the host or not known."""
+    """Return the value of a buffer, or None if it is not on the host or not known."""
     if isinstance(tensor, VirtualTensor):
         return gpu.values.known(tensor)
     return tensor if tensor.device.type == "cpu" else None
@@ -159,8 +159,8 @@ def _twin_of_tensor(
 ) -> VirtualTensor:
     """Return the twin of a plain tensor or parameter; a library's parameter without its attributes."""
     if isinstance(tensor, nn.Parameter):
-        # Of a parameter that looks into a larger memory (packed, or mapped from a file) only its own part counts.
-        virtual = isinstance(tensor, VirtualTensor)  # of another card, which is gone
+        # Only the own part of a parameter counts if its memory is larger (packed, or mapped from a file).
+        virtual = isinstance(tensor, VirtualTensor)  # of another virtual GPU, which is gone
         own = tensor if virtual else torch.empty_like(tensor, device=META)
         twin: Any = gpu.like(own, CPU)
         if type(tensor) not in {nn.Parameter, VirtualTensor}:
@@ -177,7 +177,7 @@ def _twin_of_tensor(
 
 
 def _twin_of_wrapper(wrapper: Any, memo: dict[int, Any]) -> Any:
-    """Return the twin of a tensor that holds others, around the twins of those."""
+    """Return the twin of a wrapper tensor, around the twins of its inner tensors."""
     twin = _rewrapped(wrapper, memo)
     twin._is_param = True
     return twin

@@ -1,11 +1,11 @@
-"""Scaled dot product attention as CUDA would run it: which backend, and what stands around it.
+"""Scaled dot product attention as CUDA would run it: the choice of backend, and the operators around it.
 
 The backends' outputs, log-sum-exps and layouts are those of their own meta functions. Letters in shapes: B batch,
 H heads, S queries, T keys, D head size.
 
 Source: `select_sdp_backend`, `can_use_cudnn_attention`, `can_use_flash_attention`, `can_use_mem_efficient_attention` in
 PyTorch's aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, read at commit 001f694a; what that has changed since
-torch 2.13.0 (the sizes that cuDNN serves, grouped queries) as the machine code of 2.13.0's CUDA 13 build has it, with
+torch 2.13.0 (the sizes that cuDNN serves, grouped queries) follows the machine code of 2.13.0's CUDA 13 build, with
 cuDNN 9.20. `scaled_dot_product_attention`, `convert_boolean_attn_mask`, `preprocess_mask` and `pad_last_dim` in
 aten/src/ATen/native/transformers/attention.cpp: the order of their calls, likewise.
 """
@@ -26,10 +26,10 @@ HEAD_ALIGNMENT = 8  # elements; flash pads the head size to it
 MASK_ALIGNMENT = 8  # elements; the memory-efficient kernel pads the mask's last dimension to it
 
 _HALF = (torch.float16, torch.bfloat16)
-_CUDNN = 3  # in `at::SDPBackend`, as the others below
+_CUDNN = 3  # in `at::SDPBackend`, as are the others below
 _BACKENDS = {0: "math", 1: "flash", 2: "efficient", _CUDNN: "cudnn"}
-_PLAIN_ORDER = [1, 2, 0, 3, 4]  # nobody has set another
-_DETERMINISTIC = 2  # the debug mode in which PyTorch refuses what is not deterministic
+_PLAIN_ORDER = [1, 2, 0, 3, 4]  # the order unless another one is set
+_DETERMINISTIC = 2  # the debug mode in which PyTorch refuses nondeterministic operations
 _CUDNN_FIRST = (9, 10)  # major compute capabilities: `check_prefer_cudnn_attention`
 
 
@@ -38,10 +38,10 @@ def backend(
 ) -> str:
     """Return "cudnn", "flash", "efficient" or "math" for tensors `[B, H, S, D]`, `[B, H, T, D]`, `[B, H, T, D]`.
 
-    `torch.nn.attention.sdpa_kernel` and the switches of `torch.backends.cuda` are honoured.
+    `torch.nn.attention.sdpa_kernel` and the switches of `torch.backends.cuda` are respected.
 
     Raises:
-        RuntimeError: if they leave no backend that can run, in PyTorch's words.
+        RuntimeError: if they leave no backend that can run, with PyTorch's wording.
     """
     runs = {
         "cudnn": _cudnn_serves(card, query, key, value),
@@ -61,7 +61,7 @@ def backend(
 
 
 def _order(card: Card) -> list[str]:
-    """Return the backends that are switched on, the preferred first. Source: `priority_order`."""
+    """Return the backends that are switched on, in order of preference. Source: `priority_order`."""
     order = torch._C._get_sdp_priority_order()
     if order == _PLAIN_ORDER and card.compute_capability[0] in _CUDNN_FIRST:
         order = [_CUDNN, *(number for number in order if number != _CUDNN)]
@@ -77,7 +77,7 @@ def _order(card: Card) -> list[str]:
 
 
 def _is_dense(query: Any, key: Any, value: Any, mask: Any) -> bool:
-    """Tell whether the fused kernels take these shapes: four dimensions, nothing empty, the last one without gaps."""
+    """Tell whether the fused kernels accept these shapes: four dimensions, none empty, the last one without gaps."""
     tensors = (query, key, value)
     return (
         all(tensor.dim() == 4 and 0 not in tensor.shape for tensor in tensors)
@@ -88,13 +88,13 @@ def _is_dense(query: Any, key: Any, value: Any, mask: Any) -> bool:
 
 
 def _is_grouped(query: Any, key: Any, value: Any) -> bool:
-    """Tell whether each key's head serves several heads of queries. Source: `check_grouped_query_attention`."""
+    """Tell whether each head of keys serves several heads of queries. Source: `check_grouped_query_attention`."""
     heads, key_heads = query.shape[1], key.shape[1]
     return bool(key_heads == value.shape[1] and heads % key_heads == 0)
 
 
 def _cudnn_serves(card: Card, query: Any, key: Any, value: Any) -> bool:
-    """Source: `check_cudnn_tensor_shapes`, `check_cudnn_deterministic`."""
+    """Tell whether cuDNN serves these tensors. Source: `check_cudnn_tensor_shapes`, `check_cudnn_deterministic`."""
     sizes = query.shape[-1], value.shape[-1]
     most = 256 if card.compute_capability == (9, 0) else 128
     if card.compute_capability[0] == 10 and sizes == (192, 128):
@@ -119,7 +119,10 @@ def _flash_serves(card: Card, query: Any, key: Any, value: Any, is_causal: bool)
 
 
 def _efficient_serves(card: Card, query: Any, key: Any, value: Any) -> bool:
-    """Source: `minimum_gemm_alignment` and `check_data_ptr_alignment_mem_efficient` besides."""
+    """Tell whether the memory-efficient kernel serves these tensors.
+
+    Source: also `minimum_gemm_alignment` and `check_data_ptr_alignment_mem_efficient`.
+    """
     modern = card.compute_capability >= (8, 0)
     served = (*_HALF, torch.float32) if modern else (torch.float16, torch.float32)
     alignment = 8 if query.dtype in _HALF else 4 if modern else 1
@@ -183,7 +186,7 @@ def attend_on_host(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Return attention's output `[..., S, D]` by the operators that a CPU runs.
+    """Return attention's output `[..., S, D]`, computed by the operators that a CPU runs.
 
     Source: `use_flash_attention_cpp` in aten/src/ATen/native/transformers/sdp_utils_cpp.cpp, from knowledge.
     """
@@ -206,7 +209,7 @@ def attend_on_host(
 
 
 def without_statistics(result: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what cuDNN's attention makes where no gradient is wanted: torch's meta function makes a log-sum-exp yet.
+    """Return what cuDNN's attention returns without gradients: torch's meta function still allocates a log-sum-exp.
 
     Source: `run_cudnn_SDP_fprop` in aten/src/ATen/native/cudnn/MHA.cpp, by the machine code.
     """
@@ -230,7 +233,7 @@ def _flash(
 
 
 def _aligned(mask: Any) -> Any:
-    """Return a mask whose rows begin at aligned addresses; a padded copy where they do not."""
+    """Return a mask whose rows begin at aligned addresses; a padded copy if they do not."""
     if all(stride % MASK_ALIGNMENT == 0 for stride in mask.stride()[:-1]):
         return mask
     length = mask.shape[-1]

@@ -1,11 +1,11 @@
-"""Attention by plain operators, PyTorch's math backend: what runs where no fused kernel serves, and on a CPU.
+"""Attention by plain operators, PyTorch's math backend: the fallback if no fused kernel serves, also on a CPU.
 
-C++ makes the causal mask, and the scalars that masks are made with, where it believes the tensors to be, on `meta`; and
-it adds a mask in place unless it sees a tensor subclass. Hence the same operators here, in the same order, each tensor
+C++ makes the causal mask, and the scalars for masks, on the device that it sees, `meta`; and it adds a mask in place
+unless it sees a tensor subclass. Hence the same operators here, in the same order, each tensor
 kept as long as C++ keeps it. Letters in shapes: B batch, H heads, S queries, T keys, D head size.
 
 Source: `_scaled_dot_product_attention_math`, `pre_process_group_query_attention_input`, `convert_boolean_attn_mask` and
-`_safe_softmax` in PyTorch's aten/src/ATen/native/transformers/attention.cpp; the order of operators as 2.13.0 has it.
+`_safe_softmax` in PyTorch's aten/src/ATen/native/transformers/attention.cpp; the order of operators is that of 2.13.0.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def attend_by_math(
 
 
 def additive_mask(mask: Any, dtype: torch.dtype) -> Any:
-    """Return a mask of `dtype`: 0 where a boolean mask is true, -inf elsewhere; any other mask as it is."""
+    """Return a mask of `dtype`: 0 where a boolean mask is true, -inf elsewhere; any other mask unchanged."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     hidden = _scalar(-math.inf, dtype, mask)
@@ -63,7 +63,7 @@ def additive_mask(mask: Any, dtype: torch.dtype) -> Any:
 
 
 def safe_softmax(scores: Any, dim: int, dtype: torch.dtype | None = None) -> Any:
-    """Return the softmax of `scores`, 0 along rows that are masked throughout."""
+    """Return the softmax of `scores`, with 0 along rows that are fully masked."""
     out = torch.softmax(scores, dim, dtype=dtype)
     masked = torch.isneginf(scores)
     rows = masked.all(dim, keepdim=True)
@@ -71,7 +71,7 @@ def safe_softmax(scores: Any, dim: int, dtype: torch.dtype | None = None) -> Any
 
 
 def _accumulated(tensor: Any) -> Any:
-    """Return a tensor in the dtype that is computed in: single precision for half, unless that is switched off."""
+    """Return a tensor in the dtype of the computation: single precision for half, unless that is switched off."""
     half = tensor.dtype in _HALF
     if half and not torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed():
         return tensor.to(torch.float32)
@@ -85,7 +85,7 @@ def _causal_mask(query: Any, key: Any) -> Any:
 
 
 def _repeated(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """Return keys and values with a head for each head of the queries."""
+    """Return keys and values with one head for each head of the queries."""
     heads = query.shape[-3]
     counts = key.shape[-3], value.shape[-3]
     if any(heads % count for count in counts):

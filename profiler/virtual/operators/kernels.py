@@ -1,11 +1,14 @@
-"""What a kernel needs besides its inputs and outputs: its own memory, the cuBLAS workspace, and time.
+"""The costs of a kernel besides its inputs and outputs: its workspace, the cuBLAS workspace, and time.
 
 - Convolutions and group normalisation: `workspaces.py`.
-- cuBLAS takes one workspace a handle and stream with the first matrix product, keeps it, and shares it with cuBLASLt.
-  Source: `setWorkspaceForHandle` and `getCUDABlasLtWorkspace` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp,
-  read in copies from before and after torch 2.13.0; sizes and sharing as its CUDA 13 build's machine code has them.
-- What `vram calibrate` measured of an operator on this card comes before any rule (`profiler/gpus/calibration.py`).
-- Time is the roofline's: the larger of operations / rate and bytes / bandwidth, with stated achieved fractions.
+- cuBLAS allocates one workspace per handle and stream with the first matrix product, keeps it, and shares it with
+  cuBLASLt. Source: `setWorkspaceForHandle` and `getCUDABlasLtWorkspace` in PyTorch's
+  aten/src/ATen/cuda/CublasHandlePool.cpp, read in copies from before and after torch 2.13.0; sizes and sharing follow
+  the machine code of its CUDA 13 build.
+- Measurements of an operator by `vram calibrate` on this GPU take precedence over any rule
+  (`profiler/gpus/calibration.py`).
+- Time follows the roofline model: the larger of operations / rate and bytes / bandwidth, with stated achieved
+  fractions.
 """
 
 from __future__ import annotations
@@ -46,13 +49,13 @@ _CONVOLUTIONS = {
 
 
 class Kernel:
-    """One operator with meta arguments, on one card.
+    """One operator with meta arguments, on one GPU.
 
     Args:
-        card: where it runs.
+        card: the GPU that it runs on.
         func: the operator.
         args: its positional arguments, tensors on `meta`.
-        result: what it returned on `meta`.
+        result: its return value on `meta`.
     """
 
     def __init__(self, card: Card, func: Any, args: tuple[Any, ...], result: Any) -> None:
@@ -72,17 +75,17 @@ class Kernel:
 
     @property
     def needs_blas_workspace(self) -> bool:
-        """Whether cuBLAS serves it."""
+        """True if cuBLAS serves it."""
         return self._func in _BLAS
 
     @property
     def soft(self) -> bool:
-        """Whether it does without its memory where that does not fit."""
+        """True if it runs without its workspace when that does not fit."""
         return self._func in _CONVOLUTIONS
 
     @property
     def is_measured(self) -> bool:
-        """Whether a calibration table holds its memory, so that no rule is asked."""
+        """True if a calibration table holds its workspace, so that no rule is needed."""
         return self._measured_bytes is not None
 
     @cached_property
@@ -100,13 +103,13 @@ class Kernel:
 
     @property
     def _class(self) -> str:
-        """Which of the card's achieved fractions applies to its operations."""
+        """The name of the GPU's achieved fraction that applies to its operations."""
         if self._func in _CONVOLUTIONS:
             return "convolution"
         return "attention" if "attention" in self._func.name() else "matrix_product"
 
     def workspace(self) -> Workspace:
-        """Return the memory it takes while it runs, with bounds."""
+        """Return its workspace, with bounds."""
         if self._measured_bytes is not None:
             return Workspace(self._measured_bytes)
         if self._func in _CONVOLUTIONS:
@@ -117,7 +120,7 @@ class Kernel:
         return Workspace(0, most=int(self._moved_bytes * share)) if share else workspaces.NOTHING
 
     def seconds(self) -> float:
-        """Return how long it takes: as measured on this card, else by the roofline."""
+        """Return the time it takes: as measured on this GPU, else by the roofline model."""
         measured = calibration.kernel_cost(self._card, self._signature) if self._signature else None
         if measured is not None:
             return measured.seconds

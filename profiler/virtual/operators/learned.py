@@ -1,4 +1,4 @@
-"""What operators do: learned once on meta tensors, unless data decides (`valued.py`).
+"""The effects of operators, learned once on meta tensors unless they depend on data (`valued.py`).
 
 A meta tensor exists only while an operator is being learned.
 """
@@ -30,8 +30,9 @@ from profiler.virtual.workspaces import Workspace, convolution_layout
 if TYPE_CHECKING:
     from profiler.virtual.device import Device
 
-# May mix devices: CUDA kernels take CPU tensors here (indices, or the other side of a copy).
-# The first tensor says where the result is, wherever the others are: C++ makes the indices of `x[:, [0, 1]]` on `meta`.
+# These may mix devices: CUDA kernels take CPU tensors here (indices, or the other side of a copy).
+# The first tensor determines the result's device, whatever the others': C++ makes the indices of `x[:, [0, 1]]` on
+# `meta`.
 _MIXES_DEVICES = {
     aten.copy_.default,
     aten.index.Tensor,
@@ -44,8 +45,8 @@ _MIXES_DEVICES = {
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
-# Asked for something on `meta`, they are asked by C++, which means "the device of x" (`type_as`, circular padding), or
-# inside `vmap`. `x.to("meta")` never comes to an operator.
+# If these are called for `meta`, the caller is C++, which means "the device of x" (`type_as`, circular padding), or
+# code inside `vmap`. `x.to("meta")` never reaches an operator.
 _BESIDE = {
     aten._to_copy.default,
     aten.new_empty.default,
@@ -90,7 +91,7 @@ class Operators:
         return tree_map(lift, args), tree_map(lift, kwargs)
 
     def special(self, func: Any, args: Any) -> Callable[..., Any] | None:
-        """Return what serves an operator that cannot be cached, or None."""
+        """Return the function that serves an operator that cannot be cached, or None."""
         valued = self._valued.find(func, args)
         if valued is not None:
             return valued
@@ -107,10 +108,10 @@ class Operators:
     def learn(
         self, func: Any, args: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
     ) -> LearnedOperator:
-        """Run `func` on meta tensors and return what it did.
+        """Run `func` on meta tensors and return its effects.
 
         Raises:
-            RuntimeError: if its tensors are on different devices, in torch's words.
+            RuntimeError: if its tensors are on different devices, with torch's wording.
         """
         device = self._device(func, kwargs, tensors)
         metas = {id(tensor): _meta_of(tensor) for tensor in tensors}
@@ -147,7 +148,7 @@ class Operators:
         return entry.settle()
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return what `func` makes of meta tensors; an operator that nobody knows makes tensors like its first.
+        """Return the result of `func` on meta tensors; an unknown operator returns tensors like its first argument.
 
         Raises:
             InputError: for tensors of another layout.
@@ -217,7 +218,7 @@ class Operators:
         call: tuple[Any, dict[str, Any]],
         learned: tuple[dict[int, torch.Tensor], Any],
     ) -> LinkCopy | None:
-        """Return what crosses the link, if anything does."""
+        """Return the copy over the link, if there is one."""
         args, kwargs = call
         metas, result = learned
         non_blocking = bool(kwargs.get("non_blocking", False))
@@ -231,7 +232,7 @@ class Operators:
             return None
         return link_copy(devices, metas[id(source)], result, non_blocking=non_blocking)
 
-    # -- what runs otherwise
+    # -- operators that are run in another way
 
     def _inplace_view(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
         """Change a tensor's own metadata (`unsqueeze_`, `t_`, `resize_`, ...)."""
@@ -250,15 +251,15 @@ class Operators:
 
     def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self.gpu.mode():
-            # What C++ does, not Python's decomposition (`func.decompose`), which exists for some of them.
+            # Follows C++, not Python's decomposition (`func.decompose`), which exists for some of them.
             return func._op_dk(_COMPOSITE, *args, **kwargs)
 
 
 def _devices_of(func: Any, tensors: list[VirtualTensor]) -> set[torch.device]:
-    """Return the devices that may decide where the result is.
+    """Return the devices that may determine the device of the result.
 
     Raises:
-        RuntimeError: if tensors that are no scalars are on different devices, in torch's words.
+        RuntimeError: if tensors that are not scalars are on different devices, with torch's wording.
     """
     devices = {tensor.device for tensor in tensors}
     if len(devices) == 1:
@@ -275,12 +276,12 @@ def _devices_of(func: Any, tensors: list[VirtualTensor]) -> set[torch.device]:
 
 
 def _is_number(tensor: VirtualTensor) -> bool:
-    """Tell whether a tensor is a number that C++ made on `meta` (`quantile`), where it believes the others to be."""
+    """Tell whether a tensor is a number that C++ made on `meta` (`quantile`), the device that it sees for others."""
     return tensor.device == META and tensor.numel() == 1
 
 
 def _is_composite(func: Any) -> bool:
-    """Tell whether C++ takes an operator apart on every device; torch's Python decompositions are for other ends."""
+    """Tell whether C++ takes an operator apart on every device; torch's Python decompositions serve other purposes."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE.name)
 
 

@@ -1,8 +1,8 @@
-"""How the results of pointwise operators lie in memory, where torch's meta functions in Python say otherwise.
+"""The memory layout of the results of pointwise operators, corrected if torch's Python meta functions get it wrong.
 
 For operands of several shapes (a number is one without dimensions) or layouts, TensorIterator leaves dimensions of size
 1 where the first operand has them; the meta functions put them outermost. One picture whose attention was transposed
-then looks like channels last, and on a GPU does not, so that convolutions after it would be taken for others.
+then looks like channels last, which it does not on a GPU, so that later convolutions would be mistaken for others.
 
 Source: `TensorIteratorBase::reorder_dimensions` and `fast_set_up` in PyTorch's aten/src/ATen/TensorIterator.cpp.
 """
@@ -15,7 +15,7 @@ import torch
 
 
 def laid_out(func: Any, args: tuple[Any, ...], result: Any) -> Any:
-    """Return what `func` made of tensors on `meta`, with the strides that C++ gives it."""
+    """Return the result of `func` on `meta` tensors, with the strides that C++ gives it."""
     if torch.Tag.pointwise not in func.tags or func._schema.is_mutable:
         return result
     operands = _operands(func, args)
@@ -31,7 +31,7 @@ def laid_out(func: Any, args: tuple[Any, ...], result: Any) -> Any:
 
 
 def _operands(func: Any, args: tuple[Any, ...]) -> list[Any]:
-    """Return what TensorIterator goes over: tensors, and numbers that C++ turns into tensors (`x > 0`, `1 - x`)."""
+    """Return the operands of TensorIterator: tensors, and numbers that C++ turns into tensors (`x > 0`, `1 - x`)."""
     wraps = func._overloadname == "Scalar"
     return [
         given

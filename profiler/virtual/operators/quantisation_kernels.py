@@ -1,12 +1,12 @@
 """Operators of quantisation libraries, run as their own CUDA code runs them.
 
 bitsandbytes writes a CUDA operator as a Python function that allocates with torch, calls a kernel through `ctypes`, and
-finishes with torch. Those functions are loaded into a module of their own here, with the kernels left out, and run on
-virtual tensors: what they allocate, and when they free it, is what they would on the card, choices by architecture
-included. What the kernels themselves take is nothing but cuBLASLt's workspace, which this leaves out.
+finishes with torch. Those functions are loaded into a separate module here, with the kernels left out, and run on
+virtual tensors: they allocate and free as they would on the GPU, including choices by architecture. The kernels
+themselves only take cuBLASLt's workspace, which is left out here.
 
 Operators that one of these libraries registers for every device in terms of torch's (`CompositeExplicitAutograd`) are
-taken apart. Those of anyone else are not run: they may start a kernel with addresses that are none.
+taken apart. Those of any other library are not run: they may start a kernel with invalid addresses.
 
 Source: bitsandbytes 0.50, `_ops.py` and `backends/cuda/ops.py`.
 """
@@ -48,7 +48,7 @@ class LibraryKernels:
         self._cuda: dict[str, dict[str, Callable[..., Any]]] = {}
 
     def find(self, func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
-        """Return what serves a library's operator on the card, or None where learning it is enough."""
+        """Return the function that serves a library's operator on the GPU, or None if learning it is enough."""
         if func.namespace not in _LIBRARIES or not _on_card(args):
             return None
         name = func.name().removesuffix(".default")
@@ -83,7 +83,7 @@ class LibraryKernels:
 def bitsandbytes_cuda() -> dict[str, Callable[..., Any]]:
     """Return bitsandbytes' CUDA operators by name, as functions that launch no kernel.
 
-    The functions remember which card they chose for, so each virtual GPU needs its own.
+    The functions remember the GPU that they made their choices for, so each virtual GPU needs its own.
     """
     import bitsandbytes
     from bitsandbytes import _ops, cextension
@@ -113,7 +113,7 @@ def bitsandbytes_cuda() -> dict[str, Callable[..., Any]]:
 
 
 def quanto_cuda() -> dict[str, Callable[..., Any]]:
-    """Return the operators of quanto's CUDA extension that say nowhere in Python what they return.
+    """Return the operators of quanto's CUDA extension whose results are not declared anywhere in Python.
 
     Source: optimum-quanto 0.2.7, marlin/fp8_marlin.cu and marlin/gptq_marlin_repack.cu of its CUDA extension.
     """
@@ -146,7 +146,7 @@ def _no_stream(index: int = 0) -> int:
 
 
 def _check_addresses(func: Any, values: tuple[Any, ...]) -> None:
-    """Raise RuntimeError where a kernel would be given an address in host memory."""
+    """Raise RuntimeError if a kernel would be given an address in host memory."""
     for value in values:
         if isinstance(value, VirtualTensor) and not value.is_cuda:
             raise RuntimeError(
@@ -160,7 +160,7 @@ def _on_card(args: tuple[Any, ...]) -> bool:
 
 
 class _NoLibrary:
-    """Stands for the compiled library: every function of it does nothing and reports no error."""
+    """A stand-in for the compiled library: each of its functions does nothing and reports no error."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def launch(*args: Any) -> int:

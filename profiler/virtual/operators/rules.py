@@ -1,7 +1,7 @@
-"""Which rule tells what an operator's kernels take of the card's memory, for every operator that the catalogue runs.
+"""The rules for the GPU memory that the kernels of an operator take, for every operator that the catalogue runs.
 
 The table is `data/operators.toml`. `tests/integration/test_operator_rules.py` runs the catalogue and fails for an
-operator that is not listed there, so that none is silently taken to be free. One that is not listed (a custom kernel,
+operator that is not listed there, so that none is silently assumed to be free. One that is not listed (a custom kernel,
 an operator of a new model) gets the default: nothing, at most its inputs and outputs once more, and an assumption that
 names it.
 """
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 
 class OperatorRule(NamedTuple):
-    """What a family of operators takes besides inputs and outputs.
+    """The memory that a family of operators takes besides inputs and outputs.
 
     Attributes:
-        memory: in words.
-        source: where it comes from.
+        memory: a description.
+        source: the source of the rule.
         share_at_most: an upper bound, as a fraction of the bytes of inputs and outputs; the lower bound is 0.
     """
 
@@ -49,5 +49,5 @@ def name_of(func: Any) -> str:
 
 
 def rule_of(func: Any) -> OperatorRule | None:
-    """Return the rule for an operator, or None where none is known."""
+    """Return the rule for an operator, or None if none is known."""
     return _rules().get(name_of(func))

@@ -1,7 +1,7 @@
-"""The name of an operator with what it was given: dtype, shape and layout of each tensor, and every other argument.
+"""The name of an operator with its arguments: dtype, shape and layout of each tensor, and every other argument.
 
 Two calls of the same signature take the same memory. Floating-point arguments (a scale, an epsilon) change values, not
-memory, and stand as `_`. A tensor is written `float16[2,4,64,64]`, followed by its strides where it is not contiguous:
+memory, and are written `_`. A tensor is written `float16[2,4,64,64]`, followed by its strides if it is not contiguous:
 `float16[2,4,64,64]/16384,1,256,4`.
 """
 

@@ -1,6 +1,6 @@
 """Operators that a virtual GPU does not follow: on tensors of other layouts, and under switches for other kernels.
 
-The former are refused in a sentence, the latter told as assumptions, if they are on when an operator runs first.
+The former are refused in a sentence, the latter reported as assumptions, if they are on when an operator runs first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from profiler.virtual.device import Device
 
 MODE = "mode"
-"""What is assumed where torch's switches ask for other kernels."""
+"""The subject of the assumption made if torch's switches select other kernels."""
 
 _OTHER_LAYOUTS = ("nested", "sparse", "mkldnn")
 _CONVOLUTIONS = (aten.convolution.default, aten._convolution.default)
@@ -24,7 +24,7 @@ _PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm
 
 
 def refuse_layout(func: Any) -> None:
-    """Raise InputError for an operator of tensors that are laid out in ways that are not followed."""
+    """Raise InputError for an operator on tensors with a layout that is not followed."""
     name = func._schema.name
     for layout in _OTHER_LAYOUTS if func.namespace == "aten" else ():
         if layout in name:
@@ -34,7 +34,7 @@ def refuse_layout(func: Any) -> None:
 
 
 def tell_modes(gpu: Device, func: Any, dtype: torch.dtype) -> None:
-    """Tell which of torch's switches ask for another kernel than the one that is reckoned with."""
+    """Record which of torch's switches select another kernel than the modelled one."""
     switches = torch.backends.cudnn
     if torch.are_deterministic_algorithms_enabled():
         gpu.values.assume(MODE, "deterministic algorithms take what the others take")

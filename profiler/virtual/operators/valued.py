@@ -1,6 +1,6 @@
-"""Operators whose result depends on values: written here, and never cached.
+"""Operators whose result depends on values: implemented here, and never cached.
 
-Where the value is unknown, the one that bounds memory from above is assumed, and counted.
+If the value is unknown, the one that bounds memory from above is assumed, and counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ValuedOperators:
-    """Serves them for one virtual GPU."""
+    """Serves these operators for one virtual GPU."""
 
     def __init__(self, gpu: Device) -> None:
         self.gpu = gpu
@@ -43,7 +43,7 @@ class ValuedOperators:
         }
 
     def find(self, func: Any, args: Any) -> Callable[..., Any] | None:
-        """Return what serves an operator, or None if it does not depend on values."""
+        """Return the function that serves an operator, or None if it does not depend on values."""
         if func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
             return self._index_mask
         return self._specials.get(func)
@@ -70,7 +70,7 @@ class ValuedOperators:
         return self.gpu.lift(tensor)
 
     def _scalar(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
-        """Make the scalar of `x[0] = 3`: C++ makes it on the device that it believes `x` to be on, `meta`."""
+        """Make the scalar of `x[0] = 3`, which C++ makes on the device that it sees for `x`, `meta`."""
         with self.gpu.suspended():
             real = torch.scalar_tensor(args[0], dtype=kwargs.get("dtype"))
         return self.gpu.place(real, canonical(kwargs.get("device") or CPU))
@@ -101,7 +101,7 @@ class ValuedOperators:
         return self.gpu.dispatch(func, (source, positions), {})  # type: ignore[no-any-return]
 
     def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Serve an operator whose output's size depends on values: computed, or as large as its input."""
+        """Serve an operator whose output size depends on values: computed, or as large as its input."""
         reals = [
             self.gpu.values.known(tensor)
             for tensor in tree_leaves(args)
@@ -121,7 +121,7 @@ class ValuedOperators:
             return tree_map(lambda leaf: self.gpu.place(leaf, source.device), result)
 
     def _topk(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Remember of indices whose values are unknown what they choose from, and how many."""
+        """Record the number of candidates and of choices with indices whose values are unknown."""
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, VirtualTensor)]
         with self.gpu.suspended():
             entry = self.gpu.operators.learn(func, args, kwargs, tensors)
@@ -132,13 +132,13 @@ class ValuedOperators:
         return values, indices
 
     def _bincount(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Count how often each index stands there: where it says the experts of tokens, by assumption."""
+        """Count the occurrences of each index; by assumption, if the indices are the experts of tokens."""
         routing = args[0].storage_record.routing
         if routing is None or self.gpu.values.known(args[0]) is not None:
             return self._computed(func, args, kwargs)
         counts = self.gpu.values.routed(args[0].numel(), *routing)
         with self.gpu.suspended():
-            # `torch.tensor` is served by the GPU itself, and would give a virtual one.
+            # `torch.tensor` is served by the GPU itself, and would return a virtual one.
             return self.gpu.place(torch.LongTensor(counts), args[0].device)
 
 

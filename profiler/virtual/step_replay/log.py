@@ -1,7 +1,7 @@
-"""What a piece of code asked of a virtual GPU: written down once, asked again without the code.
+"""The log of a piece of code's requests to a virtual GPU, recorded once and replayed without the code.
 
-A log holds requests for memory, what was freed, kernels' own memory, launches, and copies over the link. Whatever else
-the code does to the GPU, or learns from it (a value, a point in time), makes the log unusable.
+A log holds requests for memory, what was freed, kernels' workspaces, launches, and copies over the link. Anything else
+that the code does to the GPU, or reads from it (a value, a point in time), makes the log unusable.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class StorageUse(NamedTuple):
-    """A kernel's own memory, taken and given back.
+    """A kernel's workspace, allocated and freed.
 
     Attributes:
-        workspace: how much.
-        soft: whether the kernel does without where it does not fit.
-        bounds: the workspace's, by which it differs from another one of the same size.
+        workspace: its size.
+        soft: whether the kernel runs without it if it does not fit.
+        bounds: the workspace's bounds, which distinguish it from another one of the same size.
     """
 
     workspace: Workspace
@@ -35,21 +35,21 @@ class StorageUse(NamedTuple):
 
 
 def use_of(workspace: Workspace, *, soft: bool) -> StorageUse:
-    """Return the item for a workspace."""
+    """Return the log item for a workspace."""
     return StorageUse(workspace, soft, (workspace.least, workspace.most))
 
 
 Item = int | float | StorageUse
-"""Bytes allocated; -i for the i-th last allocation, freed; seconds of a launch; a kernel's own memory."""
+"""Bytes allocated; -i for the i-th last allocation, freed; seconds of a launch; a kernel's workspace."""
 
 
 class LoggedStretch(NamedTuple):
-    """Requests up to a copy, whose observers look at the card.
+    """Requests up to a copy, at which its observers read the GPU.
 
     Attributes:
         items: the requests.
-        copy: what crosses the link behind them; None behind the last ones.
-        pinned: whether the copy's end on the host is pinned memory.
+        copy: the copy over the link after them; None after the last ones.
+        pinned: whether the copy's host end is pinned memory.
     """
 
     items: tuple[Item, ...]
@@ -58,12 +58,12 @@ class LoggedStretch(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What was asked.
+    """The recorded requests.
 
     Attributes:
         stretches: the requests.
-        survivors: which allocations were not freed.
-        operators: how many operators ran.
+        survivors: the allocations that were not freed.
+        operators: the number of operators that ran.
     """
 
     stretches: tuple[LoggedStretch, ...]
@@ -72,10 +72,10 @@ class Log(NamedTuple):
 
 
 class LogRecorder:
-    """Writes a log of what runs inside `watching`.
+    """Records a log of what runs inside `watching`.
 
     Attributes:
-        refused: why the log is of no use; "" while it is.
+        refused: the reason why the log is unusable; "" if it is usable.
     """
 
     def __init__(self, gpu: Device) -> None:
@@ -87,7 +87,7 @@ class LogRecorder:
         self._items: list[Item] = []
         self._births: dict[Block, int] = {}
         self._born = 0
-        self._within = False  # something that is written down as a whole
+        self._within = False  # something that is recorded as a whole
 
     def refuse(self, reason: str) -> None:
         """Make the log unusable."""
@@ -100,12 +100,12 @@ class LogRecorder:
         return Log(stretches, tuple(sorted(self._births.values())), operators)
 
     def birth_of(self, storage: Storage) -> int | None:
-        """Return which allocation made `storage`; None if it was there before, or takes nothing on the card."""
+        """Return the index of the allocation that made `storage`; None if it is older, or takes nothing on the GPU."""
         return None if storage.block is None else self._births.get(storage.block)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Write down what happens inside."""
+        """Record what happens inside."""
         gpu = self._gpu
         ours: dict[Any, dict[str, Callable[..., Any]]] = {
             gpu.allocator: {"allocate": self._allocate, "free": self._free},
@@ -133,7 +133,7 @@ class LogRecorder:
         return block
 
     def _free(self, block: Block) -> None:
-        # What Python's garbage collector frees in the middle of a request comes again when that is served.
+        # A block that Python's garbage collector frees during a request comes back here once the request is served.
         if not self._gpu.allocator.busy:
             index = self._births.pop(block, None)
             if index is not None:
@@ -191,7 +191,7 @@ class LogRecorder:
 
 
 def _refusals(gpu: Device) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Yield what no log can hold: host memory, streams, values, and what the statistics are reset by."""
+    """Yield what no log can hold: host memory, streams, values, and resets of the statistics."""
     yield gpu.allocator, ("touch", "record_stream", "empty_cache", "reset_peak")
     yield gpu.allocator, ("reset_accumulated",)
     yield gpu.clock, ("add_stream", "at", "mark", "passed", "wait", "reach", "join", "join_all")
@@ -203,5 +203,5 @@ def _refusals(gpu: Device) -> Iterator[tuple[Any, tuple[str, ...]]]:
 
 
 def _own(owner: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-    """Call the class's method, past what stands in for it on the instance."""
+    """Call the class's method, past its replacement on the instance."""
     return getattr(type(owner), name)(owner, *args, **kwargs)

@@ -1,8 +1,8 @@
-"""What a module's forward may depend on besides its arguments: the module itself, part by part, and torch's switches.
+"""The state that a module's forward may depend on besides its arguments: every part of it, and torch's switches.
 
-The state is compared, not counted: every attribute of every submodule, what its lists, dicts and plain objects hold,
-and of each tensor the metadata, which include the device, and whether the value is known. It keeps no tensor and no
-module alive.
+The state is compared, not counted: every attribute of every submodule, the contents of its lists, dicts and plain
+objects, and for each tensor the metadata, which include the device, and whether the value is known. No tensor or
+module is kept alive by it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn.modules import module as torch_module
 from profiler.libraries.hooks import MODULE_STATE
 from profiler.virtual.tensor import VirtualTensor
 
-# Code of these may be left out; of other people's it is not known what it does besides.
+# Code of these packages may be skipped; the side effects of other code are not known.
 _KNOWN_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate")
 
 _TENSORS = ("_parameters", "_buffers")
@@ -40,7 +40,7 @@ _GLOBAL_HOOKS = (
     "_global_backward_hooks",
     "_global_backward_pre_hooks",
 )
-# `nn.Module`'s own that do not matter to a forward, besides those that are looked at one by one.
+# `nn.Module`'s own that do not matter to a forward, besides those that are compared one by one.
 _OF_NO_ACCOUNT = {
     *_TENSORS,
     *_HOOKS,
@@ -55,7 +55,7 @@ _OF_NO_ACCOUNT = {
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 }
-# Attributes by which hooks, or a caller, stand around the forward itself; only the outermost module may have them.
+# Attributes by which hooks, or a caller, wrap the forward itself; only the outermost module may have them.
 _AROUND = {"_apply", "_diffusers_hook", *MODULE_STATE}
 _PLAIN = (
     int,
@@ -78,7 +78,7 @@ class UnknownStateError(Exception):
 
 
 class ModuleState:
-    """A module as it was when this was made.
+    """The state of a module at one moment.
 
     Args:
         module: the outermost module.
@@ -93,7 +93,7 @@ class ModuleState:
             _check(part, outermost=part is module)
         self.parts = frozenset(map(id, parts))
         self._root = weakref.ref(module)
-        # Attributes are held, so whoever is taken out of the tree must be let go at once.
+        # Attributes are held, so a part that is removed from the tree must be released at once.
         let_go = partial(_let_go, weakref.ref(self))
         self._watched = [weakref.ref(part, let_go) for part in parts]
         self._owns = [vars(part) for part in parts[1:]]
@@ -120,7 +120,7 @@ class ModuleState:
         names = [name for name in own if _counts(name, outermost=not index)]
         simple = [name for name in names if _is_plain(own[name]) or _is_bare(own[name])]
         self._empty += [vars(own[name]) for name in simple if _is_bare(own[name])]
-        # Twice the first name, since the getter of a single one returns no tuple.
+        # The first name comes twice, since the getter of a single name returns no tuple.
         self._readers.append(itemgetter(simple[0], *simple))
         self._complicated += [(index, name) for name in names if name not in simple]
 
@@ -130,7 +130,7 @@ class ModuleState:
             return False
         try:
             return (
-                # By identity: comparing with what became a tensor would compute.
+                # By identity: a comparison with a value that has become a tensor would compute.
                 all(map(is_, self._values_now(), self._values))
                 and not any(self._empty)
                 and self._others_now() == self._others
@@ -138,7 +138,7 @@ class ModuleState:
         except (AttributeError, KeyError, UnknownStateError):
             return False  # it has become something else
 
-    # Each of these looks at thousands of attributes, many times a second, and so without a loop of Python's own.
+    # Each of these reads thousands of attributes, many times a second, and therefore has no loop in Python.
 
     def _owns_now(self) -> list[dict[str, Any]]:
         return [self._root().__dict__, *self._owns]
@@ -161,7 +161,7 @@ class ModuleState:
         ]
 
     def forget(self) -> None:
-        """Hold nothing any more."""
+        """Release everything."""
         for held in (self._owns, self._readers, self._children, self._tensors, self._values):
             held.clear()
 
@@ -198,13 +198,13 @@ def _let_go(state: weakref.ref[ModuleState], _: Any) -> None:
 
 
 def switches() -> tuple[Any, ...] | None:
-    """Return torch's and diffusers' settings of this thread that change what runs; None where that cannot be told."""
+    """Return torch's and diffusers' settings of this thread that change what runs; None if they cannot be read."""
     unknown = (
         torch._C._len_torch_function_stack()
         or torch._C._len_torch_dispatch_stack() > 1
         or torch._C._autograd._profiler_enabled()
         or any(getattr(torch_module, name) for name in _GLOBAL_HOOKS)
-        # What is in its cache of weights, no module holds.
+        # The contents of its cache of weights belong to no module.
         or torch.is_autocast_enabled("cuda")
         or torch.is_autocast_enabled("cpu")
     )
@@ -225,7 +225,7 @@ def switches() -> tuple[Any, ...] | None:
 
 
 def _check(part: nn.Module, *, outermost: bool) -> None:
-    """Raise UnknownStateError if something that must be seen stands inside."""
+    """Raise UnknownStateError if a part has a hook inside the module, or code of unknown origin."""
     if not _is_known(type(part)):
         raise UnknownStateError(f"a {type(part).__name__}")
     if outermost:
@@ -240,7 +240,7 @@ def _counts(name: str, *, outermost: bool) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a value cannot change, holds nothing, and compares by itself."""
+    """Tell whether a value cannot change, holds nothing, and can be compared directly."""
     if type(value) is tuple:
         return all(map(_is_plain, value))
     return isinstance(value, _PLAIN) or (isinstance(value, _FUNCTIONS) and _is_known(value))

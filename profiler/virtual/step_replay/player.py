@@ -1,9 +1,9 @@
-"""Asks again what a log says, by net effects where they are known.
+"""Replays a log, by net effects if they are known.
 
-A model is made of like blocks, so its log repeats itself. It is cut into pieces where it does, and a tree is built over
-them: each two neighbours are a piece again, and like ones are one. Every piece remembers its net effects and what they
-need of the free blocks. What schedulers keep lies elsewhere in every step, and so does what a model begins and ends
-with; the blocks between soon find their free blocks as they were, many at once.
+A model consists of similar blocks, so its log repeats itself. It is cut into pieces at the repetitions, and a tree is
+built over them: two neighbours make one piece, and equal pieces are shared. Every piece remembers its net effects and
+their conditions on the free blocks. What schedulers keep is at other addresses in every step, and so is what a model
+begins and ends with; the blocks in between soon find their free blocks as they were, many at once.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from profiler.virtual.device import Device
     from profiler.virtual.step_replay.log import LoggedStretch
 
-MOST_NETS = 8  # different net effects that are remembered for one piece
-LEAST_REPEATED = 32  # items that must be alike before a log is said to repeat itself
+MOST_NETS = 8  # the most net effects that are remembered for one piece
+LEAST_REPEATED = 32  # the least number of equal items for which a log counts as repeating itself
 
 Births = list["Block | None"]
-"""The blocks of a log's allocations so far, in their order; None for a freed one."""
+"""The blocks of a log's allocations so far, in order; None for a freed one."""
 
 
 class Net(NamedTuple):
-    """What a piece did to an allocator with certain free blocks.
+    """The effect of a piece on an allocator with certain free blocks.
 
     Attributes:
-        conditions: which free blocks.
-        changes: to the allocator's figures.
-        workspace: (allocated above the beginning, of it workspace) where a workspace raised the peak last; above is 0
-            where none did.
-        most_above: how far above the beginning the highest point would be, if every workspace took what it can take
-            at most; None without workspaces.
-        held: its blocks that survive it, each with its number among the piece's allocations.
+        conditions: the conditions on the free blocks.
+        changes: the changes of the allocator's figures.
+        workspace: (bytes allocated above the beginning, workspace among them) where a workspace last raised the peak;
+            the first is 0 if none did.
+        most_above: how far above the beginning the highest point would be if every workspace took its upper bound;
+            None without workspaces.
+        held: its surviving blocks, each with its number among the piece's allocations.
     """
 
     conditions: Preconditions
@@ -54,11 +54,11 @@ class ReplayedPiece:
 
     Attributes:
         items: the requests.
-        parts: the pieces that it is made of; none if it is not cut further.
-        allocations: how many of the requests are allocations.
-        frees: which earlier allocations it frees, counted from the last one before it: -1, -2, ...
-        releases: how many blocks it frees, kernels' own memory included.
-        launches: the seconds of each.
+        parts: the pieces that it consists of; empty if it is not cut further.
+        allocations: the number of allocations among the requests.
+        frees: the earlier allocations that it frees, counted from the last one before it: -1, -2, ...
+        releases: the number of blocks that it frees, including kernels' workspaces.
+        launches: the seconds of each launch.
         nets: its net effects, by the places of the blocks that it frees; the last used first.
     """
 
@@ -83,7 +83,7 @@ class ReplayedPiece:
 
 
 class Player:
-    """Plays one log, as often as wanted."""
+    """Plays one log, any number of times."""
 
     def __init__(self, log: Log) -> None:
         self._operators = log.operators
@@ -97,11 +97,11 @@ class Player:
             self._stretches.append((_joined(leaves), stretch))
 
     def play(self, gpu: Device) -> list[Block]:
-        """Do to the card what the log says, and return the surviving blocks.
+        """Apply the log to the GPU, and return the surviving blocks.
 
         Raises:
-            torch.cuda.OutOfMemoryError: in torch's words, if it exceeds the capacity. What the code would have held
-                then is held by the traceback.
+            torch.cuda.OutOfMemoryError: with torch's wording, if it exceeds the capacity. The traceback then holds what
+                the code would have held.
         """
         births: Births = []
         try:
@@ -117,13 +117,13 @@ class Player:
 
 
 def _play(gpu: Device, piece: ReplayedPiece, births: Births) -> Preconditions | None:
-    """Play a piece, and return when its net effect is the same again; None if it is not known."""
+    """Play a piece, and return the conditions under which its net effect repeats; None if they are not known."""
     allocator = gpu.allocator
     if not allocator_net.is_settled(allocator):
         _do(gpu, piece, births, None)
         return None
     released = allocator.all.allocation.fell
-    # What Python's garbage collector frees meanwhile waits, so that the free blocks stay those that were looked at.
+    # What Python's garbage collector frees meanwhile is deferred, so that the free blocks stay those examined here.
     with allocator.undisturbed():
         nets = piece.nets.setdefault(tuple([_place_of(births[n]) for n in piece.frees]), [])
         net = _met(gpu, nets)
@@ -139,7 +139,7 @@ def _play(gpu: Device, piece: ReplayedPiece, births: Births) -> Preconditions | 
     finally:
         changes = measure.changes()
         workspace, most_above = peaks.above()
-    # Else Python's garbage collector came by.
+    # Otherwise Python's garbage collector has interfered.
     alone = allocator.all.allocation.fell - released == piece.releases
     undriven = calls == allocator_net.driver_calls(allocator)
     if not (known and alone and undriven and allocator_net.is_settled(allocator)):
@@ -155,7 +155,7 @@ def _play(gpu: Device, piece: ReplayedPiece, births: Births) -> Preconditions | 
 
 
 def _met(gpu: Device, nets: list[Net]) -> Net | None:
-    """Return the net whose conditions are met, and let it be looked at first next time."""
+    """Return the net whose conditions are met, and move it to the front for the next time."""
     for index, net in enumerate(nets):
         if net.conditions.hold(gpu.allocator, gpu.clock.current):
             nets.insert(0, nets.pop(index))
@@ -164,7 +164,7 @@ def _met(gpu: Device, nets: list[Net]) -> Net | None:
 
 
 def _do(gpu: Device, piece: ReplayedPiece, births: Births, watch: Watch | None) -> bool:
-    """Play a piece's parts, or ask what it asks; tell whether `watch` saw everything."""
+    """Play a piece's parts, or its own requests; tell whether `watch` saw everything."""
     if not piece.parts:
         _ask(gpu, piece.items, births, watch)
         return True
@@ -181,7 +181,7 @@ def _do(gpu: Device, piece: ReplayedPiece, births: Births, watch: Watch | None) 
 class _Peaks:
     """Measures the highest points with workspaces from now on.
 
-    Meanwhile they begin anew, as the peaks do; `above` puts the earlier ones back where they are higher.
+    Meanwhile they start anew, as the peaks do; `above` restores the earlier ones if they are higher.
     """
 
     def __init__(self, gpu: Device) -> None:
@@ -206,7 +206,7 @@ class _Peaks:
 
 
 def _place_of(block: Block | None) -> tuple[int, int, int, bool | None, bool | None]:
-    """Return where a block is and how long, and whether its neighbours are free; None where it has none."""
+    """Return a block's address and size, and whether its neighbours are free; None for a missing one."""
     assert block is not None, "freed twice"
     before, behind = block.previous, block.next
     return (
@@ -264,7 +264,7 @@ def _ask(gpu: Device, items: tuple[Item, ...], births: Births, watch: Watch | No
 
 
 def _joined(pieces: list[ReplayedPiece]) -> ReplayedPiece:
-    """Return one piece made of these: each two neighbours are one, and so on; like pairs are the same piece."""
+    """Return one piece that consists of these: neighbours are joined in pairs, repeatedly; equal pairs are shared."""
     known: dict[tuple[ReplayedPiece, ...], ReplayedPiece] = {}
     while len(pieces) > 1:
         pairs = [tuple(pieces[index : index + 2]) for index in range(0, len(pieces), 2)]
@@ -281,7 +281,7 @@ def _pair(
 
 
 def cut_where_repeated(items: tuple[Item, ...]) -> Iterator[tuple[Item, ...]]:
-    """Yield consecutive parts of a sequence; where it repeats itself, one part for each time."""
+    """Yield consecutive parts of a sequence; if it repeats itself, one part for each repetition."""
     seen: dict[tuple[Item, ...], int] = {}
     start = here = 0
     while here + LEAST_REPEATED <= len(items):

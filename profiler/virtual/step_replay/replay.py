@@ -1,10 +1,10 @@
-"""Step replay: a model's forward that did the same thing twice is not run a third time, what it did is done again.
+"""Step replay: after two identical forwards, later calls re-apply the recorded allocations; the model is not run.
 
 The pipeline's loop, its scheduler, and every hook around the forward always run. The forward of a diffusers model is
-left out only where nothing can tell: its arguments, the module in every part and torch's switches are the same
-(`module_state.py`), no hook and no foreign code is inside, it looked at no value and no clock, changed nothing
-that was there before, and two runs wrote the same log (`log.py`). The log's requests then go to the allocator
-and to the clock; where the free blocks are those of an earlier time, only the log's net effect does.
+skipped only if nothing can tell the difference: its arguments, the module in every part and torch's switches are the
+same (`module_state.py`), there is no hook and no foreign code inside, it read no value and no clock, changed nothing
+that was there before, and two runs wrote the same log (`log.py`). The log's requests are then applied to the allocator
+and the clock; if the free blocks are those of an earlier time, only the log's net effect is.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from profiler.allocator.blocks import Block
     from profiler.virtual.device import Device
 
-MOST_CALLS = 8  # different calls of one module that are remembered
-MOST_ATTEMPTS = 4  # runs after which a call that cannot be replayed is written down no more
+MOST_CALLS = 8  # the most different calls that are remembered for one module
+MOST_ATTEMPTS = 4  # runs after which a call that cannot be replayed is no longer recorded
 
 _SCALARS = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 class UnknownArgumentError(Exception):
-    """An argument that is no tensor, scalar, or list, tuple or dict of them."""
+    """An argument that is not a tensor, a scalar, or a list, tuple or dict of them."""
 
 
 class Result(NamedTuple):
-    """What a forward returned.
+    """The return value of a forward.
 
     Attributes:
         leaves: for a tensor its metadata, with the index of its storage among the survivors as source; else itself.
-        structure: how they are nested.
+        structure: their nesting.
     """
 
     leaves: tuple[Any, ...]
@@ -55,12 +55,12 @@ class Result(NamedTuple):
 
 
 class ForwardCall:
-    """One call of a module's forward, as often as it came.
+    """One call of a module's forward, for all its occurrences.
 
     Attributes:
-        log, result: what the last run did and returned; None where that cannot be done again.
-        player: plays the log; None until the run before last did and returned the same.
-        attempts: how often it was written down.
+        log, result: the requests and the return value of the last run; None if they cannot be repeated.
+        player: plays the log; None until two runs in a row had the same requests and return value.
+        attempts: the number of times it was recorded.
     """
 
     def __init__(self) -> None:
@@ -71,23 +71,23 @@ class ForwardCall:
 
 
 class Listener(Protocol):
-    """Whoever has to know of forwards that did not run. What it reads of the card, the log does not see."""
+    """A receiver of notifications about forwards that did not run. The log does not see what it reads of the GPU."""
 
     def begins(self, call: ForwardCall) -> None:
-        """A forward begins, or is about to be left out."""
+        """Note that a forward begins, or is about to be replayed."""
 
     def ran(self, call: ForwardCall) -> None:
-        """It ran."""
+        """Note that it ran."""
 
     def replayed(self, call: ForwardCall) -> None:
-        """It was left out: what its run asked for has been asked again."""
+        """Note that it was replayed: the requests of its recorded run have been repeated."""
 
     def failed(self, call: ForwardCall) -> None:
-        """It did not get to its end, run or left out."""
+        """Note that it did not complete, whether run or replayed."""
 
 
 class Known:
-    """What is known of one module: its state, and its calls in that state."""
+    """One module's known state, and its calls in that state."""
 
     def __init__(self, state: ModuleState) -> None:
         self.state = state
@@ -95,11 +95,11 @@ class Known:
 
 
 class Replay:
-    """Stands at the forwards of diffusers' models for one virtual GPU.
+    """Wraps the forwards of diffusers' models for one virtual GPU.
 
     Attributes:
-        replayed: how many forwards were left out.
-        listener: told of each forward that is written down, and of each that is left out.
+        replayed: the number of forwards that were replayed.
+        listener: notified of each forward that is recorded, and of each that is replayed.
     """
 
     def __init__(self, gpu: Device) -> None:
@@ -115,7 +115,7 @@ class Replay:
         patches.replace(ModelMixin, "__call__", self._calling(ModelMixin.__call__))
 
     def _calling(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a `__call__` that lets `_forward` stand in for the forward inside the hooks."""
+        """Return a `__call__` that puts `_forward` in place of the forward inside the hooks."""
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if not self._gpu.here():
@@ -154,14 +154,14 @@ class Replay:
         return result
 
     def _served(self, call: ForwardCall, module: nn.Module, forward: Callable[[], Any]) -> Any:
-        """Do again what `forward` did before; run it where that is not known."""
+        """Repeat what `forward` did before; run it if that is not known."""
         if call.player is not None and call.result is not None:
             self.replayed += 1
             return self._build(call.result, call.player.play(self._gpu))
         return self._recorded_run(call, module, forward)
 
     def _call(self, module: nn.Module, args: Any, kwargs: Any) -> ForwardCall | None:
-        """Return what is known of this call in the module's present state; None where that cannot be known."""
+        """Return the record of this call in the module's present state; None if there can be none."""
         settings = switches()
         if settings is None:
             return None
@@ -216,7 +216,7 @@ class Replay:
 
 
 def _slot(module: nn.Module) -> str | None:
-    """Return the attribute that the innermost hook calls as the module's own forward; None if it is not that."""
+    """Return the attribute that the innermost hook calls as the module's own forward; None if that is replaced."""
     own = vars(module)
     if getattr(module, "_compiled_call_impl", None) is not None:
         return None
@@ -229,14 +229,14 @@ def _slot(module: nn.Module) -> str | None:
 
 
 def _key(value: Any) -> Any:
-    """Return what of an argument may change what a forward does.
+    """Return the properties of an argument that may change what a forward does.
 
     Raises:
-        UnknownArgumentError: for what cannot be looked through.
+        UnknownArgumentError: for an argument of an unknown kind.
     """
     kind = type(value)
     if kind is VirtualTensor:
-        # Where in its storage it begins decides nothing: the timestep is another element in every step.
+        # Its offset in the storage does not matter: the timestep is another element in every step.
         layout = (value.shape, value.stride(), value.dtype, value.device)
         return *layout, value.storage_record.real is None, value.requires_grad
     if isinstance(value, _SCALARS):
@@ -249,7 +249,7 @@ def _key(value: Any) -> Any:
 
 
 def _template(result: Any, recorder: LogRecorder, log: Log) -> Result | None:
-    """Return how to make the result again; None if it holds anything but new tensors of unknown value, and scalars."""
+    """Return a template of the result; None if it holds anything but new tensors of unknown value, and scalars."""
     leaves, structure = tree_flatten(result)
     made: list[Any] = []
     used = set()
@@ -265,7 +265,7 @@ def _template(result: Any, recorder: LogRecorder, log: Log) -> Result | None:
             made.append(leaf)
         else:
             return None
-    # What survives besides was kept somewhere, as a cache.
+    # Anything else that survives was kept somewhere, as in a cache.
     return Result(tuple(made), structure) if used == set(log.survivors) else None
 
 

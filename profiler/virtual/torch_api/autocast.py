@@ -1,12 +1,12 @@
 """`torch.autocast` for virtual tensors: the casts that C++ makes for tensors on CUDA and on the CPU, and their cache.
 
-C++ decides by the device that it believes a tensor to be on, so torch's kernels cast no virtual tensor. Virtual tensors
-therefore carry one dispatch key more, of a kind of GPU that does not stand beside a virtual one. Its kernels are made
-here and stand as torch's do: before autograd, around whole composite operators. They are registered when autocast is
-first switched on inside a virtual GPU, and gone when that is left.
+C++ decides by the device that it sees, so torch's kernels do not cast virtual tensors. Virtual tensors
+therefore carry one more dispatch key, that of a kind of GPU that never occurs together with a virtual one. Its kernels
+are made here and act where torch's do: before autograd, around whole composite operators. They are registered when
+autocast is first switched on inside a virtual GPU, and removed when that is left.
 
-Cast weights stay in memory until the outermost region is left, whatever becomes of the weights: leaves in single
-precision that require gradients, as the parameters of a loaded model do unless somebody says otherwise.
+Cast weights stay in memory until the outermost region is left, whatever happens to the weights: these are leaves in
+single precision that require gradients, as the parameters of a loaded model do unless that is switched off.
 
 Source: PyTorch's aten/src/ATen/autocast_mode.h and autocast_mode.cpp, read in copies from before and after 2.13.0;
 `data/autocast.toml` for the operators.
@@ -49,9 +49,9 @@ _SWITCHES = ("set_autocast_enabled", "set_autocast_cpu_enabled")
 
 
 class Autocast:
-    """Follows the autocast regions of one virtual GPU's thread.
+    """The autocast regions of one virtual GPU's thread.
 
-    The cache goes by tensor objects, as torch's does: a weight that is offloaded and fetched again stays the same.
+    The cache is keyed by tensor objects, as torch's is: a weight that is offloaded and onloaded again stays the same.
     """
 
     def __init__(self, gpu: Device) -> None:
@@ -63,7 +63,7 @@ class Autocast:
     # -- torch's switches
 
     def install(self, patches: Patches) -> None:
-        """Follow torch's switches; a region that is open already counts."""
+        """Follow torch's switches; a region that is already open counts."""
         before = torch._C._dispatch_tls_is_dispatch_key_excluded(EXTRA_KEY)
         patches.afterwards(partial(self._leave, before, threading.get_ident()))
         for name in _SWITCHES:
@@ -73,7 +73,7 @@ class Autocast:
         self._follow()
 
     def _leave(self, excluded: bool, thread: int) -> None:
-        """Let torch be without our kernels; a thread that has ended took its own switches along."""
+        """Remove our kernels from torch; a thread that has ended took its own switches along."""
         if threading.get_ident() == thread:
             torch._C._dispatch_tls_set_dispatch_key_excluded(EXTRA_KEY, excluded)
         self._forget()
@@ -102,7 +102,7 @@ class Autocast:
     # -- casts
 
     def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, which stands in for operator `name`, with the operator's casts before it."""
+        """Return `function`, which replaces operator `name`, with the operator's casts before it."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
             kinds = _acting(name, (args, kwargs))
@@ -116,7 +116,7 @@ class Autocast:
         return call
 
     def prepared(self, kind: str, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Return an operator's arguments as autocast for a kind of device hands them on."""
+        """Return an operator's arguments as autocast for a kind of device passes them on."""
         policy = _policies(kind)[name]
         lower = torch.get_autocast_dtype(kind)
         if policy == "refused":
@@ -138,14 +138,14 @@ class Autocast:
 
     @staticmethod
     def softmax_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype | None:
-        """Return the dtype of a softmax of `tensor` that was asked for in `dtype`."""
+        """Return the dtype of a softmax of `tensor` that is requested in `dtype`."""
         kind = tensor.device.type
         if dtype is None and kind == "cuda" and torch.is_autocast_enabled(kind):
             return torch.float32 if _eligible(kind, tensor) else None
         return dtype
 
     def _cast(self, tensor: torch.Tensor, dtype: torch.dtype, lower: torch.dtype) -> torch.Tensor:
-        """Return `tensor` in `dtype`, out of the cache if torch would keep it there.
+        """Return `tensor` in `dtype`, from the cache if torch would keep it there.
 
         Source: `cached_cast` in autocast_mode.cpp.
         """
@@ -172,7 +172,7 @@ class Autocast:
 
 
 def _acting(name: str, given: Any) -> list[str]:
-    """Return the kinds of device whose autocast is on and does something about an operator's tensors."""
+    """Return the kinds of device whose autocast is on and affects an operator's tensors."""
     enabled = [kind for kind in _OF_TORCH if torch.is_autocast_enabled(kind)]
     if not enabled:
         return []
@@ -207,7 +207,7 @@ def _widest(kind: str, lower: torch.dtype, given: Any) -> torch.dtype:
 
 
 def _with_result(kind: str, name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Return arguments that ask for a result in single precision where none is asked for."""
+    """Return arguments that request a result in single precision, if they request none."""
     if not _eligible(kind, args[0]):
         return args, kwargs
     names = [argument.name for argument in _overload(name)._schema.arguments]
@@ -247,7 +247,7 @@ def _registered() -> torch.library.Library:
     """Return a library of kernels for all operators that autocast knows; they last until it is destroyed."""
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch has kernels for the key already
+        warnings.simplefilter("ignore")  # torch already has kernels for the key
         for name in {name for kind in _OF_TORCH for name in _policies(kind)}:
             library.impl(name, partial(_kernel, name), EXTRA_KEY.name, with_keyset=True)
     return library
@@ -257,7 +257,7 @@ def _kernel(name: str, keys: Any, *args: Any, **kwargs: Any) -> Any:
     gpu, kinds = active_gpu(), _acting(name, (args, kwargs))
     overload = _overload(name)
     if gpu is None or not kinds:
-        # Operators inside it may be cast yet.
+        # Operators inside it may still be cast.
         return overload.redispatch(keys.remove(EXTRA_KEY), *args, **kwargs)
     with torch._C._ExcludeDispatchKeyGuard(_ALL_KEYS):
         for kind in kinds:

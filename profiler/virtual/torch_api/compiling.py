@@ -1,9 +1,9 @@
-"""What `torch.compile`, and operators that take functions, come to on a virtual GPU: nothing is compiled there.
+"""`torch.compile`, and operators that take functions, on a virtual GPU: nothing is compiled there.
 
 Compiled code runs as it was written, with an assumption that says so, since a compiler fuses what is allocated here. Of
-the operators that take functions, those that PyTorch can run uncompiled run so, `flex_attention` and `cond` among them;
-the others are refused. One thing is followed as compiled: `torch.compile(flex_attention)` makes an output and two
-numbers a query, where the plain one holds all scores in single precision.
+the operators that take functions, those that PyTorch can run uncompiled are run that way, `flex_attention` and `cond`
+among them; the others are refused. One case is modelled as compiled: `torch.compile(flex_attention)` makes an output
+and two numbers per query, while the plain one holds all scores in single precision.
 
 Source: torch/_higher_order_ops/*.py and torch/_inductor/kernel/flex/flex_attention.py of 2.13.0.
 """
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _COMPOSITE = torch._C.DispatchKey.CompositeExplicitAutograd
 _DYNAMO = "torch._dynamo.eval_frame"
 _FLEX = "torch.nn.attention.flex_attention"
-# They hand a part of themselves to the compiler, to run it uncompiled.
+# They pass a part of themselves to the compiler, to run it uncompiled.
 _COMPILE_THEMSELVES = (_FLEX, "torch._higher_order_ops")
-# What runs in place of them is written in terms of torch's own operators.
+# Their replacements are written in terms of torch's own operators.
 _WRITTEN_OUT = frozenset(
     {"associative_scan", "flex_attention", "hints_wrapper", "map_impl", "out_dtype", "while_loop"}
 )
@@ -45,13 +45,13 @@ class Compiling:
         self._fused = False  # whether a compiled `flex_attention` is running
 
     def install(self, patches: Patches) -> None:
-        """Let `torch.compile` return what it is given, and what is compiled already run as it is written."""
+        """Make `torch.compile` return its argument, and make code that is already compiled run as it is written."""
         patches.replace(torch, "compile", self._compile(torch.compile))
         dynamo = sys.modules.get(_DYNAMO)
         if dynamo is not None:
             chosen = self._callback(dynamo._callback_from_stance)
             patches.replace(dynamo, "_callback_from_stance", chosen)
-            # Else what was compiled with `fullgraph` misses its graph.
+            # Otherwise code that was compiled with `fullgraph` misses its graph.
             patches.replace(dynamo, "_stance", dynamo.DynamoStance("force_eager"))
 
     def _compile(self, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -72,7 +72,7 @@ class Compiling:
         return given
 
     def _callback(self, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return what Dynamo asks how to compile a function that was handed to it: not at all."""
+        """Return the callback by which Dynamo decides how to compile a function: not at all."""
 
         def chosen(callback: Any) -> Any:
             if not self._gpu.here():
@@ -120,7 +120,7 @@ def _chosen(pred: Any, true_fn: Any, false_fn: Any, operands: Any) -> Any:
 def _fused_attention(query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
     """Return the output, the log-sum-exp and the largest scores that one kernel makes of `[B, H, S, D]`.
 
-    How much of the scores a mask leaves out is unknown; the time is that of all of them.
+    The share of the scores that a mask leaves out is unknown; the time is that of all of them.
     """
     out, logsumexp = aten._scaled_dot_product_flash_attention.default(query, key, value)[:2]
     if value.shape[-1] != query.shape[-1]:

@@ -1,7 +1,7 @@
-"""`torch.cuda` and `torch.accelerator` for one virtual card: what they report, their streams, events and generators.
+"""`torch.cuda` and `torch.accelerator` for one virtual GPU: what they report, their streams, events and generators.
 
 Everything is a replaced attribute that serves the owning thread and passes other threads on to torch; all of them are
-put back on leaving, together with torch's queue of lazy calls and diffusers' cached idea of which device there is.
+restored on leaving, together with torch's queue of lazy calls and diffusers' cached device type.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _CUDA_MODULES = (
     torch.cuda.random,
     torch.cuda.streams,
 )
-# They look at the number before CUDA does.
+# These check the number before CUDA does.
 _ASK_BY_ID = ("get_device_name", "get_device_capability", "get_device_properties")
 _RNG_STATE_BYTES = 16  # a seed and an offset: CUDAGeneratorImpl's in ATen/cuda/CUDAGeneratorImpl.h
 
 
 def install(gpu: Device, patches: Patches) -> None:
-    """Let torch answer for `gpu` on this thread, and leave torch as it was found."""
+    """Make torch answer for `gpu` on this thread, and leave torch as it was found."""
     if not gpu.history.recording:
         gpu.history = History(gpu.allocator, gpu.clock)
     history = gpu.history
@@ -58,7 +58,7 @@ def install(gpu: Device, patches: Patches) -> None:
     patches.replace(torch, "Generator", generator_class(gpu))
     gpu.default_stream = stream(number=0)
     gpu.current_stream = gpu.default_stream
-    # A pipeline may hold on to its streams; the GPU need not.
+    # A pipeline may keep its streams; the GPU need not.
     patches.afterwards(lambda: setattr(gpu, "current_stream", gpu.default_stream))
 
 
@@ -72,7 +72,7 @@ def _replace(
 
 
 def _for_one_gpu(name: str, ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `ours` with its argument `device`, if it has one and is given it, checked first."""
+    """Return `ours` with its `device` argument checked first, if it has one and it is given."""
     signature = inspect.signature(ours)
     if "device" not in signature.parameters:
         return ours
@@ -99,7 +99,7 @@ def _check(device: Any) -> None:
 
 
 def _replace_behind(gpu: Device, history: History, patches: Patches) -> None:
-    """Replace what torch's own Python functions call in C++; a CPU build has none of it."""
+    """Replace the C++ functions behind torch's own Python functions; a CPU build has none of them."""
     for name, ours in memory_history.functions(history).items():
         original = vars(torch._C).get(name, _absent(name))
         patches.replace(torch._C, name, here_or(gpu, ours, original))
@@ -126,7 +126,7 @@ def here_or(
 
 
 def _keep_queues(patches: Patches) -> None:
-    """Take back what is queued for the time when CUDA would be initialised (seeds, mostly)."""
+    """Restore the queue of calls for the initialisation of CUDA (seeds, mostly)."""
     queued = list(torch.cuda._queued_calls)
     tracker = torch.cuda._lazy_seed_tracker
     seeding = list(tracker.get_calls())
@@ -141,7 +141,7 @@ def _keep_queues(patches: Patches) -> None:
 
 
 def _renew_detection(patches: Patches) -> None:
-    """Let diffusers look again which accelerator there is, on the way in and on the way out."""
+    """Make diffusers detect the accelerator again, both on entering and on leaving."""
     from diffusers.utils.torch_utils import TorchDeviceBackend
 
     patches.afterwards(TorchDeviceBackend._detect_device_type.cache_clear)
@@ -149,7 +149,7 @@ def _renew_detection(patches: Patches) -> None:
 
 
 def _functions(gpu: Device) -> dict[str, Callable[..., Any]]:
-    """Return our `torch.cuda` functions, by name."""
+    """Return the replacements of `torch.cuda` functions, by name."""
     return {
         **_identity(gpu),
         **_memory(gpu),
@@ -204,7 +204,7 @@ def _memory(gpu: Device) -> dict[str, Callable[..., Any]]:
         "max_memory_reserved": lambda device=None: allocator.peak_reserved_bytes,
         "memory_stats": lambda device=None: allocator_report.flat_stats(allocator),
         "memory_stats_as_nested_dict": lambda device=None: allocator_report.nested_stats(allocator),
-        # Given an index, torch's own does not ask for the type of `torch.cuda.device`, which is replaced.
+        # Given an index, torch's own does not need the type of `torch.cuda.device`, which is replaced.
         "memory_summary": lambda device=None, abbreviated=False: _summary(0, abbreviated),
         "mem_get_info": lambda device=None: (
             max(gpu.capacity_bytes - gpu.device_bytes, 0),
@@ -230,7 +230,7 @@ def _snapshots(history: History) -> dict[str, Callable[..., Any]]:
 
 
 def _raw_memory(gpu: Device) -> dict[str, Callable[..., Any]]:
-    """Return what hands out memory without a tensor, which stays until it is given back."""
+    """Return the functions that allocate memory without a tensor, which stays until it is freed."""
     held: dict[int, Block] = {}
 
     def allocate(size: int, device: Any = None, stream: Any = None) -> int:

@@ -1,7 +1,7 @@
-"""What a virtual GPU changes of a thread's own state: the stack of dispatch modes, and whether gradients are on.
+"""The changes of a virtual GPU to a thread's own state: the stack of dispatch modes, and whether gradients are on.
 
-The stack is put back as a whole, so that neither an interrupt inside an operator, which may leave more or fewer modes
-on it, nor a mode that is left in the wrong order leaves anything of the GPU behind.
+The stack is restored as a whole, so that nothing of the GPU stays behind after an interrupt inside an operator, which
+may leave more or fewer modes on it, or if a mode is left in the wrong order.
 
 Source: `TorchDispatchMode.__enter__` and `__exit__` in PyTorch 2.13, torch/utils/_python_dispatch.py.
 """
@@ -26,11 +26,11 @@ _FLAGS = {
         "old_without_ignore_compile_internals_dispatch_mode_flags"
     ),
 }
-"""Torch's variables that say whether any mode is entered, and where a mode keeps what they were before it."""
+"""Torch's variables that tell whether any mode is entered, and the attributes in which a mode keeps earlier values."""
 
 
 class VirtualMode(dispatch.TorchDispatchMode):
-    """Sends every operator to a virtual GPU's dispatcher, and those that take functions to what runs these."""
+    """Sends every operator to a virtual GPU's dispatcher, and those that take functions to a function of their own."""
 
     supports_higher_order_operators = True
 
@@ -40,7 +40,7 @@ class VirtualMode(dispatch.TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Otherwise torch wraps `__torch_dispatch__`, which costs half a microsecond an operator.
+        # Otherwise torch wraps `__torch_dispatch__`, which costs half a microsecond per operator.
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -57,7 +57,7 @@ def install(
     Args:
         serve: Takes an operator, its positional arguments, and its keyword arguments or None.
         serve_higher_order: The same for operators that take functions.
-        patches: What is to be put back.
+        patches: Collects what is to be restored.
     """
     thread = threading.get_ident()
     gradients = torch.is_grad_enabled()
@@ -71,7 +71,7 @@ def install(
         torch._C._set_grad_enabled(gradients)
         since = _put_back_stack(modes)
         for name, kept in _FLAGS.items():
-            for mode in since[:1]:  # which found the GPU's, and would bring it back
+            for mode in since[:1]:  # it found the GPU's flags, and would restore them
                 vars(dispatch)[name] = True
                 getattr(mode, kept)[0] = flags[name]
         now = dispatch._is_in_any_mode_without_ignore_compile_internals
@@ -88,7 +88,7 @@ def _stack() -> list[Any]:
 
 
 def _put_back_stack(before: list[Any]) -> list[Any]:
-    """Have those of `before` again, and on them what others have put there since and not taken off; return these."""
+    """Restore the modes of `before`, with later modes of other code that are still entered on top; return those."""
     now = _stack()
     since = [mode for mode in now if not isinstance(mode, VirtualMode) and mode not in before]
     if now != before + since:

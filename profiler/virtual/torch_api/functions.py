@@ -1,9 +1,9 @@
-"""Free functions of torch that decide by device before an operator is dispatched, and which GPU is active on a thread.
+"""Free functions of torch that depend on the device before an operator is dispatched, and the active GPU of a thread.
 
-C++ believes that virtual tensors are on `meta`; these are the functions for which that matters:
+C++ sees virtual tensors on `meta`; these are the functions for which that matters:
 
-- `torch.tensor` and its kin would copy to a CUDA device in C++;
-- attention, `rms_norm` and dropout have kernels of their own on CUDA, where `meta` takes many small operators;
+- `torch.tensor` and related functions would copy to a CUDA device in C++;
+- attention, `rms_norm` and dropout have kernels of their own on CUDA, while `meta` takes many small operators;
 - transformers reads weights on other threads, which do not see the GPU.
 
 Each replacement serves the thread on which the GPU is active and passes every other call on.
@@ -27,11 +27,11 @@ from profiler.virtual.torch_api.cuda import here_or
 if TYPE_CHECKING:
     from profiler.virtual.device import Device
 
-_active = SimpleNamespace(gpu=None)  # one for all threads, as what it replaces
+_active = SimpleNamespace(gpu=None)  # one for all threads, like the functions that it replaces
 
 
 def active_gpu() -> Device | None:
-    """Return the virtual GPU that is active on this thread."""
+    """Return the virtual GPU that is active on this thread, or None."""
     gpu: Device | None = _active.gpu
     return gpu if gpu is not None and gpu.here() else None
 
@@ -59,7 +59,7 @@ def install(gpu: Device, patches: Patches) -> None:
 
 
 def _constructor(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.tensor` and its kin: made on the host, then sent, as torch does it."""
+    """Return `torch.tensor` or a related function that makes a tensor on the host, then sends it, as torch does."""
 
     def construct(data: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         device = kwargs.pop("device", None)
@@ -90,7 +90,7 @@ def _from_numpy(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _rms_norm(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """One fused kernel on CUDA.
+    """Return an `rms_norm` that is one fused kernel on CUDA.
 
     Source: `rms_norm_symint` in PyTorch's aten/src/ATen/native/layer_norm.cpp.
     """
@@ -112,7 +112,7 @@ def _rms_norm(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _dropout(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """One kernel on CUDA, which keeps a mask.
+    """Return a dropout that is one kernel on CUDA, which keeps a mask.
 
     Source: `dropout` in PyTorch's aten/src/ATen/native/Dropout.cpp.
     """
@@ -126,7 +126,7 @@ def _dropout(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _materialize_here(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Read weights on the GPU's own thread; transformers (5.23) hands each tensor to a pool of others."""
+    """Read weights on the GPU's own thread; transformers (5.23) passes each tensor to a pool of others."""
 
     def spawn_materialize(thread_pool: Any, *args: Any, **kwargs: Any) -> Any:
         return original(None, *args, **kwargs)
@@ -135,7 +135,7 @@ def _materialize_here(gpu: Device, original: Callable[..., Any]) -> Callable[...
 
 
 def _one_hot(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Zeros and a scatter; C++ would compare with an `arange` on `meta`.
+    """Return a `one_hot` of zeros and a scatter; C++ would compare with an `arange` on `meta`.
 
     Source: `one_hot` in PyTorch's aten/src/ATen/native/Onehot.cpp.
     """
@@ -149,7 +149,7 @@ def _one_hot(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _pad_sequence(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Fill one tensor, copy each sequence in; C++ would make that tensor on `meta`.
+    """Return a `pad_sequence` that fills one tensor and copies each sequence in; C++ would make it on `meta`.
 
     Source: `pad_sequence` in PyTorch's aten/src/ATen/native/PackedSequence.cpp.
     """

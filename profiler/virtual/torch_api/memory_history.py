@@ -1,4 +1,4 @@
-"""Functions of `torch._C` by which `torch.cuda.memory` records and reads the allocator's history."""
+"""Replacements of the functions of `torch._C` by which `torch.cuda.memory` records and reads memory history."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Files of virtual tensors: group offload to disk saves and loads by safetensors, here without writing a byte.
+"""Files of virtual tensors: group offload to disk saves and loads with safetensors, here without writing any data.
 
-What is saved is remembered by path: names, shapes and dtypes. An empty file stands for it meanwhile, because diffusers
-looks whether there is one, and goes with the virtual GPU. A file that was there before is read for its header.
+Saved tensors are remembered by path: names, shapes and dtypes. An empty file stands in for them, because diffusers
+checks whether there is one, and is removed with the virtual GPU. Of a file that was there before, the header is read.
 
 Source: `save_file` and `load_file` in safetensors 0.8, `torch.py`: contiguous tensors that share no memory are saved,
 and each is loaded into memory of its own, on the host first and from there to the device.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from profiler.virtual.device import Device
 
 Saved = dict[str, tuple[tuple[int, ...], torch.dtype]]
-"""What one file holds: shape and dtype of each tensor, in their order."""
+"""The contents of one file: shape and dtype of each tensor, in order."""
 
 
 def install(gpu: Device, patches: Patches) -> None:
@@ -46,7 +46,7 @@ class _Disk:
     def __init__(self, gpu: Device) -> None:
         self._gpu = gpu
         self._files: dict[str, Saved] = {}
-        self._folders: set[Path] = set()  # that were made meanwhile
+        self._folders: set[Path] = set()  # those made in the meantime
 
     def maker(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def makedirs(name: Any, *args: Any, **kwargs: Any) -> None:
@@ -58,7 +58,7 @@ class _Disk:
 
     def saver(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def save_file(tensors: Any, filename: Any, metadata: Any = None) -> None:
-            # A group without tensors is saved, too.
+            # A group without tensors is saved too.
             if not all(isinstance(tensor, VirtualTensor) for tensor in tensors.values()):
                 original(tensors, filename, metadata)
                 return
@@ -84,7 +84,7 @@ class _Disk:
         return load_file
 
     def _header(self, path: str) -> Saved:
-        """Return what a real file holds; its tensors are mapped, not read."""
+        """Return the contents of a real file; its tensors are mapped, not read."""
         with self._gpu.suspended(), safetensors.safe_open(path, framework="pt") as file:
             return {
                 name: (tuple(tensor.shape), tensor.dtype)
@@ -97,7 +97,7 @@ class _Disk:
         used = {parent for path in self._files for parent in Path(path).parents}
         for path in self._files:
             Path(path).unlink(missing_ok=True)
-        for folder in sorted(self._folders & used, reverse=True):  # what is inside comes first
+        for folder in sorted(self._folders & used, reverse=True):  # inner ones come first
             if folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
 

@@ -1,6 +1,6 @@
-"""Streams, events and generators of a virtual card, with the interfaces of torch's own.
+"""Streams, events and generators of a virtual GPU, with the interfaces of torch's own.
 
-Each function makes a class for one GPU. On other threads than the GPU's the class makes torch's own objects.
+Each function makes a class for one GPU. On threads other than the GPU's, the class makes torch's own objects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def stream_class(gpu: Device) -> type:  # noqa: C901  # ten one-line methods of 
     clock = gpu.clock
 
     class Stream:
-        """A queue of work on the virtual card; as a context manager, where new work goes."""
+        """A queue of work on the virtual GPU; as a context manager, the queue for new work."""
 
         device = CUDA
         device_index = 0
@@ -81,7 +81,7 @@ def event_class(gpu: Device) -> type:
     clock = gpu.clock
 
     class VirtualEvent:
-        """A point on a stream's time."""
+        """A point in a stream's time."""
 
         device = CUDA
 
@@ -111,10 +111,10 @@ def event_class(gpu: Device) -> type:
 
 
 def generator_class(gpu: Device) -> type:
-    """Return the class that stands in for `torch.Generator`: a CPU generator that claims the device it was given."""
+    """Return the class that stands in for `torch.Generator`: a CPU generator that reports the device it was given."""
 
     class Generator(torch.Generator):
-        """Random values on the card are unknown; only the interface is needed."""
+        """A generator with an interface only: random values on the GPU are unknown."""
 
         _claimed = CPU
 

@@ -1,9 +1,9 @@
 """Virtual counterparts of the tensor subclasses in which quantisation libraries keep their weights.
 
-Two kinds are met, and both run their library's own Python code on the card that is not there:
+There are two kinds, and both run their library's own Python code on the virtual GPU:
 
 - A parameter with methods of its own (`Params4bit` and `Int8Params` of bitsandbytes, `GGUFParameter` of diffusers),
-  made by `Tensor._make_subclass`. Of virtual data it becomes an instance of a class that is both the library's and
+  made by `Tensor._make_subclass`. From virtual data it becomes an instance of a class that is both the library's and
   `VirtualTensor`: `isinstance`, `to`, `quant_state` are the library's, what `super()` reaches is the virtual tensor's.
 - A wrapper around several plain tensors (`TorchAOBaseTensor`, quanto's `QTensor`), made by `_make_wrapper_subclass`.
   The tensors in it are virtual; operators on the wrapper are left to its own `__torch_dispatch__`.
@@ -32,7 +32,7 @@ _to = torch.Tensor.to
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 CUDA_VERSION = "13.0"
-"""What `torch.version.cuda` says beside a virtual card, where torch itself was built for the CPU alone."""
+"""The value of `torch.version.cuda` with a virtual GPU, if torch itself was built for the CPU alone."""
 
 _LOOK_FOR_A_CARD = ("bitsandbytes", "torchao")
 _ASK_FOR_PLAIN = (
@@ -45,7 +45,7 @@ _ASK_FOR_PLAIN = (
 
 
 def install(patches: Patches) -> None:
-    """Let libraries make their subclasses of virtual tensors, and move them; leave nothing virtual in them."""
+    """Enable libraries to make and move their subclasses of virtual tensors; leave nothing virtual in the libraries."""
     _keep_tables(patches)
     patches.replace(torch.Tensor, "_make_subclass", staticmethod(_made))
     patches.replace(torch.Tensor, "to", _moved(_to))
@@ -57,9 +57,9 @@ def install(patches: Patches) -> None:
 
 
 def import_libraries() -> None:
-    """Import the installed libraries that look for a card when they are imported, while there is none to be seen.
+    """Import the installed libraries that look for a GPU on import, while no virtual GPU is visible.
 
-    diffusers imports them with its models, that is, otherwise, on the virtual card.
+    Otherwise diffusers would import them along with its models, that is, on the virtual GPU.
     """
     wanted = [name for name in _LOOK_FOR_A_CARD if name not in sys.modules and find_spec(name)]
     if not wanted:
@@ -78,9 +78,9 @@ def import_libraries() -> None:
 
 
 def install_plain_types(patches: Patches) -> None:
-    """Let quanto, as far as it is imported, take plain virtual tensors for plain tensors.
+    """Make quanto, as far as it is imported, treat plain virtual tensors as plain tensors.
 
-    It asks `type(data) is torch.Tensor` before it packs bits, and silently does not pack otherwise.
+    It checks `type(data) is torch.Tensor` before it packs bits, and silently does not pack otherwise.
     """
     for name in _ASK_FOR_PLAIN if "optimum.quanto" in sys.modules else ():
         module = import_module(name)
@@ -94,7 +94,7 @@ def _plain_type(value: Any) -> type:
 
 
 def _keep_tables(patches: Patches) -> None:
-    """Put bitsandbytes' table of code books, which it fills once per process, back to what it was."""
+    """Restore bitsandbytes' table of code books, which it fills once per process."""
     functional = sys.modules.get("bitsandbytes.functional")
     if functional is None:
         return
@@ -111,7 +111,7 @@ def _keep_tables(patches: Patches) -> None:
 
 @cache
 def counterpart(kind: type[torch.Tensor]) -> type[torch.Tensor]:
-    """Return the class of virtual tensors that stands for `kind`."""
+    """Return the class of virtual tensors that stands in for `kind`."""
     if issubclass(kind, VirtualTensor):
         return kind
     if kind in _PLAIN:
@@ -120,7 +120,7 @@ def counterpart(kind: type[torch.Tensor]) -> type[torch.Tensor]:
 
 
 def view_as(kind: type[torch.Tensor], data: VirtualTensor) -> VirtualTensor:
-    """Return another view of `data`'s memory, of the class that stands for `kind`."""
+    """Return another view of `data`'s memory, of the class that stands in for `kind`."""
     made: Any = torch.Tensor._make_wrapper_subclass(
         counterpart(kind),
         data.shape,
@@ -137,7 +137,7 @@ def view_as(kind: type[torch.Tensor], data: VirtualTensor) -> VirtualTensor:
 def _made(
     kind: type[torch.Tensor], data: torch.Tensor, require_grad: bool = False, **options: Any
 ) -> torch.Tensor:
-    """Stand in for `Tensor._make_subclass`."""
+    """Replace `Tensor._make_subclass`."""
     if not isinstance(data, VirtualTensor):
         return _make_subclass(kind, data, require_grad, **options)
     made = view_as(kind, data)
@@ -148,9 +148,9 @@ def _made(
 
 
 def _moved(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `Tensor.to` that names the card's index, for which C++ would ask a CUDA build.
+    """Return a `Tensor.to` that names the GPU's index, which C++ would otherwise query from a CUDA build.
 
-    Virtual tensors have a method of their own: this is for wrappers around them, and for real tensors.
+    Virtual tensors have a method of their own: this one is for wrappers around them, and for real tensors.
     """
 
     def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -163,7 +163,7 @@ def _moved(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _sent(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `Tensor.cuda`, which does the same for real tensors."""
+    """Return a `Tensor.cuda` that does the same for real tensors."""
 
     def cuda(self: torch.Tensor, device: Any = None, *args: Any, **kwargs: Any) -> Any:
         if active_gpu() is None:
@@ -174,7 +174,7 @@ def _sent(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _indexed(value: Any) -> Any:
-    """Return the card's full device for "cuda", and everything else as it is."""
+    """Return the GPU's full device for "cuda", and everything else unchanged."""
     if isinstance(value, str) or (isinstance(value, torch.device) and value.type == "cuda"):
         device = canonical(value)
         return CUDA if device.type == "cuda" else device

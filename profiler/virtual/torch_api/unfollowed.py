@@ -1,7 +1,7 @@
-"""What of torch a virtual GPU does not follow: refused in a sentence, or an assumption of the profile; ignored nowhere.
+"""Parts of torch that a virtual GPU does not follow: each is refused in a sentence or reported as an assumption.
 
-Refused is what holds memory in ways of its own: CUDA graphs and memory pools. Told are kernels in whose place others
-run. `operators/unfollowed.py` does the same for operators.
+Features that hold memory in ways of their own are refused: CUDA graphs and memory pools. Kernels that are replaced by
+others are reported. `operators/unfollowed.py` does the same for operators.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 def install(gpu: Device, patches: Patches) -> None:
-    """Refuse and tell on the thread of `gpu`."""
+    """Install the refusals and the reports on the thread of `gpu`."""
     for name, what in _REFUSED.items():
         for owner in (torch.cuda, torch.cuda.graphs, torch.cuda.memory):
             original = vars(owner).get(name)
@@ -49,7 +49,7 @@ def _no_fast_path(gpu: Device) -> bool:
 
 def _refusing(gpu: Device, what: str, original: type) -> type:
     class Refused:
-        """Stands in for a class of which the virtual GPU has no instance."""
+        """A stand-in for a class of which the virtual GPU has no instance."""
 
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             if gpu.here():
