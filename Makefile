@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 # Installed is what these two files say; a change of either installs again, into the same .venv.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check zoo compare-presets format nightly-cuda nightly-plans nightly-interrupts clean
+.PHONY: demo test check zoo compare-presets format nightly-cuda nightly-plans nightly-search nightly-interrupts clean
 
 demo: $(INSTALLED)
 	$(BIN)/vram demo
@@ -43,6 +43,10 @@ nightly-cuda: $(INSTALLED)
 # Five hundred random plans, each run under its budget as the card's capacity. An hour.
 nightly-plans: $(INSTALLED)
 	$(BIN)/python -m pytest tests/integration/test_capacity.py --plan-cases 500
+
+# A hundred searches of full size beside those of OR-Tools' CP-SAT, with the seconds of both. Half an hour.
+nightly-search: $(INSTALLED)
+	$(BIN)/python -m pytest tests/unit/test_search_cp_sat.py --search-cases 100 -rP
 
 # An interrupt at every line of entering, leaving, applying and undoing. An hour.
 nightly-interrupts: $(INSTALLED)

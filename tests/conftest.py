@@ -48,9 +48,12 @@ def interrupts(request):
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add how expected outputs change (review the diff), how many random plans are run, how much is interrupted."""
+    """Add how expected outputs change (review the diff), how many random cases are run, how much is interrupted."""
     parser.addoption("--update-goldens", action="store_true", help="write what is printed now")
     parser.addoption("--plan-cases", type=int, default=50, help="random plans to run to capacity")
+    parser.addoption(
+        "--search-cases", type=int, default=0, help="searches of full size, beside CP-SAT"
+    )
     parser.addoption(
         "--interrupts",
         type=int,

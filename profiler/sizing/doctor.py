@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import profiler
 from profiler import __version__
 from profiler.gpus import nvml
 from profiler.units import format_bytes
@@ -88,7 +89,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _shadows(folder: Path) -> Iterator[Check]:
     """Yield a check for the names of this package, which a file beside a notebook would take."""
-    ours = Path(__file__).resolve().parent.parent
+    ours = Path(profiler.__file__).resolve().parent.parent
     found = False
     for name in PACKAGES:
         for path in (folder / f"{name}.py", folder / name / "__init__.py"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from itertools import product
 
 import planning_worlds
@@ -10,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiler.planning.search.completions import completions_of
+from profiler.planning.search.goals import PEAK, Caps
+from profiler.planning.search.layers import Clock, Descent, Region
+from profiler.planning.search.sheet import Sheet
 from profiler.planning.search.solver import Found, Option, Problem, Solver, front, search
+from profiler.planning.search.tables import COST, PENALTY, tables_of
 
 
 def two_decisions(**changes):
@@ -167,6 +173,100 @@ def test_the_answer_is_that_of_trying_everything(world, limit, use_limits, peak_
     assert len({(one.problem, one.labels) for one in outcome.found}) == len(outcome.found)
     for one in outcome.found:
         assert one in every_choice(world, limit, use_limits)
+
+
+@settings(max_examples=100, deadline=None)
+@given(WORLDS, LIMITS, USE_LIMITS, st.booleans(), st.sampled_from((0, 3, 1000)))
+def test_regions_that_are_not_done_quickly_are_searched_to_the_same_end(
+    world, limit, use_limits, peak_first, most
+):
+    """No partial choice is granted before a region is trimmed, and up to `most` ways to complete one are kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("profiler.planning.search.ranking._BEAM", 2)
+        patch.setattr("profiler.planning.search.ranking._NODES", 0)
+        patch.setattr("profiler.planning.search.ranking._NODES_LEFT", most % 2)
+        patch.setattr("profiler.planning.search.completions._MOST", most)
+        patch.setattr("profiler.planning.search.completions._PARTS", 2)
+        outcome = search(world, limit=limit, use_limits=use_limits, wanted=3, peak_first=peak_first)
+    ranks = sorted(rank(one, peak_first) for one in every_choice(world, limit, use_limits))
+    assert [rank(one, peak_first) for one in outcome.found] == ranks[:3]
+    assert outcome.complete
+
+
+GOALS = {PEAK: "peak", COST: "cost", PENALTY: "penalty"}
+
+
+def least_with_completions(problem, limit, use_limits, goal, most):
+    """Return what the best choice reaches of a goal if up to `most` completions are enumerated."""
+    tables = tables_of(problem, len(use_limits))
+    if tables is None:
+        return None
+    sheet = Sheet(tables, Caps(limit, use_limits), goal, [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("profiler.planning.search.completions._MOST", most)
+        patch.setattr("profiler.planning.search.completions._PARTS", 2)
+        ends = completions_of(sheet, sheet.cap)
+    region = Region(0, tables, (None,) * len(tables.decisions))
+    descent = Descent(region, sheet, sheet.cap, Clock(None), ends)
+    descent.run()
+    return descent.best and descent.best.value
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), LIMITS, USE_LIMITS, st.sampled_from(tuple(GOALS)), st.integers(3, 300))
+def test_the_best_completion_is_found_under_any_rule(problem, limit, use_limits, goal, most):
+    every = every_choice([problem], limit, use_limits)
+    least = min((getattr(one, GOALS[goal]) for one in every), default=None)
+    assert least_with_completions(problem, limit, use_limits, goal, most) == least
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_completion_is_found_among_many(seed):
+    chance = random.Random(seed)
+
+    def option():
+        figures = [chance.randint(0, 99) for _ in range(6)]
+        return Option("x", figures[0], tuple(figures[3:]), figures[1], (figures[2],))
+
+    rows = [tuple(option() for _ in range(7)) for _ in range(4)]
+    problem = Problem(decisions=tuple(rows), base=(0, 5, 9), base_uses=(0,))
+    for limit, use_limit in product((170, 200, 250, None), (120, 160, None)):
+        every = every_choice([problem], limit, (use_limit,))
+        for goal, name in GOALS.items():
+            least = min((getattr(one, name) for one in every), default=None)
+            assert least_with_completions(problem, limit, (use_limit,), goal, 400) == least
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_least_peak_of_many_choices_that_cost_nothing_is_a_sum_of_subsets(seed):
+    """What is not held is used, and the use is limited: the least peak leaves as little of the limit as can be."""
+    chance = random.Random(seed)
+    sizes = [chance.randint(10**6, 10**7) for _ in range(7)]
+    decisions = tuple(
+        tuple(Option("x", 0, (size * kept,), uses=(size * (24 - kept),)) for kept in range(25))
+        for size in sizes
+    )
+    problem = Problem(decisions=decisions, base=(0,), base_uses=(0,))
+    limit = chance.randint(9, 16) * sum(sizes) + chance.randint(0, 10**6)
+    outcome = search([problem], use_limits=(limit,), wanted=1)
+    (found,) = outcome.found
+    halves = [
+        sorted({sum(map(int.__mul__, part, row)) for row in product(range(25), repeat=len(part))})
+        for part in (sizes[:3], sizes[3:])
+    ]
+    used = max(
+        one + halves[1][bisect(halves[1], limit - one) - 1] for one in halves[0] if one <= limit
+    )
+    assert found.peak == 24 * sum(sizes) - used
+    assert outcome.nodes < 2_000_000
+
+
+def test_limits_between_multiples_of_a_block_are_as_good_as_the_lower_multiple():
+    rows = tuple((Option("x", 0, (512,)), Option("y", 1, (0,))) for _ in range(3))
+    problem = Problem(decisions=rows, base=(100,))
+    for limit, cost in ((99, None), (100, 3), (611, 3), (612, 2), (1123, 2), (1124, 1)):
+        found = search([problem], limit=limit, wanted=1).found
+        assert [one.cost for one in found] == ([] if cost is None else [cost])
 
 
 @settings(max_examples=60, deadline=None)

@@ -43,17 +43,23 @@ def table_of(options: Sequence[Option], resources: int) -> NDArray[np.int64]:
 
 def undominated(keys: Sequence[str], table: NDArray[np.int64]) -> list[int]:
     """Return the rows of `table` that no other row of the same key dominates; of equal rows, the first."""
-    by_key: dict[str, list[int]] = {}
-    for index, key in enumerate(keys):
-        by_key.setdefault(key, []).append(index)
-    kept: list[int] = []
-    for indices in by_key.values():
-        kept += _minimal(np.array(indices), table)
-    return sorted(kept)
+    _, numbers = np.unique(keys, return_inverse=True)
+    return [int(row) for row in undominated_rows(numbers, table)]
 
 
-def _minimal(indices: NDArray[np.int64], table: NDArray[np.int64]) -> list[int]:
+def undominated_rows(keys: NDArray[np.intp], table: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return the rows of `table` that no other row of the same key dominates; of equal rows, the first."""
+    by_key = (np.flatnonzero(keys == key) for key in np.unique(keys))
+    kept = [index for indices in by_key for index in _minimal(indices, table)]
+    return np.sort(np.array(kept, dtype=np.intp))
+
+
+def _minimal(indices: NDArray[np.intp], table: NDArray[np.int64]) -> list[int]:
+    """Return those of `indices`, in rising order, whose rows no other one's row dominates."""
     rows = table[indices]
+    if len(rows) <= _ALL:
+        first = _compared_all(np.zeros(len(rows), dtype=np.intp), rows)
+        return [int(index) for index in indices[first]]
     # Who dominates comes no later in this order: sorted by all columns, of equals the first stays first.
     order = np.lexsort((indices, *rows.T[::-1]))
     left = order

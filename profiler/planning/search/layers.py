@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from profiler.planning.search.completions import Completions
     from profiler.planning.search.sheet import Sheet
     from profiler.planning.search.tables import Tables
 
@@ -33,6 +34,9 @@ _AT_ONCE = 1_000_000
 """Pairs of label and option looked at in one go."""
 _SMALL = 50_000
 """So many comparisons are made in one go; more, column by column."""
+
+_SAMPLE = 256
+"""Pairs of label and node from which it is seen which columns exclude most."""
 
 
 class LateError(Exception):
@@ -81,6 +85,13 @@ class Labels(NamedTuple):
         )
 
 
+class _Pairs(NamedTuple):
+    """Partial choices beside nodes of the tree of completions."""
+
+    labels: NDArray[np.intp]
+    nodes: NDArray[np.intp]
+
+
 class Best(NamedTuple):
     """A complete choice and what it reaches of the goal."""
 
@@ -101,12 +112,21 @@ class Descent:
         sheet: The figures of the region's problem.
         cap: What the goal may reach.
         clock: When to stop.
+        completions: The ways to complete a choice from some decision on; None to go on decision after decision.
     """
 
-    def __init__(self, region: Region, sheet: Sheet, cap: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        region: Region,
+        sheet: Sheet,
+        cap: int,
+        clock: Clock,
+        completions: Completions | None = None,
+    ) -> None:
         self.best: Best | None = None
         self.pending: int | None = None
         self._region, self._sheet, self._clock = region, sheet, clock
+        self._completions = completions
         self._last = len(sheet.figures) - 1
         self._nodes_left: int | None = None
         self._lower(min(cap, sheet.cap))
@@ -157,7 +177,8 @@ class Descent:
 
     def _lower(self, cap: int) -> None:
         """Accept only what reaches `cap`."""
-        self._cap, self._room = cap, self._sheet.room(cap)
+        self._cap = self._sheet.attainable(cap)
+        self._room = self._sheet.room(self._cap)
 
     def _follow(self, depth: int, labels: Labels, beam: int | None) -> None:
         try:
@@ -184,6 +205,12 @@ class Descent:
 
     def _pieces(self, depth: int, labels: Labels) -> list[Labels]:
         """Return the children of `labels`; complete choices are taken note of instead."""
+        if self._completions is not None and self._completions.depth == depth:
+            labels = labels.take(np.flatnonzero(labels.bounds <= self._cap))
+            self._join(
+                self._completions, 0, labels, _Pairs(np.arange(len(labels.states)), labels.states)
+            )
+            return []
         pieces = []
         for piece in self._expanded(depth, labels):
             if depth == self._last:
@@ -216,6 +243,38 @@ class Descent:
         if value <= self._cap:
             self.best = Best(value, self._region, tuple(labels.rows[index].tolist()))
             self._lower(value - 1)
+
+    def _join(self, ends: Completions, level: int, labels: Labels, pairs: _Pairs) -> None:
+        """Take note of the best of `labels` with their completions, below the nodes of one level of their tree."""
+        self._clock.check()
+        least = ends.levels[level + 1].least
+        node, parent = ends.children(level, pairs.nodes)
+        pairs = self._fitting(labels.sums, least, _Pairs(pairs.labels[parent], node))
+        self._count(len(pairs.nodes))
+        sums = labels.sums[pairs.labels] + least[pairs.nodes]
+        bounds = self._sheet.bounds(sums)
+        order = np.argsort(bounds, kind="stable")
+        bounds, pairs = bounds[order], _Pairs(*(each[order] for each in pairs))
+        if level + 2 == len(ends.levels):
+            first = slice(0, 1)
+            rows = labels.rows[pairs.labels[first]]
+            rows[:, ends.depth :] = ends.rows[pairs.nodes[first]]
+            self._finish(Labels(pairs.nodes[first], sums[order[first]], rows, bounds[first]))
+            return
+        for chunk in _chunks(len(bounds)):
+            if len(bounds[chunk]) and bounds[chunk][0] <= self._cap:
+                self._join(ends, level + 1, labels, _Pairs(*(each[chunk] for each in pairs)))
+
+    def _fitting(self, sums: Whole, least: Whole, pairs: _Pairs) -> _Pairs:
+        """Return the pairs whose `sums` and `least` together exceed no cap, the columns that exclude most first."""
+        sample = _Pairs(*(each[:: len(each) // _SAMPLE + 1] for each in pairs))
+        over = (sums[sample.labels] + least[sample.nodes] > self._room).sum(axis=0)
+        for column in np.argsort(-over, kind="stable"):
+            taken = sums[:, column][pairs.labels] + least[:, column][pairs.nodes]
+            fits = np.flatnonzero(taken <= self._room[column])
+            if len(fits) < len(taken):
+                pairs = _Pairs(*(each[fits] for each in pairs))
+        return pairs
 
     def _expanded(self, depth: int, labels: Labels) -> Iterator[Labels]:
         """Yield the children of `labels` that may still reach the caps."""

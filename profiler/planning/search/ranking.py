@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from profiler.planning.search.completions import completions_of
 from profiler.planning.search.goals import PEAK, sought_columns
 from profiler.planning.search.layers import Descent, LateError, Region
 from profiler.planning.search.pricing import Prices
 from profiler.planning.search.tables import COST, PENALTY, tables_of
+from profiler.planning.search.trimming import trimmed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +34,11 @@ if TYPE_CHECKING:
 
 _BEAM = 64
 """Partial choices of each depth that are followed to find a first good choice."""
-_NODES = (4000, 40_000)
-"""Partial choices after which better bounds are worth their time: for the first goal, and for the others, to which the
-bounds of the first one apply as well."""
+_NODES = 4000
+"""Partial choices after which it is worth the time to leave out what cannot be part of a better choice."""
+_NODES_LEFT = 20_000
+"""Partial choices of what is left after which better bounds are worth their time. The first goal has them at once: for
+the others, those of the goals before are known and apply as well."""
 
 
 @dataclass
@@ -146,20 +150,43 @@ class _Part:
         for index in self._order():
             if not self._worthwhile():
                 return
-            if not self._descend(index, sheets, nodes=_NODES[len(goals) > 1]):
+            if not self._descend(index, sheets, nodes=_NODES):
                 self._settle(index, sheets, caps, goals)
             del self._open[index]
 
     def _settle(
         self, index: int, sheets: dict[int, Sheet], caps: Caps, goals: Sequence[Goal]
     ) -> None:
-        """Search a region that is not done quickly, with better bounds."""
-        problem = self._regions[index].problem
+        """Search what is left of a region that is not done quickly, if need be with better bounds."""
+        problem, goal = self._regions[index].problem, goals[-1]
+        later = len(goals) > 1
+        if later and self._search_left(index, sheets[problem], caps, goal, nodes=_NODES_LEFT):
+            return
         target = None if self.best is None else self.best.value
         sheets[problem] = self._prices[problem].tune(caps, goals, target, self._clock)
         self._raise_floors(sheets)
         self._descend(index, sheets, beam=_BEAM)
-        self._descend(index, sheets)
+        self._search_left(index, sheets[problem], caps, goal)
+
+    def _search_left(
+        self, index: int, sheet: Sheet, caps: Caps, goal: Goal, *, nodes: int | None = None
+    ) -> bool:
+        """Search a region without what cannot be part of a better choice; return whether that is the end of it."""
+        region = self._regions[index]
+        left = trimmed(region, sheet, caps, goal, self._cap(sheet))
+        if left is None:
+            return True
+        cap = self._cap(left.sheet)
+        ends = completions_of(left.sheet, cap)
+        descent = Descent(left.region, left.sheet, cap, self._clock, ends)
+        try:
+            return self._run(index, descent, nodes=nodes)
+        finally:
+            if descent.best is not None:
+                self.best = left.best(descent.best, region)
+
+    def _cap(self, sheet: Sheet) -> int:
+        return sheet.cap if self.best is None else self.best.value - 1
 
     def _raise_floors(self, sheets: dict[int, Sheet]) -> None:
         for index in self._open:
@@ -183,16 +210,22 @@ class _Part:
         """Search one region; return whether that is the end of it."""
         region = self._regions[index]
         sheet = sheets[region.problem]
-        cap = sheet.cap if self.best is None else self.best.value - 1
-        descent = Descent(region, sheet, cap, self._clock)
+        descent = Descent(region, sheet, self._cap(sheet), self._clock)
+        try:
+            return self._run(index, descent, beam=beam, nodes=nodes)
+        finally:
+            self.best = descent.best or self.best
+
+    def _run(
+        self, index: int, descent: Descent, *, beam: int | None = None, nodes: int | None = None
+    ) -> bool:
+        """Run a search of one region, and keep the bound of what the time does not suffice for."""
         try:
             return descent.run(beam=beam, nodes=nodes)
         except LateError:
             if descent.pending is not None and beam is None:
                 self._open[index] = max(self._open[index], descent.pending)
             raise
-        finally:
-            self.best = descent.best or self.best
 
     def _worthwhile(self) -> bool:
         """Whether a better choice may exist."""

@@ -6,6 +6,8 @@ whole numbers throughout. Parts of it, from below:
 - `dominance`: options that another one beats in everything are left out.
 - `automaton`, `tables`: the rule and the figures as arrays, made once for all searches of a problem.
 - `multipliers`, `goals`: weights under which the sum of several columns bounds the goal.
+- `trimming`: what cannot be part of a better choice is left out.
+- `completions`: the last decisions enumerated, for problems in which bounds exclude little before them.
 - `layers`: branch and bound over many partial choices at once.
 - `ranking`: one goal after the other, and the runner-up.
 - `pareto`: the front, one exact search for each point.

@@ -43,6 +43,24 @@ class Decision:
         return least
 
 
+class Grid(NamedTuple):
+    """The sums that a column can have: those that differ from `origin` by a multiple of `step`.
+
+    Bytes come in multiples of a block, so that a limit between two multiples is as good as the lower one.
+    """
+
+    origin: NDArray[np.int64]  # [column]
+    step: NDArray[np.int64]  # [column]; 0 where every choice has the same sum
+
+    def down(self, sums: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the highest possible sum of each column that is at most that of `sums`."""
+        return sums - (sums - self.origin) % np.maximum(self.step, 1)
+
+    def of(self, columns: NDArray[np.bool_]) -> Grid:
+        """Return the grid of some columns."""
+        return Grid(self.origin[columns], self.step[columns])
+
+
 @dataclass(frozen=True)
 class Tables:
     """A problem that has at least one allowed choice."""
@@ -57,6 +75,7 @@ class Tables:
     most: NDArray[
         np.int64
     ]  # [decisions made, column]: of the decisions still open, whatever the rule says
+    grid: Grid
 
 
 def tables_of(problem: Problem, resources: int) -> Tables | None:
@@ -76,21 +95,36 @@ def tables_of(problem: Problem, resources: int) -> Tables | None:
     _check(base, [each.figures for each in kept])
     loads = USES + resources
     columns = np.array([*range(loads), *(loads + _highest(base, kept, loads))])
-    decisions = [each.decision(columns) for each in kept]
-    ends = layers[-1].targets.max() + 1 if layers else 1
-    least = [np.zeros((ends, len(columns)), dtype=np.int64)]
-    most = [np.zeros(len(columns), dtype=np.int64)]
+    return made_tables([each.decision(columns) for each in kept], layers, base[columns], loads)
+
+
+def made_tables(
+    decisions: Sequence[Decision], layers: Sequence[Layer], base: NDArray[np.int64], loads: int
+) -> Tables:
+    """Return the tables of decisions and the layers of their rule, with the bounds of each column."""
+    ends = layers[-1].ends if layers else 1
+    least = [np.zeros((ends, len(base)), dtype=np.int64)]
+    most = [np.zeros(len(base), dtype=np.int64)]
     for decision, layer in zip(reversed(decisions), reversed(layers), strict=True):
         least.append(layer.least(decision.least(decision.figures), least[-1]))
         most.append(most[-1] + decision.figures.max(axis=0))
     return Tables(
         decisions=tuple(decisions),
         layers=tuple(layers),
-        base=base[columns],
+        base=base,
         loads=loads,
         least=tuple(least[::-1]),
         most=np.array(most[::-1]),
+        grid=_grid(decisions, base),
     )
+
+
+def _grid(decisions: Sequence[Decision], base: NDArray[np.int64]) -> Grid:
+    origin, step = base, np.zeros(len(base), dtype=np.int64)
+    for decision in decisions:
+        origin = origin + decision.figures[0]
+        step = np.gcd(step, np.gcd.reduce(decision.figures - decision.figures[0], axis=0))
+    return Grid(origin, step)
 
 
 class _Kept(NamedTuple):
