@@ -1,7 +1,7 @@
-"""What a diffusers pipeline does to GPU memory, and the best offload plan for a card.
+"""Memory profiles of diffusers pipelines, and the best offload plan for a GPU.
 
-Importing this package is fast and does not import torch: each public name loads the module that
-defines it when it is first used.
+Importing this package is fast and does not import torch: each public name loads the module that defines it when it is
+first used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Writing a file whole or not at all.
+"""Atomic writing of files: whole or not at all.
 
-Every writer of this toolkit goes through `replacing`: the content is written under a temporary name in the same folder
-and takes the place of the old file in one step, so an interruption or a full disk never leaves half a file.
+Every writer of this toolkit uses `replacing`: the content is written under a temporary name in the same folder and
+replaces the old file in one step, so an interruption or a full disk never leaves half a file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` when the block ends without an exception.
+    """Yield a temporary path that replaces `path` when the block ends without an exception.
 
     Raises:
         InputError: if `path` is a folder or a device, or its folder is missing or cannot be written.
@@ -48,10 +48,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise `InputError` if `path` could not be written; for asking before long work, not after."""
+    """Raise `InputError` if `path` could not be written; to check before long work, not after."""
     target = _checked_target(path)
     try:
-        # A file is made and taken away again: the permission bits do not tell of read-only file systems.
+        # A file is created and removed again: permission bits do not reveal read-only file systems.
         tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
         reason = error.strerror or str(error)
@@ -59,7 +59,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def _checked_target(path: str | os.PathLike[str]) -> Path:
-    """Return `path` with links resolved: a replacement would put a file in the place of the link itself."""
+    """Return `path` with links resolved: a replacement would otherwise replace the link itself."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; give a file name inside it")

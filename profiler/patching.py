@@ -1,11 +1,12 @@
-"""Replacing attributes of other people's modules and objects, and putting every one back.
+"""Replacing attributes of third-party modules and objects, and restoring every one.
 
-Replacements come off in reverse order, whatever happened in between. An attribute that an object only inherited is
-deleted again rather than set, so `vars(owner)` is afterwards what it was before. What is to be undone is written down
-before it is done, and struck off after it was undone, so that putting back can be interrupted anywhere, and repeated.
+Replacements are undone in reverse order, whatever happened in between. An attribute that an object only inherited is
+deleted again rather than set, so `vars(owner)` is afterwards what it was before. Each undo is recorded before its
+change is made, and removed after it has run, so the restoration can be interrupted anywhere, and repeated.
 
-Two may replace the same attribute, and need not leave in the reverse order: the one below takes what it found out from
-under the one above. What torch has once for all threads is one thread's at a time (`take_turn`).
+Two owners of patches may replace the same attribute, and need not restore it in reverse order: the earlier one removes
+its replacement from below the later one. State that torch shares between all threads can be replaced by one thread at a
+time (`take_turn`).
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _MISSING = object()
 
 
 class Patches:
-    """A stack of replaced attributes, and of what else is to be undone; a context manager that undoes it all."""
+    """A stack of replaced attributes and other changes to undo; a context manager that undoes them all."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], object]] = []
 
     @property
     def standing(self) -> bool:
-        """Whether anything is to be put back."""
+        """True if anything is left to restore."""
         return bool(self._undo)
 
     def replace(self, owner: Any, name: str, new: object) -> None:
@@ -41,17 +42,17 @@ class Patches:
         setattr(owner, name, new)
 
     def afterwards(self, undo: Callable[[], object]) -> None:
-        """Have `restore` call `undo` in its turn.
+        """Let `restore` call `undo` in its turn.
 
         Args:
-            undo: Can be repeated where it was interrupted. To be handed in before what it undoes is done.
+            undo: A function that can be repeated if it is interrupted. It must be passed before its change is made.
         """
         self._undo.append(undo)
 
     def restore(self) -> None:
-        """Put everything back, last replaced first, with Ctrl-C held back meanwhile. Safe to call twice.
+        """Restore everything, last replaced first, with Ctrl-C deferred meanwhile. Safe to call twice.
 
-        Where undoing something raises an error, the rest is undone before that is raised.
+        If undoing something raises an error, the rest is undone before the error is raised.
         """
         if self._undo:
             to_the_end(self._put_back)
@@ -80,14 +81,14 @@ class Patches:
 
 
 class _Replacement:
-    """One attribute that was replaced, and what was there before."""
+    """One replaced attribute, and its old value."""
 
     def __init__(self, owner: Any, name: str) -> None:
         self.owner, self.name = owner, name
         self.old: object = vars(owner).get(name, _MISSING)
 
     def put_back(self) -> None:
-        """Take this replacement away, from under a later one if there is one."""
+        """Undo this replacement, from below a later one if there is one."""
         above = None
         for other in reversed(_standing):
             if other is self:
@@ -95,7 +96,7 @@ class _Replacement:
             if other.owner is self.owner and other.name == self.name:
                 above = other
         else:
-            return  # it is away
+            return  # it is undone already
         if above is not None:
             above.old = self.old
         elif self.old is not _MISSING:
@@ -105,7 +106,7 @@ class _Replacement:
         _standing.remove(self)
 
 
-_standing: list[_Replacement] = []  # in their order; of all threads
+_standing: list[_Replacement] = []  # of all threads, in order
 
 
 class _Turn(NamedTuple):
@@ -118,20 +119,20 @@ _turns: list[_Turn] = []
 
 
 def take_turn(what: str, patches: Patches) -> None:
-    """Let this thread alone replace what all threads share, until `patches` are restored.
+    """Reserve state that all threads share for this thread, until `patches` are restored.
 
-    What a thread left standing that has ended is put back.
+    Replacements left by a thread that has ended are undone.
 
     Args:
-        what: What the thread is about to have, with its article, for the error of another.
-        patches: What it replaces.
+        what: Name of the thing the thread is about to activate, with its article, for another thread's error.
+        patches: The replacements it makes.
 
     Raises:
-        InputError: if another thread is at it.
+        InputError: if another thread has reserved the state.
     """
     turn = _Turn(what, threading.current_thread(), patches)
     patches.afterwards(partial(_end, turn))
-    _turns.append(turn)  # and look then: of two at once the first in the list has it
+    _turns.append(turn)  # before checking: of two threads at once, the first in the list wins
     for other in _turns.copy():
         if other is turn:
             return

@@ -1,7 +1,6 @@
-"""Sizes as people write them, to and from integers of bytes.
+"""Conversion of sizes as people write them to and from integers of bytes.
 
-Inside the toolkit every size is an integer of bytes; these functions are the edge where text
-becomes one and back.
+Inside the toolkit every size is an integer of bytes; these functions convert at its boundary.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 TIB = 1 << 40
-NANOSECONDS = 10**9  # a second
+NANOSECONDS = 10**9  # per second
 
 _BYTES_PER_UNIT = {
     "b": 1,
@@ -35,9 +34,9 @@ _PERCENT = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*%\s*")
 
 
 def parse_bytes(size: str | int) -> int:
-    """Return the bytes that `size` names: `8GiB` is 8 x 2^30, `8GB` is 8 x 10^9, 8 is eight bytes.
+    """Return the bytes that `size` stands for: `8GiB` is 8 x 2^30, `8GB` is 8 x 10^9, 8 is eight bytes.
 
-    Text without a unit is refused: `--budget 8` is a slip for `8GiB`, never eight bytes.
+    Text without a unit is refused: `--budget 8` is a mistake for `8GiB`, never eight bytes.
 
     Raises:
         InputError: if it is not a size, or not a positive one.
@@ -49,7 +48,7 @@ def parse_bytes(size: str | int) -> int:
 
 
 def _whole(size: Any) -> int:
-    """Return a number of bytes, of numpy or torch as well."""
+    """Return a whole number of bytes; integers of numpy and torch are accepted as well."""
     try:
         return index(size) if not isinstance(size, bool) else 0
     except TypeError as error:
@@ -82,7 +81,7 @@ def format_bytes(count: int) -> str:
 
 
 def parse_fraction(text: str | float) -> float:
-    """Return the fraction that `text` names: `2%` is 0.02, `0.02` is 0.02.
+    """Return the fraction that `text` stands for: `2%` is 0.02, `0.02` is 0.02.
 
     Raises:
         InputError: if it is neither a percentage nor a number from 0 to 1.
@@ -106,7 +105,7 @@ def format_fraction(fraction: float) -> str:
 
 
 def format_band(above: float, below: float) -> str:
-    """Return what a figure may be too low and too high by, as fractions: `± 1 %`, `+ 1 %, - 2.5 %`."""
+    """Return the band by which a figure may be too low and too high, given as fractions: `± 1 %`, `+ 1 %, - 2.5 %`."""
     if format_fraction(above) == format_fraction(below):
         return f"± {format_fraction(above)}"
     return f"+ {format_fraction(above)}, - {format_fraction(below)}"

@@ -1,7 +1,7 @@
-"""The one way up: methods of records whose work is done by rooms above, loaded when they are first called.
+"""Methods of records that are implemented in higher-level packages, which are loaded on the first call.
 
-`profile.findings` and `plan.apply` are methods of plain data that a file can hold, and must not cost an import of
-torch, pandas or the reports. Nothing else names a room above its own.
+`profile.findings` and `plan.apply` are methods of plain data that a file can hold, and must not require an import of
+torch, pandas or the reports. Nothing else refers to a package above its own.
 """
 
 from __future__ import annotations

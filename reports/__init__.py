@@ -1,4 +1,4 @@
-"""Reports of profiles and plans: a page, a picture, text for the terminal. They read records and nothing else.
+"""Reports of profiles and plans: a page, a picture, text for the terminal. They only read records.
 
 Each name loads the module that defines it on first use, so that text in a terminal never waits for matplotlib.
 """

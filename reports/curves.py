@@ -1,6 +1,6 @@
-"""The curves of the timeline as numbers: lanes, the stack of weights, what is on top of it, the axis.
+"""The curves of the timeline as numbers: lanes, the stack of weights, the other memory on top of it, the axis.
 
-The page and the picture draw the same lists. A curve has two slices for each column: at its start and at its end.
+The HTML page and the PNG picture draw the same lists. A curve has two slices for each column: at its start and end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Band(NamedTuple):
-    """One vertical slice of a filled band: its lower and upper edge at one position of the axis."""
+    """One vertical slice of a filled band: its lower and upper edges at one position of the axis."""
 
     position: float
     low: float
@@ -25,7 +25,7 @@ class Band(NamedTuple):
 
 
 def held(columns: Sequence[Column], index: int) -> list[Band]:
-    """Return what component `index` has on the card."""
+    """Return the bytes of component `index` on the GPU."""
     slices = []
     for column in columns:
         slices.append(Band(column.start, 0.0, float(column.held_before[index])))
@@ -34,7 +34,7 @@ def held(columns: Sequence[Column], index: int) -> list[Band]:
 
 
 def fullest(columns: Sequence[Column], index: int, whole_bytes: int) -> float:
-    """Return the bytes that fill the lane of component `index`: a cast can make more of it than it began with."""
+    """Return the bytes that fill the lane of component `index`; a cast can increase its size."""
     most = max(
         (max(column.held_before[index], column.held_after[index]) for column in columns), default=0
     )
@@ -42,7 +42,7 @@ def fullest(columns: Sequence[Column], index: int, whole_bytes: int) -> float:
 
 
 def busy(columns: Sequence[Column], index: int, name: str, least: float) -> list[Band]:
-    """Return `held` where the component computes, at least `least` bytes high to be seen, and nothing elsewhere."""
+    """Return `held` where the component computes, at least `least` bytes high to be visible, and zero elsewhere."""
     return [
         edge._replace(
             high=max(edge.high, least)
@@ -54,7 +54,7 @@ def busy(columns: Sequence[Column], index: int, name: str, least: float) -> list
 
 
 def stacked(columns: Sequence[Column], components: int) -> list[list[Band]]:
-    """Return `held` of each component, each on top of those before it."""
+    """Return `held` of each component, stacked on top of those before it."""
     floor = [0.0] * (2 * len(columns))
     bands = []
     for index in range(components):
@@ -70,7 +70,7 @@ def stacked(columns: Sequence[Column], components: int) -> list[list[Band]]:
 
 
 def rest(columns: Sequence[Column]) -> list[Band]:
-    """Return what is allocated beyond weights: in each column at its highest, and sloped where weights move."""
+    """Return the bytes allocated besides weights: at the peak of each column, or sloped where weights move."""
     slices = []
     for column in columns:
         ends = ((column.start, column.held_before), (column.end, column.held_after))
@@ -81,13 +81,13 @@ def rest(columns: Sequence[Column]) -> list[Band]:
 
 
 def _highs(column: Column) -> tuple[int, int]:
-    """Return how high allocated memory is drawn at the start and at the end of a column."""
+    """Return the heights at which allocated memory is drawn at the start and at the end of a column."""
     slope = (column.before_bytes, column.after_bytes)
     return slope if column.peak_bytes <= max(slope) else (column.peak_bytes, column.peak_bytes)
 
 
 def peak_point(columns: Sequence[Column]) -> tuple[float, int]:
-    """Return where the curve of allocated memory is at its highest: a position of the axis, and bytes."""
+    """Return the highest point of the curve of allocated memory: a position of the axis, and bytes."""
     highest = max(columns, key=lambda column: column.peak_bytes)
     start, end = _highs(highest)
     if start == end:
@@ -108,7 +108,7 @@ def reserved(columns: Sequence[Column]) -> list[tuple[float, float]]:
 
 
 def host(columns: Sequence[Column]) -> tuple[list[Band], list[Band]]:
-    """Return pinned host memory, and on top of it pageable host memory at its highest in each column."""
+    """Return pinned host memory, and stacked on it pageable host memory, at its peak in each column."""
     pinned, pageable = [], []
     for column in columns:
         low = float(column.host_pinned_bytes)
@@ -120,19 +120,19 @@ def host(columns: Sequence[Column]) -> tuple[list[Band], list[Band]]:
 
 
 def host_top_bytes(profile: Profile) -> int:
-    """Return the highest value of the axis of host memory; 0 where the profile says nothing of it."""
+    """Return the highest value of the axis of host memory; 0 if the profile does not record it."""
     return int(profile.totals.host_peak_bytes * 1.12)
 
 
 def top_bytes(profile: Profile) -> int:
-    """Return the highest value of the memory axis: the card, unless it dwarfs what is used."""
+    """Return the highest value of the memory axis: the GPU's capacity, unless it is far larger than the memory used."""
     used = max(profile.totals.peak_reserved_bytes, profile.totals.peak_allocated_bytes, 64 * MIB)
     capacity = profile.gpu.capacity_bytes
     return int(max(capacity, used) * 1.06) if capacity <= 2.5 * used else int(used * 1.3)
 
 
 def ticks(highest_bytes: int, most: int = 8) -> list[int]:
-    """Return round values of the memory axis, at most about `most` of them and half as many at least."""
+    """Return round values of the memory axis, about `most` of them at most and half as many at least."""
     steps = (
         GIB // 16,
         GIB // 8,

@@ -1,4 +1,4 @@
-"""The plans that nothing beats, from the smallest card to the least cost, with the chosen one and stock marked."""
+"""The Pareto front of plans, from the least memory to the least cost, with the chosen plan and stock marked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Scales(NamedTuple):
 
 
 def front_svg(view: PlanView) -> str:
-    """Return the figure; "" where there is no choice to show."""
+    """Return the figure; "" if there is no choice to show."""
     if len(view.front) < 2:
         return ""
     rows = [row for row in view.rows if row.chosen or row.label == "as it is"]

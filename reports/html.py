@@ -1,4 +1,4 @@
-"""The report as one self-contained page: no network, no script from elsewhere, light and dark."""
+"""The report as one self-contained HTML page: no network, no external scripts, light and dark."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def write_html(
     plan: Plan | None = None,
     verification: VerifiedPlan | None = None,
 ) -> None:
-    """Write the report of one profile, or of several beside each other, to `path`.
+    """Write the report of one profile, or of several side by side, to `path`.
 
     Args:
-        path: the file to write, whole or not at all.
-        profiles: one profile or several; the plan and its verification belong to the first.
-        plan: a `Plan`, shown beside stock and its runner-up.
-        verification: what `verify` found for the plan.
+        path: The file to write, whole or not at all.
+        profiles: One profile or several; the plan and its verification belong to the first.
+        plan: A `Plan`, shown beside stock and its runner-up.
+        verification: The result of `verify` for the plan.
 
     Raises:
         InputError: if `path` cannot be written, or the plan is of another pipeline.
@@ -83,7 +83,7 @@ def render_html(
 
 
 def _page(profile: Profile, plan: Plan | None) -> dict[str, Any]:
-    """Return what the template shows of one profile, beside a plan if it has one."""
+    """Return the template's data of one profile, beside a plan if there is one."""
     return {
         "profile": profile,
         "title": story.title(profile),
@@ -107,7 +107,7 @@ def _page(profile: Profile, plan: Plan | None) -> dict[str, Any]:
 
 
 def _figure(profile: Profile) -> dict[str, Markup]:
-    """Return the timeline and what the pointer tells about it."""
+    """Return the timeline, and the data for its tooltips."""
     return {
         "timeline": Markup(timeline_svg(profile)),  # noqa: S704  built by our own writer, which escapes
         "hover": Markup(_hover(profile)),  # noqa: S704  JSON with "<" escaped
@@ -120,7 +120,7 @@ def _component_rows(profile: Profile) -> list[dict[str, Any]]:
 
 
 def _hover(profile: Profile) -> str:
-    """Return what the pointer shows, as JSON that is safe inside a script element."""
+    """Return the data for tooltips, as JSON that is safe inside a script element."""
     columns = [
         [
             round(column.start, 5),

@@ -1,6 +1,6 @@
-"""How a profile shows itself: one line in a prompt, a small card in a notebook.
+"""Displays of a profile: one line at a prompt, a small panel in a notebook.
 
-The card inherits the notebook's colours, so that it reads on light and on dark; greys are translucent.
+The panel inherits the notebook's colours, so that it is readable on light and on dark; greys are translucent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BLUE = "#4477AA"  # of the reports' denoiser
 
 
 def one_line(profile: Profile) -> str:
-    """Return the profile in one line."""
+    """Return the profile as one line."""
     totals = profile.totals
     name = plain_text.one_line(profile.model or profile.pipeline_class)
     state = "" if profile.complete else ", incomplete"
@@ -41,7 +41,7 @@ def one_line(profile: Profile) -> str:
 
 
 def notebook_html(profile: Profile) -> str:
-    """Return the profile as a small card: answer, figures, the peak of each phase, the first finding."""
+    """Return the profile as a small panel: the answer, the figures, the peak of each phase, the first finding."""
     parts = [_heading(profile), _figures(profile), _phases(profile), _advice(profile)]
     return f'<div style="max-width:760px;line-height:1.5">{"".join(parts)}</div>'
 

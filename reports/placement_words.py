@@ -1,4 +1,4 @@
-"""Placements in words, for text, notebooks and reports."""
+"""Placements as phrases, for text, notebooks and reports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLACES = {
 
 
 def worded(plan: Plan, name: str) -> str:
-    """Return where a component of `plan` lives."""
+    """Return a phrase for the placement of a component of `plan`."""
     record = plan.inside.get(name)
     inside = None if record is None else placement_of(record)
     place = PLACES.get(plan.placements[name], "")
@@ -29,7 +29,7 @@ def worded(plan: Plan, name: str) -> str:
 
 
 def inside_words(one: Plan | Alternative) -> list[str]:
-    """Return a phrase for each component that is streamed or split, or leaves the card without a copy down."""
+    """Return phrases for the components that are streamed or split, or leave the GPU without being copied back."""
     phrases = [f"{name}: {placement_of(record).words()}" for name, record in one.inside.items()]
     for swap, how in (("drop", "kept on the host"), ("pinned", "pinned")):
         names = [name for name, own in one.swaps.items() if own == swap]

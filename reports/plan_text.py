@@ -84,7 +84,7 @@ def html_of(plan: Plan) -> str:
 
 
 def _gpu(plan: Plan) -> str:
-    """Return the GPU that was planned for, whether anybody named it, and whether the budget is more than it has."""
+    """Return a phrase for the GPU: its size, whether it is the default, and whether the budget exceeds its memory."""
     words = [plan.gpu]
     if plan.gpu_bytes:
         words.append(format_bytes(plan.gpu_bytes))
@@ -114,7 +114,7 @@ def _calls(plan: Plan) -> list[str]:
 
 
 def call_words(plan: Plan, one: PlannedCall) -> str:
-    """Return what tells a call from the others: its pipeline, and the arguments that not all have alike."""
+    """Return the words that distinguish a call from the others: its pipeline, and the arguments that differ."""
     told = [] if one.pipeline_class == plan.pipeline_class else [one.pipeline_class]
     for name, value in one.call.items():
         if any(other.call.get(name) != value for other in plan.signatures):
@@ -123,7 +123,7 @@ def call_words(plan: Plan, one: PlannedCall) -> str:
 
 
 def _host(one: Predicted) -> str:
-    """Return what the weights take of the host's memory."""
+    """Return a phrase for the host memory that the weights take."""
     total = format_bytes(one.host_pageable_bytes + one.host_pinned_bytes)
     return f"{total} of weights, {format_bytes(one.host_pinned_bytes)} of it pinned"
 

@@ -1,4 +1,4 @@
-"""A plan, and what its verification found, as the words and rows that every form of report shows."""
+"""A plan and the result of its verification, as the words and rows that every form of report shows."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ SECONDS, COPIED = "seconds per call", "weights copied per call"
 
 
 class VerifiedPlan(Protocol):
-    """What `profiler.verify` returns, as far as a report reads it."""
+    """The result of `profiler.verify`, as far as a report reads it."""
 
     @property
     def held(self) -> bool:
-        """Return whether the run kept the promise."""
+        """True if the run kept the promise."""
 
     @property
     def promised(self) -> Predicted:
-        """Return what the plan promised of a call."""
+        """The figures that the plan promised for a call."""
 
     @property
     def found(self) -> Predicted:
-        """Return what the run showed."""
+        """The figures of the run."""
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """Return where the run left the promise."""
+        """The differences of the run from the promise."""
 
     @property
     def drift(self) -> tuple[str, ...]:
-        """Return where the pipeline was no longer as the plan left it."""
+        """The differences of the pipeline from the state in which the plan left it."""
 
     @property
     def source(self) -> str:
-        """Return "measured" or "predicted"."""
+        """The source of the run: "measured" or "predicted"."""
 
     @property
     def profile(self) -> Profile:
-        """Return the run."""
+        """The profile of the run."""
 
 
 class PlanRow(NamedTuple):
@@ -60,7 +60,7 @@ class PlanRow(NamedTuple):
     seconds: str
     resident: str
     sequence: str
-    cost: float  # what `PlanView.cost_name` says
+    cost: float  # in the unit of `PlanView.cost_name`
 
 
 class Term(NamedTuple):
@@ -71,7 +71,7 @@ class Term(NamedTuple):
 
 
 class PlanView(NamedTuple):
-    """What a report shows of a plan."""
+    """The parts of a plan that a report shows."""
 
     headline: str
     gain: str
@@ -82,27 +82,30 @@ class PlanView(NamedTuple):
     left_bytes: int
     proof: str
     smallest: str
-    placements: tuple[tuple[str, str], ...]  # component, what happens to it
-    cost_name: str  # "seconds per call", or "weights copied per call" where they are unknown
-    front: tuple[tuple[int, float], ...]  # (device bytes, cost), from the smallest card up
+    placements: tuple[tuple[str, str], ...]  # component, phrase for its placement
+    cost_name: str  # "seconds per call", or "weights copied per call" if seconds are unknown
+    front: tuple[tuple[int, float], ...]  # (device bytes, cost), in the order of the bytes
     code: str
     verification: VerificationView | None
 
 
 class VerificationView(NamedTuple):
-    """Whether the promise held when the plan was run."""
+    """The comparison of a plan's promise with its run."""
 
     held: bool
     headline: str
     rows: tuple[tuple[str, int, int], ...]  # figure, promised bytes, found bytes
-    complaints: tuple[str, ...]  # where the run left the promise, or the pipeline the plan
+    complaints: tuple[
+        str, ...
+    ]  # differences of the run from the promise, or of the pipeline from the plan
     profile: Profile  # the run
 
 
 def check_same(plan: Plan, profile: Profile) -> None:
-    """Raise InputError if a plan is shown beside a profile of another pipeline.
+    """Raise InputError if the plan and the profile are of different pipelines.
 
-    A profile of the same class with the same components is of the same one: a model may be named by another path.
+    A profile of the same class with the same components counts as the same pipeline: a model may be named by another
+    path.
     """
     of_plan = (plan.pipeline_class, frozenset(plan.placements))
     of_profile = (profile.pipeline_class, frozenset(part.name for part in profile.components))
@@ -116,7 +119,7 @@ def check_same(plan: Plan, profile: Profile) -> None:
 
 
 def plan_view(plan: Plan, verification: VerifiedPlan | None = None) -> PlanView:
-    """Return what to show of `plan`."""
+    """Return the view of `plan`."""
     margin = plan.margin
     return PlanView(
         headline=_headline(plan),
@@ -179,7 +182,7 @@ def _faster(plan: Plan) -> str:
 
 
 def cost_words(view: PlanView, cost: float) -> str:
-    """Return a cost as a reader wants it."""
+    """Return a cost with its unit."""
     return format_seconds(cost) if view.cost_name == SECONDS else format_bytes(round(cost))
 
 

@@ -1,6 +1,6 @@
-"""The report as one picture: the answer, the timeline, the sum against the card, the plan beside stock.
+"""The report as one PNG picture: the answer, the timeline, the sum against the GPU's memory, the plan beside stock.
 
-Drawn with matplotlib's objects on an Agg canvas: the caller's backend, style and open figures are left alone.
+It is drawn with matplotlib's objects on an Agg canvas: the caller's backend, style and open figures are not changed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ STYLE = {
     "xtick.color": "#5f6368",
     "ytick.color": "#5f6368",
     "hatch.linewidth": 0.6,
-    "text.parse_math": False,  # a dollar in a name is a dollar
+    "text.parse_math": False,  # a dollar sign in a name is literal
 }
 
 
@@ -81,7 +81,7 @@ def render_png(profile: Profile, *, plan: Plan | None = None) -> bytes:
 
 
 class _Sheet:
-    """A page that is filled from the top; heights are inches."""
+    """A page that is filled from the top; heights are in inches."""
 
     def __init__(self, height: float) -> None:
         from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ class _Sheet:
         self.figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, facecolor="white")
 
     def axes(self, height: float, *, left: float = MARGIN, right: float = MARGIN) -> Axes:
-        """Return axes under what was placed so far."""
+        """Return axes below everything placed so far."""
         self.used += height
         width = WIDTH_INCHES - left - right
         box = (
@@ -111,7 +111,7 @@ class _Sheet:
         self.used += gap
 
     def skip(self, height: float) -> None:
-        """Leave room."""
+        """Leave vertical space."""
         self.used += height
 
 
@@ -154,7 +154,7 @@ def _answer(sheet: _Sheet, profile: Profile) -> None:
 
 
 def _ways_out(profile: Profile) -> list[str]:
-    """Return the lines that say what a run that ran out of memory takes, and what would have fitted."""
+    """Return the lines on the whole size of a run that ran out of memory, and on what would have fitted."""
     remedy = profile.failure.remedy if profile.failure is not None else ""
     told = (story.how_big(profile), remedy)
     return [line for sentence in told for line in wrap(sentence, SENTENCE_CHARACTERS)]

@@ -1,4 +1,4 @@
-"""The panels under the timeline of the picture: the sum against the card, and the plan beside others."""
+"""The panels below the timeline of the picture: the sum against the GPU's memory, and the plan beside others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def sum_bar(axes: Axes, pieces: Sequence[Piece], card_share: float) -> None:
-    """Draw the sum against the card as one bar, with its legend under it."""
+    """Draw the sum against the GPU's memory as one bar, with its legend below."""
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
     start = 0.0
@@ -48,7 +48,7 @@ def sum_bar(axes: Axes, pieces: Sequence[Piece], card_share: float) -> None:
 
 
 def plan(axes: Axes, view: PlanView) -> None:
-    """Draw what each plan needs and copies as bars beside each other."""
+    """Draw the memory and the cost of each plan as bars side by side."""
     rows = [row for row in view.rows if row.label != "smallest that runs"]
     axes.set(xlim=(0, 1), ylim=(len(rows) + 0.15, -0.75))
     axes.axis("off")
@@ -71,7 +71,7 @@ def plan(axes: Axes, view: PlanView) -> None:
 
 
 def _width_of_one(*sizes: float) -> float:
-    """Return the width that one takes where the largest of `sizes` is to take a quarter of the axes."""
+    """Return the width of one unit, so that the largest of `sizes` takes a quarter of the axes."""
     return 0.25 / (max(sizes) or 1)
 
 

@@ -1,4 +1,4 @@
-"""The timeline of the picture: phases, lanes and memory, each drawn into axes of its own over one scale."""
+"""The timeline of the picture: phases, lanes and memory, each drawn into its own axes over one scale."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from reports.timeline import Timeline
     from reports.timeline_columns import Column
 
-CAPTION_INCHES = 0.33  # under the lowest panel, below the clock
-FILL = 0.76  # of a lane's pitch that its bar takes
+CAPTION_INCHES = 0.33  # below the lowest panel and its clock
+FILL = 0.76  # share of a lane's pitch that its bar takes
 
 
 def phases(axes: Axes, picture: Timeline) -> None:
-    """Draw the phase names and step numbers over the lanes, in axes of height 1."""
+    """Draw the phase names and step numbers above the lanes, in axes of height 1."""
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
     for _, group in groupby(picture.segments, key=lambda segment: (segment.call, segment.phase)):
@@ -49,7 +49,7 @@ def phases(axes: Axes, picture: Timeline) -> None:
 
 
 def lanes(axes: Axes, profile: Profile, picture: Timeline, colours: dict[str, str]) -> None:
-    """Draw one lane for each component and two for transfers, top down."""
+    """Draw one lane for each component and two for transfers, from the top down."""
     rows = len(picture.order) + 2
     axes.set(xlim=(0, 1), ylim=(rows, 0))
     axes.axis("off")
@@ -108,7 +108,7 @@ def _transfers(
 
 
 def memory(axes: Axes, profile: Profile, picture: Timeline, colours: dict[str, str]) -> None:
-    """Draw weights by component, everything else on top, reserved as a line, the card as a limit."""
+    """Draw weights by component, everything else on top, reserved memory as a line, the GPU's capacity as a limit."""
     highest = curves.top_bytes(profile)
     axes.set(xlim=(0, 1), ylim=(0, highest), yticks=curves.ticks(highest))
     axes.set_yticklabels([f"{value / GIB:g} GiB" for value in curves.ticks(highest)])
@@ -129,7 +129,7 @@ def memory(axes: Axes, profile: Profile, picture: Timeline, colours: dict[str, s
 
 
 def host(axes: Axes, profile: Profile, picture: Timeline) -> None:
-    """Draw the host's memory: pinned at the bottom, pageable on top of it."""
+    """Draw host memory: pinned at the bottom, pageable on top of it."""
     highest = curves.host_top_bytes(profile)
     marks = curves.ticks(highest, 4)[1:]
     axes.set(xlim=(0, 1), ylim=(0, highest), yticks=marks, xticks=[])
@@ -153,7 +153,7 @@ def host(axes: Axes, profile: Profile, picture: Timeline) -> None:
 
 
 def foot(axes: Axes, picture: Timeline) -> None:
-    """Draw the clock under the lowest panel, and say what the marks of all panels mean."""
+    """Draw the clock below the lowest panel, and a caption that explains the marks of all panels."""
     _clock(axes, picture)
     height_inches = axes.bbox.height / axes.figure.dpi
     _caption(axes, picture, -CAPTION_INCHES / height_inches)
@@ -225,7 +225,7 @@ def _rules(axes: Axes, picture: Timeline) -> None:
 
 
 def _caption(axes: Axes, picture: Timeline, y: float) -> None:
-    """Say what the marks mean, at height `y` of the axes."""
+    """Draw the caption that explains the marks, at height `y` of the axes."""
     words = ["grey: everything but weights, at its highest", "dashed: reserved by PyTorch"]
     if any(segment.folded_steps for segment in picture.segments):
         words.append("hatched: equal steps, drawn once")

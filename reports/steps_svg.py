@@ -1,4 +1,4 @@
-"""The peak of every denoise step as bars, and the same as rows with equal steps collapsed."""
+"""The peak of every denoise step, as bars and as rows with equal steps collapsed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDEST_BAR = 34.0
 
 
 class StepRun(NamedTuple):
-    """Consecutive denoise steps with the same peak, transfers and residents."""
+    """Consecutive denoise steps with the same peak, transfers and resident components."""
 
     call: int
     first: int  # counted from 1
@@ -33,7 +33,7 @@ class StepRun(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Return `step 1` or `steps 2 to 30`."""
+        """The label of the row: `step 1` or `steps 2 to 30`."""
         return (
             f"step {self.first}"
             if self.first == self.last
@@ -42,7 +42,7 @@ class StepRun(NamedTuple):
 
 
 def step_runs(profile: Profile) -> list[StepRun]:
-    """Return the denoise steps, equal neighbours as one row."""
+    """Return the denoise steps, with equal neighbours as one row."""
 
     def same(step: reading.Step) -> tuple[object, ...]:
         tally = step.tally
@@ -76,7 +76,7 @@ def step_runs(profile: Profile) -> list[StepRun]:
 
 
 def steps_svg(profile: Profile) -> str:
-    """Return one bar for each step; "" where there are none."""
+    """Return the figure with one bar for each step; "" if there are none."""
     steps = reading.steps(profile)
     if not steps:
         return ""

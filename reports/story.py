@@ -1,4 +1,4 @@
-"""The words of a report: the answer, where the peak is, what to do, and the bill of the peak as rows.
+"""The words of a report: the answer, the peak and its cause, the advice, and the peak breakdown as rows.
 
 Every form of report (page, picture, terminal) takes its sentences from here.
 """
@@ -38,31 +38,31 @@ NEEDED_NOTE = (
     "What a plan needs is promised: context + peak allocated + slack + error band, which the budget must cover. "
     "On the card is what one run had: context + all that PyTorch had reserved."
 )
-"""Two figures that are easily taken for one, and how they differ."""
+"""The labels of two figures that are easily confused, and the explanation of their difference."""
 
 
 class Answer(NamedTuple):
-    """What a reader wants first."""
+    """The answer to a reader's first questions."""
 
     verdict: str  # one of the answers of `profiler.record.verdict`
     headline: str
-    basis: str  # predicted or measured, on what, how sure
-    peak: str  # where the peak is and who held it
-    advice: str  # what to do about it; "" where nothing is to be done
+    basis: str  # predicted or measured, the GPU, and the error band
+    peak: str  # the place of the peak, and the component that was active
+    advice: str  # the first finding; "" if there is none
     fix: str  # the advice as a line of code
 
 
 class BillMoment(NamedTuple):
-    """The moment that the bill is of."""
+    """The moment of the peak breakdown."""
 
     title: str
-    total: str  # what to call the sum
-    bytes: int  # allocated then
+    total: str  # the name of the sum
+    bytes: int  # allocated at that moment
     items: tuple[BillItem, ...]
 
 
 class BillRow(NamedTuple):
-    """One line of the bill; the rows add up to what was allocated then to the last byte."""
+    """One row of the peak breakdown; the rows add up exactly to the allocated bytes."""
 
     holder: str
     what: str
@@ -71,7 +71,7 @@ class BillRow(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """One figure with what it means."""
+    """One figure with an explanation."""
 
     label: str
     value: str
@@ -79,12 +79,12 @@ class Figure(NamedTuple):
 
 
 def told_findings(profile: Profile, plan: Plan | None = None) -> tuple[Finding, ...]:
-    """Return the findings to show, beside the plan if there is one: it decides what they may tell to do."""
+    """Return the findings to show, beside the plan if there is one, which limits the fixes that they may recommend."""
     return findings(profile) if plan is None else findings_beside_plan(profile)
 
 
 def how_big(profile: Profile) -> str:
-    """Return what a run that ran out of memory would have taken, and of which GPU; "" where that is not known."""
+    """Return the memory that a run that ran out of it would have taken, and the GPU for it; "" if that is unknown."""
     whole = profile.failure.whole if profile.failure is not None else None
     return "" if whole is None else whole_words(whole)
 
@@ -104,7 +104,7 @@ def answer(profile: Profile, plan: Plan | None = None) -> Answer:
 
 
 def title(profile: Profile) -> str:
-    """Return what was run: `sd15 (StableDiffusionPipeline), model offload, float16, vae works in tiles`."""
+    """Return the title of the run: `sd15 (StableDiffusionPipeline), model offload, float16, vae works in tiles`."""
     own = profile.pipeline_class
     what = f"{profile.model} ({own})" if profile.model else own
     mode = MODE_NAMES.get(profile.mode, profile.mode)
@@ -112,7 +112,7 @@ def title(profile: Profile) -> str:
 
 
 def figures(profile: Profile) -> list[Figure]:
-    """Return the figures that stand under the answer."""
+    """Return the figures shown below the answer."""
     totals, band = profile.totals, verdicts.verdict(profile).band_bytes
     calls = {event.call for event in profile.events if event.call >= 0}
     span = f"in {len(calls)} calls" if len(calls) > 1 else "per call" if calls else "in all"
@@ -128,7 +128,7 @@ def figures(profile: Profile) -> list[Figure]:
     ]
     if (
         calls or totals.seconds
-    ):  # a run that ended while the pipeline was placed took no time of a call
+    ):  # a run that ended while the pipeline was placed has no seconds of a call
         shown.append(Figure("Time", format_seconds(totals.seconds), _waiting(profile)))
     if totals.host_peak_bytes:
         note = "of the process" if profile.source == "measured" else "for tensors"
@@ -142,7 +142,7 @@ def figures(profile: Profile) -> list[Figure]:
 
 
 def _waiting(profile: Profile) -> str:
-    """Return how much of the time is waiting for copies, where that is known."""
+    """Return the note on the time, with the part spent waiting for copies if it is known."""
     exposed_seconds = profile.totals.exposed_transfer_seconds
     if exposed_seconds is None:
         return profile.source
@@ -151,7 +151,7 @@ def _waiting(profile: Profile) -> str:
 
 
 def bill_moment(profile: Profile) -> BillMoment:
-    """Return of which moment `bill` tells: the peak, or, of a run that ran out of memory, the moment of that."""
+    """Return the moment of the peak breakdown: the peak, or, if the run ran out of memory, the moment of that."""
     failure = profile.failure
     if failure is not None and failure.holders and failure.allocated_bytes is not None:
         title, total = "The bill when memory ran out", "allocated then"
@@ -161,7 +161,7 @@ def bill_moment(profile: Profile) -> BillMoment:
 
 
 def bill(profile: Profile) -> list[BillRow]:
-    """Return who holds what at that moment, biggest first; a remainder is shown as unattributed, never dropped."""
+    """Return the peak breakdown, largest first; a remainder is shown as unattributed, never dropped."""
     whole = bill_moment(profile).bytes
     items = [(item.holder, item.what, item.bytes) for item in bill_moment(profile).items]
     missing = whole - sum(size for _, _, size in items)
@@ -175,7 +175,7 @@ def bill(profile: Profile) -> list[BillRow]:
 
 
 def call_texts(profile: Profile) -> list[str]:
-    """Return each call as code, the arguments that the profiler chose included."""
+    """Return each call as code, including the arguments that the profiler chose."""
     if not profile.signatures:
         return [_call("pipe", profile.call)]
     own = profile.signatures[0].pipeline_class
@@ -210,7 +210,7 @@ def _headline(profile: Profile) -> str:
 
 
 def short_card(profile: Profile) -> str:
-    """Return the card's name without the maker."""
+    """Return the GPU's name without the manufacturer."""
     return one_line(profile.gpu.name).removeprefix("NVIDIA ").removeprefix("GeForce ")
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of the answer as pieces of one bar: what is needed, term by term, against the card."""
+"""The arithmetic of the answer as pieces of one bar: the needed memory, term by term, against the GPU's memory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from profiler.record.profile import Profile
 
 
-SMALLEST = 0.0005  # of the bar: what is less does not show
+SMALLEST = 0.0005  # of the bar: smaller pieces would not be visible
 
 
 class Piece(NamedTuple):
-    """One piece of the bar that shows the sum against the card."""
+    """One piece of the bar that shows the sum against the GPU's memory."""
 
     label: str
     bytes: int
     share: float  # of the whole bar
-    colour: str  # "" where the style sheet decides
+    colour: str  # "" if the style sheet decides
     kind: str
 
 
 def sum_pieces(profile: Profile) -> list[Piece]:
-    """Return the arithmetic of the answer: context, the bill, what is reserved beyond it, the band, what is spare."""
+    """Return the pieces: context, peak breakdown, memory reserved beyond it, error band, and spare memory."""
     colours = component_colours(profile)
     answer = verdict(profile)
     totals, gpu = profile.totals, profile.gpu
@@ -50,7 +50,7 @@ def sum_pieces(profile: Profile) -> list[Piece]:
 
 
 def _at_the_end(profile: Profile) -> list[tuple[str, int, str, str]]:
-    """Return what of the card was not allocated when a run ended early."""
+    """Return the pieces of the GPU's memory that were not allocated when a run ended early."""
     gpu, totals, failure = profile.gpu, profile.totals, profile.failure
     reserved = totals.device_bytes - gpu.context_bytes - totals.peak_allocated_bytes
     free = gpu.capacity_bytes - totals.device_bytes
@@ -64,11 +64,11 @@ def _at_the_end(profile: Profile) -> list[tuple[str, int, str, str]]:
 
 
 def _whole_bytes(profile: Profile) -> int:
-    """Return what the whole bar stands for: the card, or what is needed where that is more."""
+    """Return the bytes of the whole bar: the GPU's capacity, or the needed bytes if they are more."""
     needed = verdict(profile).needed_bytes if profile.complete else profile.totals.device_bytes
     return max(profile.gpu.capacity_bytes, needed)
 
 
 def card_share(profile: Profile) -> float:
-    """Return where the card ends on the bar; 1 where everything fits."""
+    """Return the position of the GPU's capacity on the bar; 1 if everything fits."""
     return profile.gpu.capacity_bytes / _whole_bytes(profile)

@@ -1,6 +1,6 @@
-"""The figures of a profile as plain JSON data: what `vram profile --json` prints and scripts rely on.
+"""The figures of a profile as plain JSON data, as `vram profile --json` prints them and scripts read them.
 
-Keys are stable: new ones may come, none changes its meaning without a new `schema_version`.
+Keys are stable: new ones may be added, but none changes its meaning without a new `schema_version`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def summary(profile: Profile) -> dict[str, Any]:
-    """Return the summary: totals at the top level, then components, phases, steps, bill, assumptions, findings."""
+    """Return the summary: totals at the top level, then components, phases, steps, `bill`, assumptions, findings."""
     answer = verdict(profile)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -69,7 +69,7 @@ def summary(profile: Profile) -> dict[str, Any]:
 
 
 def _spare_bytes(profile: Profile, answer: Verdict) -> int | None:
-    """Return what the GPU has left over; of a run that ran out, by how much the whole call is too large, if known."""
+    """Return the GPU's spare bytes; if the run ran out of memory, those of the whole call, or None if unknown."""
     if not ran_out_of_memory(profile):
         return answer.spare_bytes
     whole = profile.failure.whole if profile.failure is not None else None
@@ -88,7 +88,7 @@ def _card_state(state: CardState | None) -> dict[str, Any] | None:
 
 
 def _failure(failure: Failure | None) -> dict[str, Any] | None:
-    """Return where the run ended, who held what then, and `whole`: what the call takes, and the GPU for it."""
+    """Return the end of the run, the holders of memory then, and `whole`: the size of the call, and a GPU for it."""
     return None if failure is None else dataclasses.asdict(failure)
 
 
@@ -115,7 +115,7 @@ def _step(profile: Profile, step: reading.Step) -> dict[str, Any]:
 
 def _figures(profile: Profile, tally: reading.Tally) -> dict[str, Any]:
     figures = {name: value for name, value in tally._asdict().items() if name != "start_seconds"}
-    if profile.source == "measured":  # torch does not tell how busy the link was
+    if profile.source == "measured":  # torch does not report how busy the link was
         figures |= {"transfer_seconds": None, "exposed_transfer_seconds": None}
     return figures
 

@@ -1,4 +1,4 @@
-"""The smallest SVG writer that the figures need: elements, scales, filled bands."""
+"""A minimal SVG writer for the figures: elements, scales, filled bands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Scale(NamedTuple):
 
 
 def element(name: str, content: str = "", /, **attributes: object) -> str:
-    """Return an SVG element; `class_` is `class`, and `_` in a name stands for `-`. Content is markup."""
+    """Return an SVG element; `class_` stands for `class`, and `_` in a name for `-`. Content is markup."""
     pairs = (
         f'{_attribute(key)}="{escape(_number(value))}"'
         for key, value in attributes.items()
@@ -55,7 +55,7 @@ def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> st
 
 
 def band(slices: Sequence[Band], x: Scale, y: Scale, **attributes: object) -> str:
-    """Return the area between the lower and the upper edges; "" where it is empty throughout."""
+    """Return the area between the lower and the upper edges; "" if it is empty throughout."""
     runs = [_drawn(run, x, y) for run in _runs(slices)]
     return element("path", d="".join(runs), **attributes) if runs else ""
 

@@ -1,6 +1,6 @@
-"""The report for a terminal: answer, phases, components, bill, plan, findings, each in as few lines as will do.
+"""The report for a terminal: answer, phases, components, peak breakdown, plan and findings, each in a few lines.
 
-Names and sentences are text, never rich's markup: a folder may be called `[bold]`, a module `[/]`.
+Names and sentences are plain text, never rich markup: a folder may be called `[bold]`, a module `[/]`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MOST_STEP_RUNS = 5
 def render_text(
     profile: Profile, *, plan: Plan | None = None, verification: VerifiedPlan | None = None
 ) -> RenderableType:
-    """Return what a terminal shows of `profile`, as something that rich prints."""
+    """Return the terminal report of `profile`, as a renderable for rich."""
     parts: list[RenderableType] = [_answer(profile), _phases(profile)]
     if reading.steps(profile):
         parts.append(_steps(profile))
@@ -54,7 +54,7 @@ def render_text(
 
 
 class _Printable:
-    """Shows what is within without control characters, of which rich lets some through to the terminal."""
+    """A renderable without control characters, some of which rich would pass on to the terminal."""
 
     def __init__(self, within: RenderableType) -> None:
         self._within = within
@@ -78,7 +78,7 @@ def _answer(profile: Profile) -> Text:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """Return a table in which names that start with `>` stand for right-aligned columns."""
+    """Return a table; columns whose names start with `>` are right-aligned."""
     table = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -93,7 +93,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _row(table: Table, *cells: str | Text, style: str = "") -> None:
-    """Add a row; rich would read a plain `str` as markup."""
+    """Add a row as `Text`, since rich would parse a plain `str` as markup."""
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
 
 
@@ -115,7 +115,7 @@ def _phases(profile: Profile) -> Table:
 
 
 def _meter(size: int, whole: int) -> Text:
-    """Return a bar of `size` in `whole`; red where it is more."""
+    """Return a bar of `size` in `whole`; red if `size` is more."""
     filled = min(METER, round(METER * size / whole)) if whole else 0
     bar = Text("━" * filled, style="red" if size > whole else "blue")
     return bar.append("─" * (METER - filled), style="dim")
@@ -205,7 +205,7 @@ def _findings(profile: Profile, plan: Plan | None) -> list[RenderableType]:
         text.append(f"{finding.title}\n", style="bold default")
         text.append(f"{finding.detail}", style="default")
         text.append(f" ({finding.evidence})" if finding.evidence else "", style="dim")
-        # The fix is to be pasted, so it is not wrapped.
+        # The fix is meant to be pasted, so it is not wrapped.
         fix = Text(f"{finding.fix}\n", style="cyan", no_wrap=True, overflow="ignore")
         parts += [text, fix]
     return parts

@@ -1,9 +1,9 @@
-"""The picture of a run as plain data: what the HTML and the PNG both draw.
+"""The timeline of a run as plain data, which both the HTML and the PNG draw.
 
-The axis is not seconds. A run has long dull stretches (thirty equal steps) and short decisive ones (an upload,
-a decode), so each segment (a phase, or one denoise step) is as wide as the square root of its time, runs of equal
-steps are drawn once and then folded, and inside a segment time is linear but for a small share that every event
-gets. Positions run from 0 to 1. The order of events is exact everywhere.
+The axis is not in seconds. A run has long uniform stretches (thirty equal steps) and short decisive ones (an upload,
+a decode). So each segment (a phase, or one denoise step) is as wide as the square root of its time, runs of equal
+steps are drawn once and then folded, and inside a segment time is linear except for a small share that is divided
+between its events. Positions run from 0 to 1. The order of events is exact everywhere.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from profiler.record.events import Event
     from profiler.record.profile import Profile
 
-FOLD_FROM = 4  # equal steps in a row that are folded into the first and a count
+FOLD_FROM = 4  # least number of equal steps in a row to fold into the first and a count
 FOLD_SHARE = 0.10  # of the width of everything else
 EQUAL_PEAKS = 0.005  # relative difference of peaks below which two steps look the same
-ORDER_SHARE = 0.2  # of a segment's width that is shared out by events, the rest by time
-SMALLEST_SHARE = 0.022  # of the whole width that a segment gets at least
-COLUMNS = 700  # at most: more do not show on a page
+ORDER_SHARE = 0.2  # of a segment's width that is divided by events, the rest by time
+SMALLEST_SHARE = 0.022  # least share of the whole width for a segment
+COLUMNS = 700  # at most: more are not visible on a page
 
 
 class Segment(NamedTuple):
@@ -56,14 +56,14 @@ class Timeline(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Return when the last segment ends; what happened before the first call is part of the axis."""
+        """The time at which the last segment ends; the axis includes the time before the first call."""
         last = self.segments[-1]
         return last.start_seconds + last.seconds
 
 
 @once_per_profile
 def timeline(profile: Profile) -> Timeline:
-    """Return the picture of `profile`."""
+    """Return the timeline of `profile`."""
     stretches = list(_folded(_stretches(profile.events)))
     segments = _placed(stretches)
     columns = _columns(profile, stretches, segments)
@@ -82,7 +82,7 @@ def _order(profile: Profile) -> tuple[int, ...]:
 
 
 class _Stretch(NamedTuple):
-    """Consecutive events of one phase or step, and how many equal steps they stand for besides themselves."""
+    """Consecutive events of one phase or step; of a fold, the events of all its steps, and their number."""
 
     events: tuple[Event, ...]
     start_seconds: float
@@ -100,7 +100,7 @@ def _stretches(events: Sequence[Event]) -> Iterator[_Stretch]:
 
 
 def _folded(stretches: Iterator[_Stretch]) -> Iterator[_Stretch]:
-    """Yield the stretches, runs of equal steps as the first one and a fold of the others."""
+    """Yield the stretches, with runs of equal steps as the first one and a fold of the others."""
     run: list[_Stretch] = []
     for stretch in stretches:
         if run and not _alike(run[0], stretch):
@@ -160,7 +160,7 @@ def _placed(stretches: list[_Stretch]) -> tuple[Segment, ...]:
 
 
 def _least_share(stretch: _Stretch) -> float:
-    """Return the share that a stretch gets at least: none where nothing happened, as in an idle place phase."""
+    """Return the least share of a stretch: none if nothing happened, as in an idle place phase."""
     idle = not stretch.seconds and not any(map(reading.span_peak_bytes, stretch.events))
     return 0.0 if idle else SMALLEST_SHARE
 
@@ -177,7 +177,7 @@ def _columns(
 
 
 def _spread(columns: list[Column], segment: Segment) -> list[Column]:
-    """Return the columns side by side over the segment; `end` holds each one's seconds."""
+    """Return the columns side by side over the segment; on input, `end` holds each one's seconds."""
     seconds = sum(max(column.end, 0.0) for column in columns)
     by_time = 1.0 - ORDER_SHARE if seconds else 0.0
     placed, start, shares = [], segment.start, 0.0

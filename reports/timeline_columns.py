@@ -1,4 +1,4 @@
-"""The columns of the timeline: what each event, and the time before it, did to memory."""
+"""The columns of the timeline: the effect on memory of each event, and of the time before it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ if TYPE_CHECKING:
 
 
 class Column(NamedTuple):
-    """A stretch of the axis in which one thing happened, or many small ones."""
+    """A stretch of the axis with one event, or many small ones."""
 
     start: float
     end: float
-    seconds: float  # when it begins
-    what: str  # for a reader: "unet forward", "unet to the card", ...
+    seconds: float  # time at which it begins
+    what: str  # label for a reader: "unet forward", "unet to the card", ...
     phase: str
     step: int
     peak_bytes: int
-    reserved_bytes: (
-        int  # at its end, or the peak where that is more: reserved covers what is allocated
-    )
+    reserved_bytes: int  # at its end, or the peak if that is more: reserved includes allocated
     held_before: tuple[
         int, ...
-    ]  # bytes of each component on the card at the start, in the order of the profile
+    ]  # bytes of each component on the GPU at the start, in the order of the profile
     held_after: tuple[int, ...]
     before_bytes: int  # allocated at the start
     after_bytes: int
@@ -40,7 +38,7 @@ class Column(NamedTuple):
 
 
 class Residency:
-    """Follows what is held on the card, and by whom, from event to event."""
+    """The memory held on the GPU, by component, updated event by event."""
 
     def __init__(self, profile: Profile) -> None:
         self.resident = reading.initial_resident_bytes(profile)
@@ -52,7 +50,7 @@ class Residency:
         self.host_pinned_bytes, self.host_bytes = _host_at_first(profile)
 
     def columns(self, event: Event) -> tuple[Column, Column]:
-        """Return two columns, not placed yet, for the event's lead and the event; `end` holds seconds."""
+        """Return two columns without positions, for the event's lead and the event; `end` holds seconds."""
         held = tuple(self.resident.values())
         inside, entry = self.entered[-1] if self.entered else ("", "")
         if event.ordinal in self.not_begun:
@@ -114,7 +112,7 @@ class Residency:
 
 
 def _host_at_first(profile: Profile) -> tuple[int, int]:
-    """Return pinned and all host memory before the first event, which tells of its end only."""
+    """Return pinned and total host memory before the first event, from that event, which records only its end."""
     first = profile.events[0] if profile.events else None
     return (first.host_pinned_bytes, first.host_peak_bytes) if first else (0, 0)
 

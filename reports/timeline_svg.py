@@ -1,6 +1,6 @@
-"""The timeline as SVG: who is on the card, what travels, and how full it gets, over one axis.
+"""The timeline as SVG: components on the GPU, transfers, and memory, over one axis.
 
-Colours of text, lines and grounds are CSS variables of the page, so that the figure follows light and dark.
+Colours of text, lines and backgrounds are CSS variables of the page, so that the figure follows light and dark mode.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WIDTH = 1040
 LEFT, RIGHT = 168.0, 958.0
 HEADER = 44.0
 LANE, LANE_GAP = 20.0, 7.0
-BUSY = 0.14  # of a lane that a component takes at least while it runs
+BUSY = 0.14  # least share of a lane that a component fills while it runs
 MEMORY_HEIGHT = 250.0
 HOST_GAP, HOST_HEIGHT = 30.0, 84.0
 FOOTER = 44.0
@@ -34,7 +34,7 @@ FOOTER = 44.0
 
 @dataclass(frozen=True)
 class Layout:
-    """What is drawn, and where each panel begins (pixels from the top)."""
+    """The data to draw, and the position of each panel (pixels from the top)."""
 
     profile: Profile
     picture: Timeline
@@ -42,58 +42,58 @@ class Layout:
 
     @cached_property
     def x(self) -> svg.Scale:
-        """Return the scale of positions."""
+        """The scale of positions."""
         return svg.Scale(0.0, 1.0, LEFT, RIGHT)
 
     @cached_property
     def memory_top(self) -> float:
-        """Return where the memory panel begins."""
+        """The top of the memory panel."""
         rows = len(self.profile.components) + 2
         return HEADER + rows * (LANE + LANE_GAP) + 30.0
 
     @cached_property
     def top_bytes(self) -> int:
-        """Return the highest value of the memory axis."""
+        """The highest value of the memory axis."""
         return curves.top_bytes(self.profile)
 
     @cached_property
     def y(self) -> svg.Scale:
-        """Return the scale of bytes in the memory panel."""
+        """The scale of bytes in the memory panel."""
         return svg.Scale(0.0, float(self.top_bytes), self.memory_bottom, self.memory_top)
 
     @cached_property
     def height(self) -> float:
-        """Return the height of the whole figure."""
+        """The height of the whole figure."""
         return self.bottom + FOOTER
 
     @cached_property
     def bottom(self) -> float:
-        """Return where the lowest panel ends: the host's memory, where the profile knows it, else the card's."""
+        """The bottom of the lowest panel: of host memory if the profile records it, else of GPU memory."""
         return self.memory_bottom + (HOST_GAP + HOST_HEIGHT if self.host_top_bytes else 0.0)
 
     @cached_property
     def memory_bottom(self) -> float:
-        """Return where the memory panel ends."""
+        """The bottom of the memory panel."""
         return self.memory_top + MEMORY_HEIGHT
 
     @cached_property
     def host_top_bytes(self) -> int:
-        """Return the highest value of the axis of host memory."""
+        """The highest value of the axis of host memory."""
         return curves.host_top_bytes(self.profile)
 
     @cached_property
     def host_y(self) -> svg.Scale:
-        """Return the scale of bytes in the panel of host memory."""
+        """The scale of bytes in the panel of host memory."""
         return svg.Scale(
             0.0, float(self.host_top_bytes), self.bottom, self.memory_bottom + HOST_GAP
         )
 
     def row(self, index: int) -> float:
-        """Return where lane `index` begins; the two lanes of transfers follow the components."""
+        """Return the top of lane `index`; the two lanes of transfers follow the components."""
         return HEADER + index * (LANE + LANE_GAP)
 
     def transfer_row(self, offset: int) -> float:
-        """Return where the lane of uploads (0) or downloads (1) begins."""
+        """Return the top of the lane of uploads (0) or downloads (1)."""
         return self.row(len(self.profile.components) + offset) + 8
 
 
@@ -133,7 +133,7 @@ _DEFINITIONS = (
 
 
 def _phases(layout: Layout) -> Iterator[str]:
-    """Yield the phase names over the figure, the step numbers under them, and a rule between segments."""
+    """Yield the phase names above the figure, the step numbers below them, and a line between segments."""
     bottom = layout.bottom
     for index, (_, group) in enumerate(
         groupby(layout.picture.segments, key=lambda s: (s.call, s.phase))
@@ -167,7 +167,7 @@ def _step_label(layout: Layout, segment: Segment) -> Iterator[str]:
 
 
 def _lanes(layout: Layout) -> Iterator[str]:
-    """Yield one lane for each component: a bar as high as the share of it that is on the card, strong while it runs."""
+    """Yield one lane for each component: a bar as high as its share on the GPU, in full colour while it runs."""
     columns = layout.picture.columns
     for row, index in enumerate(layout.picture.order):
         part = layout.profile.components[index]
@@ -224,7 +224,7 @@ def _moves(layout: Layout) -> Iterator[tuple[Column, float, int]]:
 
 
 def _memory(layout: Layout) -> Iterator[str]:
-    """Yield the memory panel: weights by component, everything else on top, reserved as a line, the card as a limit."""
+    """Yield the memory panel: weights by component, the rest on top, reserved as a line, the capacity as a limit."""
     yield svg.text(0, layout.memory_top - 8, "memory on the card", class_="lane muted")
     for value in curves.ticks(layout.top_bytes):
         y = layout.y.at(value)
@@ -267,7 +267,7 @@ def _host(layout: Layout) -> Iterator[str]:
 
 
 def _limit(layout: Layout) -> Iterator[str]:
-    """Yield the card's capacity, and how much of it the context takes."""
+    """Yield the GPU's capacity, and the part of it that the context takes."""
     gpu = layout.profile.gpu
     label = f"{format_bytes(gpu.capacity_bytes)} card"
     if gpu.capacity_bytes > layout.top_bytes:
@@ -307,7 +307,7 @@ def _folds(layout: Layout) -> Iterator[str]:
 
 
 def _seconds(layout: Layout) -> Iterator[str]:
-    """Yield the clock under the figure, at the borders of phases and folds."""
+    """Yield the clock below the figure, at the borders of phases and folds."""
     y = layout.bottom + 16
     last_x = LEFT - 60
     marks = [(s.start, s.start_seconds) for s in layout.picture.segments]

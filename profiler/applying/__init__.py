@@ -1,4 +1,4 @@
-"""Putting a plan into effect on a real pipeline by diffusers' own calls, taking it back, and checking that it held."""
+"""Putting a plan into effect on a real pipeline by diffusers' own calls, undoing it, and checking that it held."""
 
 from profiler.applying.apply import Applied, apply
 from profiler.applying.verify import Verification, verify

@@ -1,10 +1,10 @@
-"""`apply`: a plan put into effect on a real pipeline, as a transaction, with a way back.
+"""`apply`: put a plan into effect on a real pipeline, as a transaction that can be undone.
 
-What diffusers can do is done by its own calls: model offload first, with the components hidden from it that it would
-refuse or move too far; then our own hooks in place of accelerate's; then what is split, each component by itself.
+Whatever diffusers can do is done by its own calls: model offload first, while components that it would refuse, or move
+too much of, are hidden from it; then our own hooks replace accelerate's; then components are split, one by one.
 
 Only attributes of instances are set: `_exclude_from_cpu_offload` is one list on a class that many pipelines share.
-Set-up copies what the plan keeps on the card; everything else moves when the pipeline is called.
+Set-up copies the components that the plan keeps on the GPU; all others move when the pipeline is called.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ def apply(
     Args:
         plan: A plan for this pipeline's class and components.
         pipe: The pipeline, in any placement that `enable_model_cpu_offload` accepts.
-        gpu_id: As that method takes it: the accelerator's index, the one set before or 0 where it is None.
+        gpu_id: As that method takes it: the accelerator's index; None for the one set before, or 0.
         device: As that method takes it: the accelerator, without an index if `gpu_id` is given.
-        disk_folder: Where groups that the plan keeps on disk go, each component into a folder of its own in it.
-        also: Other pipelines over components of `pipe`, such as image to image: their calls then end as its do.
+        disk_folder: The folder for groups that the plan keeps on disk, with a subfolder for each component.
+        also: Other pipelines over components of `pipe`, such as image to image: their calls then end in the same way.
 
     Returns:
-        A handle whose `undo` restores the pipeline; also a context manager that does so at its end.
+        A handle whose `undo` restores the pipeline; it is also a context manager that undoes the plan at its end.
 
     Raises:
         InputError: if the plan cannot be put into effect; nothing has changed then.
@@ -91,7 +91,7 @@ def put(
     folder: Path | None = None,
     also: Sequence[DiffusionPipeline] = (),
 ) -> Applied:
-    """Do what `apply` does after its checks. Where it fails half-way, the pipeline is restored."""
+    """Do what `apply` does after its checks. If it fails half-way, the pipeline is restored."""
     try:
         _cast(plan, pipe)
         before = snapshot(pipe, also)
@@ -105,25 +105,25 @@ def put(
             share_end(pipe, other)
         return Applied(plan, before)
     except BaseException as error:
-        clear_frames(error.__traceback__)  # which hold memory that is to be given back
+        clear_frames(error.__traceback__)  # which hold memory that is to be released
         before.restore()
         _tell_what_stays(plan, error)
         raise
 
 
 class _Where:
-    """The card, and the folder for what goes to disk."""
+    """The device, and the folder for weights on disk."""
 
     def __init__(self, gpu_id: int | None, device: Any, folder: Path | None) -> None:
         self.gpu_id, self.device = gpu_id, device
         self._folder = folder
 
     def card(self, pipe: DiffusionPipeline) -> torch.device:
-        """Return the card as `enable_model_cpu_offload` names it."""
+        """Return the device as `enable_model_cpu_offload` names it."""
         return private.offload_device(pipe, self.gpu_id, self.device)
 
     def folder(self, name: str, how: Any) -> Path | None:
-        """Return the folder of a component, None if it does not go to disk."""
+        """Return the folder of a component; None if it is not kept on disk."""
         return self._folder / name if how.on_disk and self._folder is not None else None
 
 
@@ -140,13 +140,13 @@ class Applied:
         return f"<Applied, {state}: {self.plan!r}>"
 
     def undo(self) -> None:
-        """Restore hooks, attributes and places as they were before `apply`. The second time does nothing.
+        """Restore hooks, attributes and devices as they were before `apply`. A second call does nothing.
 
-        A Ctrl-C meanwhile waits until that is done. Where an error ends it, such as a GPU without room for what comes
-        back to it, another `undo` does what is left.
+        A Ctrl-C meanwhile waits until that is done. If an error ends it, for example because the GPU has no room for
+        what returns to it, another `undo` does the rest.
 
-        What was hung on since goes as well. Weights that the plan stored as float8 stay so, since that lost bits: a
-        warning says so.
+        Hooks attached since are removed as well. Weights that the plan stored as float8 stay so, since that lost bits;
+        a warning says so.
         """
         if self._before is not None:
             self._before.restore()
@@ -169,7 +169,7 @@ class Applied:
 def sequence_for(plan: Plan, pipe: DiffusionPipeline) -> list[str]:
     """Return the names that go into `model_cpu_offload_seq`.
 
-    8-bit components that diffusers leaves alone are named as well: otherwise it would try to move them.
+    8-bit components that diffusers leaves alone are included: otherwise it would try to move them.
     """
     modules = private.modules_of(pipe)
     skipped = [name for name, module in modules.items() if private.is_left_alone(module)]
@@ -212,7 +212,7 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
         if scheme.streamed(name) is None or scheme.placement(name) == RESIDENT
     }
     if alone:
-        # What comes after is done to modules without hooks, on the CPU, as the pipeline's own methods leave them.
+        # The next steps need modules without hooks on the CPU, as the pipeline's own methods leave them.
         pipe.remove_all_hooks()
         for module in alone.values():
             module.to("cpu")
@@ -227,7 +227,7 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
         pipe.enable_model_cpu_offload(gpu_id=where.gpu_id, device=where.device)
         swap(pipe, {name: how for name, how in plan.swaps.items() if not scheme.streamed(name)})
     device, modules = where.card(pipe), private.modules_of(pipe)
-    # Those that replace a hook of model offload come first.
+    # Placements that replace a model-offload hook come first.
     for name, how in sorted(scheme.inside.items(), key=lambda one: not one[1].leaves_rest):
         stays = scheme.placement(name) == RESIDENT
         folder = where.folder(name, how)
@@ -239,7 +239,7 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
 
 
 def _all_alike(scheme: Scheme, pipe: DiffusionPipeline) -> bool:
-    """Whether one call of the pipeline's does it: all components split in the same way, in memory."""
+    """Tell whether one call of the pipeline suffices: all components are split in the same way, in memory."""
     ways = {scheme.split(name) for name in private.modules_of(pipe)}
     how = next(iter(ways))
     return len(ways) == 1 and how is not None and not how.on_disk
@@ -259,7 +259,7 @@ def _attachment(scheme: Scheme, name: str) -> Attachment:
 
 
 def _prepare(plan: Plan, pipe: DiffusionPipeline) -> tuple[DiffusionPipeline, ...]:
-    """Set sequence and exclusions, and return the pipelines whose end of call decides who stays."""
+    """Set sequence and exclusions, and return the pipelines whose end of a call decides which components stay."""
     sequence = sequence_for(plan, pipe)
     inner = private.inner_pipelines(pipe)
     if not private.enables_by_itself(pipe):

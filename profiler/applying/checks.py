@@ -1,4 +1,4 @@
-"""What must be true of a pipeline before a plan may change it; each failure is one clear line."""
+"""Checks of a pipeline before a plan may change it; each failure is one clear line."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 def check(
     plan: Plan, pipe: Any, *, gpu_id: int | None, device: Any, disk_folder: Path | None
 ) -> None:
-    """Raise before anything changes if `plan` cannot be put into effect on `pipe`.
+    """Raise, before anything changes, if `plan` cannot be put into effect on `pipe`.
 
     Raises:
-        InputError: if the pipeline is not the plan's, holds what model offload refuses, cannot be placed so, or there
-            is no such device or folder.
+        InputError: if the pipeline is not the plan's, is in a state that model offload refuses, cannot be placed as
+            planned, or there is no such device or folder.
     """
     check_pipeline(pipe, to="apply()")
     if not isinstance(pipe, DiffusionPipeline):

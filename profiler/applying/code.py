@@ -1,4 +1,4 @@
-"""A plan as plain code, for people who do not want this package in production."""
+"""A plan as plain code, for those who do not want this package in production."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def code_for(plan: Plan) -> str:
     """Return lines that put `plan` into effect on a variable `pipe` that carries no hooks.
 
     Raises:
-        InputError: if a name in it is none, and would be code of its own.
+        InputError: if a name in the plan is not a name, and would be other code.
     """
     try:
         check_plan(plan)
@@ -88,7 +88,7 @@ def _pieces(plan: Plan, scheme: Scheme) -> Iterator[str]:
 
 
 def _mixed(plan: Plan, scheme: Scheme) -> Iterator[str]:
-    """Yield model offload, then what stands in for its hooks, then what is split."""
+    """Yield the lines of model offload, then of the hooks that replace its own, then of split components."""
     yield _model_offload(plan, scheme)
     yield from _hooks(scheme)
     split = {name: how for name in scheme.inside if (how := scheme.split(name)) is not None}
@@ -106,14 +106,14 @@ def _line(scheme: Scheme, name: str, how: Placement) -> str:
 
 
 def _alike(plan: Plan, scheme: Scheme) -> Placement | None:
-    """Return how all components are split, if one call of the pipeline's does it."""
+    """Return the placement that splits all components, if one call of the pipeline suffices, else None."""
     ways = {scheme.split(name) for name in plan.placements}
     how = next(iter(ways)) if len(ways) == 1 else None
     return None if how is None or how.on_disk else how
 
 
 def _model_offload(plan: Plan, scheme: Scheme) -> str:
-    # Named in the sequence, 8-bit components are skipped; excluded, diffusers would try to move them.
+    # diffusers skips 8-bit components in the sequence; excluded ones it would try to move.
     sequence = (*plan.sequence, *plan.immovable)
     excluded = [quoted(name) for name in plan.excluded if name not in plan.immovable]
     lines = [
@@ -148,7 +148,7 @@ def _needs_hooks(scheme: Scheme) -> bool:
 
 
 def _hooks(scheme: Scheme) -> Iterator[str]:
-    """Yield the source of our own hooks, as far as the scheme needs them, and the lines that hang them up."""
+    """Yield the source of our own hooks, as far as the scheme needs them, and the lines that attach them."""
     streamed = {name: how for name in scheme.inside if (how := scheme.streamed(name)) is not None}
     swaps = {name: swap for name, swap in scheme.swaps.items() if name not in streamed}
     if not _needs_hooks(scheme):

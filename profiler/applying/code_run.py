@@ -1,7 +1,7 @@
-"""The head of a plan's code: what run it is for, as comments, and the settings of that run, as diffusers' own calls.
+"""The head of a plan's code: its run, as comments, and the settings of that run, as diffusers' own calls.
 
-A plan's figures hold for one dtype, quantisation, call and set of settings. What can be set on a loaded pipeline is
-set; what is decided when it is loaded, or before Python starts, is only said.
+A plan's figures hold for one dtype, quantisation, call and set of settings. Settings of a loaded pipeline are written
+as code; those made when it is loaded, or before Python starts, are only stated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TORCH_SWITCHES = {
 
 
 def head(plan: Plan) -> str:
-    """Return what the plan is for, as comments; nothing for a plan that does not say."""
+    """Return the run that the plan is for, as comments, as far as the plan records it."""
     what = plan.pipeline_class + (f" of {plan.model}" if plan.model else "")
     size = f" ({format_bytes(plan.gpu_bytes)})" if plan.gpu_bytes else ""
     on = f" on {plan.gpu}{size}" if plan.gpu else ""
@@ -63,7 +63,7 @@ def settings_lines(plan: Plan) -> Iterator[str]:
 
 
 def _with_modifiers(plan: Plan) -> list[Setting]:
-    """Return the settings of a plan's run; of a plan that names modifiers alone, those."""
+    """Return the settings of a plan's run, with those of modifiers that the plan names without a setting."""
     known = list(plan.settings)
     kinds = {one.what for one in known}
     if "fp8" in plan.modifiers and settings.LAYERWISE_CASTING not in kinds:
@@ -79,19 +79,19 @@ def _with_modifiers(plan: Plan) -> list[Setting]:
     ):
         if modifier in plan.modifiers and what not in kinds:
             known.append(Setting(what=what, component=settings.VAE, value={}))
-    # Casting comes first: offloading must take the weights as they are stored.
+    # Casting comes first: offloading must see the weights as they are stored.
     return sorted(known, key=lambda one: one.what != settings.LAYERWISE_CASTING)
 
 
 def _lines(one: Setting) -> list[str]:
-    """Return the lines that make one setting; none for what is decided earlier, or not by a plan."""
+    """Return the lines that make one setting; none for a setting made earlier, or not by a plan."""
     write = _WRITERS.get(one.what)
     return [] if write is None else write(one.component, f"pipe.{one.component}", one.value)
 
 
 def _casting(name: str, part: str, dtypes: dict[str, str]) -> list[str]:
     if name not in DENOISERS:
-        return []  # a class of transformers', which has no such method
+        return []  # a class of transformers, which has no such method
     compute = f"torch.{dtypes['compute']}" if dtypes["compute"] else f"{part}.dtype"
     options = f"storage_dtype=torch.{dtypes['storage']}, compute_dtype={compute}"
     uncast = f"all(one.dtype != torch.{dtypes['storage']} for one in {part}.parameters())"
@@ -129,7 +129,7 @@ _WRITERS: Mapping[str, Callable[[str, str, Any], list[str]]] = {
 
 
 def _plain(text: str) -> str:
-    """Return text that stays on its comment's line, whatever a file said."""
+    """Return the text with unprintable characters escaped, so that it stays on its comment's line."""
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )

@@ -1,4 +1,4 @@
-"""What of a pipeline's state is no longer what a plan set up: a LoRA load, another mode, another pipeline's hooks."""
+"""Drift of a pipeline from the state that a plan set up: a LoRA load, another mode, another pipeline's hooks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def drift_of(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:
     """Return one line for each way in which `pipe` is not as `plan` left it."""
     if private.enables_by_itself(pipe):
-        return ()  # its inner pipelines hold the hooks, each with a sequence of its own: the run alone tells
+        return ()  # its inner pipelines hold the hooks, each with its own sequence: only the run can tell
     modules = private.modules_of(pipe)
     whole = {name: module for name, module in modules.items() if plan.scheme.split(name) is None}
     if any(map(private.is_sequentially_offloaded, whole.values())):
@@ -91,7 +91,7 @@ def _hook_lines(
 def _kind_lines(
     name: str, module: torch.nn.Module, inside: Placement | None, swap: str
 ) -> Iterator[str]:
-    """Say whether the one hook of a component is not of the plan's kind."""
+    """Yield a line if the only hook of a component is not of the plan's kind."""
     if inside is not None:
         yield from _inside_lines(name, module, inside, swap)
     elif type(private.root_hook(module)) is not HOOKS[swap]:

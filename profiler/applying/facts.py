@@ -1,4 +1,4 @@
-"""What the rules of `placements/rules.py` ask, read off a real pipeline."""
+"""The facts that the rules of `placements/rules.py` need, read from a real pipeline."""
 
 from __future__ import annotations
 

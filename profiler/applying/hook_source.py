@@ -1,7 +1,7 @@
-"""The source of this package's hooks as one text, for code that works without this package.
+"""The source of this package's hooks as one text, for code that runs without this package.
 
-What is asked for is taken from the files in which it lives, with everything of this package that it uses, in the order
-in which Python needs it. So what `Plan.to_code` prints is what `Plan.apply` runs.
+Definitions are taken from their files, with everything of this package that they use, in the order that Python needs.
+So `Plan.to_code` prints the very code that `Plan.apply` runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Imported(NamedTuple):
 
     module: str
     name: str
-    written: str  # the name as it is imported: `functional as F`
+    written: str  # as in the import: `functional as F`
 
 
 class _File:
@@ -56,14 +56,14 @@ class _File:
                 )
 
     def text(self, name: str) -> str:
-        """Return the lines of a definition, its decorators and the comments in it."""
+        """Return the lines of a definition, with its decorators and the comments in it."""
         node = self.definitions[name]
         first = min([node.lineno, *(one.lineno for one in getattr(node, "decorator_list", []))])
         lines = self._lines[first - 1 : node.end_lineno]
         return "\n".join(_FOR_CHECKERS.sub("", line) for line in lines)
 
     def module_of(self, name: str) -> str:
-        """Return the module of this package that a name stands for; "" if it stands for something else."""
+        """Return the module of this package that a name refers to; "" if it refers to something else."""
         found = self.imports.get(name)
         if found is None or not f"{found.module}.".startswith(_OWN):
             return ""
@@ -86,7 +86,7 @@ def _is_module(name: str) -> bool:
 
 
 def source_of(things: Iterable[type]) -> str:
-    """Return the source of classes and functions of this package, with imports from other packages at its head."""
+    """Return the source of classes and functions of this package, with imports from other packages at the top."""
     collected = _Collected()
     for thing in things:
         collected.take(thing.__module__, thing.__name__)
@@ -94,7 +94,7 @@ def source_of(things: Iterable[type]) -> str:
 
 
 class _Collected:
-    """What has been taken so far, each after what it needs."""
+    """The definitions taken so far, each after those that it needs."""
 
     def __init__(self) -> None:
         self._imports: set[_Imported] = set()
@@ -102,7 +102,7 @@ class _Collected:
         self._begun: set[tuple[str, str]] = set()
 
     def take(self, module: str, name: str) -> None:
-        """Take one definition, and before it what it uses."""
+        """Take one definition, and before it everything that it uses."""
         file = _file(module)
         if (module, name) in self._begun:
             return
@@ -130,7 +130,7 @@ class _Collected:
             self._imports.add(found)
 
     def text(self) -> str:
-        """Return all of it."""
+        """Return all definitions, after their imports."""
         names = [name for _, name in self._texts]
         several = {
             name for name in names if len({self._texts[k] for k in self._texts if k[1] == name}) > 1
@@ -140,7 +140,7 @@ class _Collected:
         return "\n\n\n".join(["\n".join(self._import_lines()), *once.values()]) + "\n"
 
     def _import_lines(self) -> Iterator[str]:
-        """Yield a line for each module, in the order of their names."""
+        """Yield the import lines, in the order of the modules' names."""
         for module in sorted({one.module for one in self._imports}):
             of_it = [one for one in self._imports if one.module == module]
             names = sorted(one.written for one in of_it if one.name)
@@ -149,7 +149,7 @@ class _Collected:
 
 
 def _names(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a definition uses when it runs: annotations do not count."""
+    """Yield the names that a definition uses when it runs, without those in annotations."""
     for child in _running(node):
         if isinstance(child, ast.Name):
             yield child.id

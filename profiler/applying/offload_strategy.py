@@ -1,14 +1,15 @@
-"""A plan's traced future as an offload strategy of diffusers' `ComponentsManager`.
+"""A plan's recorded order of uses as an offload strategy for diffusers' `ComponentsManager`.
 
-`set_offload_strategy` takes any `(hooks, model_id, model, execution_device) -> hooks`: it is asked when a model that is
-not on the card is about to run, and says which of those on the card go (diffusers 0.42.1,
+`set_offload_strategy` takes any `(hooks, model_id, model, execution_device) -> hooks`: it is called when a model that
+is not on the GPU is about to run, and returns those on the GPU to offload (diffusers 0.42.1,
 `modular_pipelines/components_manager.py`). diffusers' own strategy knows sizes, and reserves 3 GB for activations. This
-one knows the order in which components are used and what each use needs: it lets those go whose next use is farthest
+one knows the order in which components are used and what each use needs: it offloads those whose next use is farthest
 away (Belady 1966, "A study of replacement algorithms for a virtual-storage computer", from knowledge) until the rest
 fits the plan's budget.
 
-Models that are on the card run without a question, so whatever stays must fit together with the largest need of any of
-its uses, not of the next one only. Where that is so, no order of calls exceeds the budget by the figures of the plan.
+The strategy is not called before models that are on the GPU run, so the models that stay must fit together with the
+largest need of any of their uses, not only of the next one. Then, by the plan's figures, no order of calls exceeds the
+budget.
 """
 
 from __future__ import annotations
@@ -27,34 +28,34 @@ if TYPE_CHECKING:
     from profiler.planning.plan import Plan
     from profiler.planning.replaying.uses import Use
 
-_NEVER = 1 << 60  # uses away: of a model that the plan does not know
+_NEVER = 1 << 60  # distance in uses of a model that the plan does not know
 
 
 class OffloadStrategy:
-    """Decides for one `ComponentsManager`; follows the calls by what it is asked.
+    """The strategy of one `ComponentsManager`; it follows the calls by the models it is called for.
 
     Args:
-        uses: of one call; after the last the first comes again.
-        limit_bytes: what may be allocated at once.
+        uses: The uses of one call; after the last the first comes again.
+        limit_bytes: The bytes that may be allocated at once.
     """
 
     def __init__(self, uses: Sequence[Use], limit_bytes: int) -> None:
         self._uses = tuple(uses)
         self._limit_bytes = limit_bytes
-        self._needs: dict[str, int] = {}  # of any use, by component
+        self._needs: dict[str, int] = {}  # the largest of any use, by component
         for use in uses:
             self._needs[use.component] = max(self._needs.get(use.component, 0), use.other_bytes)
         self._at = -1  # the use that is running, as far as is known
 
     def __repr__(self) -> str:
-        """Return the components in their order, and what may be allocated."""
+        """Return the components in their order, and the limit of allocated bytes."""
         order = " -> ".join(use.component for use in self._uses)
         return f"<OffloadStrategy: {order}, within {format_bytes(self._limit_bytes)} allocated>"
 
     def __call__(
         self, hooks: list[Any], model_id: str, model: torch.nn.Module, execution_device: Any
     ) -> list[Any]:
-        """Return those of `hooks`, whose models are on the card, that go before `model` comes."""
+        """Return those of `hooks`, whose models are on the GPU, to offload before `model` is onloaded."""
         name = component_name(model_id)
         self._at = self._next_use(name)
         running = self._running(name)
@@ -70,7 +71,7 @@ class OffloadStrategy:
         return going
 
     def needed_bytes(self, weights: dict[str, int]) -> int:
-        """Return the most that is allocated while these are on the card; for a model without uses, any use's need."""
+        """Return the most that is allocated while these are on the GPU; a model without uses has the largest need."""
         most = max(self._needs.values())
         return sum(weights.values()) + max(self._needs.get(name, most) for name in weights)
 
@@ -79,13 +80,13 @@ class OffloadStrategy:
         return self._uses[self._at].within if known else ()
 
     def _next_use(self, name: str) -> int:
-        """Return the next use of a component: those in between were of models that are on the card."""
+        """Return the next use of a component: the uses in between were of models that are on the GPU."""
         count = len(self._uses)
         later = ((self._at + 1 + step) % count for step in range(count))
         return next((at for at in later if self._uses[at].component == name), self._at)
 
     def _rank(self, hook: Any, running: tuple[str, ...]) -> int:
-        """Return how many uses from now on the next one of a model is; what is running comes first."""
+        """Return the distance in uses to a model's next use; 0 for a running model."""
         name, count = component_name(hook.model_id), len(self._uses)
         if name in running:
             return 0
@@ -96,7 +97,7 @@ class OffloadStrategy:
         )
 
     def _weight_bytes(self, name: str, model: torch.nn.Module) -> int:
-        """Return what a model takes: as it is, or as large as a cast makes it."""
+        """Return the bytes of a model: as it is, or in its largest dtype if that is more."""
         tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
         now = sum(round_block(t.nbytes) for t in tensors)
         known = (use.weight_bytes for use in self._uses if use.component == name)
@@ -104,7 +105,7 @@ class OffloadStrategy:
 
 
 def component_name(model_id: str) -> str:
-    """Return the component's name of a manager's model id, which is `name_` and a number."""
+    """Return the component's name from a manager's model id, which is `name_` and a number."""
     return model_id.rpartition("_")[0]
 
 

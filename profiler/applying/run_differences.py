@@ -1,4 +1,4 @@
-"""How a pipeline differs from the run that a plan was made for, in what neither the plan nor `apply` decides."""
+"""Differences of a pipeline from the run that a plan was made for, in what neither the plan nor `apply` decides."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _APPLIED = frozenset({settings.VAE_TILING, settings.VAE_SLICING, settings.LAYERW
 
 
 def differences(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:
-    """Return a phrase for each setting and dtype of `pipe` that is not that of the planned run.
+    """Return a phrase for each setting and dtype of `pipe` that differs from the planned run.
 
-    Plans from files that are older than these records know none of them, and nothing is compared.
+    Plans from files older than these records contain none of them, and nothing is compared.
     """
     if plan.dtypes is None:
         return ()

@@ -1,4 +1,4 @@
-"""What a pipeline was before a plan, to the attribute, and the way back to it."""
+"""The state of a pipeline before a plan, down to single attributes, and its restoration."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MISSING = object()
 
 @dataclass
 class Snapshot:
-    """The offload state of a pipeline, of those inside it and beside it. Owns no tensors, only where they were.
+    """The offload state of a pipeline, and of those inside and beside it. It owns no tensors, only their devices.
 
     Attributes:
-        objects: Parameters and buffers of components that a plan offloads sequentially: accelerate makes new ones.
-            They look into the memory that accelerate keeps.
+        objects: Parameters and buffers of components that a plan offloads sequentially: accelerate makes new ones. The
+            old ones are views of the memory that accelerate keeps.
         flags: The VAE's settings that a plan changed, as they were.
-        away: Components that the pipeline is without for the moment.
+        away: Components that are hidden from the pipeline at the moment.
     """
 
     pipe: DiffusionPipeline
@@ -45,7 +45,7 @@ class Snapshot:
     away: dict[str, torch.nn.Module] = field(default_factory=dict)
 
     def restore(self) -> None:
-        """Bring the pipeline back: hooks, attributes, and every component to where it was. Can be repeated.
+        """Restore the pipeline: hooks, attributes, and the device of every component. Can be repeated.
 
         Ctrl-C is held back meanwhile.
         """
@@ -64,7 +64,7 @@ class Snapshot:
             else:
                 vars(owner)[name] = value
         if self.sequential:
-            # accelerate keeps the weights in its hooks: only its own call brings that state back.
+            # accelerate keeps the weights in its hooks: only its own call restores that state.
             self._restore_pipelines()
             with all_or_nothing(list(components.values())):
                 self.pipe.enable_sequential_cpu_offload(device=self.pipe._offload_device)
@@ -77,7 +77,7 @@ class Snapshot:
 
     @contextmanager
     def hidden(self, modules: dict[str, torch.nn.Module]) -> Iterator[None]:
-        """Let the pipeline have no such components; past its `__setattr__`, which would write that into its config."""
+        """Hide components from the pipeline, bypassing its `__setattr__`, which would write that into its config."""
         self.away.update(modules)
         try:
             vars(self.pipe).update(dict.fromkeys(modules))
@@ -94,7 +94,7 @@ class Snapshot:
         self.objects += [held._replace(data=held.tensor) for held in hold(modules)]
 
     def note_flags(self, owner: torch.nn.Module, before: dict[str, Any]) -> None:
-        """Remember what changed of the settings that `flags_of` returned."""
+        """Remember the settings that changed since `flags_of` returned `before`."""
         self.flags += [
             (owner, name, before.get(name, _MISSING))
             for name, value in flags_of(owner).items()
@@ -111,7 +111,7 @@ class Snapshot:
             private.forget_child_registries(module)
 
     def _restore_objects(self) -> None:
-        """Put parameters back that accelerate replaced, where the new one looks into the same memory."""
+        """Restore parameters that accelerate replaced, if the new one is a view of the same memory."""
         for owner, name, tensor, _ in self.objects:
             new: torch.Tensor | None = owner.get(name)
             if new is None or (new.shape, new.dtype) != (tensor.shape, tensor.dtype):
@@ -127,7 +127,7 @@ class Snapshot:
 
 
 def snapshot(pipe: DiffusionPipeline, also: Sequence[DiffusionPipeline] = ()) -> Snapshot:
-    """Return the offload state of `pipe`, and of others over its components."""
+    """Return the offload state of `pipe`, and of other pipelines over its components."""
     components = private.modules_of(pipe)
     parts = [part for module in components.values() for part in module.modules()]
     return Snapshot(
@@ -154,7 +154,7 @@ def flags_of(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def _strip(module: torch.nn.Module) -> None:
-    """Remove accelerate's, diffusers' and our hooks and what they leave: the old `forward`, as an attribute."""
+    """Remove accelerate's, diffusers' and our hooks, and what they leave: the old `forward`, as an attribute."""
     private.remove_hooks(module)
     ungroup(module)
     for part in module.modules():
@@ -173,7 +173,7 @@ def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _place(module: torch.nn.Module, devices: tuple[torch.device, ...]) -> None:
-    """Move the module's tensors to `devices`; as a whole where that is one device, as diffusers would."""
+    """Move the module's tensors to `devices`; as a whole, as diffusers would, if that is one device."""
     tensors = list(_tensors(module))
     if tuple(tensor.device for tensor in tensors) == devices or not devices:
         return

@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from profiler.record.events import Event
     from profiler.record.profile import Profile
 
-_ROUNDS = 2  # the first may still set up workspaces; the second is what the plan promised
+_ROUNDS = 2  # the first may still set up workspaces; the plan's promise is for the second
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Verification:
-    """What a run showed of a plan's promise."""
+    """The comparison of a run with a plan's promise."""
 
     held: bool
     promised: Predicted
     found: Predicted
     differences: tuple[str, ...]  # between the promise and the run
-    drift: tuple[str, ...]  # what of the pipeline's state is no longer the plan's, before the run
-    source: str  # "measured" or "predicted": whether a real card ran it
+    drift: tuple[str, ...]  # in which the pipeline's state was no longer the plan's, before the run
+    source: str  # "measured" or "predicted": whether a real GPU ran it
     profile: Profile
 
     def __repr__(self) -> str:
-        """Return one line: whether the promise held, and by how much."""
+        """Return one line: whether the promise held, and both peaks."""
         held = "held" if self.held else "did not hold"
         found, promised = (
             format_bytes(one.peak_allocated_bytes) for one in (self.found, self.promised)
@@ -74,21 +74,21 @@ class Verification:
 
 
 def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
-    """Run `pipe` under `plan` twice and return how the second call compares with the promise.
+    """Run `pipe` under `plan` twice, and compare the second call with the promise.
 
     A plan for several calls is verified by a second round of them, each called once.
 
-    Where torch sees a card, real or virtual, the pipe runs as it is, so a plan that is no longer in effect shows.
-    Without one a twin of it runs on a virtual card of the plan's kind, with the budget for its capacity; `pipe` is only
-    read.
+    If torch sees a GPU, real or virtual, the pipeline runs as it is, so a plan that is no longer in effect shows.
+    Without a GPU, a copy of the pipeline runs on a virtual GPU of the plan's model, with the budget as its capacity;
+    `pipe` is only read.
 
     Args:
         pipe: The pipeline, with the plan applied to it.
-        plan: What it should do.
-        **call: Arguments of the pipeline's call; the plan's own, with blank pictures, where none are given.
+        plan: The plan to verify.
+        **call: Arguments of the pipeline's call; the plan's own, with blank pictures, if none are given.
 
     Raises:
-        InputError: if the plan is of another pipeline, or for several calls and one is given, or its card is unknown.
+        InputError: if the plan is of another pipeline, or for several calls and one is given, or its GPU is unknown.
     """
     check_given(plan, Plan, to="verify()", instead="it is called as verify(pipe, plan)")
     if call and plan.signatures:
@@ -109,7 +109,7 @@ def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
 
 
 def compare(plan: Plan, profile: Profile, drift: tuple[str, ...] = ()) -> Verification:
-    """Return how the last call of `profile`, or its last round of calls, compares with what `plan` promised."""
+    """Compare the last call of `profile`, or its last round of calls, with what `plan` promised."""
     last = max((event.call for event in profile.events), default=-1)
     weights = dict(enumerate(plan.weights, last + 1 - len(plan.weights)))
     events = [event for event in profile.events if event.call in weights]
@@ -127,12 +127,12 @@ def compare(plan: Plan, profile: Profile, drift: tuple[str, ...] = ()) -> Verifi
 
 
 def run_calls(plan: Plan, pipe: Any, call: dict[str, Any] | None = None) -> Profile:
-    """Return two rounds of the calls that a plan is for, traced on `pipe` as it is.
+    """Trace two rounds of the calls that a plan is for, on `pipe` as it is, and return the profile.
 
     Args:
-        plan: Whose calls to make.
+        plan: The plan with the calls to make.
         pipe: The pipeline, placed.
-        call: Arguments in place of the plan's.
+        call: Arguments instead of the plan's.
     """
     given = [(type(pipe).__name__, call or plan.call)]
     if plan.signatures:
@@ -149,12 +149,12 @@ def run_calls(plan: Plan, pipe: Any, call: dict[str, Any] | None = None) -> Prof
                 for one, arguments in zip(called, prepared, strict=True):
                     one(**arguments)
     except torch.cuda.OutOfMemoryError:
-        return tracing.profile  # it says so itself
+        return tracing.profile  # which records the failure
     return tracing.profile
 
 
 def _called(pipe: Any, class_name: str) -> Any:
-    """Return the pipeline that is called: `pipe`, or one of another class that shares its components and its end."""
+    """Return the pipeline to call: `pipe`, or one of another class that shares its components and end of a call."""
     if class_name == type(pipe).__name__:
         return pipe
     other = sibling(pipe, class_name)

@@ -1,1 +1,1 @@
-"""Checks of all that comes from outside: arguments, values in files, names that become code, text that is shown."""
+"""Checks of external input: arguments, values in files, names that become code, text to display."""

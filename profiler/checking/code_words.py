@@ -1,7 +1,7 @@
-"""Words that become code: what is a name, how text is quoted, and which lines of advice this package writes.
+"""Checks of words that become code: names, quoted text, and the lines of advice that this package writes.
 
-Plans and profiles are files that people send each other. What they hold is printed as lines to be pasted, so nothing in
-them may be more than the name or the text that it stands for.
+Plans and profiles are files that people send each other. Their contents are printed as lines to paste, so nothing in
+them may be more than the name or the text that it represents.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _NODES = (
 
 
 def quoted(text: str) -> str:
-    """Return `text` as a Python literal, in double quotes where it holds neither kind of quote."""
+    """Return `text` as a Python literal, in double quotes if it contains neither kind of quote."""
     plain = repr(text)
     return plain if '"' in text or "'" in text else f'"{plain[1:-1]}"'
 
 
 def is_name(text: str) -> bool:
-    """Tell whether `text` can stand behind a dot in Python, and is what Python then reads."""
+    """Tell whether `text` can follow a dot in Python, and is the very name that Python then reads."""
     return (
         text.isidentifier()
         and not keyword.iskeyword(text)
@@ -50,12 +50,12 @@ def is_name(text: str) -> bool:
 
 
 def check_names(what: str, names: Iterable[str], *, empty: bool = False) -> None:
-    """Raise ValueError for the first that is no name.
+    """Raise ValueError for the first text that is not a name.
 
     Args:
-        what: what the names are of: "a component".
-        names: what to look at.
-        empty: whether "" stands for none.
+        what: The kind of thing that is named: "a component".
+        names: The texts to check.
+        empty: Whether "" is allowed, for none.
     """
     for name in names:
         if not (is_name(name) or (empty and not name)):
@@ -63,14 +63,14 @@ def check_names(what: str, names: Iterable[str], *, empty: bool = False) -> None
 
 
 def check_words(what: str, words: Iterable[str]) -> None:
-    """Raise ValueError for the first that is more than one plain word, such as `bnb-nf4`."""
+    """Raise ValueError for the first text that is not one plain word, such as `bnb-nf4`."""
     for word in words:
         if not _WORD.fullmatch(word):
             raise ValueError(f"{word!r} is no {what}")
 
 
 def check_known(what: str, words: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for the first that is not one of those known."""
+    """Raise ValueError for the first word that is not one of those known."""
     choices = tuple(known)
     for word in words:
         if word not in choices:
@@ -78,7 +78,7 @@ def check_known(what: str, words: Iterable[str], known: Iterable[str]) -> None:
 
 
 def is_advice(line: str) -> bool:
-    """Tell whether `line` is one that this package writes: lines of a plan, or the command that prints one."""
+    """Tell whether this package could have written `line`: a line of a plan, or the command that prints one."""
     if not line.isprintable():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What was given in place of what a function takes, answered in one sentence."""
+"""Checks of the kinds of arguments, with one sentence for whoever passes something else."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def check_given(given: Any, kind: type | UnionType, *, to: str, instead: str) ->
     """Raise InputError unless `given` is a `kind`.
 
     Args:
-        given: what was given.
-        kind: what is taken.
-        to: the function, as it is called.
-        instead: what to give.
+        given: The argument.
+        kind: The type or types accepted.
+        to: The function, as it is called.
+        instead: Advice on what to pass.
     """
     if not isinstance(given, kind):
         names = [one.__name__ for one in get_args(kind) or (kind,)]
@@ -40,12 +40,12 @@ def check_given(given: Any, kind: type | UnionType, *, to: str, instead: str) ->
 
 
 def check_pipeline(given: Any, *, to: str, takes: str = _PIPELINE) -> None:
-    """Raise InputError unless `given` is a pipeline: something with components that can be called.
+    """Raise InputError unless `given` is a pipeline: an object that has components and can be called.
 
     Args:
-        given: what was given.
-        to: the function, as it is called.
-        takes: what it takes.
+        given: The argument.
+        to: The function, as it is called.
+        takes: Description of what the function accepts.
     """
     if not is_pipeline(given):
         raise InputError(f"{to} takes {takes}, not {named(given)}: {_hint(given)}")
@@ -60,7 +60,7 @@ def check_pipelines(given: Any, *, to: str) -> None:
 
 
 def is_pipeline(given: Any) -> bool:
-    """Tell whether `given` has components and can be called, as diffusers' pipelines."""
+    """Tell whether `given` has components and can be called, like diffusers' pipelines."""
     if inspect.isclass(given) or not callable(given):
         return False
     return isinstance(getattr(given, "components", None), Mapping)
@@ -74,7 +74,7 @@ def _hint(given: Any) -> str:
 
 
 def named(given: Any) -> str:
-    """Return what `given` is, for a sentence: `None`, `'sdxl-base'`, `a UNet2DConditionModel`, `the class Plan`."""
+    """Return a phrase for `given`: `None`, `'sdxl-base'`, `a UNet2DConditionModel`, `the class Plan`."""
     if inspect.isclass(given):
         return f"the class {given.__name__}"
     if given is None or isinstance(given, str | bytes | int | float | os.PathLike):
@@ -85,10 +85,10 @@ def named(given: Any) -> str:
 
 
 def file_of(path: Any, *, to: str) -> Path:
-    """Return `path` as a path.
+    """Return `path` as a `Path`.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{to} takes the path of a file, not {named(path)}")
@@ -96,7 +96,7 @@ def file_of(path: Any, *, to: str) -> Path:
 
 
 def words_of(given: Any, what: str) -> tuple[str, ...]:
-    """Return words, given as text with commas between ("none" for none) or one by one.
+    """Return words, given as comma-separated text ("none" for none) or one by one.
 
     Raises:
         InputError: if they are neither.

@@ -1,7 +1,7 @@
-"""Text from models, files and users, made safe to show: it can neither steer a terminal nor hide what it says.
+"""Text from models, files and users, made safe to display: it can neither control a terminal nor hide its content.
 
-A folder's name, an error or a string in a file may hold escape sequences, line breaks, marks that reverse the reading
-direction, or bytes that are no text.
+A folder's name, an error or a string in a file may contain escape sequences, line breaks, marks that reverse the
+reading direction, or bytes that are not text.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with what does not print escaped as Python writes it (`\x1b`), line breaks kept."""
+    r"""Return `text` with unprintable characters escaped as Python writes them (`\x1b`), line breaks kept."""
     return text if text.isprintable() else "".join(_shown(text, kept="\n"))
 
 
 def one_line(text: str) -> str:
-    r"""Return `text` with what does not print escaped, line breaks (`\n`) included."""
+    r"""Return `text` with unprintable characters escaped, line breaks (`\n`) included."""
     return text if text.isprintable() else "".join(_shown(text, kept=""))
 
 

@@ -1,8 +1,8 @@
-"""Plain data from a file as records, each value of the very type that its field is declared with.
+"""Reading of plain data from a file into records, each value with the very type that its field declares.
 
-What comes back from `dataclasses.asdict` and JSON is read by the records' own annotations: lists as the tuples that
-they were, whole numbers as such, no number that is none. An unknown field is left out, since a later version may have
-added it; a missing one takes its default.
+Output of `dataclasses.asdict` that went through JSON is read by the records' own annotations: lists become tuples
+again, whole numbers stay whole, and numbers that are not finite are refused. An unknown field is ignored, since a later
+version may have added it; a missing one takes its default.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LARGEST = 1 << 63  # whole numbers are bytes, counts and nanoseconds
 
 
 class _MisreadError(ValueError):
-    """A value that is not of its type, and where it stands."""
+    """A value that does not have its declared type, with its place in the file."""
 
     def __init__(self, complaint: str, place: str = "") -> None:
         super().__init__(f"{place} {complaint}".strip())
@@ -34,13 +34,13 @@ def read(kind: Any, value: Any) -> Any:
     """Return `value` as a record of `kind`, a dataclass or a named tuple.
 
     Raises:
-        ValueError: if it is none, naming the field and the value.
+        ValueError: if it is not such a record; the message names the field and the value.
     """
     return _reader(kind)(value)
 
 
 def read_fields(kind: Any, record: Any, *, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the fields of a dataclass `kind` that `record` has, each of its type; those of `without` left alone.
+    """Return the fields of a dataclass `kind` that `record` has, each with its type, except those in `without`.
 
     Raises:
         ValueError: as `read`, and if a field without a default is missing.
@@ -82,7 +82,7 @@ def _within(place: str, reader: _Reader, value: Any) -> Any:
 
 @cache
 def _reader(kind: Any) -> _Reader:
-    """Return what reads a value of this type."""
+    """Return the reader for values of this type."""
     if kind in _PLAIN:
         return _PLAIN[kind]
     if hasattr(kind, "__dataclass_fields__"):
@@ -93,7 +93,7 @@ def _reader(kind: Any) -> _Reader:
 
 
 def _generic(origin: Any, inner: tuple[Any, ...]) -> _Reader:
-    """Return what reads a value of a type that has others within."""
+    """Return the reader for values of a type with inner types."""
     if origin is tuple and inner[1:] == (...,):
         return partial(_items, _reader(inner[0]))
     if origin is tuple:
@@ -122,7 +122,7 @@ def _row(make: Callable[..., Any], readers: tuple[_Reader, ...], value: Any) -> 
 
 
 def _each(readers: tuple[_Reader, ...], values: list[Any]) -> tuple[Any, ...]:
-    """Return what each reader makes of its value; places are spelt out only where one is misread: lists are long."""
+    """Return the values as read; since lists are long, the place is worked out only if one is misread."""
     pairs = list(zip(readers, values, strict=True))
     try:
         return tuple([reader(value) for reader, value in pairs])
@@ -139,10 +139,10 @@ def _mapping(reader: _Reader, value: Any) -> dict[str, Any]:
 
 
 def whole(value: Any) -> int:
-    """Return a whole number of 64 bits.
+    """Return `value` as a whole number of 64 bits.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not one.
     """
     if type(value) is not int or not -_LARGEST <= value < _LARGEST:
         raise _MisreadError(f"is {_shown(value)}, not a whole number of 64 bits")
@@ -150,7 +150,7 @@ def whole(value: Any) -> int:
 
 
 def _size(reader: _Reader, value: Any) -> Any:
-    """Return what a field of bytes holds, which is never less than none."""
+    """Return the value of a field of bytes, which is never negative."""
     size = reader(value)
     if size is not None and size < 0:
         raise _MisreadError(f"is {_shown(value)}, less than no bytes")
@@ -178,7 +178,7 @@ def _text(value: Any) -> str:
 
 
 def _anything(value: Any) -> Any:
-    """Return plain data, whatever it is, without numbers that are none."""
+    """Return plain data of any kind; refuse numbers that are not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise _MisreadError(f"is {value}, not a finite number")
     for one in (

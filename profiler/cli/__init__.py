@@ -1,7 +1,7 @@
 """The command `vram`: each subcommand is a thin layer over one public function.
 
-Only this package prints and exits. Importing it is fast; a subcommand imports what it needs when it
-runs, so `vram --help` and a slip in an option answer at once.
+Only this package prints and exits. Importing it is fast; a subcommand imports what it needs when it runs, so
+`vram --help` and a mistake in an option are answered at once.
 """
 
 from __future__ import annotations
@@ -15,5 +15,5 @@ def main() -> None:
 
     logging.disable(
         logging.WARNING
-    )  # what torch, diffusers and torchao tell of themselves is no answer
+    )  # log messages of torch, diffusers and torchao are not part of the answer
     app(prog_name="vram")

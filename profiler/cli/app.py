@@ -1,4 +1,4 @@
-"""The command's frame: its subcommands, `--version`, `--debug`, and the one place where errors end."""
+"""The command line application: subcommands, `--version`, `--debug`, and the one place that handles errors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ _EPILOG = (
     "Exit codes: 0 done, 2 wrong usage or input, 3 findings, 4 a gate failed, 1 anything else."
 )
 
-# Typer ends these well itself. The base of its usage errors has no public name, and `| head` closes
-# the pipe.
+# Typer handles these well itself. The base class of its usage errors has no public name, and `| head` closes the pipe.
 _TYPERS_OWN = (typer.Exit, typer.Abort, *typer.BadParameter.__mro__[1:3], BrokenPipeError)
 
 
 class _Group(TyperGroup):
-    """Takes `--debug` anywhere, and turns every exception into one line and an exit code."""
+    """A command group that accepts `--debug` anywhere, and turns every exception into one line and an exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Note `--debug` wherever it stands, so that it can be added at the end of a failed command."""
+        """Accept `--debug` in any position, so that it can be added at the end of a failed command."""
         ctx.obj = {"debug": "--debug" in args}
         parsed: list[str] = super().parse_args(ctx, [one for one in args if one != "--debug"])
         return parsed
@@ -43,7 +42,7 @@ class _Group(TyperGroup):
 
 
 def _tell(error: Exception, *, debug: bool) -> int:
-    """Print `error` on standard error and return the exit code it stands for."""
+    """Print `error` on standard error, and return its exit code."""
     known = isinstance(error, ProfilerError)
     if debug:
         print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)

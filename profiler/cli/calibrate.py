@@ -1,4 +1,4 @@
-"""`vram calibrate`: the card at hand, measured, so that predictions for it need no rule."""
+"""`vram calibrate`: measures the installed GPU, so that predictions for it need no rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class CalibrateOptions:
-    """What to measure, and where it goes."""
+    """Options of the measurement and its output."""
 
     models: Annotated[
         str | None,

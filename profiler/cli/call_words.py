@@ -1,4 +1,4 @@
-"""A call in one line of words: `height=512 width=512 cached-prompt weight=6`."""
+"""Parsing of a call written as one line of words: `height=512 width=512 cached-prompt weight=6`."""
 
 from __future__ import annotations
 
@@ -25,16 +25,15 @@ def call_options(text: str, main: CallOptions | None = None) -> CallOptions:
     """Return the call that `text` describes.
 
     The words are the options of the command without their dashes; any other KEY=VALUE is an argument of the pipeline's
-    call. Quotes and brackets hold words together. What they do not say is as in the main call: its size, steps, batch
-    and other arguments. How often the call comes, which pipeline it is of and whether its prompt was encoded before is
-    its own.
+    call. Quotes and brackets hold words together. Size, steps, batch and other arguments that are not given are those
+    of the main call. Weight, pipeline class and cached prompt are not taken over from it.
 
     Args:
-        text: the words.
-        main: the main call; None for one that says nothing.
+        text: The words.
+        main: The main call; None for one without options.
 
     Raises:
-        InputError: if a word is neither, or no whole number stands where one must.
+        InputError: if a word is neither, or a value that must be a whole number is not.
     """
     known: dict[str, Any] = {}
     extra: dict[str, Any] = {}
@@ -43,7 +42,7 @@ def call_options(text: str, main: CallOptions | None = None) -> CallOptions:
             known["cached_prompt"] = True
             continue
         key, value = setting(word, "--also")
-        if isinstance(value, str) and word.endswith(f"={value}"):  # read as nothing else
+        if isinstance(value, str) and word.endswith(f"={value}"):  # not read as anything but text
             value = _unquoted(value)
         if key == _PIPELINE:
             known["pipeline_class"] = str(value)
@@ -61,7 +60,7 @@ def call_options(text: str, main: CallOptions | None = None) -> CallOptions:
 
 
 def _words(text: str) -> list[str]:
-    """Split at white space outside of quotes and brackets, as a shell that knows lists and objects would."""
+    """Split at white space outside of quotes and brackets, as a shell with lists and objects would."""
     words = [""]
     depth = 0
     for token in _TOKEN.findall(text):
@@ -87,10 +86,10 @@ def _unquoted(text: str) -> str:
 
 
 def setting(text: str, option: str) -> tuple[str, Any]:
-    """Return key and value of `key=value`; the value as `value_of` reads it.
+    """Return key and value of `key=value`, with the value as `value_of` reads it.
 
     Raises:
-        InputError: naming the option, if it is none.
+        InputError: if `text` is not of that form; the message names the option.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
@@ -101,9 +100,9 @@ def setting(text: str, option: str) -> tuple[str, Any]:
 
 
 def value_of(text: str) -> Any:
-    """Return what a value that was typed stands for; text that reads as nothing else is a string.
+    """Return the value of typed text; text that cannot be read as anything else is a string.
 
-    JSON and Python are both understood: `false` as `False`, `null` as `None`, numbers, `"quoted"` strings, lists,
+    Both JSON and Python syntax are accepted: `false` as `False`, `null` as `None`, numbers, `"quoted"` strings, lists,
     `(0, 0)` and objects, at any depth.
 
     Example:
@@ -112,7 +111,7 @@ def value_of(text: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python about text that it can read in part
+            warnings.simplefilter("ignore")  # Python warns about text that it can read in part
             tree = ast.parse(text.strip(), mode="eval")
         return ast.literal_eval(_PlainValues().visit(tree))
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
@@ -120,7 +119,7 @@ def value_of(text: str) -> Any:
 
 
 class _PlainValues(ast.NodeTransformer):
-    """Turns JSON's words into Python's, and refuses what no argument of a call is."""
+    """A transformer that turns JSON's words into Python's, and refuses values that no argument of a call has."""
 
     def visit_Name(self, node: ast.Name) -> ast.Constant:
         if node.id not in _JSON_WORDS:

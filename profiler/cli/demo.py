@@ -1,4 +1,4 @@
-"""`vram demo`: the whole path on SDXL and a virtual 8 GB card."""
+"""`vram demo`: every step on SDXL and a virtual 8 GB GPU."""
 
 from __future__ import annotations
 

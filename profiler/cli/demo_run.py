@@ -1,6 +1,6 @@
-"""The whole path on one model: profile, plan, apply, verify, report.
+"""The demo: profile, plan, apply, verify and report one model.
 
-SDXL at 1024 x 1024 in half precision on a virtual 8 GB card, without a GPU and without weights.
+SDXL at 1024 x 1024 in half precision on a virtual 8 GB GPU, without a real GPU and without weights.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FILES = ("report.html", "report.png", "profile.parquet", "plan.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What the demo found, and where it put it."""
+    """Results of the demo, and the files it wrote."""
 
     profile: Profile
     plan: Plan
@@ -45,7 +45,7 @@ class Demo:
     files: tuple[Path, ...]
 
     def story(self) -> str:
-        """Return what happened, in a few lines."""
+        """Return the results in a few lines."""
         return "\n".join(
             [
                 *self._profiled(),
@@ -92,7 +92,7 @@ class Demo:
 
 
 def run_demo(folder: Path, *, report: Report | None = None) -> Demo:
-    """Run the demo and write its files into `folder`, which is made if it is not there.
+    """Run the demo, and write its files into `folder`, which is created if it does not exist.
 
     Raises:
         InputError: if a file cannot be written.

@@ -1,4 +1,4 @@
-"""`vram doctor`: what could go wrong on this machine."""
+"""`vram doctor`: checks for problems on this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def doctor(
 
 
 def _line(check: Check) -> Text:
-    """Return a check in one line, with its fix in another."""
+    """Return a check as one line, with its fix on another."""
     line = Text().append(f"{check.status:8}", style=_STYLES[check.status])
     line.append(f" {one_line(check.told)}")
     return line.append(f"\n         {one_line(check.fix)}", style="cyan") if check.fix else line

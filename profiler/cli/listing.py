@@ -1,4 +1,4 @@
-"""`vram list`: what has a name."""
+"""`vram list`: models, GPUs and placements by name."""
 
 from __future__ import annotations
 

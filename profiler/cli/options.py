@@ -1,4 +1,4 @@
-"""Options of a command in records: typer reads a command's options off its signature, which then is their fields."""
+"""Options of a command as records: typer reads options from a signature, which is built from the records' fields."""
 
 from __future__ import annotations
 

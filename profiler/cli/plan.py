@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class PlanOptions:
-    """What the plan is to be, and where it goes."""
+    """Options of the plan and its output."""
 
     budget: Annotated[
         str,
@@ -104,14 +104,14 @@ def plan(what: ScenarioOptions, options: PlanOptions) -> None:
 
 
 def _on_budgets_gpu(scenario: Scenario, budget: Budget) -> Scenario:
-    """Return the scenario on the GPU that the budget names, unless it is on one by its own options or a profile's."""
+    """Return the scenario on the GPU that the budget names, unless its options or its profile name one."""
     if not budget.gpu or scenario.gpu or scenario.capacity or Path(scenario.model).is_file():
         return scenario
     return replace(scenario, gpu=budget.gpu)
 
 
 def _origin(budget: Budget, found: Plan) -> str:
-    """Return the line that says what the budget is, and whether context and clock are another GPU's; "" for a size."""
+    """Return the line on the budget's origin, and on context and seconds if they are another GPU's; "" for a size."""
     if not budget.origin:
         return ""
     other = budget.gpu and card(budget.gpu).name != found.gpu
@@ -120,7 +120,7 @@ def _origin(budget: Budget, found: Plan) -> str:
 
 
 def _ram_bytes(text: str | None) -> int | None:
-    """Return what the run may take of the host; without a word, of the machine that has the card."""
+    """Return the host memory that the run may take; if it is not given and a GPU is here, the memory that is free."""
     from profiler.gpus import nvml
     from profiler.sizing.budgets import free_host_bytes
     from profiler.units import parse_bytes

@@ -1,4 +1,4 @@
-"""What the command prints: answers on standard output, progress and remarks on standard error."""
+"""Output of the command: answers on standard output, progress and remarks on standard error."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 def answer(renderable: Any) -> None:
     """Print an answer for people on standard output.
 
-    Text is printed as it is, long lines whole, without what would steer the terminal; the rest is laid out by rich.
+    Text is printed without wrapping and without characters that would control the terminal; rich lays out the rest.
     """
     if isinstance(renderable, str):
         sys.stdout.write(printable(renderable) + "\n")
         return
-    # Tables keep to the terminal's width by themselves; a line to be pasted is neither wrapped nor cut.
+    # Tables keep to the terminal's width by themselves; a line to paste is neither wrapped nor cut.
     whole = isinstance(renderable, Text) or not sys.stdout.isatty()
     Console(highlight=False).print(renderable, crop=False, soft_wrap=whole)
 
 
 def answer_code(code: str) -> None:
-    """Print code on standard output to the letter: it is meant to be pasted, or piped into a file."""
+    """Print code on standard output unchanged: it is meant to be pasted, or piped into a file."""
     sys.stdout.write(code)
 
 
@@ -81,7 +81,7 @@ def write_reports(
     png: Path | None = None,
     plan: Plan | None = None,
 ) -> list[Path]:
-    """Write the page of `profiles` and the picture of the first; return what was written."""
+    """Write the page of `profiles` and the picture of the first, and return the paths written."""
     if html is None and png is None:
         return []
     import reports
@@ -100,7 +100,7 @@ def remark(line: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Yield a function that shows what is being done, as a spinner where standard error is a terminal."""
+    """Yield a function that shows the current step, as a spinner if standard error is a terminal."""
     console = Console(stderr=True)
     with console.status("starting") as status:
         yield lambda line: status.update(Text(one_line(line)))

@@ -1,4 +1,4 @@
-"""`vram profile`: what one run of a model does to a card's memory."""
+"""`vram profile`: profiles the memory of one run of a model on a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from profiler.cli.scenario_options import ScenarioOptions
 
 @dataclass(kw_only=True)
 class ProfileOptions:
-    """Where the profile goes."""
+    """Output options of the profile."""
 
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Save the profile (Parquet).")

@@ -1,4 +1,4 @@
-"""The options that say what to run, shared by every subcommand that runs a model."""
+"""The options that describe a scenario, shared by every subcommand that runs a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLACE = "Placement"
 
 @dataclass(kw_only=True)
 class ScenarioOptions:
-    """What to run, as it is typed."""
+    """Options of a scenario, as typed."""
 
     model: Annotated[
         str,

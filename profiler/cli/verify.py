@@ -1,4 +1,4 @@
-"""`vram verify`: whether a plan keeps its promise, by running it."""
+"""`vram verify`: runs a plan to check that it keeps its promise."""
 
 from __future__ import annotations
 

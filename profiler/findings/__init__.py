@@ -1,6 +1,7 @@
-"""What a recorded run did that its owner would want to know, each with evidence from the record and the fix.
+"""Findings about a recorded run, each with evidence from the record and a fix.
 
-Only what the record proves: a finding names the events and the bytes, and a line of code that changes it.
+Only facts that the record proves are reported: a finding names the events and the bytes, and a line of code that
+changes them.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _OF_MODEL_OFFLOAD: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
 
 @once_per_profile
 def _found(profile: Profile) -> tuple[Finding, ...]:
-    """Return what the record proves, each by itself."""
+    """Return all findings that the record proves, each by itself."""
     found = [finding for find in _FINDERS for finding in find(profile)]
     if profile.mode != "resident" and profile.complete:
         found += staying.could_stay(profile)
@@ -68,17 +69,17 @@ def _found(profile: Profile) -> tuple[Finding, ...]:
 
 @once_per_profile
 def findings(profile: Profile) -> tuple[Finding, ...]:
-    """Return what the record proves, gravest first; no two tell to do what excludes each other."""
+    """Return the findings that the record proves, most severe first; no two recommend fixes that exclude each other."""
     return agreed(_found(profile))
 
 
 def findings_beside_plan(profile: Profile) -> tuple[Finding, ...]:
-    """Return what is to be told beside a plan for the same pipeline, which decides where everything lives."""
+    """Return the findings to report beside a plan for the same pipeline, which decides all placements."""
     return agreed(_found(profile), with_plan=True)
 
 
 def _tried(profile: Profile, finding: Finding) -> Finding:
-    """Return the finding with what came of trying its fix."""
+    """Return the finding with the result of trying its fix."""
     trial = trial_of(profile, finding.changes)
     if trial is None or not trial.fits or (trial.told and trial.told in finding.detail):
         return finding

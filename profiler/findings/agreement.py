@@ -1,7 +1,8 @@
-"""No two findings of one report tell to do what excludes each other.
+"""Agreement of a report's findings: no two recommend fixes that exclude each other.
 
-Each finding says what its fix changes of the run. The gravest decides, and among equals the first; one whose fix would
-change the same otherwise keeps its facts and takes over the fix that was told, or goes, if it is nothing but advice.
+Each finding states what its fix changes of the run. The most severe finding decides, and among equals the first. A
+finding whose fix would change the same thing differently keeps its facts and takes over the fix that was chosen, or is
+dropped if it is only advice.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from profiler.record.finding import HINT, PROBLEM, WASTE, Finding
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_LOWERING = frozenset({"vae_tiling", "size"})  # done for a peak that a plan lowers in its own way
+_LOWERING = frozenset({"vae_tiling", "size"})  # fixes for a peak that a plan lowers in its own way
 _THE_PLAN = "plan.apply(pipe)  # the plan of this report"
 _PLANNED: Mapping[str, Any] = {"mode": "plan"}
 
 
 def agreed(found: Iterable[Finding], *, with_plan: bool = False) -> tuple[Finding, ...]:
-    """Return the findings, gravest first, as one piece of advice.
+    """Return the findings as consistent advice, most severe first.
 
     Args:
-        found: the findings, those of one gravity in the order in which they matter.
-        with_plan: whether they stand beside a plan, which then decides where everything lives.
+        found: The findings; those of equal severity in the order of importance.
+        with_plan: Whether they are shown beside a plan, which then decides all placements.
     """
     told = [(_THE_PLAN, _PLANNED)] if with_plan else []
     kept = []
@@ -43,9 +44,9 @@ def _gravity(finding: Finding) -> int:
 
 
 def _leads_elsewhere(told: Mapping[str, Any], finding: Finding) -> bool:
-    """Return whether a finding must not be told as it is beside what was `told`.
+    """Tell whether a finding must not be reported unchanged beside fixes already `told`.
 
-    Beside a plan that is shown, none tells to make one, or to lower in another way the peak that the plan lowers.
+    Beside a plan that is shown, no finding recommends making one, or lowering the plan's peak in another way.
     """
     if told is _PLANNED:
         lowers = finding.severity == PROBLEM and not _LOWERING.isdisjoint(finding.changes)
@@ -54,5 +55,5 @@ def _leads_elsewhere(told: Mapping[str, Any], finding: Finding) -> bool:
 
 
 def excludes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two sets of changes give something of the run two values."""
+    """Tell whether two sets of changes give one property of the run two values."""
     return any(name in other and other[name] != value for name, value in one.items())

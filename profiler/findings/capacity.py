@@ -1,4 +1,4 @@
-"""Findings about room: what does not fit, and what pins more RAM than it holds."""
+"""Findings about capacity: runs that do not fit, and pinned RAM beyond the weights in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def room(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where a run that got to its end does not fit its card for sure."""
+    """Yield a finding if a complete run does not fit its GPU, or may not."""
     verdict = verdicts.verdict(profile)
     capacity = format_bytes(profile.gpu.capacity_bytes)
     short = -verdict.spare_bytes
@@ -70,12 +70,12 @@ def _arithmetic(profile: Profile) -> str:
 
 
 def fragmentation(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where only what is reserved beyond what is allocated keeps a run from fitting."""
+    """Yield a finding if only the memory reserved beyond the allocated keeps a run from fitting."""
     verdict = verdicts.verdict(profile)
     unused = profile.totals.peak_reserved_bytes - profile.totals.peak_allocated_bytes
     if not profile.complete or verdict.spare_bytes >= 0 or verdict.spare_bytes + unused < 0:
         return
-    if records_stream(profile):  # which has a finding of its own
+    if records_stream(profile):  # which has its own finding
         return
     fix = fixes.in_pieces(profile) or _lower_peak(profile)
     yield Finding(
@@ -91,7 +91,7 @@ def fragmentation(profile: Profile) -> Iterator[Finding]:
 
 
 def held_for_stream(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where `record_stream` is why far more was reserved than was allocated."""
+    """Yield a finding if far more was reserved than allocated because of `record_stream`."""
     unused = profile.totals.peak_reserved_bytes - profile.totals.peak_allocated_bytes
     fix = fixes.in_pieces(profile)
     if not records_stream(profile) or fix is None:
@@ -116,7 +116,7 @@ def held_for_stream(profile: Profile) -> Iterator[Finding]:
 
 
 def spilled(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where torch reserved more than the card has: the driver lent it the system's memory."""
+    """Yield a finding if torch reserved more memory than the GPU has: the driver used system memory instead."""
     excess = profile.totals.peak_reserved_bytes - profile.gpu.capacity_bytes
     if profile.source != "measured" or excess <= 0:
         return
@@ -133,7 +133,7 @@ def spilled(profile: Profile) -> Iterator[Finding]:
 
 
 def loading(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where loading the weights takes more of the host's memory than the run does, by half."""
+    """Yield a finding if loading the weights takes over one and a half times the host memory of the run."""
     loading = profile.totals.loading_host_peak_bytes or 0
     running = profile.totals.host_peak_bytes
     if not profile.complete or 2 * loading <= 3 * running:
@@ -151,7 +151,7 @@ def loading(profile: Profile) -> Iterator[Finding]:
 
 
 def pinned(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where pinned host memory is far more than the weights in it (a quarter or more)."""
+    """Yield a finding if pinned host memory exceeds the weights in it by more than a quarter."""
     weights = sum(part.bytes for part in profile.components)
     rounded = sum(round_pinned(t.numel * t.itemsize) for p in profile.components for t in p.tensors)
     pinned = min(profile.totals.host_pinned_bytes, rounded)

@@ -1,4 +1,4 @@
-"""Findings about the card itself, as its driver told while a measured run was at work."""
+"""Findings about the GPU itself, from what its driver reported during a measured run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from profiler.record.profile import CardState, Profile
 
-_EXPECTED = "power limit"  # what a card under load runs at
+_EXPECTED = "power limit"  # normal for a GPU under load
 
 
 def slow_link(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where weights travelled over a link that ran below what card and slot have."""
+    """Yield a finding if weights were moved over a link that ran below the limit of GPU and slot."""
     moves = [event for event in profile.events if event.kind in ("onload", "offload")]
     travelled = sum(event.bytes for event in moves)
     links = _links(profile.card_state)
@@ -39,7 +39,7 @@ def slow_link(profile: Profile) -> Iterator[Finding]:
 
 
 def held_back(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where heat or the supply kept the card's clocks down; its own power limit is no finding."""
+    """Yield a finding if heat or the power supply lowered the GPU's clocks; its own power limit is not a finding."""
     state = profile.card_state
     reasons = [why for why in state.held_back_by if why != _EXPECTED] if state else []
     if not reasons:
@@ -61,12 +61,12 @@ class _Link(NamedTuple):
 
     @property
     def rate(self) -> int:
-        """In lanes of the first generation: each one doubles it. From knowledge."""
+        """The rate in lanes of the first generation: each generation doubles it. From knowledge."""
         return self.width << (self.generation - 1)
 
 
 def _links(state: CardState | None) -> tuple[_Link, _Link] | None:
-    """Return the link as it ran, and as it could; None where one is not known."""
+    """Return the link as it ran, and its limit; None if either is unknown."""
     if state is None or state.link_generation is None or state.link_width is None:
         return None
     if state.most_link_generation is None or state.most_link_width is None:

@@ -1,4 +1,4 @@
-"""Findings about what made a run heavy: a dtype that its GPU lacks, gradients that it kept, a size that it changed."""
+"""Findings about causes of a heavy run: a dtype without hardware support, kept gradients, a changed size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def bfloat16_without_hardware(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where components computed in bfloat16 on a GPU that has no hardware for it."""
+    """Yield a finding if components computed in bfloat16 on a GPU that has no hardware for it."""
     slower = profile.complete and fixes.is_slower(profile, fixes.FLOAT16.changes)
     if not lacks_bfloat16(profile) or slower:
         return
@@ -44,7 +44,7 @@ def bfloat16_without_hardware(profile: Profile) -> Iterator[Finding]:
 
 
 def gradients_kept(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where components ran with gradients on, whose graph holds on to their activations."""
+    """Yield a finding if components ran with gradients enabled, so that the graph kept their activations."""
     names = tuple(one.component for one in conditions(profile, "gradients"))
     if not names:
         return
@@ -68,7 +68,7 @@ def gradients_kept(profile: Profile) -> Iterator[Finding]:
 
 
 def _left_by(profile: Profile) -> Iterator[tuple[Event, int]]:
-    """Yield each exit of a component with what was allocated since its entry and is no weight."""
+    """Yield each exit of a component with the bytes besides weights that were allocated since its entry."""
     entered: dict[str, int] = {}
     weights = sum(reading.initial_resident_bytes(profile).values())
     resident = reading.initial_resident_bytes(profile)
@@ -85,7 +85,7 @@ def _left_by(profile: Profile) -> Iterator[tuple[Event, int]]:
 
 
 def size_binned(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where the pipeline ran another size than it was asked for."""
+    """Yield a finding if the pipeline ran another size than requested."""
     for one in conditions(profile, "binned_size"):
         asked, _, run = one_line(one.detail).partition(" -> ")
         yield Finding(
@@ -101,7 +101,7 @@ def size_binned(profile: Profile) -> Iterator[Finding]:
 
 
 def size_not_as_asked(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding for each picture of another size than asked for."""
+    """Yield a finding for each picture of another size than requested."""
     for one in conditions(profile, "made_size"):
         asked, _, made = one_line(one.detail).partition(" -> ")
         sides = dict(zip(("height", "width"), asked.split(" x "), strict=False))

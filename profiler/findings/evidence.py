@@ -1,4 +1,4 @@
-"""What a finding names of its run: events, conditions, and the seconds that were waited for."""
+"""Evidence for findings from a run: events, conditions, and the seconds spent waiting."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ def ordinals(events: Sequence[Event]) -> tuple[int, ...]:
 
 
 def waited_seconds(profile: Profile, events: Iterable[Event]) -> float:
-    """Return how long the run waited for the copies of `events`.
+    """Return the time that the run waited for the copies of `events`.
 
-    Predicted, that is their exposed transfer time. Measured, it is how long the moves took: torch tells no more.
+    In a predicted run, that is their exposed transfer time. In a measured run, it is the duration of the moves, since
+    torch reports no more.
     """
     known = profile.totals.exposed_transfer_seconds is not None
     return max(
@@ -30,5 +31,5 @@ def waited_seconds(profile: Profile, events: Iterable[Event]) -> float:
 
 
 def conditions(profile: Profile, what: str) -> tuple[Condition, ...]:
-    """Return the conditions of a kind that the tracer saw."""
+    """Return the conditions of one kind that the tracer recorded."""
     return tuple(one for one in profile.conditions if one.what == what)

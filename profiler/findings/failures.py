@@ -1,4 +1,4 @@
-"""Findings about runs that ended early: what was missing, who held what, and a way around."""
+"""Findings about runs that ended early: the missing memory, its holders, and a workaround."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ALLOW_ALL = fixes.Fix(
 
 
 def out_of_memory(profile: Profile) -> Iterator[Finding]:
-    """Yield why a run ran out of memory: what it asked for, what was left, who held the rest."""
+    """Yield a finding if a run ran out of memory: the bytes requested, the bytes left, and the holders of the rest."""
     if not ran_out_of_memory(profile):
         return
     failure = profile.failure
@@ -64,7 +64,7 @@ def _while(failure: Failure | None) -> str:
 
 
 def explained(profile: Profile, failure: Failure) -> str:
-    """Return the arithmetic of a failure: what was asked for, what was left, who held what."""
+    """Return the arithmetic of a failure: the bytes requested, the bytes left, and the holders of the rest."""
     lines = []
     if failure.requested_bytes is not None:
         left = (
@@ -92,7 +92,7 @@ def explained(profile: Profile, failure: Failure) -> str:
 
 
 def _causes(profile: Profile, failure: Failure) -> Iterator[str]:
-    """Yield why the GPU was full, besides what it was asked to hold."""
+    """Yield further causes of the full GPU, besides the memory requested."""
     if _is_not_allowed(failure):
         yield (
             f"torch.cuda.set_per_process_memory_fraction allows {format_bytes(failure.allowed_bytes or 0)} of the "
@@ -109,7 +109,7 @@ def _causes(profile: Profile, failure: Failure) -> Iterator[str]:
 
 
 def whole_words(whole: WholeCall) -> str:
-    """Return what the whole call takes, and the smallest GPU that runs it, in a sentence."""
+    """Return a sentence with the memory of the whole call, and the smallest GPU that runs it."""
     taken = f"The whole call as it is takes {format_bytes(whole.device_bytes)}"
     if not whole.gpu:
         return f"{taken}, more than any listed GPU has."
@@ -130,9 +130,9 @@ def _holder(item: BillItem) -> str:
 
 
 def _is_in_pieces(profile: Profile, failure: Failure) -> bool:
-    """Whether what was reserved and not allocated would have been enough, had it been in one piece.
+    """Tell whether the memory reserved and not allocated would have sufficed in one piece.
 
-    A component that is moved needs what of it is still missing, not its next tensor alone.
+    A component being moved needs all of its missing bytes, not only its next tensor.
     """
     if failure.requested_bytes is None or failure.unallocated_bytes is None:
         return False
@@ -145,7 +145,7 @@ def _is_in_pieces(profile: Profile, failure: Failure) -> bool:
 
 
 def _is_not_allowed(failure: Failure) -> bool:
-    """Return whether there was room on the GPU, but not for this process."""
+    """Tell whether the GPU had room, but not for this process."""
     free, requested = failure.free_bytes or 0, failure.requested_bytes or 0
     return failure.allowed_bytes is not None and free >= requested
 
@@ -176,7 +176,7 @@ def _fix(profile: Profile, failure: Failure | None, moment: Moment | None) -> fi
 
 
 def ended_early(profile: Profile) -> Iterator[Finding]:
-    """Yield why a run that did not run out of memory ended, and what would get it to its end."""
+    """Yield a finding if a run ended early for another reason than memory, with a workaround."""
     if profile.complete or ran_out_of_memory(profile):
         return
     component, events = _where(profile)
@@ -194,10 +194,10 @@ def ended_early(profile: Profile) -> Iterator[Finding]:
 
 
 def left_cast(profile: Profile) -> Iterator[Finding]:
-    """Yield the components that a call had cast when it failed, and did not cast back: the next call fails on them.
+    """Yield a finding for each component that a failed call had cast and not cast back: the next call fails on it.
 
-    SDXL casts its VAE to single precision for the decode and back after it, and takes one that is in single precision
-    for one that need not be cast: the latents stay in half precision (diffusers 0.42.1).
+    SDXL casts its VAE to single precision for the decode and back after it. It takes a VAE in single precision for one
+    that need not be cast, and leaves the latents in half precision (diffusers 0.42.1).
     """
     if profile.complete or profile.failure is None:
         return
@@ -228,11 +228,11 @@ def _where(profile: Profile) -> tuple[str, tuple[int, ...]]:
 
 
 def _way_around(profile: Profile, component: str) -> str:
-    """Return what keeps a component out of the offload or the casting that it failed under.
+    """Return the advice that keeps a component out of the offload or the casting under which it failed.
 
     diffusers 0.42.1: pinned copies do not follow a cast of the VAE, and hooks on `forward` do not fire for the `decode`
     of a VAE that names no blocks. A pipeline that takes the dtype of embeddings from its text encoder makes them in
-    float8 where that stores its weights so.
+    float8 if the text encoder stores its weights in float8.
     """
     for one in conditions(profile, "layerwise_casting"):
         named = one.detail.lower() in profile.error.lower() and not component

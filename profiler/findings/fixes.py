@@ -1,6 +1,6 @@
-"""The lines that lower a peak or move weights less: what each changes of the run, and whether it can help at all.
+"""Fixes that lower a peak or move fewer weights: their lines, their changes to the run, and whether they can help.
 
-A fix is left out if the record shows that it cannot fit, or if it was tried (`Profile.trials`) and did not help.
+A fix is dropped if the record shows that it cannot fit, or if it was tried (`Profile.trials`) and did not help.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from profiler.record.trial import Trial
 
 KEEP = "keep "
-"""Begins the name of a change that keeps one component on the GPU, or, if False, keeps it off while it is idle."""
+"""Prefix of the name of a change that keeps one component on the GPU, or, if False, off it while it is idle."""
 
 RUNNABLE = (
     "mode",
@@ -36,11 +36,11 @@ RUNNABLE = (
     "dtype",
     "expandable_segments",
 )
-"""The changes that a scenario can be given; `KEEP` besides, in the modes that can exclude."""
+"""The changes that can be made to a scenario, besides `KEEP` in modes that can exclude components."""
 
 
 class Fix(NamedTuple):
-    """A line of code or advice, and what it changes of the run."""
+    """A line of code or advice, and its changes to the run."""
 
     line: str
     changes: dict[str, Any]
@@ -70,8 +70,8 @@ _SEQUENTIAL = Fix("pipe.enable_sequential_cpu_offload()", {"mode": "sequential"}
 
 
 def runnable(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of `changes` that a run can be given."""
-    keeps = changes.get("mode") != "plan"  # which decides by itself what it keeps
+    """Return those of `changes` that can be made to a run."""
+    keeps = changes.get("mode") != "plan"  # a plan decides by itself what it keeps
     return {
         name: value
         for name, value in changes.items()
@@ -80,25 +80,25 @@ def runnable(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trial_of(profile: Profile, changes: Mapping[str, Any]) -> Trial | None:
-    """Return the trial of these changes, if there was one."""
+    """Return the trial of these changes, or None."""
     wanted = runnable(changes)
     return next((one for one in profile.trials if wanted and one.changes == wanted), None)
 
 
 def is_slower(profile: Profile, changes: Mapping[str, Any]) -> bool:
-    """Return whether these changes were tried, and do not fit or save no time."""
+    """Tell whether these changes were tried, and do not fit or save no time."""
     trial = trial_of(profile, changes)
     return trial is not None and not (trial.fits and trial.seconds < seconds_of_call(profile))
 
 
 def seconds_of_call(profile: Profile) -> float:
-    """Return how long a call takes, on average."""
+    """Return the average seconds of a call."""
     calls = {event.call for event in profile.events if event.call >= 0}
     return profile.totals.seconds / max(len(calls), 1)
 
 
 def plan_line(profile: Profile) -> str:
-    """Return the line that finds the best plan for the GPU, and applies it; from a run that split no component."""
+    """Return the line that finds the best plan for the GPU, from a run that split no component, and applies it."""
     known = "profile"
     if profile.mode not in ("resident", "model"):
         known = f'profiler.profile_pipeline(pipe, gpu={quoted(profile.gpu.name)}, mode="model")'
@@ -106,12 +106,12 @@ def plan_line(profile: Profile) -> str:
 
 
 def planned(profile: Profile, *, keeping: tuple[str, ...] = (), off: tuple[str, ...] = ()) -> Fix:
-    """Return the plan as a fix, unless it was tried in vain.
+    """Return a plan as the fix, unless it was tried and did not help.
 
     Args:
-        profile: of the run.
-        keeping: components that are told to stay on the GPU.
-        off: components that are told not to stay there while they are idle.
+        profile: The profile of the run.
+        keeping: Components that should stay on the GPU.
+        off: Components that should not stay there while they are idle.
     """
     kept = {f"{KEEP}{name}": True for name in keeping} | {f"{KEEP}{name}": False for name in off}
     fix = Fix(plan_line(profile), {"mode": "plan", **kept})
@@ -119,30 +119,30 @@ def planned(profile: Profile, *, keeping: tuple[str, ...] = (), off: tuple[str, 
 
 
 def lower_peak(profile: Profile, doing: str, component: str) -> Fix:
-    """Return the first thing to try, by what the run did already and where it was fullest.
+    """Return the first fix to try, by the state of the run and its peak.
 
     Args:
-        profile: of the run.
-        doing: what was done at the fullest moment, as `record.events.Moment` says it.
-        component: by whom.
+        profile: The profile of the run.
+        doing: The activity at the peak, as in `record.events.Moment`.
+        component: The component that was active then.
     """
     return _first_with_hope(profile, _lowering(profile, doing, component)) or smaller(profile)
 
 
 def smaller(profile: Profile) -> Fix:
-    """Return how the call is made smaller."""
+    """Return the fix that makes the call smaller."""
     binned = any(one.what == "binned_size" for one in profile.conditions)
     return _BINNED if binned else SMALLER
 
 
 def in_pieces(profile: Profile) -> Fix | None:
-    """Return what leaves less reserved and not allocated, unless the run did that already."""
+    """Return the fix that reduces memory reserved and not allocated; None if the run had it in effect already."""
     growing = [] if expandable_segments(profile) else [EXPANDABLE]
     return _first_with_hope(profile, [_waiting(profile)] if records_stream(profile) else growing)
 
 
 def _waiting(profile: Profile) -> Fix:
-    """Return how a stream is used without the allocator's watching it."""
+    """Return the fix that uses a stream without `record_stream`."""
     return Fix(
         "pipe.enable_group_offload(..., use_stream=True)  # without record_stream=True",
         {"mode": profile.mode, "stream": True, "record_stream": False},
@@ -174,7 +174,7 @@ def _lowering(profile: Profile, doing: str, component: str) -> Iterator[Fix]:
 
 
 def _finer(profile: Profile) -> Iterator[Fix]:
-    """Yield the modes that hold less of the weights at a time than the run did."""
+    """Yield the modes that hold fewer weights at a time than the run did."""
     grouped = all(part.groups for part in profile.components)
     if profile.mode in ("resident", "model") and grouped:
         yield LEAF

@@ -1,7 +1,7 @@
-"""The least that a run must have on the GPU under another placement, by the record of this one.
+"""Lower bounds of a run's GPU memory under another placement, from the record of this run.
 
-Exact arithmetic, so that what it says cannot fit cannot: weights that the other placement holds at a time, with the
-activations beside them that the record saw. What a kernel could have done without is taken off.
+The arithmetic is exact, so a placement that it rejects cannot fit: the weights that the other placement holds at a
+time, plus the recorded activations beside them, less the part that kernels could have done without.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def exceeds(profile: Profile, changes: Mapping[str, Any]) -> bool:
-    """Return whether a run with these changes cannot fit the GPU of the profile."""
+    """Tell whether a run with these changes cannot fit the profile's GPU."""
     mode = changes.get("mode")
     if mode not in _HELD or "dtype" in changes:
         return False
@@ -28,7 +28,7 @@ def exceeds(profile: Profile, changes: Mapping[str, Any]) -> bool:
 
 
 def floor_bytes(profile: Profile, mode: str) -> int:
-    """Return what must be allocated at once under a mode of `modes.MODES`, at least."""
+    """Return the least bytes that must be allocated at once under a mode of `modes.MODES`."""
     held = {part.name: _HELD[mode](part) for part in profile.components}
     if mode == "resident":
         held = dict.fromkeys(held, sum(held.values()))
@@ -38,7 +38,7 @@ def floor_bytes(profile: Profile, mode: str) -> int:
 
 
 def _activations(profile: Profile) -> Iterator[tuple[str, int]]:
-    """Yield who computed, and what was allocated beside weights at its worst, for each stretch of computing."""
+    """Yield, for each stretch of computing, the component and the highest bytes allocated besides weights."""
     resident = reading.initial_resident_bytes(profile)
     entered: list[str] = []
     for event in profile.events:
@@ -71,4 +71,4 @@ _HELD = {
     "group-leaf": _largest_tensor,
     "sequential": _largest_tensor,
 }
-"""What a mode holds of a component's weights at a time, at least."""
+"""The least bytes of a component's weights that a mode holds at a time."""

@@ -1,4 +1,4 @@
-"""Findings about model offload: stock diffusers' and accelerate's traps, where a run fell into one."""
+"""Findings about model offload: pitfalls of stock diffusers and accelerate that a run encountered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def ignored_exclusions(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding for components that are excluded and in the sequence: the exclusion does nothing."""
+    """Yield a finding if excluded components are in the sequence: the exclusion has no effect."""
     ignored = tuple(name for name in profile.excluded if name in profile.sequence)
     moved = [
         event for event in profile.events if event.component in ignored and reading.direction(event)
@@ -44,7 +44,7 @@ def ignored_exclusions(profile: Profile) -> Iterator[Finding]:
 
 
 def excluded_travel(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where excluded components went to the CPU and back at the end of a call."""
+    """Yield a finding if excluded components were moved to the CPU and back at the end of a call."""
     excluded = {name for name in profile.excluded if name not in profile.sequence}
     moved = [
         event
@@ -77,7 +77,7 @@ def excluded_travel(profile: Profile) -> Iterator[Finding]:
 
 
 def quantised_stays(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where a quantised component was sent to the CPU and left bytes on the card."""
+    """Yield a finding if a quantised component was moved to the CPU and left bytes on the GPU."""
     left = left_behind(profile)
     if not left:
         return
@@ -97,7 +97,7 @@ def quantised_stays(profile: Profile) -> Iterator[Finding]:
 
 
 def left_behind(profile: Profile) -> dict[str, Event]:
-    """Return the first offload of each quantised component that left bytes on the card, although it was whole."""
+    """Return the first whole offload of each quantised component that left bytes on the GPU."""
     quantised = {part.name for part in profile.components if part.quantization}
     found: dict[str, Event] = {}
     for event in profile.events:
@@ -108,18 +108,18 @@ def left_behind(profile: Profile) -> dict[str, Event]:
 
 
 class Idle(NamedTuple):
-    """A component that had bytes on the card while another one had been used."""
+    """A component that had bytes on the GPU, idle, when another component's forward ended."""
 
     component: str
-    ordinal: int  # of the other one's exit
+    ordinal: int  # of the other component's exit
     bytes: int
-    user: str  # the other one
+    user: str  # the other component
 
 
 def idle_resident(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding for hooked components that stayed on the card while another one was used.
+    """Yield a finding for hooked components that stayed on the GPU while another one was used.
 
-    Those whose hook is told of by another finding (a foreign hook, a move by hand) are left to that.
+    Components that another finding explains (a foreign hook, a move by hand) are left to that finding.
     """
     explained = {one.component for one in conditions(profile, "foreign_hook")}
     if any(one.user in explained for one in idle(profile)):
@@ -144,7 +144,7 @@ def _idle(profile: Profile, idles: list[Idle], kind: str, why: str) -> Finding:
     fix = fixes.planned(profile, off=names)
     return Finding(
         kind=kind,
-        severity=HINT if fits else WASTE,  # what stays where there is room costs nothing
+        severity=HINT if fits else WASTE,  # if there is room, staying costs nothing
         title=f"{listed(names)} stayed on the card while another component was used",
         detail=f"{why}. Used: {used_order(profile)}. Sequence: {' -> '.join(profile.sequence)}.",
         fix=fix.line,
@@ -157,9 +157,9 @@ def _idle(profile: Profile, idles: list[Idle], kind: str, why: str) -> Finding:
 
 
 def idle(profile: Profile) -> tuple[Idle, ...]:
-    """Return the first time at which each hooked component was idle on the card.
+    """Return the first time at which each hooked component was idle on the GPU.
 
-    Components that take turns within the denoise loop belong there: to move them each step would cost more.
+    Components that take turns within the denoise loop do not count: moving them at each step would cost more.
     """
     hooked = [part.name for part in profile.components if part.name not in profile.excluded]
     looped = {
@@ -187,7 +187,7 @@ def idle(profile: Profile) -> tuple[Idle, ...]:
 
 
 def brought_by_hand(profile: Profile) -> dict[str, int]:
-    """Return the components that `pipe.to` brought to the card after offload was enabled, with the event."""
+    """Return the components that `pipe.to` moved to the GPU after offload was enabled, with the event."""
     found: dict[str, int] = {}
     for event in profile.events:
         if event.asked_by == "pipeline.to" and event.kind == "onload":
@@ -205,7 +205,7 @@ ENABLERS = (
 
 
 def used_order(profile: Profile) -> str:
-    """Return the components in the order in which they were entered, the first few."""
+    """Return the first few components in the order in which they were entered."""
     used = [event.component for event in profile.events if event.kind == "enter"]
     order = used[:1] + [later for earlier, later in pairwise(used) if earlier != later]
     return " -> ".join(order[:EVIDENCE]) + (" ..." if len(order) > EVIDENCE else "")

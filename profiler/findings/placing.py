@@ -1,4 +1,4 @@
-"""Findings about how a pipe was placed: moves that offloading undoes, moves that undo it, and a change of mode."""
+"""Findings about the placing of a pipeline: moves that offloading undoes, moves that undo it, and changed modes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _LINES = {
 
 
 def on_card_before(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where enabling offload had to take components off the card before any call used them."""
+    """Yield a finding if enabling offload had to move components off the GPU before any call used them."""
     placed = list(takewhile(lambda event: event.kind != "begin", profile.events))
     went = [event for event in placed if event.kind == "offload" and event.asked_by in ENABLERS]
     brought = {event.component for event in placed if event.kind == "onload"}
-    # Quantised weights are on the card from their loading on.
+    # Quantised weights are on the GPU from loading on.
     own = {p.name for p in profile.components if p.quantization and p.name not in brought}
     went = [event for event in went if event.component not in {*profile.excluded, *own}]
     if not went:
@@ -58,7 +58,7 @@ def on_card_before(profile: Profile) -> Iterator[Finding]:
 
 
 def moved_by_hand(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where `pipe.to("cuda")` came after model offload had been enabled."""
+    """Yield a finding if `pipe.to("cuda")` was called after model offload had been enabled."""
     brought = brought_by_hand(profile)
     events = [profile.events[ordinal] for ordinal in brought.values()]
     if not events:
@@ -79,7 +79,7 @@ def moved_by_hand(profile: Profile) -> Iterator[Finding]:
 
 
 def mode_changes(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding for each change of the offload mode between calls that made calls move more weights."""
+    """Yield a finding for each change of the offload mode between calls after which calls moved more weights."""
     tallies = dict(reading.calls(profile))
     for before, after in pairwise(conditions(profile, "mode")):
         if before.call not in tallies or after.call not in tallies:

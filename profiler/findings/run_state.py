@@ -1,4 +1,4 @@
-"""What a run had in effect already, so that no finding tells to do it, and what its GPU lacks."""
+"""Settings that a run had in effect already, so that no finding recommends them, and features its GPU lacks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
 _VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the first that is set counts
 _BFLOAT16_FROM = (8, 0)
-"""The compute capability from which there are tensor cores, and fused attention, for bfloat16: Ampere's. Source: the
-tables of arithmetic throughput in NVIDIA's CUDA C++ Programming Guide."""
+"""The least compute capability with tensor cores and fused attention for bfloat16: Ampere's. Source: the tables of
+arithmetic throughput in NVIDIA's CUDA C++ Programming Guide."""
 
 
 def tiles(profile: Profile, component: str) -> bool:
-    """Return whether a component worked in tiles."""
+    """Tell whether a component worked in tiles."""
     return any(
         one.what == settings.VAE_TILING and one.component == component for one in profile.settings
     )
 
 
 def records_stream(profile: Profile) -> bool:
-    """Return whether some component was offloaded in groups on a stream that the allocator watches."""
+    """Tell whether some component was offloaded in groups on a stream with `record_stream`."""
     return any(
         one.what == settings.GROUP_OFFLOAD and one.value.get("record_stream")
         for one in profile.settings
@@ -32,14 +32,14 @@ def records_stream(profile: Profile) -> bool:
 
 
 def expandable_segments(profile: Profile) -> bool:
-    """Return whether torch's allocator was told to grow its segments."""
+    """Tell whether torch's allocator had expandable segments enabled."""
     told = [one.value for one in profile.settings if one.what == settings.ENVIRONMENT]
     text = next((values[name] for values in told for name in _VARIABLES if name in values), "")
     return re.search(r"expandable_segments\s*:\s*true", text, re.IGNORECASE) is not None
 
 
 def lacks_bfloat16(profile: Profile) -> bool:
-    """Return whether components that compute in bfloat16 ran on a GPU that has no hardware for it."""
+    """Tell whether components that compute in bfloat16 ran on a GPU that has no hardware for it."""
     found = re.fullmatch(r"sm_(\d+)(\d)", profile.gpu.architecture)
     if found is None or (int(found[1]), int(found[2])) >= _BFLOAT16_FROM:
         return False

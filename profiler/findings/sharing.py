@@ -1,4 +1,4 @@
-"""Findings about what pipelines and components share without being told: hooks, lists of a class, files."""
+"""Findings about things that pipelines and components share unintentionally: hooks, class attributes, files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def foreign_hooks(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where a hook that another pipeline set up let a component stay on the card."""
+    """Yield a finding if a hook that another pipeline set up let a component stay on the GPU."""
     foreign = tuple(one.component for one in conditions(profile, "foreign_hook"))
     idles = idle(profile)
     if not any(one.user in foreign for one in idles):
@@ -40,7 +40,7 @@ def foreign_hooks(profile: Profile) -> Iterator[Finding]:
 
 
 def left_on_card(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where hooked components were on the card when the last call had ended."""
+    """Yield a finding if hooked components were on the GPU after the last call."""
     end = next((event for event in reversed(profile.events) if event.kind == "end"), None)
     if end is None or not profile.complete:
         return
@@ -81,7 +81,7 @@ def left_on_card(profile: Profile) -> Iterator[Finding]:
 
 
 def shared_exclusions(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where a class's list of exclusions is not what its source says: it was changed for all."""
+    """Yield a finding if a class's list of exclusions differs from its source: it was changed for all pipelines."""
     changed = conditions(profile, "shared_exclusions")
     if not changed:
         return
@@ -101,7 +101,7 @@ def shared_exclusions(profile: Profile) -> Iterator[Finding]:
 
 
 def shared_files(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding where two components keep weights in one file: they load each other's."""
+    """Yield a finding if two components keep weights in one file: they load each other's."""
     shared = conditions(profile, "shared_file")
     if not shared:
         return

@@ -1,6 +1,6 @@
-"""Findings about what could stay on the card: all of it, one component, each component while it is used, some blocks.
+"""Findings about what could stay on the GPU: everything, one component, each component while used, some blocks.
 
-Each is an upper bound from the record: what was missing on the card at an event is added to the peak of that event.
+Each peak is an upper bound from the record: the bytes missing on the GPU at an event are added to that event's peak.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _KEEPS = {
     "group-block": "pipe.enable_group_offload(..., exclude_modules=[{name}])",
     "group-leaf": "pipe.enable_group_offload(..., exclude_modules=[{name}])",
 }
-"""How diffusers keeps one component on the card, by mode. Under model offload it does not."""
+"""Lines with which diffusers keeps one component on the GPU, by mode. Under model offload it cannot."""
 
 
 class Candidate(NamedTuple):
-    """Components that could stay, and what that changes."""
+    """Components that could stay, and the effect of that."""
 
-    peak_bytes: int  # of the allocations, at most
-    moved: Sequence[Event]  # uploads that would not happen, all or some of them
-    seconds: float  # that the run would be shorter
+    peak_bytes: int  # allocated, at most
+    moved: Sequence[Event]  # uploads, all or some of which would not happen
+    seconds: float  # by which the run would be shorter
 
 
 def could_stay(profile: Profile) -> Iterator[Finding]:
-    """Yield a finding for the most that could stay and would save uploads."""
+    """Yield a finding for the placement that could stay and would save the most uploads."""
     moved = [event for event in profile.events if _uploads(event)]
     names = tuple(
         part.name for part in profile.components if any(e.component == part.name for e in moved)
@@ -83,7 +83,7 @@ def _everything(profile: Profile, moved: Sequence[Event], peak_bytes: int) -> Fi
 def _one_component(
     profile: Profile, moved: Sequence[Event], names: tuple[str, ...]
 ) -> Iterator[Finding]:
-    """Yield the component with the most uploads among those that would fit on their own."""
+    """Yield a finding for the component with the most uploads among those that would fit on their own."""
     usable = usable_bytes(profile)
     peaks = {name: peak_with(profile, [name]) for name in names}
     traffic = {
@@ -101,7 +101,7 @@ def _one_component(
 
 
 def _kept(profile: Profile, name: str) -> fixes.Fix:
-    """Return how a component is kept on the GPU."""
+    """Return the fix that keeps a component on the GPU."""
     plan = fixes.Fix(fixes.plan_line(profile), {"mode": "plan", f"{fixes.KEEP}{name}": True})
     if profile.mode not in _KEEPS:
         return plan
@@ -110,7 +110,7 @@ def _kept(profile: Profile, name: str) -> fixes.Fix:
 
 
 def _change(profile: Profile, stay: Candidate) -> str:
-    """Return what keeping it costs and saves: `+0.80 GiB, -2.1 s`."""
+    """Return the cost and the saving of keeping it: `+0.80 GiB, -2.1 s`."""
     more = f"+{format_bytes(_more_bytes(profile, stay))}"
     return f"{more}, -{format_seconds(stay.seconds)}" if stay.seconds else more
 
@@ -120,7 +120,7 @@ def _more_bytes(profile: Profile, stay: Candidate) -> int:
 
 
 def _whole_components(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
-    """Yield that model offload would fit, where that saves a tenth of the uploads or more."""
+    """Yield a finding if model offload would fit, and save a tenth of the uploads or more."""
     peak = peak_while_used(profile)
     calls = len({event.call for event in moved})
     whole = calls * sum(part.bytes for part in profile.components)
@@ -135,7 +135,7 @@ def _whole_components(profile: Profile, moved: Sequence[Event]) -> Iterator[Find
 
 
 def _some_blocks(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
-    """Yield how many blocks of the component with the most uploads fit into what the card has left."""
+    """Yield a finding if some blocks of the component with the most uploads fit into the GPU's unused memory."""
     peak = profile.totals.peak_allocated_bytes
     unused = usable_bytes(profile) - peak
     parts = {part.name: part for part in profile.components}
@@ -175,7 +175,7 @@ def _hint(profile: Profile, kind: str, title: str, stay: Candidate, fix: fixes.F
 
 
 def peak_with(profile: Profile, names: Sequence[str]) -> int:
-    """Return an upper bound of the allocated peak if `names` had been on the card all the time."""
+    """Return an upper bound of the allocated peak if `names` had been on the GPU all the time."""
     absent = _Absent(profile)
     missing = sum(absent.bytes[name] for name in names)
     highest = 0
@@ -187,7 +187,7 @@ def peak_with(profile: Profile, names: Sequence[str]) -> int:
 
 
 def peak_while_used(profile: Profile) -> int:
-    """Return an upper bound of the allocated peak if each component had been there as a whole while it was used."""
+    """Return an upper bound of the allocated peak if each component had been on the GPU as a whole while in use."""
     absent = _Absent(profile)
     entered: list[str] = []
     highest = 0
@@ -203,7 +203,7 @@ def peak_while_used(profile: Profile) -> int:
 
 
 class _Absent:
-    """How many bytes of each component are not on the card, followed from event to event."""
+    """The bytes of each component that are not on the GPU, updated event by event."""
 
     def __init__(self, profile: Profile) -> None:
         resident = reading.initial_resident_bytes(profile)
@@ -211,7 +211,7 @@ class _Absent:
         self.bytes = {name: max(0, self.whole[name] - resident[name]) for name in self.whole}
 
     def change(self, event: Event) -> int:
-        """Take `event` in, and return by how much more of its component is absent after it."""
+        """Update for `event`, and return the increase of its component's absent bytes."""
         if event.component not in self.whole:
             return 0
         before = self.bytes[event.component]
@@ -220,7 +220,7 @@ class _Absent:
 
 
 def usable_bytes(profile: Profile) -> int:
-    """Return what allocations may take: capacity less context, overhead as observed or stated, and error band."""
+    """Return the bytes that allocations may take: capacity less context, observed or stated overhead, error band."""
     observed = profile.totals.peak_reserved_bytes - profile.totals.peak_allocated_bytes
     overhead = max(profile.gpu.slack_bytes, observed)
     usable = profile.gpu.capacity_bytes - profile.gpu.context_bytes - overhead

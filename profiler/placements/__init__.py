@@ -1,1 +1,1 @@
-"""Where a component can live, and all that follows from it: bytes, moves, host memory, rules and words."""
+"""Placements of a component, and what follows from each: bytes, moves, host memory, rules and wording."""

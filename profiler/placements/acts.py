@@ -1,4 +1,4 @@
-"""What a hook does to memory, act by act: copies, drops, casts, and who waits for whom."""
+"""The operations of a hook on memory: copies, drops, casts and synchronisation."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ if TYPE_CHECKING:
 ONLOAD, OFFLOAD, CAST = "onload", "offload", "cast"
 HOST_AWAITS_COPIES, HOST_AWAITS_KERNELS = "host awaits copies", "host awaits kernels"
 KERNELS_AWAIT_COPIES, COPIES_AWAIT_KERNELS = "kernels await copies", "copies await kernels"
-"""Who waits: the host, the default stream (kernels), or the stream of copies."""
+"""Waits: of the host, of the default stream (kernels), or of the copy stream."""
 
 PAGEABLE, PINNED, DISK, CARD, META = "pageable", "pinned", "disk", "card", "meta"
 
 
 class Act(NamedTuple):
-    """One thing that a hook does."""
+    """One operation of a hook."""
 
-    kind: str  # ONLOAD, OFFLOAD, CAST, or one that waits
-    group: str = ""  # the path of the part by which the tracer names what moves
+    kind: str  # ONLOAD, OFFLOAD, CAST, or one of the waits
+    group: str = ""  # the path of the part that names what moves in a trace
     tensors: tuple[
         int, ...
-    ] = ()  # that came to the card or left it, by index; ties as often as they are held
-    stale: tuple[int, ...] = ()  # those of which another copy did so, in the dtype that it once had
+    ] = ()  # onloaded or offloaded, by index; a tied tensor once for each place that holds it
+    stale: tuple[int, ...] = ()  # tensors of which an older copy moved, in its former dtype
     copied: tuple[int, ...] = ()  # bytes of each copy over the link
-    source: str = PAGEABLE  # or where they go; of a cast where the first tensor is
-    beside: bool = False  # the copies run on a stream of their own
+    source: str = PAGEABLE  # or the destination; of a cast, where the first tensor is
+    beside: bool = False  # the copies run on their own stream
     blocks: bool = True  # the host waits for each copy
-    change_bytes: int = 0  # of what is allocated on the card
-    transient_bytes: int = 0  # by how much the card's peak meanwhile exceeds what was there before
-    reported_bytes: int = 0  # what a trace says has moved
-    copied_on_host: bool = False  # first: into pinned memory, or in another dtype
+    change_bytes: int = 0  # in allocated bytes on the GPU
+    transient_bytes: int = 0  # by which the GPU's peak meanwhile exceeds what was allocated
+    reported_bytes: int = 0  # bytes moved, as a trace reports them
+    copied_on_host: bool = False  # before the transfer: into pinned memory, or to another dtype
     asked_by: str = ""
-    dropped: bool = False  # nothing went to the host: it has a copy
+    dropped: bool = False  # nothing was copied to the host, which has a copy already
 
 
 GROUP_ASKER = "diffusers.ModuleGroup"
@@ -55,7 +55,7 @@ def cast_act(
     kept: Container[int] = (),
     away: str,
 ) -> Act:
-    """Return a cast to `to` of a component of which only some tensors are on the card; the others are `away`."""
+    """Return the cast to `to` of a component with only some of its tensors on the GPU; the others are in `away`."""
     on_card = weights.walk_cast(cast, to, there, kept)
     return Act(
         CAST,

@@ -1,4 +1,4 @@
-"""Ways in which a component that moves as a whole leaves the GPU: copied back, dropped, or with a pinned copy kept."""
+"""Ways to evict a whole component from the GPU: copy it back, drop it, or keep a pinned host copy."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ COPY, DROP, PINNED = "copy", "drop", "pinned"
 
 
 class Eviction(NamedTuple):
-    """One of the ways."""
+    """One way to evict a component."""
 
-    copies_back: bool  # what leaves goes to the host; otherwise the host has kept it
+    copies_back: bool  # weights are copied to the host; otherwise the host has kept them
     pinned: bool  # the host's copy is page-locked
     words: str
 
@@ -33,16 +33,16 @@ SWAPS = tuple(EVICTIONS)
 
 
 def options(component: Component, levers: Collection[str]) -> tuple[str, ...]:
-    """Return the ways that a plan may choose from; if host copies may be kept, no other is better."""
+    """Return the ways that a plan may choose from; if host copies may be kept, copying back is never better."""
     if SWAP not in levers or component.quantization:
         return (COPY,)
     return (DROP, PINNED)
 
 
 def host_bytes(component: Component, swap: str) -> HostBytes:
-    """Return what the weights of a component take of the host's memory, at rest.
+    """Return the host memory that the weights of a component take at rest.
 
-    What our hooks pin is packed first (`allocator.pinned_chunks`); tensors of whole numbers are not pinned.
+    Our hooks pack tensors before they pin them (`allocator.pinned_chunks`); integer tensors are not pinned.
     """
     sizes = sizes_of(component).moved
     if not EVICTIONS[swap].pinned:

@@ -1,7 +1,7 @@
-"""The groups that diffusers' group offload makes of a component, from the record of its parts.
+"""The groups that diffusers' group offload makes of a component, derived from the record of its parts.
 
 Source: `_apply_group_offloading_block_level` and `_apply_group_offloading_leaf_level` in diffusers 0.42.1,
-hooks/group_offloading.py. A test compares with the hooks that diffusers places on real models.
+hooks/group_offloading.py. A test compares them with the hooks that diffusers attaches to real models.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ if TYPE_CHECKING:
     from profiler.record.components import Component
 
 ROOT = 0
-"""Index of a component itself among its parts."""
+"""Index of the component itself among its parts."""
 
 
 class Group(NamedTuple):
-    """Tensors that travel together; parts and tensors by index."""
+    """Tensors that move together; parts and tensors by index."""
 
-    path: str  # of the module by which it is recognised
+    path: str  # of the module that identifies the group
     tensors: tuple[int, ...]  # in the order in which they are sent
-    loose_buffers: tuple[int, ...]  # buffers that it lists besides its modules, which have them too
-    only_listed: tuple[int, ...]  # buffers that it lists, of none of its modules
+    loose_buffers: tuple[int, ...]  # buffers that the group lists and its modules have, too
+    only_listed: tuple[int, ...]  # buffers that the group lists and none of its modules has
     onload_leader: int
     offload_leader: int
-    first_parameter: int | None  # the tensor whose device tells whether it is there
+    first_parameter: int | None  # the tensor whose device tells whether the group is onloaded
     streams: bool
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The groups of one component, and where their hooks hang."""
+    """The groups of one component, and the parts that carry their hooks."""
 
     groups: tuple[Group, ...]
-    hooks: dict[int, int]  # from a part to its group
-    lazy: tuple[int, ...]  # parts whose first forward learns the order of the groups inside
+    hooks: dict[int, int]  # group by part
+    lazy: tuple[int, ...]  # parts whose first forward records the order of the groups inside
 
 
 def structure_of(component: Component, blocks: int, *, stream: bool) -> Structure:
     """Return the groups of `component`.
 
     Args:
-        component: whose groups.
-        blocks: blocks per group at block level; 0 for leaf level.
-        stream: whether they travel on a stream.
+        component: The component to split.
+        blocks: Blocks per group at block level; 0 for leaf level.
+        stream: Whether the groups are copied on a stream.
     """
     tree = _Tree(component)
     build = _GroupBuilder(tree, blocks, stream=stream)
@@ -58,7 +58,7 @@ def structure_of(component: Component, blocks: int, *, stream: bool) -> Structur
 
 
 class _Tree:
-    """A component's parts with their relations."""
+    """The parts of a component as a tree."""
 
     def __init__(self, component: Component) -> None:
         self.parts = component.parts
@@ -72,7 +72,7 @@ class _Tree:
         return self._children.get(self.parts[part].path, [])
 
     def below(self, part: int) -> Iterator[int]:
-        """Yield the part and all parts in it, in the order of `named_modules`."""
+        """Yield the part and all parts inside it, in the order of `named_modules`."""
         yield part
         for child in self.children(part):
             yield from self.below(child)
@@ -100,7 +100,7 @@ class _GroupBuilder:
     def block_level(self, module: int) -> None:
         tree = self._tree
         matched: list[list[int]] = []
-        taken: set[int] = set()  # parts whose tensors have a group, or will have one
+        taken: set[int] = set()  # parts whose tensors are in a group, or will be
         unmatched: list[int] = []
         for child in tree.children(module):
             if tree.name(child) in tree.block_modules:
@@ -146,7 +146,7 @@ class _GroupBuilder:
             self.lazy.append(ROOT)
 
     def _outside(self, module: int, taken: set[int]) -> Iterator[int]:
-        """Yield the parts below `module` that are in none of `taken`."""
+        """Yield `module` and the parts below it that are not inside any of `taken`."""
         if module in taken:
             return
         yield module

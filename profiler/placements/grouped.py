@@ -1,4 +1,4 @@
-"""Group offload by diffusers: groups of blocks or of single layers come to the GPU and leave it, with a stream or not.
+"""Group offload by diffusers: groups of blocks or single layers are onloaded and offloaded, with or without a stream.
 
 Sources: `GroupOffloadingHook`, `LazyPrefetchGroupOffloadingHook` and `ModuleGroup` in diffusers 0.42.1,
 hooks/group_offloading.py.
@@ -80,7 +80,7 @@ class Grouped(Placement):
 
     @classmethod
     def options(cls, component: Component, levers: Collection[str]) -> Iterator[Grouped]:
-        """Yield groups of single layers and of blocks, each with a stream and without; on disk if asked for."""
+        """Yield groups of single layers and of blocks, each with and without a stream; on disk if asked for."""
         for lever, disk in ((GROUP, False), (DISK, True)):
             if lever in levers and component.groups:
                 yield from cls._kept_so(disk=disk)
@@ -98,29 +98,29 @@ class Grouped(Placement):
 
     @property
     def name(self) -> str:
-        """The name of where the component lives."""
+        """The name of the placement."""
         return GROUP_BLOCK if self.blocks else GROUP_LEAF
 
     @property
     def on_disk(self) -> bool:
-        """Whether its weights are kept in files."""
+        """True if the weights are kept in files."""
         return self.disk
 
     @property
     def keeps_copies(self) -> bool:
-        """Whether copies are kept that a cast does not reach: what a stream sends, and files."""
+        """True if copies are kept that a cast does not reach: those that a stream sends, and files."""
         return self.stream or self.disk
 
     def is_valid(self) -> bool:
-        """Tell whether its values have a meaning."""
+        """Tell whether the values are valid."""
         return self.blocks >= 0
 
     def machine(self, component: Component) -> GroupMachine:
-        """Return the machine that follows the groups' hooks."""
+        """Return the machine that simulates the groups' hooks."""
         return GroupMachine(component, self)
 
     def host_bytes(self, component: Component) -> HostBytes:
-        """Return what the weights take of the host's memory: pageable, pinned by a stream, or nothing if on disk."""
+        """Return the host memory that the weights take: pageable, pinned for a stream, or none if on disk."""
         moved = sizes_of(component).moved
         if self.disk:
             return HostBytes(0, 0)
@@ -131,16 +131,16 @@ class Grouped(Placement):
             [moved[tensor] for tensor in group.tensors] for group in groups if group.streams
         ]
         if self.low_cpu_mem:
-            # One group is pinned at a time, beside its copy; PyTorch keeps what was pinned for the next.
+            # One group is pinned at a time, beside its pageable copy; PyTorch caches the pinned memory for the next.
             most = max((sum(map(round_pinned, sizes)) for sizes in streamed), default=0)
             return HostBytes(sum(moved), most)
         pinned = {tensor for group in groups if group.streams for tensor in group.tensors}
         rest = sum(size for tensor, size in enumerate(moved) if tensor not in pinned)
-        # What two groups hold is pinned once: the second finds it pinned.
+        # A tensor in two groups is pinned once: the second group finds it pinned.
         return HostBytes(rest, sum(round_pinned(moved[tensor]) for tensor in pinned))
 
     def words(self) -> str:
-        """Return the placement as a phrase."""
+        """Return a phrase for the placement."""
         level = f"groups of {self.blocks} blocks" if self.blocks > 1 else "block by block"
         words = [level if self.blocks else "groups of one layer"]
         words += ["on a stream"] if self.stream else []
@@ -150,7 +150,7 @@ class Grouped(Placement):
 
 
 class GroupMachine:
-    """A component under group offload."""
+    """Simulation of a component under group offload."""
 
     def __init__(self, component: Component, grouped: Grouped) -> None:
         self._how = grouped
@@ -159,13 +159,13 @@ class GroupMachine:
         self._component, self._dtype = component, UNCAST
         self._sizes = self._first_sizes = sizes_of(component)
         self._on_card: set[int] = set()
-        # `Module.to` replaces a module's buffers, the group's list keeps the old ones: both travel from then on.
+        # `Module.to` replaces a module's buffers, but the group's list keeps the old ones: both move from then on.
         self._stale: dict[int, tuple[int, ...]] = {}
         self._stale_on_card: dict[int, tuple[int, ...]] = {}
         self._lost: set[int] = (
             set()
-        )  # which the hooks bring in another dtype than the model's, or not at all
-        self._next: dict[int, int] = {}  # by part: the group that its hook fetches ahead
+        )  # which the hooks onload in another dtype than the model's, or not at all
+        self._next: dict[int, int] = {}  # by part: the group that its hook prefetches
         self._fetches_itself = [True] * len(self._groups)
         self._learning = {
             module: [
@@ -179,19 +179,19 @@ class GroupMachine:
         self._first = set(structure.lazy)
 
     def set_up(self) -> Iterable[Act]:
-        """Nothing is on the card, nothing moves."""
+        """Return no operations: nothing is on the GPU, and nothing moves."""
         return ()
 
     def here(self, tensors: Iterable[int]) -> bool:
-        """Whether the card has all of them."""
+        """Tell whether all of these tensors are on the GPU."""
         return self._on_card.issuperset(tensors) and self._lost.isdisjoint(tensors)
 
     def settle(self) -> Iterable[Act]:
-        """Nothing of it moves as a whole."""
+        """Return no operations: no part of the component moves as a whole."""
         return ()
 
     def cast(self, dtype: str) -> Act:
-        """Cast the component: pinned and on-disk copies keep the old dtype, the groups' lists the old buffers."""
+        """Cast the component: pinned and on-disk copies keep the old dtype, the groups' lists keep the old buffers."""
         weights = Weights(self._component)
         changed = frozenset(weights.changed(self._dtype, dtype))
         kept: set[int] = set()
@@ -210,7 +210,7 @@ class GroupMachine:
         return act
 
     def enter(self, part: int) -> Iterator[Act]:
-        """Onload the part's group, and fetch the next one."""
+        """Onload the part's group, and prefetch the next one."""
         for module in self._first:
             if part in self._learning[module]:
                 self._order[module].append(part)
@@ -277,7 +277,7 @@ class GroupMachine:
         )
 
     def _transient(self, sent: Iterable[int], came: list[int], stale: Iterable[int]) -> int:
-        """Return the peak above what was there: a tensor that is sent again lies twice on the card for a moment."""
+        """Return by how much the peak rises: a tensor that is sent again is briefly on the GPU twice."""
         there = self._on_card.difference(came)
         held = highest = 0
         for tensor in sent:
@@ -296,7 +296,7 @@ class GroupMachine:
         freed = sizes.total(went) + first.total(stale)
         drops = group.streams or self._how.disk
         if went and not drops:
-            # The first time it is one buffer, sent from both places.
+            # At the first offload both places hold the same buffer, so it is copied for each of them.
             known = self._stale.get(number, ())
             went += [one for one in group.loose_buffers if one not in known]
             self._stale[number] = group.loose_buffers

@@ -1,7 +1,8 @@
-"""The interface of a placement inside a component: its tensors move part by part, and not as a whole.
+"""The interface of a placement inside a component, whose tensors move part by part instead of as a whole.
 
-One file a placement (`grouped`, `sequential`, `streamed`): its options, its hooks' moves, its host memory, its rules
-and its words. `table` lists them; the half that works on real modules is the file of its name in `applying/hooks`.
+Each placement has its own file (`grouped`, `sequential`, `streamed`) with its options, the moves of its hooks, its host
+memory, its rules and its wording. `table` lists them. The half that works on real modules is in the file of the same
+name in `applying/hooks`.
 """
 
 from __future__ import annotations
@@ -17,30 +18,30 @@ if TYPE_CHECKING:
 
 SWAP, STREAM, GROUP, SEQUENTIAL, DISK = "swap", "stream", "group", "sequential", "disk"
 LEVERS = (SWAP, STREAM, GROUP, SEQUENTIAL)
-"""What a plan may use besides the sequence and exclusions: host copies that are kept, blocks that travel, diffusers'
-group offload and accelerate's sequential offload. `disk` has to be asked for, since it writes the weights to a disk."""
+"""Options of a plan besides sequence and exclusions: kept host copies, streamed blocks, diffusers' group offload and
+accelerate's sequential offload. `disk` has to be asked for, since it writes the weights to a disk."""
 
 
 class Machine(Protocol):
-    """The hooks inside one component: told of each part that is entered and left, it answers with their acts."""
+    """Simulation of the hooks inside one component: yields their operations as parts are entered and left."""
 
     def set_up(self) -> Iterable[Act]:
-        """Return what placing the hooks does, on a component that is on the CPU."""
+        """Return the operations of attaching the hooks to a component that is on the CPU."""
 
     def enter(self, part: int) -> Iterable[Act]:
-        """Return what they do when a part is entered."""
+        """Return the hooks' operations when a part is entered."""
 
     def leave(self, part: int) -> Iterable[Act]:
-        """Return what they do when a part is left."""
+        """Return the hooks' operations when a part is left."""
 
     def settle(self) -> Iterable[Act]:
-        """Return what they do when the component's own hook brings it or sends it away."""
+        """Return the hooks' operations when the component's own hook onloads or offloads it."""
 
     def cast(self, dtype: str) -> Act:
-        """Return what a cast of the whole component to `dtype` does, whose floating-point tensors all get it."""
+        """Return the cast of the whole component to `dtype`, which all its floating-point tensors get."""
 
     def here(self, tensors: Iterable[int]) -> bool:
-        """Tell whether the GPU has all of these tensors, as far as the hooks move them, and as the model has them."""
+        """Tell whether the GPU has all of these tensors, as far as the hooks move them, in their current state."""
 
 
 class HostBytes(NamedTuple):
@@ -51,17 +52,17 @@ class HostBytes(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Both together."""
+        """Pageable and pinned bytes together."""
         return self.pageable + self.pinned
 
 
 class Facts(NamedTuple):
-    """What the rules ask of one component."""
+    """Properties of one component that the rules depend on."""
 
     blocks: int = 0  # entries of its outermost `nn.ModuleList`s
     first_block: int | None = None  # the block that holds its first parameter, if one does
     has_parameters: bool = True
-    quantized: bool = False  # by a library whose tensors are more than parameters and buffers
+    quantized: bool = False  # by a library that keeps tensors besides parameters and buffers
     movable: bool = True  # False for 8-bit weights that `enable_model_cpu_offload` leaves alone
     groupable: bool = True  # `_supports_group_offloading` of its class
     tied: bool = False  # two of its modules hold the same tensor
@@ -77,18 +78,18 @@ class PlacementRule(NamedTuple):
     name: str
     sentence: str
     broken_by: Callable[[Any, Facts], bool]
-    """Tells whether the placement, on a component of which these are the facts, breaks the rule."""
+    """Tells whether the placement breaks the rule on a component with these facts."""
 
 
 class Placement(ABC):
-    """How the tensors of one component move inside it; plain data, compared by value.
+    """A placement of the tensors inside one component; plain data, compared by value.
 
     Attributes:
-        kind: its name in a plan's file.
-        names: what `name` can be.
-        rules: what libraries and our own hooks demand of it.
-        leaves_rest: whether a part of the component moves as a whole, in a sequence or not.
-        needs_forward: whether its component must be entered by its `forward` alone, and never be cast.
+        kind: The name in a plan's file.
+        names: The values that `name` can have.
+        rules: The requirements of the libraries and of our own hooks.
+        leaves_rest: Whether the rest of the component moves as a whole, in a sequence or not.
+        needs_forward: Whether the component must be entered only through its `forward`, and must never be cast.
     """
 
     kind: ClassVar[str]
@@ -100,47 +101,47 @@ class Placement(ABC):
     @classmethod
     @abstractmethod
     def options(cls, component: Component, levers: Collection[str]) -> Iterator[Self]:
-        """Yield the ways in which a plan with these levers may place a component so."""
+        """Yield the placements of this kind that a plan with these levers may give a component."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """The name of where the component lives; "" if that is decided by what moves as a whole."""
+        """The name of the placement; "" if the part that moves as a whole decides it."""
 
     @abstractmethod
     def machine(self, component: Component) -> Machine:
-        """Return the machine that follows its hooks inside `component`."""
+        """Return the machine that simulates the hooks inside `component`."""
 
     @abstractmethod
     def host_bytes(self, component: Component) -> HostBytes:
-        """Return what the weights that do not move as a whole take of the host's memory, at rest."""
+        """Return the host memory that the weights that do not move as a whole take at rest."""
 
     @abstractmethod
     def words(self) -> str:
-        """Return the placement as a phrase."""
+        """Return a phrase for the placement."""
 
     @property
     def on_disk(self) -> bool:
-        """Whether its weights are kept in files."""
+        """True if the weights are kept in files."""
         return False
 
     @property
     def keeps_copies(self) -> bool:
-        """Whether copies are kept that a cast of the component does not reach."""
+        """True if copies are kept that a cast of the component does not reach."""
         return False
 
     def is_valid(self) -> bool:
-        """Tell whether its values have a meaning; they may come from a file."""
+        """Tell whether the values are valid; they may come from a file."""
         return True
 
     def representative(self) -> Placement:
-        """Return the one whose hooks touch the most parts of those of its kind: if it is sound, so is this."""
+        """Return the placement of this kind whose hooks touch the most parts: if that one is sound, so is this."""
         return self
 
     def checked_parts(self, component: Component) -> frozenset[int] | None:  # noqa: ARG002
-        """Return the parts that must find their tensors on the GPU; None for all."""
+        """Return the parts whose tensors must be on the GPU when they are entered; None for all."""
         return None
 
     def rest(self, component: Component) -> Component:
-        """Return what of `component` moves as a whole, as a component of its own; all of it if nothing does."""
+        """Return the rest of `component`, which this placement does not move, as a component; by default all of it."""
         return component

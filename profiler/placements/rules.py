@@ -1,8 +1,8 @@
-"""Which placements can be combined: a table of rules, each with the reason.
+"""Rules for which placements can be combined, each with its reason.
 
-Each placement brings its own rules. What is not here is allowed. The rules are those of diffusers 0.42.1, accelerate
-1.15.0 and of our own hooks; a test per rule shows what the libraries do if it is broken: some raise, some do something
-else and say nothing.
+Each placement brings its own rules. Whatever no rule forbids is allowed. The rules are those of diffusers 0.42.1,
+accelerate 1.15.0 and our own hooks. A test per rule shows what the libraries do if it is broken: some raise, others
+silently do something else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Case(NamedTuple):
-    """What is asked for, of whom."""
+    """A requested scheme, and the facts of the pipeline that it is for."""
 
     scheme: Scheme
     modifiers: tuple[str, ...]
@@ -34,11 +34,11 @@ class Rule(NamedTuple):
     name: str
     sentence: str
     broken_by: Callable[[Case], Iterable[str]]
-    """Returns the components that break the rule; "" for the pipeline as a whole."""
+    """Yields the components that break the rule; "" for the pipeline as a whole."""
 
 
 class Violation(NamedTuple):
-    """A rule, and who breaks it."""
+    """A rule, and the component that breaks it."""
 
     rule: str
     component: str
@@ -55,12 +55,12 @@ def violations(
     modifiers: tuple[str, ...] = (),
     enables_by_itself: bool = False,
 ) -> tuple[Violation, ...]:
-    """Return what is wrong with `scheme`, by rule; nothing if diffusers and our hooks can do it.
+    """Return the rules that `scheme` breaks; none if diffusers and our hooks can put it into effect.
 
     Args:
         scheme: The placement of a pipeline whose components are those of `facts`.
-        facts: By component.
-        modifiers: Of `placements.MODIFIERS`.
+        facts: Facts by component.
+        modifiers: Some of `placements.MODIFIERS`.
         enables_by_itself: Whether the pipeline's class has an `enable_model_cpu_offload` of its own.
     """
     case = Case(scheme, modifiers, facts, enables_by_itself)
@@ -92,7 +92,7 @@ def _keeps_copies(case: Case) -> Iterator[str]:
 
 
 def _of_placement(kind: str, rule: PlacementRule) -> Rule:
-    """Return the rule of one placement as one of the table."""
+    """Return the rule of one placement as an entry of the table."""
 
     def broken_by(case: Case) -> Iterator[str]:
         for name, facts in case.facts.items():
@@ -106,7 +106,7 @@ def _of_placement(kind: str, rule: PlacementRule) -> Rule:
 def _swaps_nothing(case: Case) -> Iterator[str]:
     hooked = case.scheme.hooked(tuple(case.facts))
     for name in case.facts:
-        split = case.scheme.split(name) is not None  # which another rule tells
+        split = case.scheme.split(name) is not None  # reported by another rule
         if case.scheme.swap(name) != COPY and name not in hooked and not split:
             yield name
 
@@ -202,4 +202,4 @@ RULES = (
         lambda case: _nobody(case, "vae-slicing", lambda facts: facts.slices),
     ),
 )
-"""All rules, in the order in which they are told."""
+"""All rules, in the order in which they are reported."""

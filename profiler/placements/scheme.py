@@ -1,15 +1,15 @@
-"""Where each component of a pipeline lives: the vocabulary of plans.
+"""Placement schemes of a whole pipeline: the vocabulary of plans.
 
-A `Scheme` is one way to place a whole pipeline. Each component is in one of these places:
+A `Scheme` is one way to place a whole pipeline. Each component has one of these placements:
 
-- `offload`: a link of the sequence. Its hook brings it to the GPU and evicts its predecessor.
-- `outside`: hooked, but neither evicts nor is evicted before the end of the call.
-- `resident`: it stays on the GPU. Stock diffusers sends it to the CPU and back at the end of each call, a `sticky`
+- `offload`: part of the sequence. Its hook onloads it and evicts its predecessor.
+- `outside`: hooked, but it neither evicts another component nor is evicted before the end of the call.
+- `resident`: it stays on the GPU. Stock diffusers moves it to the CPU and back at the end of each call; a `sticky`
   scheme does not.
-- `group-block`, `group-leaf`, `sequential`: split, by diffusers' group offload or accelerate's sequential offload.
+- `group-block`, `group-leaf`, `sequential`: split by diffusers' group offload or accelerate's sequential offload.
 
-In the first three some blocks may travel by themselves (`streamed.Streamed`): what lives in that place is the rest.
-What is offloaded leaves the GPU by one of three ways (`evictions`).
+In the first three, some blocks may be streamed by themselves (`streamed.Streamed`); the placement then applies to the
+rest. An offloaded component leaves the GPU in one of three ways (`evictions`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 OFFLOAD, OUTSIDE, RESIDENT = "offload", "outside", "resident"
 MODIFIERS = ("vae-tiling", "vae-slicing", "fp8")
-"""What lowers the peak besides a placement: the VAE's own ways, and denoisers stored as float8_e4m3fn."""
+"""Settings besides placements that lower the peak: the VAE's tiling and slicing, and float8_e4m3fn denoisers."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Scheme:
     swaps: Mapping[str, str] = field(default_factory=dict)  # of components that do not `copy`
 
     def placement(self, name: str) -> str:
-        """Return where the component called `name` lives."""
+        """Return the placement of the component called `name`."""
         inside = self.inside.get(name)
         if inside is not None and not inside.leaves_rest:
             return inside.name
@@ -55,35 +55,35 @@ class Scheme:
         return {name: self.placement(name) for name in names}
 
     def split(self, name: str) -> Placement | None:
-        """Return how the component is split; None if it is not."""
+        """Return the placement that splits the component; None if it is not split."""
         inside = self.inside.get(name)
         return None if inside is None or inside.leaves_rest else inside
 
     def streamed(self, name: str) -> Placement | None:
-        """Return how part of the component moves by itself, beside a rest that moves as a whole; None if none does."""
+        """Return the placement that streams part of the component while its rest moves as a whole, if there is one."""
         inside = self.inside.get(name)
         return inside if inside is not None and inside.leaves_rest else None
 
     def swap(self, name: str) -> str:
-        """Return how the component leaves the GPU: `copy`, `drop` or `pinned`."""
+        """Return the way in which the component leaves the GPU: `copy`, `drop` or `pinned`."""
         return self.swaps.get(name, COPY)
 
     def predecessors(self) -> dict[str, str]:
-        """Return for each component of the sequence but the first the one that its hook evicts."""
+        """Return, for each component of the sequence except the first, the component that its hook evicts."""
         return dict(zip(self.sequence[1:], self.sequence[:-1], strict=True))
 
     def successors(self) -> dict[str, str]:
-        """Return for each component of the sequence but the last the one whose hook evicts it."""
+        """Return, for each component of the sequence except the last, the component whose hook evicts it."""
         return dict(zip(self.sequence[:-1], self.sequence[1:], strict=True))
 
     def hooked(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return the components that carry a model-offload hook, in the order in which diffusers places the hooks."""
+        """Return the components that carry a model-offload hook, in the order in which diffusers attaches the hooks."""
         outside = (name for name in names if self.placement(name) == OUTSIDE)
         return (*self.sequence, *outside)
 
 
 def known_part(scheme: Scheme, names: Sequence[str]) -> Scheme:
-    """Return what diffusers makes of `scheme` on a pipeline with components of these names."""
+    """Return the scheme that diffusers makes of `scheme` on a pipeline with components of these names."""
     if scheme.excluded.isdisjoint(scheme.sequence) and {
         *scheme.sequence,
         *scheme.excluded,
@@ -108,7 +108,7 @@ def scheme_for(
     inside: Mapping[str, Placement] | None = None,
     swaps: Mapping[str, str] | None = None,
 ) -> Scheme:
-    """Return the scheme that diffusers would set up: it ignores unknown names and exclusions of sequenced ones."""
+    """Return the scheme that diffusers would set up: it ignores unknown names and exclusions of sequenced names."""
     known = tuple(dict.fromkeys(name for name in sequence if name in names))
     kept = frozenset(name for name in excluded if name in names and name not in known)
     return Scheme(

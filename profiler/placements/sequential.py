@@ -1,4 +1,4 @@
-"""Sequential offload by accelerate: each part's own tensors come to the GPU and leave it with its forward.
+"""Sequential offload by accelerate: each part's own tensors are on the GPU only during its forward.
 
 Source: `AlignDevicesHook` in accelerate 1.15.0, hooks.py, and `cpu_offload` in its big_modeling.py.
 """
@@ -27,69 +27,69 @@ SEQUENTIAL = "sequential"
 class Sequential(Placement):
     """A component under accelerate's `cpu_offload`, as `enable_sequential_cpu_offload` calls it."""
 
-    place: str = SEQUENTIAL  # the only one; plan files have it
+    place: str = SEQUENTIAL  # the only value; plan files contain it
 
     kind: ClassVar = "sequential"
     names: ClassVar = (SEQUENTIAL,)
 
     @classmethod
     def options(cls, component: Component, levers: Collection[str]) -> Iterator[Sequential]:  # noqa: ARG003
-        """Yield the one way."""
+        """Yield the only option."""
         if placement.SEQUENTIAL in levers:
             yield cls()
 
     @property
     def name(self) -> str:
-        """The name of where the component lives."""
+        """The name of the placement."""
         return self.place
 
     def is_valid(self) -> bool:
-        """Tell whether it is the one that there is."""
+        """Tell whether this is the only valid value."""
         return self == Sequential()
 
     def machine(self, component: Component) -> SequentialMachine:
-        """Return the machine that follows the parts' hooks."""
+        """Return the machine that simulates the parts' hooks."""
         return SequentialMachine(component)
 
     def host_bytes(self, component: Component) -> HostBytes:
-        """Return what the weights take of the host's memory: all of them, pageable."""
+        """Return the host memory that the weights take: all of them are pageable."""
         return HostBytes(sum(sizes_of(component).moved), 0)
 
     def words(self) -> str:
-        """Return the placement as a phrase."""
+        """Return a phrase for the placement."""
         return "layer by layer"
 
 
 class SequentialMachine:
-    """A component under accelerate's `cpu_offload`: each part's own tensors come and go with it."""
+    """Simulation of accelerate's `cpu_offload`: each part's own tensors are onloaded and dropped with it."""
 
     def __init__(self, component: Component) -> None:
         self._component, self._dtype = component, UNCAST
         self._parts = component.parts
         self._sizes = sizes_of(component)
-        self._converted: frozenset[int] = frozenset()  # whose copy on the host has another dtype
-        # As `enable_sequential_cpu_offload` decides: buffers travel if the component itself has parameters.
+        self._converted: frozenset[int] = frozenset()  # tensors whose host copy has another dtype
+        # As `enable_sequential_cpu_offload` decides: buffers are offloaded if the component itself has parameters.
         self._buffers_travel = bool(component.parts[ROOT].parameters)
         self._resident: set[int] = set()
         self._on_card: set[int] = set()
 
     def set_up(self) -> Iterator[Act]:
-        """Buffers that do not travel come for good."""
+        """Onload the buffers that are not offloaded; they stay."""
         for part in self._parts:
             stay = part.loose_buffers if self._buffers_travel else part.buffers
             self._resident.update(stay)
             yield self._onload(part.path, stay)
 
     def here(self, tensors: Iterable[int]) -> bool:
-        """Whether the card has all of them."""
+        """Tell whether all of these tensors are on the GPU."""
         return (self._on_card | self._resident).issuperset(tensors)
 
     def settle(self) -> tuple[Act, ...]:
-        """Nothing of it moves as a whole."""
+        """Return no operations: no part of the component moves as a whole."""
         return ()
 
     def cast(self, dtype: str) -> Act:
-        """Cast the component: the host keeps what it has, and converts it whenever a part is entered."""
+        """Cast the component: the host copies keep their dtype, and are converted whenever a part is entered."""
         weights = Weights(self._component)
         act = cast_act(weights, self._dtype, dtype, self._on_card | self._resident, away=META)
         self._converted = frozenset(weights.changed(UNCAST, dtype))
@@ -97,13 +97,13 @@ class SequentialMachine:
         return act
 
     def enter(self, part: int) -> Iterator[Act]:
-        """Send the part's tensors."""
+        """Onload the part's tensors."""
         travelling = self._travelling(part)
         self._on_card.update(travelling)
         yield self._onload(self._parts[part].path, travelling)
 
     def leave(self, part: int) -> Iterator[Act]:
-        """Drop them."""
+        """Drop the part's tensors."""
         travelling = self._travelling(part)
         self._on_card.difference_update(travelling)
         yield Act(

@@ -1,7 +1,7 @@
-"""Streaming by our own hooks: some blocks of a component travel, each while the one before it computes.
+"""Streaming by our own hooks: some blocks of a component are copied to the GPU, each while the one before it computes.
 
-The blocks' hooks are one machine, the rest of the component comes and goes as a whole component does. At most two
-blocks are on the GPU. One that is called out of turn is fetched then, and what was fetched in its place is freed.
+One machine simulates the blocks' hooks; the rest of the component moves as a whole component does. At most two streamed
+blocks are on the GPU. A block that is called out of turn is fetched then, and the one prefetched in its place is freed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Streamed(Placement):
-    """A component of whose blocks only some live where the component lives; the others travel one by one."""
+    """A component with only some of its blocks placed as the component is; the others are streamed one by one."""
 
     resident_blocks: int
 
@@ -61,9 +61,9 @@ class Streamed(Placement):
 
     @classmethod
     def options(cls, component: Component, levers: Collection[str]) -> Iterator[Streamed]:
-        """Yield the numbers of blocks that may stay while the others travel."""
+        """Yield a placement for each number of blocks that may stay while the others are streamed."""
         blocks = blocks_of(component) if STREAM in levers else ()
-        # accelerate asks a component's first parameter where the component is, so that one has to stay.
+        # accelerate takes the device of the first parameter for the component's device, so that parameter has to stay.
         asked = {i for i, block in enumerate(blocks) if component.first_tensor in block.tensors}
         for resident in range(len(blocks)):
             if asked.isdisjoint(streamed_blocks(len(blocks), resident)):
@@ -71,34 +71,34 @@ class Streamed(Placement):
 
     @property
     def name(self) -> str:
-        """Nothing: the component lives where its rest lives."""
+        """The empty string: the component is placed as its rest is."""
         return ""
 
     @property
     def keeps_copies(self) -> bool:
-        """Whether copies are kept that a cast does not reach: the page-locked ones."""
+        """True, since a cast does not reach the page-locked copies."""
         return True
 
     def is_valid(self) -> bool:
-        """Tell whether its value has a meaning."""
+        """Tell whether the value is valid."""
         return self.resident_blocks >= 0
 
     def representative(self) -> Streamed:
-        """Return the one all of whose blocks travel."""
+        """Return the placement that streams all blocks."""
         return Streamed(0)
 
     def machine(self, component: Component) -> StreamMachine:
-        """Return the machine that follows the blocks' hooks."""
+        """Return the machine that simulates the blocks' hooks."""
         return StreamMachine(component, self.resident_blocks)
 
     def checked_parts(self, component: Component) -> frozenset[int] | None:
-        """Return the blocks; if all of them travel, every part is checked, which decides for the others."""
+        """Return the component and its blocks; None (all parts) if every block is streamed, which covers all cases."""
         if not self.resident_blocks:
             return None
         return frozenset((ROOT, *(block.part for block in blocks_of(component))))
 
     def rest(self, component: Component) -> Component:
-        """Return what of `component` does not travel, as a component of its own."""
+        """Return the part of `component` that is not streamed, as a component."""
         blocks = blocks_of(component)
         travelling = {
             tensor
@@ -109,36 +109,36 @@ class Streamed(Placement):
         return replace(component, tensors=tuple(kept), parts=())
 
     def host_bytes(self, component: Component) -> HostBytes:
-        """Return what the blocks that travel take of the host's memory: packed, and page-locked."""
+        """Return the host memory that the streamed blocks take: packed and page-locked."""
         moved, blocks = sizes_of(component).moved, blocks_of(component)
         travelling = [blocks[i] for i in streamed_blocks(len(blocks), self.resident_blocks)]
         sizes = [moved[tensor] for block in travelling for tensor in block.tensors]
         return HostBytes(0, pinned_bytes(sizes))
 
     def words(self) -> str:
-        """Return the placement as a phrase."""
+        """Return a phrase for the placement."""
         if not self.resident_blocks:
             return "all blocks travel"
         return f"{self.resident_blocks} blocks stay, the others travel"
 
 
 def streamed_blocks(count: int, resident: int) -> tuple[int, ...]:
-    """Return which of `count` blocks travel if `resident` stay: spread evenly, so that each upload has equal time.
+    """Return the blocks to stream out of `count` if `resident` stay: spread evenly, so that each copy has equal time.
 
     Args:
         count: Blocks of the component.
-        resident: How many stay, 0 to `count`.
+        resident: The number of blocks that stay, 0 to `count`.
     """
     streamed = count - resident
     return tuple((2 * index + 1) * count // (2 * streamed) for index in range(streamed))
 
 
 class StreamedBlock(NamedTuple):
-    """One block that may travel."""
+    """One block that may be streamed."""
 
     part: int  # index into `Component.parts`
     path: str
-    tensors: tuple[int, ...]  # those that are in it alone; integers stay with the rest
+    tensors: tuple[int, ...]  # tensors of this block alone; integer tensors stay with the rest
 
 
 @once_per_component
@@ -176,7 +176,7 @@ def _block_around(path: str, names: set[str]) -> str | None:
 
 
 class StreamMachine:
-    """The travelling blocks of one component."""
+    """Simulation of the streamed blocks of one component."""
 
     def __init__(self, component: Component, resident_blocks: int) -> None:
         blocks = blocks_of(component)
@@ -190,22 +190,22 @@ class StreamMachine:
         self._lost: frozenset[int] = frozenset()
 
     def set_up(self) -> tuple[Act, ...]:
-        """No block is on the card, none comes."""
+        """Return no operations: no block is on the GPU, and none is onloaded."""
         return ()
 
     def here(self, tensors: Iterable[int]) -> bool:
-        """Whether the card has all of these, as far as they travel."""
+        """Tell whether the GPU has all of these tensors, as far as they are streamed."""
         return self._away.isdisjoint(tensors) and self._lost.isdisjoint(tensors)
 
     def cast(self, dtype: str) -> Act:
-        """Cast the component: its blocks lie outside the page-locked memory then, and no promise is made of them."""
+        """Cast the component: its blocks then lie outside the page-locked memory, and nothing is promised for them."""
         changed = Weights(self._component).changed(None, dtype)
         travelling = {tensor for block in self.blocks for tensor in block.tensors}
         self._lost = self._lost | travelling.intersection(changed)
         return Act(CAST)
 
     def enter(self, part: int) -> Iterator[Act]:
-        """Fetch the first block where the component is entered, else have this block here and fetch the next."""
+        """Fetch the first block if the component is entered; else make sure this block is there, and fetch the next."""
         if part == ROOT:
             yield from self.settle()
             yield from self._fetch(0)
@@ -220,7 +220,7 @@ class StreamMachine:
         yield from self._fetch(number + 1)
 
     def leave(self, part: int) -> Iterator[Act]:
-        """Free this block."""
+        """Free the block."""
         if part == ROOT:
             yield from self.settle()
             return
@@ -232,7 +232,7 @@ class StreamMachine:
             yield self._free(number)
 
     def settle(self) -> Iterator[Act]:
-        """Free what was fetched and not called."""
+        """Free blocks that were fetched and not called."""
         self._running.clear()
         yield from self._free_all_but(-1)
 
@@ -242,7 +242,7 @@ class StreamMachine:
         self._loaded.add(number)
         self._away.difference_update(self.blocks[number].tensors)
         block, sizes = self.blocks[number], self._sizes
-        allocated = sizes.total(block.tensors)  # each tensor begins at a block's boundary
+        allocated = sizes.total(block.tensors)  # each tensor begins on an allocator block boundary
         yield Act(COPIES_AWAIT_KERNELS)
         yield Act(
             ONLOAD,

@@ -1,4 +1,4 @@
-"""The placements that there are, by the name of each in a plan's file, and what follows for a whole component."""
+"""All placements, by their names in a plan's file, and what they mean for a whole component."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ PLACEMENTS: dict[str, type[Placement]] = {
 
 
 def placement_record(placement: Any) -> dict[str, Any]:
-    """Return plain data for JSON, which `placement_of` reads."""
+    """Return the placement as plain data for JSON; `placement_of` reads it."""
     return {"kind": placement.kind, **dataclasses.asdict(placement)}
 
 
 def placement_of(record: Mapping[str, Any]) -> Placement:
-    """Return what `placement_record` wrote.
+    """Return the placement that `placement_record` wrote.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if the record is not a placement.
     """
     kind: Any = PLACEMENTS.get(str(record.get("kind")))
     fields = () if kind is None else (one.name for one in dataclasses.fields(kind))
@@ -62,26 +62,26 @@ def scheme_in_mode(mode: Mode, names: Sequence[str]) -> Scheme | None:
 
 
 def whole_part(component: Component, scheme: Scheme) -> Component:
-    """Return what of `component` moves as a whole: all of it, or what its placement leaves."""
+    """Return the part of `component` that moves as a whole: all of it, or what its placement leaves."""
     placement = scheme.inside.get(component.name)
     return component if placement is None else placement.rest(component)
 
 
 def drops_its_copy(scheme: Scheme, name: str) -> bool:
-    """Tell whether the component leaves the GPU without a copy, since the host has one."""
+    """Tell whether the component leaves the GPU without being copied, since the host has a copy."""
     return not EVICTIONS[scheme.swap(name)].copies_back or scheme.streamed(name) is not None
 
 
 def host_bytes(
     component: Component, placement: Placement | None, swap: str, *, stays: bool
 ) -> HostBytes:
-    """Return what the weights of `component` take of the host's memory, at rest.
+    """Return the host memory that the weights of `component` take at rest.
 
     Args:
-        component: Whose weights.
-        placement: How it is split or streamed, None for neither.
-        swap: How it leaves the GPU.
-        stays: Whether what moves as a whole is on the GPU for good.
+        component: The component.
+        placement: The placement that splits or streams it; None for neither.
+        swap: The way in which it leaves the GPU.
+        stays: Whether the part that moves as a whole stays on the GPU.
     """
     inside = HostBytes(0, 0) if placement is None else placement.host_bytes(component)
     if stays or (placement is not None and not placement.leaves_rest):

@@ -1,11 +1,11 @@
-"""What a component's weights take, whole and through casts.
+"""Sizes of a component's weights, as a whole and through casts.
 
-A component is on the card or on the CPU as a whole, and a cast gives all its floating tensors one dtype, so its
-state is two words: where it is, and the dtype of its last cast. Moves count exact bytes; the card's allocator
+A component is on the GPU or on the CPU as a whole, and a cast gives all its floating-point tensors one dtype. So two
+words describe its state: its device, and the dtype of its last cast. Moves count exact bytes; the GPU's allocator
 rounds each tensor up to whole blocks.
 
-`nn.Module._apply` replaces one tensor after another: while one is cast on the card, its old and its new storage are
-held.
+`nn.Module._apply` replaces one tensor after another: while a tensor is cast on the GPU, both its old and its new
+storage are allocated.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _INTEGERS = {8: "int64", 4: "int32", 2: "int16", 1: "int8"}
 class WeightSize(NamedTuple):
     """A component's weights in one dtype state."""
 
-    moved_bytes: int  # what a copy of all of them moves
-    allocated_bytes: int  # what they take on the card
+    moved_bytes: int  # transferred by a copy of all weights
+    allocated_bytes: int  # on the GPU
     dtype: str  # of most of the bytes
 
 
 class CastOnCard(NamedTuple):
-    """What a cast takes of the card."""
+    """GPU memory that a cast takes."""
 
-    change_bytes: int  # of what is allocated
-    transient_bytes: int  # by how much the peak meanwhile exceeds what was there before
+    change_bytes: int  # in allocated bytes
+    transient_bytes: int  # by how much the peak meanwhile exceeds what was allocated before
 
 
 class Weights:
@@ -49,20 +49,20 @@ class Weights:
         self._extras: dict[tuple[str | None, str], int] = {}
 
     def size(self, cast: str | None) -> WeightSize:
-        """Return what the weights take once cast to `cast`."""
+        """Return the size of the weights once cast to `cast`."""
         if cast not in self._sizes:
             self._sizes[cast] = self._measure(cast)
         return self._sizes[cast]
 
     def cast_extra_bytes(self, cast: str | None, to: str) -> int:
-        """Return by how much the card's peak exceeds `size(cast).allocated_bytes` during a cast on the card."""
+        """Return by how much the peak exceeds `size(cast).allocated_bytes` during a cast on the GPU."""
         key = (cast, to)
         if key not in self._extras:
             self._extras[key] = self.walk_cast(cast, to).transient_bytes
         return self._extras[key]
 
     def changed(self, cast: str | None, to: str) -> tuple[int, ...]:
-        """Return which tensors a cast to `to` replaces, by index."""
+        """Return the indices of the tensors that a cast to `to` replaces."""
         return tuple(
             index
             for index, tensor in enumerate(self._component.tensors)
@@ -70,7 +70,7 @@ class Weights:
         )
 
     def changed_bytes(self, cast: str | None, to: str) -> int:
-        """Return what the tensors that a cast to `to` replaces take afterwards."""
+        """Return the bytes, after the cast, of the tensors that a cast to `to` replaces."""
         tensors = self._component.tensors
         return sum(
             tensors[index].numel * self._itemsize(tensors[index], to)
@@ -84,12 +84,12 @@ class Weights:
     def dtype_of(
         self, tensors: Iterable[int], cast: str | None = None, *, uncast: Iterable[int] = ()
     ) -> str:
-        """Return the dtype of most of the bytes of these tensors, by index; "" where there are none.
+        """Return the dtype of most of the bytes of these tensors; "" if there are none.
 
         Args:
-            tensors: Which.
+            tensors: The indices of the tensors.
             cast: The dtype of their last cast.
-            uncast: Those beside them that no cast reached.
+            uncast: Further tensors, which no cast reached.
         """
         per_dtype: Counter[str] = Counter()
         for indices, dtype in ((tensors, cast), (uncast, None)):
@@ -100,7 +100,7 @@ class Weights:
         return per_dtype.most_common(1)[0][0] if per_dtype else ""
 
     def floating_bytes(self, cast: str | None) -> int:
-        """Return the bytes of what a cast changes, once cast to `cast`."""
+        """Return the bytes of the floating-point tensors, once cast to `cast`."""
         return sum(
             tensor.numel * self._itemsize(tensor, cast)
             for tensor in self._component.tensors
@@ -114,13 +114,13 @@ class Weights:
         there: Container[int] | None = None,
         kept: Container[int] = (),
     ) -> CastOnCard:
-        """Return what a cast takes of the card.
+        """Return the GPU memory that a cast takes.
 
         Args:
             cast: The dtype of the last cast.
             to: The dtype of this one.
-            there: Which tensors are on the card, by index; None for all.
-            kept: Those whose old memory somebody else holds on to.
+            there: The indices of the tensors on the GPU; None for all.
+            kept: The indices of the tensors whose old memory is also held elsewhere.
         """
         extra, highest = 0, 0
         for index in self.changed(cast, to):

@@ -1,4 +1,4 @@
-"""Which offload plan is best for a budget: replay of the hooks, cost tables, exact search, and the plan itself."""
+"""The best offload plan for a budget: replay of the hooks, cost tables, exact search, and the plan itself."""
 
 from profiler.planning.does_not_fit import DoesNotFitError
 from profiler.planning.plan import Plan

@@ -1,8 +1,8 @@
-"""Model offload as a search problem: a placement for each component, so that the links form one sequence.
+"""Model offload as a search problem: choose a placement for each component so that the links form one sequence.
 
-Each component decides its successor in the sequence (`cost` explains why that is all that matters), or to be the
-last of the sequence, outside of it, excluded, or split. Stock diffusers and our own end of a call are two problems; a
-pipe in which nothing carries a hook is a third with one choice.
+Each component chooses its successor in the sequence (`costs.table` explains why nothing else matters), or to be the
+last of the sequence, outside of it, excluded, or split. Stock diffusers' end of a call and our own are two separate
+problems. A pipeline in which nothing carries a hook is a third, with a single choice.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Choices:
-    """The problems to search, and the way back from a choice to a scheme."""
+    """The search problems, and the conversion of a complete choice to a scheme."""
 
     names: tuple[str, ...]  # in the order of the decisions
     problems: tuple[Problem, ...]
     sticky: tuple[bool, ...]  # of each problem
-    fixed: frozenset[str]  # components that are no decision: they stay on the card
+    fixed: frozenset[str]  # components without a choice: they stay on the GPU
 
     @property
     def candidates(self) -> int:
@@ -45,7 +45,7 @@ class Choices:
         return sum(map(_count, self.problems))
 
     def scheme(self, found: Found) -> Scheme:
-        """Return the scheme that a complete choice stands for."""
+        """Return the scheme of a complete choice."""
         chosen = dict(zip(self.names, found.keys, strict=True))
         successors = {name: key for name, key in chosen.items() if key in chosen}
         tail = next((name for name, key in chosen.items() if key == LAST), None)
@@ -55,7 +55,7 @@ class Choices:
             tail = next((name for name, key in successors.items() if key == tail), None)
         excluded = frozenset(name for name, key in chosen.items() if key in (EXCLUDED, KEPT))
         made: dict[str, Choice] = dict(zip(self.names, found.labels, strict=True))
-        whole = any(key != APART for key in found.keys)  # else no call has an end to change
+        whole = any(key != APART for key in found.keys)  # else there is no end of a call to replace
         return Scheme(
             tuple(sequence),
             excluded | self.fixed,
@@ -77,12 +77,12 @@ def choices_of(
     """Return the search problems of `workload`.
 
     Args:
-        workload: Whose components are to be placed.
-        rides: Their tabulated rides.
-        stock: The scheme as it is; the penalty of a choice counts the components it places otherwise.
-        cost_of: What a ride costs.
-        sticky: Whether the end of a call may be other than diffusers', without which no lever can be used.
-        levers: Which placements may be used besides sequence and exclusions.
+        workload: The workload with the components to place.
+        rides: The tabulated costs of their placements.
+        stock: The pipeline's own scheme; the penalty of a choice counts the components that it places differently.
+        cost_of: Returns the objective's cost of a placement.
+        sticky: Whether the plan may replace diffusers' end of a call; if not, no lever can be used.
+        levers: Placements that may be used besides sequence and exclusions.
     """
     free = [name for name in rides.names if name not in workload.fixed]
     sizes = {part.name: part.allocated_bytes for part in workload.components}
@@ -120,7 +120,7 @@ class _ChoiceBuilder:
         self._base_uses = (sum(ride.host.total for ride in fixed),)
 
     def problem(self, excluded: str, levers: Collection[str]) -> Problem:
-        """Return the problem in which something is hooked and excluded components ride as `excluded`."""
+        """Return the problem in which something is hooked and excluded components are placed as `excluded`."""
         rule = SequenceRule(self._names, some_excluded=excluded == STAYS and not levers)
         return Problem(
             decisions=tuple(tuple(self._options(name, excluded, levers)) for name in self._names),
@@ -132,7 +132,7 @@ class _ChoiceBuilder:
         )
 
     def resident(self) -> Problem:
-        """Return the problem whose one choice is to exclude everything."""
+        """Return the problem whose only choice is to exclude everything."""
         rows = tuple((self._option(name, EXCLUDED, Choice(STAYS)),) for name in self._names)
         return Problem(decisions=rows, base=self._base, base_uses=self._base_uses)
 
@@ -151,7 +151,7 @@ class _ChoiceBuilder:
                 yield from self._hooked(name, swap, inside)
 
     def _hooked(self, name: str, swap: str, inside: Placement | None) -> Iterator[Option]:
-        """Yield the options in which the component carries a hook of model offload."""
+        """Yield the options in which the component carries a model-offload hook."""
         if self._sound(name, UNEVICTED):
             yield self._option(name, OUTSIDE, Choice(UNEVICTED, swap, inside))
             if name not in self._bare:
@@ -182,7 +182,7 @@ def _stock_key(stock: Scheme, names: tuple[str, ...], name: str) -> str:
 
 
 def _count(problem: Problem) -> int:
-    """Return how many complete choices the rule allows."""
+    """Return the number of complete choices that the rule allows."""
     counts: Counter[object] = Counter({problem.start: 1})
     for options in problem.decisions:
         keys = Counter(option.key for option in options)

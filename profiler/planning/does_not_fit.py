@@ -1,4 +1,4 @@
-"""What to say when no plan fits: by how much, what decides it, and what to try."""
+"""The message if no plan fits: by how much, what decides it, and what to try."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from profiler.planning.wish import Wish
     from profiler.record.profile import Profile
 
-_FEW = 10  # weights of less than one part in so many are not what decides
+_FEW = 10  # weights below one part in ten of the other bytes do not decide
 
 
 class DoesNotFitError(FindingError):
@@ -27,7 +27,7 @@ class DoesNotFitError(FindingError):
 
 
 def message(profile: Profile, smallest: Smallest, wish: Wish) -> str:
-    """Return the finding in one paragraph."""
+    """Return the message as one paragraph."""
     missing = smallest.budget_bytes - wish.budget_bytes
     component = smallest.component or "the pipeline"
     beside = (
@@ -42,7 +42,7 @@ def message(profile: Profile, smallest: Smallest, wish: Wish) -> str:
 
 
 def remedies(profile: Profile, smallest: Smallest, wish: Wish) -> list[str]:
-    """Return what would lower the peak that decides, most promising first."""
+    """Return changes that would lower the decisive peak, most promising first."""
     weights = []
     if wish.ram_bytes is not None:
         weights.append("more host memory, or the lever disk")
@@ -63,7 +63,7 @@ def remedies(profile: Profile, smallest: Smallest, wish: Wish) -> list[str]:
 
 
 def _heaviest(profile: Profile, smallest: Smallest) -> str:
-    """Return the component whose weights lower that peak: the one at work, unless others hold most of it."""
+    """Return the component to quantise: the one that runs at that peak, unless others hold most of the weights."""
     sizes = {part.name: part.bytes for part in profile.components}
     if 2 * sizes.get(smallest.component, 0) >= smallest.weight_bytes:
         return smallest.component

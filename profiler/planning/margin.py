@@ -1,4 +1,4 @@
-"""The arithmetic of a promise: what is added to a peak, and the peak of a run in place of the computed one."""
+"""The arithmetic of a promise: the terms added to a peak, and the peak of a run instead of the computed one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def band_of(profile: Profile) -> Fraction:
-    """Return the error band as it is written, 0.1 and not the binary number beside it: margins add up to the byte."""
+    """Return the error band as the exact decimal that is written, such as 0.1, so that margins add up to the byte."""
     return Fraction(str(profile.error_band))
 
 
 def margin_of(profile: Profile, peak_bytes: int, *, slack_bytes: int, budget_bytes: int) -> Margin:
-    """Return what a peak needs of a budget on the profile's GPU."""
+    """Return the budget that a peak needs on the profile's GPU."""
     context_bytes = profile.gpu.context_bytes
     band_bytes = math.ceil(peak_bytes * band_of(profile))
     return Margin(
@@ -34,9 +34,9 @@ def margin_of(profile: Profile, peak_bytes: int, *, slack_bytes: int, budget_byt
 
 
 def promised(profile: Profile, plan: Plan, peak_bytes: int) -> Plan:
-    """Return the plan with the peak that its run had, which the search computes without the pieces of free memory.
+    """Return the plan with the peak of its run instead of the one from the search, which ignores fragmentation.
 
-    If the run needed more than was computed, the slack gives way to it as far as the budget demands.
+    If the run needed more than was computed, the slack is reduced as far as the budget demands.
     """
     margin = margin_of(
         profile,

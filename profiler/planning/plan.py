@@ -1,4 +1,4 @@
-"""The plan: which components to offload in which order, what that promises, and the proof that nothing is better.
+"""The plan: the components to offload and their order, the promised figures, and the proof that no plan is better.
 
 A `Plan` is plain data with a JSON file. `Plan.apply` and `Plan.to_code` put it into effect.
 """
@@ -26,17 +26,16 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """What a plan needs and moves.
+    """The memory that a plan needs, and the weights that it moves.
 
-    Bytes moved and seconds are those of one call, once calls repeat; of a plan for several calls the mean of all, each
-    counted as often as its weight says.
+    Bytes moved and seconds are those of one call, once calls repeat; of a plan for several calls, their mean by weight.
     """
 
     peak_allocated_bytes: int
     device_bytes: int  # context + peak + slack + error band: what the budget must cover
     h2d_weight_bytes: int
     d2h_weight_bytes: int
-    seconds: float | None = None  # None where the copy rates of the card are unknown
+    seconds: float | None = None  # None if the copy rates of the GPU are unknown
     first_seconds: float | None = None  # to the end of the first call, set-up included
     host_pageable_bytes: int = 0  # of weights, at rest
     host_pinned_bytes: int = 0
@@ -44,19 +43,19 @@ class Predicted:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCall:
-    """One of several calls that a plan is for, and what it moves by itself, once rounds repeat."""
+    """One of several calls that a plan is for, and the weights that it moves, once rounds repeat."""
 
     pipeline_class: str
     call: dict[str, Any]
     weight: int
     h2d_weight_bytes: int
     d2h_weight_bytes: int
-    seconds: float | None = None  # None where the copy rates of the card are unknown
+    seconds: float | None = None  # None if the copy rates of the GPU are unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alternative:
-    """Another plan, and what it promises."""
+    """Another plan, and its promised figures."""
 
     sequence: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -79,12 +78,12 @@ class Margin:
 
     @property
     def left_bytes(self) -> int:
-        """Return what the budget leaves over."""
+        """The part of the budget that is left over."""
         return self.budget_bytes - self.device_bytes
 
     @property
     def allocatable_bytes(self) -> int:
-        """Return the highest peak for which the budget would do, with the same slack and the band in proportion."""
+        """The highest peak that the budget would cover, with the same slack and the error band in proportion."""
         room = self.budget_bytes - self.context_bytes - self.slack_bytes
         peak = self.peak_allocated_bytes
         return room * peak // (peak + self.error_band_bytes) if peak else room
@@ -92,7 +91,7 @@ class Margin:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Why no other candidate is better: none of them, explored or not, can cost less than `bound`."""
+    """Proof that no other candidate is better: none of them, explored or not, can cost less than `bound`."""
 
     objective: str  # "bytes" or "seconds"
     cost: (
@@ -109,16 +108,16 @@ class Smallest:
     """The smallest budget for which some plan exists, and what decides it."""
 
     budget_bytes: int
-    component: str  # whose work makes the peak; "" where it is between components
+    component: str  # that runs at the peak; "" if the peak is between components
     moment: str  # for example "denoise step 0"
-    weight_bytes: int  # on the card at that moment
+    weight_bytes: int  # on the GPU at that moment
     other_bytes: int
     plan: Alternative
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Plan:
-    """One offload plan for one pipeline, call and card."""
+    """One offload plan for one pipeline, call and GPU."""
 
     pipeline_class: str
     sequence: tuple[str, ...]
@@ -126,7 +125,7 @@ class Plan:
     sticky: bool
     placements: dict[str, str]
     predicted: Predicted
-    stock: Alternative  # the pipeline as it is
+    stock: Alternative  # the pipeline without the plan
     margin: Margin
     proof: Proof
     smallest: Smallest
@@ -136,7 +135,7 @@ class Plan:
     ] = ()  # Pareto front: from the smallest peak to the least transfers
     immovable: tuple[
         str, ...
-    ] = ()  # 8-bit components that stay on the card because nothing can move them
+    ] = ()  # 8-bit components that stay on the GPU because nothing can move them
     moves: tuple[
         tuple[str, str, int], ...
     ] = ()  # (kind, component, bytes) of a call, once calls repeat; of a round each call once
@@ -145,44 +144,42 @@ class Plan:
     gpu: str = ""
     dtype: str = ""  # of the largest component that is not quantised
     quantization: dict[str, str] = field(default_factory=dict)
-    # Since version 0.4. Components that are split or streamed, as `placements.placement_record` writes them; how
-    # components leave the card where it is not by a copy; what the denoisers and the VAE were told besides.
+    # Since version 0.4. Components that are split or streamed, as `placements.placement_record` writes them; the ways
+    # in which components leave the GPU, if not by a copy; settings of the denoisers and the VAE.
     inside: dict[str, dict[str, Any]] = field(default_factory=dict)
     swaps: dict[str, str] = field(default_factory=dict)
     modifiers: tuple[str, ...] = ()  # of MODIFIERS
-    uses: tuple[Use, ...] = ()  # of one call, in order: what `as_offload_strategy` goes by
-    ram_bytes: int | None = None  # what it must stay within on the host; None for unlimited
-    signatures: tuple[
-        PlannedCall, ...
-    ] = ()  # where it is for several calls; the first one is `call`
-    # Since version 0.5. The run that it was made from, which it holds for.
-    gpu_bytes: int = 0  # total memory of the GPU; 0 where it is not known
-    gpu_is_default: bool = False  # nobody named the GPU
+    uses: tuple[Use, ...] = ()  # of one call, in order, for `as_offload_strategy`
+    ram_bytes: int | None = None  # limit of host memory; None for unlimited
+    signatures: tuple[PlannedCall, ...] = ()  # if it is for several calls; the first one is `call`
+    # Since version 0.5. The run that the plan was made from, and is valid for.
+    gpu_bytes: int = 0  # total memory of the GPU; 0 if unknown
+    gpu_is_default: bool = False  # no GPU was named
     dtypes: dict[str, str] | None = (
         None  # as asked for, component or "default"; None in older files
     )
     other_dtypes: dict[str, str] = field(default_factory=dict)  # of components not in `dtype`
-    settings: tuple[Setting, ...] = ()  # what was set besides the placement; `modifiers` among it
+    settings: tuple[Setting, ...] = ()  # besides the placement, including `modifiers`
     schema_version: int = SCHEMA_VERSION
 
     @property
     def budget_bytes(self) -> int:
-        """Return what the plan must stay within."""
+        """The GPU memory that the plan must stay within."""
         return self.margin.budget_bytes
 
     @property
     def smallest_budget_bytes(self) -> int:
-        """Return the smallest budget for which some plan exists."""
+        """The smallest budget for which some plan exists."""
         return self.smallest.budget_bytes
 
     @property
     def weights(self) -> tuple[int, ...]:
-        """Return how often each of its calls comes in a round."""
+        """The number of times that each of its calls occurs in a round."""
         return tuple(one.weight for one in self.signatures) or (1,)
 
     @property
     def run_words(self) -> list[str]:
-        """Return what the planned run is besides its model, call and placement, as phrases."""
+        """Phrases that describe the planned run besides its model, call and placement."""
         return run_words(
             dtype=self.dtype,
             dtypes=self.other_dtypes,
@@ -192,7 +189,7 @@ class Plan:
 
     @property
     def scheme(self) -> Scheme:
-        """Return where everything lives, as one record."""
+        """The placement of all components, as one record."""
         inside = {name: placement_of(record) for name, record in self.inside.items()}
         return Scheme(
             self.sequence, frozenset(self.excluded), self.sticky, inside, dict(self.swaps)
@@ -207,14 +204,14 @@ class Plan:
         disk_folder: str | os.PathLike[str] | None = None,
         also: Sequence[Any] = (),
     ) -> Any:
-        """Put the plan into effect on `pipe`, and return the handle whose `undo` takes it back.
+        """Put the plan into effect on `pipe`, and return the handle whose `undo` reverts it.
 
         Args:
             pipe: The pipeline, which is changed in place.
             gpu_id: As `pipe.enable_model_cpu_offload` takes it.
             device: As that method takes it.
-            disk_folder: Where groups that the plan keeps on disk go.
-            also: Other pipelines over components of `pipe`: their calls then end as its do.
+            disk_folder: The folder for groups that the plan keeps on disk.
+            also: Other pipelines over components of `pipe`: their calls then end as those of `pipe` do.
 
         Raises:
             InputError: as `profiler.apply`; nothing has changed then.
@@ -235,8 +232,8 @@ class Plan:
     def to_code(self) -> str:
         """Return code that puts the plan into effect on a variable `pipe`, and does not need this package.
 
-        What diffusers can do is its own calls; for the rest the code brings the source of the hooks that `apply` hangs
-        up. It takes nothing back: `apply` does.
+        Whatever diffusers can do is written as its own calls; for the rest, the code contains the source of the hooks
+        that `apply` attaches. The code cannot be undone; `apply` can.
         """
         code: str = upward.call("plan_code", self)
         return code
@@ -247,7 +244,7 @@ class Plan:
         return text
 
     def __repr__(self) -> str:
-        """Return one line: what stays, what takes turns, and what that needs."""
+        """Return one line: the components that stay, those that take turns, and the memory needed."""
         stays = ", ".join(self.excluded) or "nothing"
         needed, budget = (
             format_bytes(size) for size in (self.margin.device_bytes, self.budget_bytes)
@@ -283,8 +280,8 @@ class Plan:
         """Read the plan that `save` wrote to `path`.
 
         Raises:
-            InputError: if it cannot be read, is no plan, holds what is no name, number or placement where one is to
-                be, or was written by a newer version.
+            InputError: if it cannot be read, is not a plan, holds anything but a name, number or placement in the
+                place of one, or was written by a newer version.
         """
         plan: Self = upward.call("load_plan", path)
         return plan

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def called_as(plan: Plan) -> Iterator[str]:
-    """Yield each call that the plan is for as code, long values cut."""
+    """Yield each call that the plan is for as code, with long values shortened."""
     if not plan.signatures:
         if plan.call:
             yield _call("pipe", plan.call)
@@ -23,6 +23,6 @@ def called_as(plan: Plan) -> Iterator[str]:
 
 
 def _call(called: str, call: Mapping[str, Any]) -> str:
-    """Return a call as text; long values, prompts for the most part, are cut."""
+    """Return a call as text; long values, mostly prompts, are shortened."""
     given = (f"{name}={textwrap.shorten(repr(value), 40)}" for name, value in call.items())
     return f"{called}({', '.join(given)})"

@@ -1,4 +1,4 @@
-"""What the words of a plan may be: a plan is a file that people send each other, and it becomes code."""
+"""Checks of the words in a plan, which is a file that people send each other and which becomes code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COMPONENT, _CLASS = "a component", "a class"
 
 
 def check_plan(plan: Plan) -> None:
-    """Raise ValueError if a word of `plan` is no name or no part of the vocabulary, or a component is not placed."""
+    """Raise ValueError if a word of `plan` is not a name or not in the vocabulary, or if a component is not placed."""
     check_names(_CLASS, [plan.pipeline_class, *(one.pipeline_class for one in plan.signatures)])
     check_names(_COMPONENT, plan.placements)
     check_names(_COMPONENT, [plan.smallest.component], empty=True)
@@ -51,7 +51,7 @@ def _schemes(plan: Plan) -> Iterator[Plan | Alternative]:
 
 
 def _components(plan: Plan) -> Iterator[str]:
-    """Yield the name of a component wherever the plan has one, besides its placements."""
+    """Yield every component name in the plan, other than those of its placements."""
     for one in _schemes(plan):
         yield from (*one.sequence, *one.excluded, *one.inside, *one.swaps)
     yield from plan.immovable

@@ -1,8 +1,8 @@
-"""The best offload plan for a budget, exactly: every sequence and exclusion set is weighed, from one profile.
+"""Exact search for the best offload plan under a budget, over every sequence and exclusion set, from one profile.
 
 The promise is device bytes = context + peak allocated + slack + error band <= budget. Among the plans that keep it,
 the one with the least weight copies per call wins (in bytes, or in seconds at the link's speed), then the one with
-the lowest peak, then the one that changes the fewest components' placement.
+the lowest peak, then the one that changes the placement of the fewest components.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
 
 
-def plan_offload(  # noqa: PLR0913  # what a plan is to be, each wish by its name
+def plan_offload(  # noqa: PLR0913  # each part of the request has its own name
     profile: Profile,
     budget_bytes: str | int,
     *,
@@ -42,20 +42,20 @@ def plan_offload(  # noqa: PLR0913  # what a plan is to be, each wish by its nam
 
     Args:
         profile: One run of the pipeline, resident or under any plan of model offload.
-        budget_bytes: What the plan may take of the card, context included: "8GiB", or bytes.
-        ram_bytes: What it may take of the host's memory, in the same way; None for unlimited.
+        budget_bytes: GPU memory that the plan may take, context included: "8GiB", or bytes.
+        ram_bytes: Host memory that it may take, in the same form; None for unlimited.
         objective: What to minimise: "seconds" or "bytes" of a call once calls repeat, "first-image" for the seconds
-            until the first image, set-up included; None for seconds, or bytes if nobody knows the link's rates.
-        sticky: Whether the end of a call may be other than diffusers' own: without, what is excluded travels, and no
-            lever can be used.
-        levers: Which placements may be used besides sequence and exclusions, of "swap", "stream", "group",
-            "sequential" and "disk": a tuple, text with commas, or "none".
-        time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
-        slack_bytes: What to allow for the free memory's pieces; None for what the profile's card states.
+            until the first image, set-up included; None for seconds, or for bytes if the link's rates are unknown.
+        sticky: Whether the plan may replace diffusers' end of a call. If not, excluded components are moved to the CPU
+            and back at the end of each call, and no lever can be used.
+        levers: Placements that may be used besides sequence and exclusions, of "swap", "stream", "group",
+            "sequential" and "disk": a tuple, comma-separated text, or "none".
+        time_limit_seconds: Time after which the best plan found so far is returned, with what is proved about it.
+        slack_bytes: Allowance for fragmentation; None for the value of the profile's GPU.
 
     Raises:
-        InputError: if `profile` is none, a wish has no meaning, the profile cannot be planned from, or the card's copy
-            rates, needed for seconds, are unknown.
+        InputError: if `profile` is not a profile, an argument has no meaning, the profile cannot be planned from, or
+            the GPU's copy rates, needed for seconds, are unknown.
         DoesNotFitError: if no plan fits.
 
     Example:
@@ -76,7 +76,7 @@ def plan_offload(  # noqa: PLR0913  # what a plan is to be, each wish by its nam
 
 
 def plan_as(profile: Profile, wish: Wish) -> Plan:
-    """Return the best plan for `profile` that is as wished.
+    """Return the best plan for `profile` that meets the request.
 
     Raises:
         InputError, DoesNotFitError: as `plan_offload`.
@@ -102,12 +102,12 @@ def plan_as(profile: Profile, wish: Wish) -> Plan:
 
 
 def plan_for(profile: Profile, scheme: Scheme) -> Predicted:
-    """Return what `scheme` promises for `profile`."""
+    """Return the promised figures of `scheme` for `profile`."""
     return Session(profile, Wish(budget_bytes=0, objective="bytes")).predicted(scheme)
 
 
 def weigh(profile: Profile, schemes: Iterable[Scheme]) -> tuple[Predicted | None, ...]:
-    """Return what each of `schemes` promises for `profile`; None where diffusers, or a part without weights, fails."""
+    """Return the promised figures of each scheme; None if diffusers, or a part without its weights, would fail."""
     session = Session(profile, Wish(budget_bytes=0))
     known = (known_part(one, session.workload.names) for one in schemes)
     return tuple(session.predicted(one) if session.runs(one) else None for one in known)

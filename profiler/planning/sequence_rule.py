@@ -1,7 +1,7 @@
-"""Which keys go together: the components that choose a successor must form one sequence.
+"""The rule for keys that go together: the components that choose a successor must form one sequence.
 
-An automaton over the components in the order in which they decide. Its state keeps only what later decisions can be
-refused for, so that different beginnings with the same future are the same state.
+An automaton over the components in the order of their decisions. Its state keeps only what can rule out later
+decisions, so that prefixes with the same continuations share one state.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 LAST, OUTSIDE, EXCLUDED = "(last)", "(outside)", "(excluded)"
 KEPT, APART = "(kept)", "(apart)"
-"""Excluded, but with hooks on blocks that travel; split, without a hook of model offload."""
+"""Excluded, but with hooks on streamed blocks; split, without a model-offload hook."""
 
 _LEFT_OUT = (OUTSIDE, EXCLUDED, KEPT, APART)
 
@@ -18,13 +18,13 @@ _NONE = -1
 
 
 class SequenceState(NamedTuple):
-    """What matters of the decisions made; components are numbers, in the order of their decisions."""
+    """State of the automaton after some decisions; components are numbers, in the order of their decisions."""
 
-    decided: int  # how many
+    decided: int  # number of components decided
     free: int  # bits: may still be chosen as a successor; bit `count` stands for the sequence's end
-    starts: tuple[int, ...]  # of each undecided component: where the links that end at it begin
+    starts: tuple[int, ...]  # of each undecided component: start of the chain of links to it
     hooked: bool  # whether some component carries hooks
-    excluded: bool  # whether some component is; stays False where that does not matter
+    excluded: bool  # whether some component is; stays False if that does not matter
 
 
 class SequenceRule:
@@ -59,9 +59,7 @@ class SequenceRule:
         own = state.decided
         begin = state.starts[0] if state.starts[0] != _NONE else own
         if not state.free >> target & 1 or target == begin:
-            return (
-                None  # it has a predecessor, is in no sequence, or the links would close a circle
-            )
+            return None  # it has a predecessor, is in no sequence, or the links would form a cycle
         starts = list(state.starts[1:])
         if own < target < self._count:
             starts[target - own - 1] = begin

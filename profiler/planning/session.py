@@ -1,4 +1,4 @@
-"""One profile that is planned for: its tables, what fits its GPU, and the plan as a record."""
+"""Planning from one profile: its tables, the limits of its GPU, and the plan as a record."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _FRONT_POINTS = 32
 
 @dataclass(frozen=True)
 class Session:
-    """One profile under consideration: its tables, and the units of the answer."""
+    """One profile and one request: the tables, the limits, and the records of the answer."""
 
     profile: Profile
     wish: Wish
@@ -54,22 +54,22 @@ class Session:
 
     @property
     def workload(self) -> Workload:
-        """What the calls do whatever the plan is."""
+        """The plan-independent part of the profile's calls."""
         return self.tables.workload
 
     @property
     def rides(self) -> Rides:
-        """What every placement of every component costs."""
+        """The costs of every placement of every component."""
         return self.tables.rides
 
     @property
     def choices(self) -> Choices:
-        """What the search chooses from."""
+        """The choices of the search."""
         return self._search[0]
 
     @property
     def solver(self) -> Solver:
-        """The search over these."""
+        """The solver of the search over `choices`."""
         return self._search[1]
 
     @cached_property
@@ -78,21 +78,21 @@ class Session:
 
     @property
     def modifiers(self) -> tuple[str, ...]:
-        """What lowered the peak of the profile's run besides its placement, and is to do so under the plan."""
+        """The settings that lowered the peak of the profile's run besides its placement, and that the plan keeps."""
         return modifiers_of(self.profile.settings)
 
     @property
     def levers(self) -> tuple[str, ...]:
         """The levers that can be replayed for this profile.
 
-        Layers that are cast for each forward bring memory of their own, which blocks that travel and groups are not
-        replayed with: of the levers only swapping is left.
+        Layers that are cast for each forward allocate further memory, which the replay of streamed blocks and of groups
+        does not model: of the levers, only swapping is left.
         """
         cast = "fp8" in self.modifiers
         return tuple(lever for lever in self.wish.levers if lever == SWAP or not cast)
 
     def compared_with(self) -> Scheme:
-        """Return the placement that the plan is shown beside.
+        """Return the placement that the plan is compared with.
 
         Raises:
             InputError: if the pipeline cannot be placed so.
@@ -109,7 +109,7 @@ class Session:
 
     @cached_property
     def objective(self) -> str:
-        """What is minimised."""
+        """The objective to minimise."""
         known = self.tables.known_link is not None
         if not known and self.wish.objective not in (None, "bytes"):
             raise InputError(
@@ -119,13 +119,13 @@ class Session:
 
     @property
     def slack_bytes(self) -> int:
-        """What is allowed for the free memory's pieces."""
+        """The allowance for fragmentation."""
         wished = self.wish.slack_bytes
         return self.profile.gpu.slack_bytes if wished is None else wished
 
     @cached_property
     def other_host_bytes(self) -> int:
-        """What the call takes of the host's memory besides weights."""
+        """The host memory that the call takes besides weights."""
         weights = sum(part.bytes for part in self.profile.components)
         return max(self.profile.totals.host_peak_bytes - weights, 0) if self._predicted else 0
 
@@ -135,7 +135,7 @@ class Session:
 
     @cached_property
     def use_limits(self) -> tuple[int | None, ...]:
-        """What the weights may take of the host's memory."""
+        """The host memory that the weights may take."""
         ram_bytes = self.wish.ram_bytes
         return (None if ram_bytes is None else ram_bytes - self.other_host_bytes,)
 
@@ -146,13 +146,13 @@ class Session:
         )
 
     def peak_limit(self, budget_bytes: int) -> int:
-        """Return the highest peak whose device bytes the budget covers; -1 where there is none."""
+        """Return the highest peak whose device bytes the budget covers; -1 if there is none."""
         gpu = self.profile.gpu
         room = budget_bytes - gpu.context_bytes - self.slack_bytes
         return max(math.floor(room / (1 + band_of(self.profile))), -1)
 
     def predicted(self, scheme: Scheme) -> Predicted:
-        """Return what a scheme promises."""
+        """Return the promised figures of a scheme."""
         totals, link = evaluate(self.rides, scheme), self.tables.link
         calls = sum(self.workload.weights)
         return Predicted(
@@ -167,7 +167,7 @@ class Session:
         )
 
     def runs(self, scheme: Scheme) -> bool:
-        """Whether every component that is split can be, and none leaves the card while it runs."""
+        """Tell whether every split component can be split, and none leaves the GPU while it runs."""
         parts = {part.name: part for part in self.profile.components}
         return self.rides.sound(scheme) and all(
             inside in placements(parts[name], self.rides, (*LEVERS, DISK), leaving_rest=False)
@@ -176,7 +176,7 @@ class Session:
         )
 
     def alternative(self, scheme: Scheme) -> Alternative:
-        """Return a scheme with what it promises, as a record."""
+        """Return a scheme with its promised figures, as a record."""
         return Alternative(
             sequence=scheme.sequence,
             excluded=self.ordered(scheme.excluded),
@@ -195,7 +195,7 @@ class Session:
         return [self.choices.scheme(found) for found in outcome.found]
 
     def smallest(self) -> Smallest:
-        """Return the plan with the lowest peak, and what decides that peak."""
+        """Return the plan with the lowest peak, and the moment that decides that peak."""
         outcome = self.solver.search(wanted=1, peak_first=True, use_limits=self.use_limits)
         if not outcome.found:
             raise FindingError(self._no_ram())
@@ -231,7 +231,7 @@ class Session:
         )
 
     def _by_host(self) -> tuple[Problem, ...]:
-        """Return the problems with the host's memory as the cost."""
+        """Return the problems with host memory as the cost."""
         return tuple(
             replace(
                 problem,
@@ -244,7 +244,7 @@ class Session:
         )
 
     def moves(self, scheme: Scheme) -> tuple[tuple[str, str, int], ...]:
-        """Return the weight moves of one call, or of each of several once, once they repeat."""
+        """Return the weight moves of one call, or of each of several calls, once they repeat."""
         repeated = self.workload.repeated
         events = simulate(self.workload, scheme, calls=repeated.stop)
         return tuple(
@@ -254,7 +254,7 @@ class Session:
         )
 
     def planned_calls(self, scheme: Scheme) -> tuple[PlannedCall, ...]:
-        """Return what each of several calls does under `scheme`."""
+        """Return the figures of each of several calls under `scheme`."""
         return tuple(
             self._planned_call(signature, place, scheme)
             for place, signature in enumerate(self.profile.signatures)
@@ -273,7 +273,7 @@ class Session:
         )
 
     def plan(self, outcome: Outcome, smallest: Smallest) -> Plan:
-        """Return the plan that the search found, with everything a reader needs to believe it."""
+        """Return the plan that the search found, with the evidence for it."""
         best, *others = self.schemes(outcome)
         cost = outcome.found[0].cost
         names = self.workload.names

@@ -1,7 +1,7 @@
-"""All that is worked out of one profile before anything is wished for, kept as long as the profile.
+"""Everything computed from one profile before a plan is requested, kept as long as the profile.
 
-Plans under several budgets, a plan that is confirmed under more and more slack, the smallest budget and the Pareto
-front ask the same tables.
+Plans under several budgets, a plan that is confirmed with growing slack, the smallest budget and the Pareto front use
+the same tables.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ OBJECTIVES = ("seconds", "bytes", "first-image")
 
 
 class ProfileTables:
-    """The tables of one profile, which they do not keep alive.
+    """The tables of one profile; they do not keep the profile alive.
 
     Args:
-        profile: What to plan from.
+        profile: The profile to plan from.
 
     Raises:
         InputError: if it cannot be planned from.
@@ -47,18 +47,18 @@ class ProfileTables:
 
     @property
     def link(self) -> Link:
-        """The card's link; one that takes no time where its rates are unknown."""
+        """The GPU's link; one that takes no time if its rates are unknown."""
         return self.known_link or UNKNOWN
 
     @cached_property
     def rides(self) -> Rides:
-        """What every placement of every component costs."""
+        """The costs of every placement of every component."""
         return tabulate(self.workload, self.link)
 
     def search_for(
         self, objective: str, levers: tuple[str, ...], *, sticky: bool
     ) -> tuple[Choices, Solver]:
-        """Return the problems to search for an objective, with their solver."""
+        """Return the search problems for an objective, with their solver."""
         key = (objective, levers, sticky)
         if key not in self._made:
             allowed = levers if sticky and not self._places_itself else ()

@@ -1,4 +1,4 @@
-"""Which placements of a component a plan may choose from."""
+"""The placements of a component that a plan may choose from."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def check_levers(levers: Collection[str]) -> None:
 def placements(
     component: Component, rides: Rides, levers: Collection[str], *, leaving_rest: bool
 ) -> Iterator[Placement]:
-    """Yield the placements inside a component that its libraries allow, and under which its parts had their weights.
+    """Yield the placements inside a component that its libraries allow, and under which its parts have their weights.
 
     Args:
-        component: whose.
-        rides: the costs of every placement.
-        levers: what the plan may use.
-        leaving_rest: whether those are wanted beside which a part moves as a whole, or the others.
+        component: The component to place.
+        rides: The costs of every placement.
+        levers: The levers that the plan may use.
+        leaving_rest: Whether to yield the placements that leave a rest that moves as a whole, or the others.
     """
     if not component.parts or not rides.may_hook_inside(component.name):
         return

@@ -1,4 +1,4 @@
-"""What a plan is to be: its limits, what it minimises, and what it may use."""
+"""Requests for a plan: its limits, its objective, and the placements that it may use."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a plan is to be.
+    """A request for a plan.
 
     Attributes:
-        budget_bytes: What the plan may take of the card, context included.
-        ram_bytes: What it may take of the host's memory; None for unlimited.
+        budget_bytes: GPU memory that the plan may take, context included.
+        ram_bytes: Host memory that it may take; None for unlimited.
         objective: What to minimise: "seconds" or "bytes" of a call once calls repeat, "first-image" for the seconds
-            until the first image, set-up included; None for seconds, or bytes where nobody knows the link's rates.
-        sticky: Whether the end of a call may be other than diffusers' own: without, what is excluded travels, and no
-            lever can be used.
-        levers: Which placements may be used besides sequence and exclusions, of `vocabulary.LEVERS`.
-        time_limit_seconds: After this the best plan found so far is returned, with what is proved of it.
-        slack_bytes: What to allow for the free memory's pieces; None for what the profile's card states.
-        compared_with: The placement that the plan is shown beside, as it is; None for the pipeline's own model offload.
+            until the first image, set-up included; None for seconds, or for bytes if the link's rates are unknown.
+        sticky: Whether the plan may replace diffusers' end of a call. If not, excluded components are moved to the CPU
+            and back at the end of each call, and no lever can be used.
+        levers: Placements that may be used besides sequence and exclusions, of `vocabulary.LEVERS`.
+        time_limit_seconds: Time after which the best plan found so far is returned, with what is proved about it.
+        slack_bytes: Allowance for fragmentation; None for the value of the profile's GPU.
+        compared_with: The placement that the plan is compared with; None for the pipeline's own model offload.
     """
 
     budget_bytes: int
@@ -45,7 +45,7 @@ class Wish:
     compared_with: Scheme | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning."""
+        """Refuse values without a meaning."""
         if self.objective not in (None, *OBJECTIVES):
             raise InputError(
                 f"no objective is called {self.objective!r}: choose one of {', '.join(OBJECTIVES)}"
@@ -64,7 +64,7 @@ def wish_of(
     slack_bytes: str | int | None = None,
     **others: Any,
 ) -> Wish:
-    """Return a wish from values as users write them: sizes as text or bytes, levers as words or text with commas.
+    """Return a request from values as users write them: sizes as text or bytes, levers as words or as one text.
 
     Args:
         budget_bytes: As in `Wish`.
@@ -74,7 +74,7 @@ def wish_of(
         others: The other fields of `Wish`.
 
     Raises:
-        InputError: if one of them is no size, or has no meaning.
+        InputError: if one of them is not a size, or has no meaning.
     """
     return Wish(
         budget_bytes=parse_bytes(budget_bytes),

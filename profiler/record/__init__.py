@@ -1,1 +1,1 @@
-"""A run as data, its file, and what can be read off it: no torch, no tracer."""
+"""A run as data, its file, and the readings of it, without torch and the tracer."""

@@ -1,7 +1,7 @@
-"""Remembering what was worked out of a record, as long as the record lives.
+"""Caches of values computed from a record, kept as long as the record lives.
 
-A profile does not change, several readers want the same reading of it, and a run of sequential offload has a hundred
-thousand events: each reading is made once. The same goes for a component and its thousand parts.
+A profile does not change, several readers need the same reading of it, and a run with sequential offload has a hundred
+thousand events, so each reading is computed once. The same holds for a component and its thousand parts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 def once_per_profile(read: Callable[[Profile], _T]) -> Callable[[Profile], _T]:
-    """Return `read` with its answers kept. The answer is shared between callers, so it must not be changed."""
+    """Return `read` with its results cached. A result is shared between callers, so it must not be changed."""
     answers: WeakKeyDictionary[Profile, _T] = WeakKeyDictionary()
 
     @functools.wraps(read)
@@ -33,7 +33,7 @@ def once_per_profile(read: Callable[[Profile], _T]) -> Callable[[Profile], _T]:
 
 
 def once_per_component(read: Callable[[Component], _T]) -> Callable[[Component], _T]:
-    """Return `read` with its answers kept, for this very record: to compare two takes longer than most readings."""
+    """Return `read` with its results cached by identity: comparing two records takes longer than most readings."""
     answers: dict[int, tuple[ref[Any], _T]] = {}
 
     @functools.wraps(read)

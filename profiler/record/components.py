@@ -1,4 +1,4 @@
-"""The components of a pipeline with their parts, and their tuple, which shows itself as a short table."""
+"""The components of a pipeline with their parts, and their tuple, which is displayed as a short table."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from profiler.checking.plain_text import one_line
 from profiler.units import format_bytes
 
 _HEADINGS = ("name", "class", "dtype", "weights", "parameters")
-_NUMBERS = 2  # of the columns, the last: aligned to the right
+_NUMBERS = 2  # the last columns, aligned to the right
 
 
 class Submodule(NamedTuple):
-    """One module of a component, itself the first, in the order of `named_modules`; tensors by index."""
+    """One module of a component, in the order of `named_modules`, which begins with the component; tensors by index."""
 
     path: str
-    parameters: tuple[int, ...]  # its own, without its children's
+    parameters: tuple[int, ...]  # its own, without those of its children
     buffers: tuple[int, ...]
-    loose_buffers: tuple[int, ...]  # those of the buffers that are not persistent
+    loose_buffers: tuple[int, ...]  # the buffers that are not persistent
     is_list: bool  # an `nn.ModuleList` or `nn.Sequential`: block-level group offload makes groups of its children
-    is_leaf: bool  # a layer of which leaf-level group offload makes a group
+    is_leaf: bool  # a layer that leaf-level group offload makes a group of
 
 
 class TensorSize(NamedTuple):
-    """One parameter or buffer of a component, in the order in which `nn.Module._apply` visits them, ties once."""
+    """One parameter or buffer of a component, in the order in which `nn.Module._apply` visits them, tied ones once."""
 
     numel: int
     itemsize: int
     floating: bool  # whether a dtype cast changes it
-    device: str  # where it was at the end of set-up: "cpu", "cuda:0", "meta"
+    device: str  # at the end of set-up: "cpu", "cuda:0", "meta"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +49,22 @@ class Component:
     class_name: str
     dtype: str  # of most of its bytes
     parameters: int
-    bytes: int  # of its parameters and buffers, ties counted once
-    allocated_bytes: int  # what they take on the device, each rounded as the allocator rounds
+    bytes: int  # of its parameters and buffers, tied ones counted once
+    allocated_bytes: int  # on the device, each tensor rounded up by the allocator
     tensors: tuple[TensorSize, ...] = ()
     blocks: tuple[RepeatedLayer, ...] = ()
     first_tensor: int = (
         0  # index into `tensors` of `next(module.parameters())`, which decides residency
     )
     quantization: str = ""  # "bitsandbytes-8bit", ...; "" for none
-    # Since version 0.4. What group offload goes by; no parts where the component is quantised.
+    # Since version 0.4. The structure that group offload uses; no parts if the component is quantised.
     parts: tuple[Submodule, ...] = ()
     block_modules: tuple[str, ...] = ()  # `_group_offload_block_modules`
-    groups: bool = True  # whether its class takes group offload
+    groups: bool = True  # whether its class supports group offload
 
 
 class Components(tuple[Component, ...]):
-    """Components in the order of the pipeline; as good as the plain tuple of them."""
+    """Components in the order of the pipeline; equivalent to a plain tuple of them."""
 
     __slots__ = ()
 
@@ -85,7 +85,7 @@ class Components(tuple[Component, ...]):
         return f"<table><thead><tr>{heading}</tr></thead><tbody>{rows}</tbody></table>"
 
     def _rows(self) -> list[tuple[str, ...]]:
-        """Return the cells; none where there is something else than components, as in `dataclasses.asdict`."""
+        """Return the cells; none if an item is not a component, as in `dataclasses.asdict`."""
         if not all(hasattr(part, "class_name") for part in self):
             return []
         return [

@@ -1,4 +1,4 @@
-"""What happened to memory, one event after the other, and what the components' parts did between two of them."""
+"""Events of a run that changed memory, one after the other, and the visits to components' parts between two events."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ PHASES = ("place", "encode", "denoise", "decode")
 
 
 class Event(NamedTuple):
-    """One thing that happened to memory.
+    """One event that concerns memory.
 
     Kinds: `begin` and `end` of one call of the pipeline; `enter` and `exit` of a component's entry point; `onload`,
-    `offload` and `cast` of weights (an `offload` to "meta" that the `script` asked for: the script dropped the
-    component, and its weights went with it); `copy` of anything else between host and device (inputs, images);
+    `offload` and `cast` of weights (an `offload` to "meta" that was `asked_by` the `script`: the script dropped the
+    component, and its weights with it); `copy` of anything else between host and device (inputs, images);
     `empty_cache`; `sync`.
     """
 
     ordinal: int
-    call: int  # which call of the pipeline, from 0; -1 outside any call
+    call: int  # number of the pipeline's call, from 0; -1 outside any call
     kind: str
-    component: str  # "" where it belongs to none
+    component: str  # "" if it belongs to none
     group: str  # block group or submodule inside the component; "" for the whole component
     entry: str  # entry point of enter and exit events: forward, encode, decode, ...; else ""
     bytes: int  # bytes moved (onload, offload, copy) or bytes after (cast); else 0
-    dtype: str  # dtype of most of the bytes, "" where it has no meaning
+    dtype: str  # dtype of most of the bytes; "" if it has no meaning
     from_device: str  # "cpu", "cuda:0", "meta", "disk", ""
     to_device: str
     stream: int  # 0 is the default stream
@@ -56,30 +56,30 @@ class Event(NamedTuple):
     host_pageable_bytes: int = 0  # at the end
     host_pinned_bytes: int = 0  # at the end
     host_peak_bytes: int = 0  # highest of both together since the previous event's end
-    # How long copies kept the link busy since the previous event's end, and by how much of that they delayed the
-    # default stream; below 0 where the run catches up. 0 in a measured profile: torch does not tell.
+    # Time that copies kept the link busy since the previous event's end, and the part of it that delayed the default
+    # stream; below 0 if the run catches up. 0 in a measured profile: torch does not report it.
     transfer_seconds: float = 0.0
     exposed_transfer_seconds: float = 0.0
-    # Since version 0.4: what the components' parts did in its lead, an index into `Profile.insides`; -1 for nothing.
+    # Since version 0.4: the visits to components' parts in its lead, an index into `Profile.insides`; -1 for none.
     inside: int = -1
 
 
 class Visit(NamedTuple):
-    """One part of a component is entered or left. Bytes and nanoseconds count from where the interval began."""
+    """The entry or exit of one part of a component. Bytes and nanoseconds count from the beginning of the interval."""
 
     component: int  # index into `Profile.components`
     part: int  # index into `Component.parts`
-    entering: int  # 1, or 0 where it is left
+    entering: int  # 1, or 0 for an exit
     peak_bytes: int  # highest allocated since the last visit
     allocated_bytes: int  # at this moment
     host_nanoseconds: (
-        int  # what the host did so far, and the default stream, if copies took no time
+        int  # work so far of the host, and below of the default stream, if copies took no time
     )
     stream_nanoseconds: int
 
 
 class Inside(NamedTuple):
-    """What the components' parts did between two events; equal ones are kept once."""
+    """Visits to the components' parts between two events; equal ones are kept once."""
 
     visits: tuple[Visit, ...]
     peak_bytes: int  # highest allocated since the last visit, to the end of the interval
@@ -88,17 +88,17 @@ class Inside(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """The worst moment of a stretch."""
+    """The moment of a stretch with the highest allocated bytes."""
 
     ordinal: int
     peak_bytes: int
     phase: str
     step: int
-    component: str  # who computed or moved; "" for neither
+    component: str  # that computed or moved; "" for neither
     doing: str  # "forward", "decode", ... while it computed; one of MOVES while it moved; "" for neither
 
     def __repr__(self) -> str:
-        """Return how much, when, and who: `<Moment: 5.09 GiB allocated, denoise step 2, unet forward, event 31>`."""
+        """Return size, time and activity: `<Moment: 5.09 GiB allocated, denoise step 2, unet forward, event 31>`."""
         when = f"denoise step {self.step + 1}" if self.step >= 0 else self.phase
         who = " ".join(filter(None, (self.component, self.doing)))
         words = (f"{format_bytes(self.peak_bytes)} allocated", when, who, f"event {self.ordinal}")

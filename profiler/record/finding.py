@@ -21,26 +21,24 @@ class Finding:
     """One fact of the run that is worth acting on."""
 
     kind: str  # stable identifier
-    severity: str  # PROBLEM: it fails or may; WASTE: bytes moved or held for nothing; HINT: it could be faster
+    severity: str  # PROBLEM: it fails or may fail; WASTE: bytes moved or held needlessly; HINT: it could be faster
     title: str
     detail: str
-    fix: str  # a line of code, or of advice where no line helps
-    # What the fix changes of the run, by name: `mode` (of `modes.MODES`, or "plan"), `vae_tiling`, `dtype`, `size`,
-    # `keep unet`, ...; empty if it changes nothing that another fix could change otherwise.
+    fix: str  # a line of code, or of advice if no code helps
+    # The fix's changes to the run, by name: `mode` (of `modes.MODES`, or "plan"), `vae_tiling`, `dtype`, `size`,
+    # `keep unet`, ...; empty if it changes nothing that another fix could change differently.
     changes: dict[str, Any]
-    bytes: int  # how much memory or traffic is at stake
+    bytes: int  # memory or traffic at stake
     components: tuple[str, ...] = ()
     events: tuple[int, ...] = ()  # ordinals of the events that prove it, at most EVIDENCE of them
-    seconds: float = 0.0  # how long the traffic was waited for, or what the fix saves; 0 where none
+    seconds: float = 0.0  # time spent waiting for the traffic, or saved by the fix; 0 for none
     more_bytes: int = 0  # by how much the fix raises the peak, at most
-    is_advice: bool = (
-        False  # nothing happened that is worth telling if the fix is not to be followed
-    )
-    gives_way: bool = False  # its fix is not followed if any other finding's excludes it
+    is_advice: bool = False  # not worth reporting if the fix is not to be followed
+    gives_way: bool = False  # its fix gives way to any other finding's fix that excludes it
 
     @property
     def evidence(self) -> str:
-        """Return cost and events as text: `1.20 GiB, 0.30 s; events 12, 40 and 41`."""
+        """The cost and the events as text: `1.20 GiB, 0.30 s; events 12, 40 and 41`."""
         cost = [format_bytes(self.bytes)] if self.bytes else []
         cost += [format_seconds(self.seconds)] if self.seconds else []
         numbers = [str(ordinal) for ordinal in self.events]

@@ -1,7 +1,7 @@
-"""The record as DataFrames: one row for each component, call, step, stay on the card, transfer, moment of memory.
+"""The record as DataFrames: one row for each component, call, step, residency, transfer, or moment of memory.
 
-Sizes are integers in bytes, times are seconds from the start of the trace. Each property builds a fresh frame, which is
-the caller's to change.
+Sizes are integers in bytes, times are seconds from the start of the trace. Each property builds a new frame, which the
+caller may change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Frames:
 
     @property
     def components(self) -> pd.DataFrame:
-        """Return one row for each component: size, traffic, and the peak while it computed (0 if never called)."""
+        """One row for each component: size, traffic, and the peak while it computed (0 if never called)."""
         peaks = moments.compute_peaks(self.profile)
         uses = _uses(self.profile)
         rows = []
@@ -41,13 +41,13 @@ class Frames:
 
     @property
     def calls(self) -> pd.DataFrame:
-        """Return one row for each call of the pipeline; call -1 is what happened outside any call."""
+        """One row for each call of the pipeline; call -1 stands for everything outside any call."""
         rows = [(call, *tally) for call, tally in reading.calls(self.profile)]
         return _frame(("call", *reading.Tally._fields), rows)
 
     @property
     def steps(self) -> pd.DataFrame:
-        """Return one row for each denoise step; `resident` names who had bytes on the card at some moment of it."""
+        """One row for each denoise step; `resident` names the components that had bytes on the GPU during it."""
         rows = [
             (s.call, s.step, *s.tally, ", ".join(s.resident)) for s in reading.steps(self.profile)
         ]
@@ -55,12 +55,12 @@ class Frames:
 
     @property
     def residency(self) -> pd.DataFrame:
-        """Return one row for each stretch in which a component's bytes on the card did not change."""
+        """One row for each stretch in which a component's bytes on the GPU did not change."""
         return _frame(reading.Stay._fields, reading.stays(self.profile))
 
     @property
     def transfers(self) -> pd.DataFrame:
-        """Return one row for each move of weights and each other copy between host and card."""
+        """One row for each move of weights and each other copy between host and GPU."""
         rows = []
         for event in self.profile.events:
             way = reading.direction(event)
@@ -71,7 +71,7 @@ class Frames:
 
     @property
     def memory(self) -> pd.DataFrame:
-        """Return memory of card and host over time, one row for each event, the peak of its lead included."""
+        """Memory of GPU and host over time, one row for each event, including the peak of its lead."""
         rows = [
             (
                 *(getattr(event, name) for name in MEMORY_COLUMNS[:-1]),
@@ -83,10 +83,10 @@ class Frames:
 
 
 class Traffic(NamedTuple):
-    """What a component did during the trace."""
+    """A component's traffic during the trace."""
 
-    calls: int  # entries that came from outside the component itself
-    seconds: float  # between enter and exit, the moves that its hooks made included
+    calls: int  # entries from outside the component itself
+    seconds: float  # between enter and exit, including the moves made by its hooks
     h2d_bytes: int
     d2h_bytes: int
 

@@ -1,7 +1,7 @@
-"""Torch's own memory history of a traced run, and what each block at its highest point was made for.
+"""Torch's own memory history of a traced run, and the purpose of each block at its peak.
 
-The snapshot is torch's dictionary as it is, which pytorch.org/memory_viz reads. It is megabytes, so it is not part of a
-saved profile: `MemoryHistory.save` writes it to a file of its own.
+The snapshot is torch's unchanged dictionary, which pytorch.org/memory_viz reads. It takes megabytes, so it is not part
+of a saved profile: `MemoryHistory.save` writes it to its own file.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ _NUMBER = "text-align:right;padding:3px 18px 3px 0;border:0;background:none;font
 
 
 class HeldBlock(NamedTuple):
-    """One block that was allocated at the highest point of the trace."""
+    """One block that was allocated at the peak of the trace."""
 
     address: int
-    bytes: int  # all of it, with what could not be split off
+    bytes: int  # the whole block, including the rest that could not be split off
     requested_bytes: int
-    component: str  # that it was made for; "" for none
+    component: str  # the component it was allocated for; "" for none
     what: str  # "weights", "activations" of a component that ran, "other"
-    call: int  # in which call of the pipeline it was made, from 0; -1 outside any
+    call: int  # the call of the pipeline that allocated it, from 0; -1 outside any
     phase: str  # one of `profiler.record.profile.PHASES`, or `BEFORE`
     step: int  # denoise step from 0; -1 outside the loop
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class MemoryHistory:
-    """What torch recorded while a trace ran."""
+    """The memory history that torch recorded during a trace."""
 
-    snapshot: dict[str, Any]  # of `torch.cuda.memory._snapshot()`, at the end of the trace
-    held: tuple[HeldBlock, ...]  # at the highest point, by address; they add up to the peak
-    note: str  # who recorded, and what was done about it
-    gap: str = ""  # why the highest point cannot be told; "" where it is
+    snapshot: dict[str, Any]  # from `torch.cuda.memory._snapshot()`, at the end of the trace
+    held: tuple[HeldBlock, ...]  # at the peak, by address; they add up to it
+    note: str  # who started the recording, and how it was handled
+    gap: str = ""  # reason why the peak is not known; "" if it is
 
     @property
     def blocks(self) -> pd.DataFrame:
-        """Return one row for each block that was allocated at the trace's highest point, by address.
+        """One row for each block that was allocated at the peak of the trace, by address.
 
         Raises:
-            InputError: if torch did not record enough to tell.
+            InputError: if torch did not record enough.
         """
         return _frame(self._told(), HeldBlock._fields)
 
     @property
     def by_component(self) -> pd.DataFrame:
-        """Return the same blocks added up by component and what they are, the most bytes first.
+        """The same blocks added up by component and purpose, the most bytes first.
 
         Raises:
             InputError: as `blocks`.
@@ -74,7 +74,7 @@ class MemoryHistory:
         """Write the snapshot to `path` as pytorch.org/memory_viz reads it, whole or not at all.
 
         Raises:
-            InputError: if it cannot be written there.
+            InputError: if `path` cannot be written.
         """
         with replacing(path) as temporary, temporary.open("wb") as file:
             pickle.dump(self.snapshot, file)
@@ -125,7 +125,7 @@ class MemoryHistory:
 
 
 def _frame(rows: Iterable[tuple[object, ...]], columns: tuple[str, ...]) -> pd.DataFrame:
-    """Return rows as a table whose numbers are integers, also where there are no rows."""
+    """Return rows as a table with integer columns, even if there are no rows."""
     import pandas as pd
 
     frame = pd.DataFrame(list(rows), columns=list(columns))
@@ -133,5 +133,5 @@ def _frame(rows: Iterable[tuple[object, ...]], columns: tuple[str, ...]) -> pd.D
 
 
 def _owner(block: HeldBlock) -> str:
-    """Return whose it is in a sum: what nobody is known to have made is put together by when it was."""
+    """Return the owner of a block in a sum; blocks of unknown owners are grouped by whether they precede the trace."""
     return block.component or (BEFORE if block.phase == BEFORE else "")

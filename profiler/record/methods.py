@@ -1,4 +1,4 @@
-"""Methods of `Profile`: its file, tables, findings, summary and notebook view, each done by a room of its own."""
+"""Methods of `Profile`: its file, tables, findings, summary and notebook view, each implemented in its own package."""
 
 from __future__ import annotations
 
@@ -37,47 +37,47 @@ class ProfileMethods:
 
     @property
     def peak(self) -> Moment | None:
-        """Return the highest moment of the run: `peak_bytes` allocated, its `phase` and `step`, and `component`.
+        """The peak of the run: `peak_bytes` allocated, its `phase` and `step`, and `component`.
 
-        None if nothing was recorded. On a run that ended early it is the highest up to there.
+        None if nothing was recorded. For a run that ended early, it is the peak until then.
         """
         moment: Moment | None = upward.call("peak_moment", self)
         return moment
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Return what this run did that is worth acting on, gravest first; see docs/findings.md."""
+        """The findings about this run that are worth acting on, most severe first; see docs/findings.md."""
         findings: tuple[Finding, ...] = upward.call("findings", self)
         return findings
 
     @property
     def frames(self) -> Any:
-        """Return the DataFrames as `record.frames.Frames`: components, calls, steps, residency, transfers, memory."""
+        """The DataFrames as `record.frames.Frames`: components, calls, steps, residency, transfers, memory."""
         return upward.call("frames", self)
 
     @property
     def calls(self) -> pd.DataFrame:
-        """Return one row for each call of the pipeline."""
+        """One row for each call of the pipeline."""
         return self._frame("calls")
 
     @property
     def steps(self) -> pd.DataFrame:
-        """Return one row for each denoise step: peak, transfers, seconds, who was on the card."""
+        """One row for each denoise step: peak, transfers, seconds, and the components on the GPU."""
         return self._frame("steps")
 
     @property
     def residency(self) -> pd.DataFrame:
-        """Return one row for each stretch in which a component's bytes on the card did not change."""
+        """One row for each stretch in which a component's bytes on the GPU did not change."""
         return self._frame("residency")
 
     @property
     def transfers(self) -> pd.DataFrame:
-        """Return one row for each move of weights and each other copy between host and card."""
+        """One row for each move of weights and each other copy between host and GPU."""
         return self._frame("transfers")
 
     @property
     def memory(self) -> pd.DataFrame:
-        """Return allocated and reserved bytes, and the host's, over time, one row for each event."""
+        """Allocated and reserved bytes, and host memory, over time, one row for each event."""
         return self._frame("memory")
 
     def _frame(self, name: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The worst moments of a recorded run: of all of it, of each phase, of each component's own work."""
+"""The peaks of a recorded run: of the whole run, of each phase, and of each component's own work."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MOVES = ("onload", "offload", "cast", "copy")
 
 
 def peak_moment(profile: Profile) -> Moment | None:
-    """Return the worst moment of the run, the first of equals; None without events."""
+    """Return the peak of the run, the first of equals; None without events."""
     return max(_moments(profile), key=lambda moment: moment.peak_bytes, default=None)
 
 
 def phase_peaks(profile: Profile) -> dict[str, Moment]:
-    """Return the worst moment of each phase that occurs."""
+    """Return the peak of each phase that occurs."""
     worst: dict[str, Moment] = {}
     for moment in _moments(profile):
         if moment.phase not in worst or moment.peak_bytes > worst[moment.phase].peak_bytes:
@@ -29,7 +29,7 @@ def phase_peaks(profile: Profile) -> dict[str, Moment]:
 
 
 def compute_peaks(profile: Profile) -> dict[str, Moment]:
-    """Return the worst moment at which each component that was called computed."""
+    """Return the peak of each component that was called, while it computed."""
     worst: dict[str, Moment] = {}
     for moment in _moments(profile):
         name = moment.component
@@ -41,10 +41,10 @@ def compute_peaks(profile: Profile) -> dict[str, Moment]:
 
 @once_per_profile
 def not_begun(profile: Profile) -> frozenset[int]:
-    """Return the ordinals of the leads in which a component was entered and had not begun, since its move failed.
+    """Return the ordinals of the leads in which a component had been entered but could not begin: its move failed.
 
-    Weights are moved after a component is entered and before it computes. Under offload by groups it may have computed
-    before the move that failed: then memory rose between two of its events.
+    Weights are moved after a component is entered and before it computes. Under group offload it may have computed
+    before the move that failed; then memory rose between two of its events.
     """
     failure = profile.failure
     if failure is None or failure.doing not in MOVES:
@@ -65,9 +65,9 @@ def not_begun(profile: Profile) -> frozenset[int]:
 
 @once_per_profile
 def _moments(profile: Profile) -> list[Moment]:
-    """Return the worst moment of each event's lead, and of each event that moves bytes.
+    """Return the peak of each event's lead, and of each event that moves bytes.
 
-    In a lead the innermost entered component computes, if memory rose above both ends of it or its exit closes it.
+    In a lead the innermost entered component computes, if memory rose above both ends of the lead or its exit ends it.
     """
     moments: list[Moment] = []
     entered: list[tuple[str, str]] = []

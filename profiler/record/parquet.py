@@ -1,8 +1,8 @@
 """A profile as one Parquet file: events are the rows, everything else is JSON in the file's metadata.
 
 pandas, DuckDB and polars open it directly and see the events. Fields added later with a default keep the schema
-version: an older file takes the default, an unknown field is left out. A change of meaning raises `SCHEMA_VERSION`.
-What only the planner reads, and is long, is compressed in the header.
+version: an older file takes the default, an unknown field is ignored. A change of meaning increases `SCHEMA_VERSION`.
+Long fields that only the planner reads are compressed in the header.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _HEADER_KEY = b"vram_profiler"
-_NOT_IN_HEADER = ("events", "memory_history")  # the rows, and what has a file of its own
-_APART = ("parts", "insides")  # long, and of use to a planner only: compressed
+_NOT_IN_HEADER = ("events", "memory_history")  # the rows, and the field with its own file
+_APART = ("parts", "insides")  # long, and read only by the planner: compressed
 
 
 def save(profile: Profile, path: str | os.PathLike[str]) -> None:
@@ -61,7 +61,7 @@ def load(path: str | os.PathLike[str]) -> Profile:
     """Read the profile that `save` wrote to `path`.
 
     Raises:
-        InputError: if there is no such file, it is cut short or damaged, no profile, or of a newer version.
+        InputError: if the file does not exist, is truncated or damaged, is not a profile, or has a newer version.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -174,10 +174,10 @@ def _events(table: pa.Table) -> tuple[Event, ...]:
 
 
 def _column(table: pa.Table, name: str) -> list[Any]:
-    """Return a column of events, the default for one that the file is too old to have.
+    """Return a column of events; its default if the file is older than the column.
 
     Raises:
-        KeyError, ValueError: if there is none, it has another type, or holds what is no number.
+        KeyError, ValueError: if the column is missing, has another type, or holds a value that is not a finite number.
     """
     if name in Event._field_defaults and name not in table.column_names:
         return [Event._field_defaults[name]] * table.num_rows

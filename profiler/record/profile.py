@@ -1,6 +1,6 @@
-"""The record that stands in the middle: what one traced run of a pipeline did to memory.
+"""The central record: the memory use of one traced run of a pipeline.
 
-A `Profile` is plain data. The tracer fills it, on a GPU or on the virtual one; the planner, the reports and the command
+A `Profile` is plain data. The tracer fills it, on a real or a virtual GPU; the planner, the reports and the command
 read it. Nothing here imports torch. Sizes are integers in bytes, times are seconds from the start of the trace.
 
 Invariant: `events` are in the order in which they began, `ordinal` counts them from 0, and the spans
@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """The card that ran, or that the run was predicted for. Rates are bytes per second."""
+    """The GPU of the run, or the one that the run was predicted for. Rates are bytes per second."""
 
     name: str
     capacity_bytes: int  # `total_memory` as the driver reports it
@@ -37,32 +37,32 @@ class Gpu:
     pinned_bytes_per_second: float = 0.0
     virtual: bool = True
     driver: str = ""
-    is_default: bool = False  # nobody named it
+    is_default: bool = False  # no GPU was named
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardState:
-    """What the driver said of a real card while the trace ran; None or () for what it does not tell.
+    """The driver's readings of a real GPU during the trace; None or () for values that it does not report.
 
-    It was asked at the start, at the end, and where torch had reserved more than ever (by a fiftieth or more), which is
-    where its memory is at the highest and its link at work.
+    The driver is queried at the start, at the end, and whenever torch had reserved more than ever before (by a fiftieth
+    or more), which is when memory is at its highest and the link is active.
     """
 
-    readings: int  # how often it was asked
+    readings: int  # number of queries
     used_bytes: int | None = None  # at the highest, by every process and the driver itself
     others_bytes: int | None = None  # of other processes, at the highest
-    link_generation: int | None = None  # of PCIe, the highest seen: an idle card falls back
+    link_generation: int | None = None  # of PCIe, the highest seen: an idle GPU lowers it
     link_width: int | None = None  # lanes, the most seen
-    most_link_generation: int | None = None  # that card and slot have
+    most_link_generation: int | None = None  # the maximum of GPU and slot
     most_link_width: int | None = None
     received_bytes: int | None = None  # over PCIe during the trace, by the driver's counter
     sent_bytes: int | None = None
-    held_back_by: tuple[str, ...] = ()  # why clocks were lower than they could be, whenever asked
+    held_back_by: tuple[str, ...] = ()  # reasons for lowered clocks, of all queries
 
 
 @dataclass(frozen=True, kw_only=True)
 class BillItem:
-    """One holder of bytes at the worst moment."""
+    """One holder of bytes at the peak."""
 
     holder: str  # component name, or ""
     what: str  # "weights", "activations", "workspace", "unattributed"
@@ -71,33 +71,35 @@ class BillItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Where an incomplete run ended and, out of memory, why. None where torch did not say.
+    """The end of an incomplete run and, if it ran out of memory, the reason. None for values that torch did not report.
 
-    A measured run's sizes are those of torch's message, which rounds them to a hundredth of a unit.
+    The sizes of a measured run are those of torch's message, which rounds them to a hundredth of a unit.
     """
 
-    component: str  # that worked or moved; "" for none
+    component: str  # that computed or moved; "" for none
     doing: str  # "forward", "decode", ...; "onload", "cast"; "" between components
     phase: str
     step: int
     ordinal: int  # of the event in which it ended
     out_of_memory: bool = False
-    requested_bytes: int | None = None  # of the segment that torch asked the driver for
-    free_bytes: int | None = None  # on the card, as the driver says
+    requested_bytes: int | None = None  # of the segment that torch requested from the driver
+    free_bytes: int | None = None  # on the GPU, as the driver reports
     allocated_bytes: int | None = None
     unallocated_bytes: int | None = None  # reserved by torch, and not allocated
-    largest_free_block_bytes: int | None = None  # of those
-    holders: tuple[BillItem, ...] = ()  # who held `allocated_bytes`
-    remedy: str = ""  # what would have fitted, in a sentence
+    largest_free_block_bytes: int | None = None  # of the unallocated bytes
+    holders: tuple[BillItem, ...] = ()  # holders of `allocated_bytes`
+    remedy: str = ""  # a sentence on what would have fitted
     remedy_code: str = ""  # its line of code
     remedy_changes: dict[str, Any] = field(default_factory=dict)  # as `Finding.changes`
-    allowed_bytes: int | None = None  # of the GPU, where `set_per_process_memory_fraction` says
-    whole: WholeCall | None = None  # what the call takes without a limit
+    allowed_bytes: int | None = (
+        None  # of the GPU, if `set_per_process_memory_fraction` sets a limit
+    )
+    whole: WholeCall | None = None  # the call without a limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumption:
-    """Something the prediction had to assume, and what it would change."""
+    """An assumption of the prediction, and its effect."""
 
     what: str
     count: int = 1
@@ -106,9 +108,9 @@ class Assumption:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Something about the pipeline itself that no event shows, as it was when it was looked at.
+    """A property of the pipeline itself that no event shows, as it was when it was recorded.
 
-    Kinds: `mode` (detail: how the pipe was placed, at the first call and wherever it changed); `foreign_hook` (the
+    Kinds: `mode` (detail: the pipeline's placement, at the first call and whenever it changed); `foreign_hook` (the
     component carries an offload hook that another pipeline set up); `no_hook` (the pipeline's own hook of the component
     was taken off); `unlisted_hook` (it is hooked, and the pipeline has no list of hooks to offload by at the end of a
     call); `shared_exclusions` (a class's list of exclusions is not what its source says; detail: the class);
@@ -120,49 +122,47 @@ class Condition:
     """
 
     what: str
-    component: str = ""  # "" where it is the pipeline's
-    call: int = -1  # the first call that began so; -1 where it was seen at the end of the trace
+    component: str = ""  # "" for the pipeline
+    call: int = -1  # the first call that began so; -1 if it was recorded at the end of the trace
     detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallSignature:
-    """One of the calls that come again and again, as plain values."""
+    """One of the calls that repeat, as plain values."""
 
     pipeline_class: str
     call: dict[str, Any]  # arguments that shape the run
-    weight: int = 1  # how often it comes, beside the others
+    weight: int = 1  # how often it occurs, relative to the others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
     """Figures of the whole run.
 
-    Host memory, predicted: what tensors take, pageable as asked for, pinned as PyTorch's caching host allocator has it
-    page-locked, freed blocks that it keeps included. Measured: the resident set of the process, at the events, which
-    holds Python, its libraries and the touched pages of weight files besides; pinned memory by torch's own statistics,
-    whether or not the system counts it to the resident set.
+    Predicted host memory is that of tensors: pageable as requested, pinned as PyTorch's caching host allocator has
+    page-locked it, including freed blocks that it keeps. Measured host memory is the resident set of the process at the
+    events, which also holds Python, its libraries and the touched pages of weight files; pinned memory is that of
+    torch's own statistics, whether or not the system counts it in the resident set.
 
-    Exposed transfer time is what a link without delay would save: the seconds of the calls, less those of the same
-    calls with copies that take no time.
+    Exposed transfer time is the time that a link without delay would save: the seconds of the calls, less those of the
+    same calls with copies that take no time.
     """
 
     peak_allocated_bytes: int
     peak_reserved_bytes: int
-    device_bytes: int  # context + reserved: what nvidia-smi would show
-    host_pinned_bytes: int  # the highest at the end of an event, as the next
-    h2d_bytes: int  # everything that was copied
+    device_bytes: int  # context + reserved, as nvidia-smi would show it
+    host_pinned_bytes: int  # the highest at the end of an event
+    h2d_bytes: int  # of all copies
     d2h_bytes: int
     h2d_weight_bytes: int
     d2h_weight_bytes: int
     seconds: float
-    host_pageable_bytes: int = 0  # in a measured profile the resident set
+    host_pageable_bytes: int = 0  # likewise; in a measured profile the resident set
     host_peak_bytes: int = 0  # both together at their highest
     host_kept_bytes: int = 0  # both together at the end of the trace
-    loading_host_peak_bytes: int | None = (
-        None  # while the weights are loaded; None where it is not known
-    )
-    transfer_seconds: float | None = None  # the link was busy, in calls; None where it is not known
+    loading_host_peak_bytes: int | None = None  # while the weights are loaded; None if unknown
+    transfer_seconds: float | None = None  # the link was busy, in calls; None if unknown
     exposed_transfer_seconds: float | None = None
 
 
@@ -172,13 +172,13 @@ class Profile(ProfileMethods):
 
     source: str  # "measured" or "predicted"
     gpu: Gpu
-    pipeline_class: str  # or the module's class, where one component was traced
+    pipeline_class: str  # or the module's class, if a single component was traced
     mode: str  # "resident", "model", "sequential", "group-block", "group-leaf", "mixed"
     components: tuple[Component, ...]
     events: tuple[Event, ...]
     totals: Totals
     bill: tuple[BillItem, ...] = ()
-    model: str = ""  # catalogue name, folder or hub id; "" where the pipe was handed over
+    model: str = ""  # catalogue name, folder or hub id; "" if the pipeline was passed in
     dtype: str = ""  # of the largest component that is not quantised
     quantization: dict[str, str] = field(default_factory=dict)  # as asked for: component to kind
     dtypes: dict[str, str] = field(default_factory=dict)  # as asked for: component, or "default"
@@ -189,22 +189,20 @@ class Profile(ProfileMethods):
     denoisers: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     assumptions: tuple[Assumption, ...] = ()
-    error_band: float = 0.0  # what the peak may be too low by, as a fraction of it; 0 for measured
-    error_band_below: float = 0.0  # what it may be too high by
+    error_band: float = 0.0  # by which the peak may be too low, as a fraction of it; 0 for measured
+    error_band_below: float = 0.0  # by which it may be too high
     complete: bool = True
     error: str = ""  # why it is not complete
     insides: tuple[Inside, ...] = ()  # that events refer to
     places_itself: bool = False  # its class has an `enable_model_cpu_offload` of its own
     failure: Failure | None = None  # since version 0.4, as the next
     conditions: tuple[Condition, ...] = ()
-    card_state: CardState | None = None  # of a measured run, where the driver tells
-    signatures: tuple[CallSignature, ...] = ()  # of its calls, in order, where they are several
+    card_state: CardState | None = None  # of a measured run, if the driver reports it
+    signatures: tuple[CallSignature, ...] = ()  # of its calls, in order, if there are several
     settings: tuple[Setting, ...] = ()  # since version 0.5: what else changes memory or time
-    trials: tuple[Trial, ...] = ()  # what was tried besides, so that findings tell what helps
-    memory_history: MemoryHistory | None = (
-        None  # where it was asked for; no part of a saved profile
-    )
+    trials: tuple[Trial, ...] = ()  # further runs, so that findings recommend what helps
+    memory_history: MemoryHistory | None = None  # if requested; not part of a saved profile
 
     def __post_init__(self) -> None:
-        """Let the components show themselves as a table."""
+        """Make the components display as a table."""
         object.__setattr__(self, "components", Components(self.components))

@@ -1,4 +1,4 @@
-"""What the events of a profile say, as plain rows: tallies of calls, phases and steps, stays on the card, the peak.
+"""Readings of a profile's events as plain rows: tallies of calls, phases and steps, residency on the GPU, the peak.
 
 The DataFrames, the summary, the findings and the reports all read a profile through these functions, so that a figure
 is the same wherever it is shown. An event owns the span since the previous event's end (its lead) and its own duration.
@@ -30,22 +30,22 @@ class Tally(NamedTuple):
 
     peak_allocated_bytes: int
     peak_reserved_bytes: int
-    h2d_bytes: int  # everything copied to the card
+    h2d_bytes: int  # of all copies to the GPU
     d2h_bytes: int
     h2d_weight_bytes: int
     d2h_weight_bytes: int
-    start_seconds: float  # where the lead of the first event begins
+    start_seconds: float  # when the lead of the first event begins
     seconds: float
     host_pinned_bytes: int = 0  # at its highest
     host_peak_bytes: int = 0  # pageable and pinned host memory together, at their highest
     transfer_seconds: float = (
-        0.0  # the link was busy; 0 where it was measured, since torch does not tell
+        0.0  # the link was busy; 0 in a measured run, since torch does not report it
     )
-    exposed_transfer_seconds: float = 0.0  # what a link without delay would save; the same
+    exposed_transfer_seconds: float = 0.0  # that a link without delay would save; the same
 
 
 def other_dtypes(profile: Profile) -> dict[str, str]:
-    """Return the dtypes of the components that are in another one than the profile's, by name."""
+    """Return the dtypes of the components that differ from the profile's, by name."""
     cast = {one.component for one in profile.settings if one.what == LAYERWISE_CASTING}
     return {
         part.name: part.dtype
@@ -55,7 +55,7 @@ def other_dtypes(profile: Profile) -> dict[str, str]:
 
 
 def run_phrases(profile: Profile) -> list[str]:
-    """Return what the run was besides its model, call and placement: dtypes, quantisation, settings."""
+    """Return phrases that describe the run besides its model, call and placement: dtypes, quantisation, settings."""
     return run_words(
         dtype=profile.dtype,
         dtypes=other_dtypes(profile),
@@ -70,17 +70,17 @@ class Step(NamedTuple):
     call: int
     step: int
     tally: Tally
-    resident: tuple[str, ...]  # components that had bytes on the card at some moment of it
+    resident: tuple[str, ...]  # components that had bytes on the GPU during it
 
 
 class Stay(NamedTuple):
-    """A stretch in which the bytes that a component has on the card did not change."""
+    """A stretch in which the bytes that a component has on the GPU did not change."""
 
     component: str
-    where: str  # the card's device where all of it is there, "cpu" where nothing is, else "split"
+    where: str  # the GPU's device if all of it is there, "cpu" if nothing is, else "split"
     device_bytes: int
-    start_ordinal: int  # event whose end begins the stay; -1 from the beginning
-    end_ordinal: int  # event whose end ends it; the last event's where the trace ended first
+    start_ordinal: int  # event whose end begins the stay; -1 for the beginning of the trace
+    end_ordinal: int  # event whose end ends it; the last event if the trace ended first
     start_seconds: float
     end_seconds: float
 
@@ -91,9 +91,9 @@ def span_peak_bytes(event: Event) -> int:
 
 
 def direction(event: Event) -> str:
-    """Return "h2d" or "d2h" for an event that copied bytes between host and card, else "".
+    """Return "h2d" or "d2h" for an event that copied bytes between host and GPU, else "".
 
-    Dropping a copy on the card (to `meta`, or to a master that the host kept) moves nothing.
+    Dropping a copy on the GPU (to `meta`, or because the host kept the original) moves nothing.
     """
     if event.kind not in ("onload", "offload", "copy"):
         return ""
@@ -103,7 +103,7 @@ def direction(event: Event) -> str:
 
 
 def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
-    """Return the figures of consecutive `events`, of which the first one's lead begins at `start_seconds`."""
+    """Return the figures of consecutive `events`, with the lead of the first one beginning at `start_seconds`."""
     peak = reserved = pinned = host = 0
     transfer_seconds = exposed_seconds = 0.0
     copied = {"": 0, "h2d": 0, "d2h": 0}
@@ -136,13 +136,13 @@ def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
 
 
 def called_peak_bytes(profile: Profile) -> int:
-    """Return the highest allocated bytes of the calls, setting the pipeline up left out."""
+    """Return the highest allocated bytes of the calls, without the set-up of the pipeline."""
     called = [event for event in profile.events if event.call >= 0]
     return tally(called, start_seconds=0.0).peak_allocated_bytes
 
 
 def calls(profile: Profile) -> list[tuple[int, Tally]]:
-    """Return the tally of each call of the pipeline, in order; -1 is what happened outside any call."""
+    """Return the tally of each call of the pipeline, in order; -1 stands for everything outside any call."""
     return list(_tallies(profile.events, lambda event: event.call))
 
 
@@ -199,12 +199,12 @@ def stays(profile: Profile) -> list[Stay]:
 
 
 def initial_resident_bytes(profile: Profile) -> dict[str, int]:
-    """Return what each component had on the card when the trace began, in bytes as allocated."""
+    """Return the allocated bytes of each component on the GPU when the trace began."""
     return {part.name: count for part, count in _with_initial(profile)}
 
 
 def card_device(profile: Profile) -> str:
-    """Return the card's device string as the events spell it; "cuda:0" where nothing moved."""
+    """Return the GPU's device string as the events spell it; "cuda:0" if nothing moved."""
     for event in profile.events:
         for device in (event.to_device, event.from_device):
             if _on_card(device):
@@ -238,9 +238,9 @@ def _joined(parts: list[Tally]) -> Tally:
 
 
 def _with_initial(profile: Profile) -> Iterator[tuple[Component, int]]:
-    """Yield each component with its first bytes on the card: its tensors say, else its first event does.
+    """Yield each component with its initial bytes on the GPU, from its tensors, else from its first event.
 
-    The first event states the end of itself only, so before an `onload` nothing was there and before an `offload` all.
+    An event states the bytes at its end, so nothing was there before an `onload`, and everything before an `offload`.
     """
     first: dict[str, Event] = {}
     for event in profile.events:

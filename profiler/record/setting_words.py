@@ -1,4 +1,4 @@
-"""What the settings in a plan's or a profile's file may say: a plan's code repeats them."""
+"""Checks of the settings in a plan's or a profile's file, since a plan's code repeats them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TORCH_ATTENTION = ("flash", "mem_efficient", "math", "cudnn")
 
 
 def check_settings(given: Iterable[Setting]) -> None:
-    """Raise ValueError for the first setting that is unknown, or has a value that settings of its kind never have."""
+    """Raise ValueError for the first setting that is unknown, or has a value that its kind never has."""
     for one in given:
         check_known("setting", [one.what], _CHECKS)
         check_names("a component", [one.component], empty=one.what in _OF_THE_PROCESS)

@@ -1,6 +1,6 @@
 """Settings of a pipeline that change what a call allocates or how long it takes, besides its placement.
 
-A profile records those that were in effect; a plan made from it holds only while they are, so it repeats them in its
+A profile records those that were in effect. A plan made from it is valid only while they are, so it repeats them in its
 text and its code, and puts them into effect when it is applied.
 """
 
@@ -30,7 +30,9 @@ ENVIRONMENT = "environment"
 VAE = "vae"
 """The component whose tiling and slicing a plan may decide."""
 
-_PLACING = frozenset({GROUP_OFFLOAD})  # say how the run was placed, which a plan decides anew
+_PLACING = frozenset(
+    {GROUP_OFFLOAD}
+)  # describe the placement of the run, which a plan decides anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +40,11 @@ class Setting:
     """One setting that was in effect during a run.
 
     Attributes:
-        what: Its kind, one of the constants of this module.
-        component: The component that it is of; "" for the pipeline or the process.
+        what: The kind, one of the constants of this module.
+        component: The component it belongs to; "" for the pipeline or the process.
         value: Plain data. Of `vae_tiling` the sizes of tiles that are not the class's own, by attribute; of
             `layerwise_casting` the dtypes `storage` and `compute`; of `attention_slicing` the slice size; of
-            `attention_backend`, `attention_processor`, `memory_format` and `cache` what it is called; of
+            `attention_backend`, `attention_processor`, `memory_format` and `cache` their name; of
             `disabled_attention` the backends that torch may not choose; of `adapters` their names; of `group_offload`
             its options by name; of `environment` the variables by name; True for those that are only on or off.
     """
@@ -53,7 +55,7 @@ class Setting:
 
 
 def of_workload(settings: Iterable[Setting]) -> tuple[Setting, ...]:
-    """Return the settings that stay in effect whatever the placement is."""
+    """Return the settings that stay in effect under any placement."""
     return tuple(one for one in settings if one.what not in _PLACING)
 
 
@@ -69,7 +71,7 @@ def modifiers_of(settings: Iterable[Setting]) -> tuple[str, ...]:
 
 
 def setting_words(setting: Setting) -> str:
-    """Return a setting as a phrase: `vae works in tiles`."""
+    """Return a phrase for a setting: `vae works in tiles`."""
     value = setting.value
     if isinstance(value, dict):
         value = ", ".join(f"{name}={one}" for name, one in value.items())
@@ -98,7 +100,7 @@ _WORDS = {
 
 
 def settings_words(settings: Iterable[Setting]) -> list[str]:
-    """Return settings as phrases; those that several components have alike, once."""
+    """Return phrases for settings; one that several components share appears once."""
     alike: dict[tuple[str, str], list[Setting]] = {}
     for one in settings:
         alike.setdefault((one.what, repr(one.value)), []).append(one)
@@ -121,13 +123,13 @@ def run_words(
     quantization: Mapping[str, str],
     settings: Iterable[Setting],
 ) -> list[str]:
-    """Return what a run is besides its model, call and placement, as phrases.
+    """Return phrases that describe a run besides its model, call and placement.
 
     Args:
-        dtype: Of most components.
-        dtypes: Of the components that have another one.
-        quantization: Component to kind.
-        settings: What was set on the pipeline.
+        dtype: The dtype of most components.
+        dtypes: The dtypes of the other components, by name.
+        quantization: The kind of quantisation, by component.
+        settings: The settings of the pipeline.
     """
     words = [dtype] if dtype else []
     words += [f"{name} in {other}" for name, other in dtypes.items()]

@@ -1,6 +1,6 @@
-"""Whether a recorded run fits the card it ran on, with the arithmetic.
+"""The verdict on whether a recorded run fits its GPU, with the arithmetic.
 
-What has to fit is `device_bytes`, that is context + reserved, plus the error band of a prediction.
+The bytes that have to fit are `device_bytes`, that is context + reserved, plus the error band of a prediction.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Verdict(NamedTuple):
 
     answer: str  # one of the four above
     needed_bytes: int  # context + reserved + error band
-    band_bytes: int  # the error band in it; 0 for measured
-    spare_bytes: int  # capacity - needed; negative where it is short
+    band_bytes: int  # the error band in `needed_bytes`; 0 for measured
+    spare_bytes: int  # capacity - needed; negative if it does not fit
 
 
 def verdict(profile: Profile) -> Verdict:
-    """Return whether the run fits its card."""
+    """Return whether the run fits its GPU, with the arithmetic."""
     band_bytes = math.ceil(profile.error_band * profile.totals.peak_allocated_bytes)
     needed_bytes = profile.totals.device_bytes + band_bytes
     spare_bytes = profile.gpu.capacity_bytes - needed_bytes
@@ -45,5 +45,5 @@ def _answer(profile: Profile, spare_bytes: int, band_bytes: int) -> str:
 
 
 def ran_out_of_memory(profile: Profile) -> bool:
-    """Return whether the run ended because the card was full, by the words of torch's error."""
+    """Tell whether the run ended because the GPU was full, by the text of torch's error."""
     return not profile.complete and "out of memory" in profile.error.lower()

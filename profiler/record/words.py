@@ -1,4 +1,4 @@
-"""What the words of a profile may be: it is a file that people send each other, and its names become code."""
+"""Checks of the words in a profile, which is a file that people send each other and whose names become code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COMPONENT, _CLASS, _DTYPE = "a component", "a class", "a dtype"
 
 
 def check_profile(profile: Profile) -> None:
-    """Raise ValueError if a word of `profile` that a fix, a plan or a command repeats is more than a name."""
+    """Raise ValueError if a word of `profile` that a fix, a plan or a command repeats is not a plain name."""
     parts, events = profile.components, profile.events
     check_names(
         _CLASS, [profile.pipeline_class, *(one.pipeline_class for one in profile.signatures)]
@@ -41,7 +41,7 @@ def check_profile(profile: Profile) -> None:
 
 
 def without_strange_advice(profile: Profile) -> Profile:
-    """Return the profile without a line of advice that this package would not write; findings then give their own."""
+    """Return the profile without advice that this package would not write; findings then give their own."""
     failure = profile.failure
     if failure is None or is_advice(failure.remedy_code):
         return profile

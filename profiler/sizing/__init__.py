@@ -1,1 +1,1 @@
-"""Use cases, one file each: what a command does, from a model's name to a profile, a plan or advice."""
+"""Use cases, one file each: the work of a command, from a model's name to a profile, a plan or advice."""

@@ -1,7 +1,7 @@
-"""What a plan may take: of the card, as a size, a card's name or what is free now less a margin; of the host's memory.
+"""Budgets of a plan: GPU memory, as a size, a GPU's name or the free memory less a margin; and host memory.
 
-Free host memory counts the limits of control groups, within which a container is killed long before the machine is
-full. Sources: memory.max, memory.current and memory.stat of the kernel's cgroup v2 documentation, and
+Free host memory respects the limits of control groups: a container that exceeds them is killed long before the machine
+is full. Sources: memory.max, memory.current and memory.stat of the kernel's cgroup v2 documentation, and
 memory.limit_in_bytes, memory.usage_in_bytes and memory.stat of v1.
 """
 
@@ -26,10 +26,10 @@ _MOST_NAMED = 3
 
 
 class Budget(NamedTuple):
-    """What a plan may take of a GPU."""
+    """The GPU memory that a plan may take."""
 
     nbytes: int
-    origin: str  # where the figure comes from, for the reader; "" if it was typed
+    origin: str  # of the figure, for the reader; "" if it was typed
     gpu: str = ""  # key of the GPU that it names; "" if it names none
 
 
@@ -37,8 +37,8 @@ def card_budget(text: str) -> Budget:
     """Return the budget that `text` names.
 
     Args:
-        text: A size (`8GiB`), a card (`rtx-4090`: its whole memory), or a size with a minus before it (`-2GiB`: what
-            the driver says is free now, less that).
+        text: A size (`8GiB`), a GPU (`rtx-4090`: its whole memory), or a size after a minus sign (`-2GiB`: the memory
+            that the driver reports as free now, less that size).
 
     Raises:
         InputError: if it is none of these, or the driver cannot be asked.
@@ -83,7 +83,7 @@ def _held(memory: CardMemory) -> str:
 
 
 def free_host_bytes() -> int:
-    """Return how much host memory this process may take besides: the machine's, or less if its group has less."""
+    """Return the host memory that this process may still take: the machine's, or its control group's if less."""
     free = int(psutil.virtual_memory().available)
     groups = (_free_v2(_CGROUPS), _free_v1(_V1))
     return min([free, *(group for group in groups if group is not None)])
@@ -105,7 +105,7 @@ def _free_v1(group: Path) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """Return the number in a file; None where there is none, as where the limit is "max"."""
+    """Return the number in a file; None if there is none, for example because the limit is "max"."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ def _number(path: Path) -> int | None:
 
 
 def _statistic(path: Path, name: str) -> int:
-    """Return a statistic: the cache of files can be given back, so it counts as free."""
+    """Return a statistic of a control group, such as the file cache, which can be released and counts as free."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

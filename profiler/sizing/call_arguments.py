@@ -1,7 +1,7 @@
-"""From the options of a call to the arguments of one pipeline's call.
+"""Conversion of the options of a call to the arguments of one pipeline's call.
 
-Pipelines name the same thing differently, and refuse different things. What they refuse is the
-user's mistake, so it is told as one.
+Pipelines name the same thing differently, and refuse different things. Whatever they refuse is the user's mistake, so
+it is reported as one.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _SIDES = frozenset({"height", "width"})
 
 
 def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
-    """Return the keyword arguments of `pipe`'s call for `options`; what is not set is left out.
+    """Return the keyword arguments of `pipe`'s call for `options`; options that are not set are left out.
 
-    Of a pipeline that takes no size and works on pictures, the pictures get the size.
+    If the pipeline takes no size but works on pictures, the pictures get the size.
 
     Args:
-        pipe: the pipeline to call.
-        options: how to call it.
+        pipe: The pipeline to call.
+        options: The options of the call.
 
     Raises:
         InputError: if the pipeline's call has no such argument, or a number is not positive.
@@ -68,7 +68,7 @@ def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
 
 
 def _others(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, Any]:
-    """Return the other arguments of the call, without those of another pipeline's that this one does not take."""
+    """Return the other arguments of the call, without inherited ones that this pipeline does not take."""
     others = {}
     for name, value in options.extra.items():
         if name in accepted or name not in options.inherited:
@@ -79,7 +79,7 @@ def _others(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, A
 
 
 def _missing_side(pipe: Any, arguments: dict[str, Any]) -> dict[str, int]:
-    """Return the default width or height where only the other one is given.
+    """Return the default width or height if only the other one is given.
 
     Stable Diffusion's pipeline (diffusers 0.42) silently ignores one without the other.
     """
@@ -99,7 +99,7 @@ def _check_accepted(pipe: Any, name: str, accepted: list[str]) -> None:
 
 
 def _check_text(pipe: Any, name: str, value: Any) -> None:
-    """Refuse words for what is a number, or on or off: any word, "off" as well, counts as on in Python."""
+    """Refuse text for numbers and for booleans: any text, even "off", counts as true in Python."""
     parameter = inspect.signature(type(pipe).__call__).parameters[name]
     if not isinstance(value, str):
         return
@@ -112,9 +112,9 @@ def _check_text(pipe: Any, name: str, value: Any) -> None:
 
 @contextmanager
 def refusals_as_input_errors(pipe: Any) -> Iterator[None]:
-    """Turn the ValueError with which a pipeline refuses its arguments into an InputError, and a missing library.
+    """Turn a pipeline's refusal of its arguments, or a missing library, into an InputError.
 
-    Only a ValueError raised by the pipeline's own code is one; from deeper it is a failure.
+    Only a ValueError or TypeError raised by the pipeline's own code is a refusal; from deeper it is a failure.
     """
     try:
         yield

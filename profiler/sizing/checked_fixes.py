@@ -1,7 +1,7 @@
-"""Fixes are tried before they are told: each finding's change is made to the scenario, and that is run.
+"""Trials of fixes before they are reported: each finding's change is made to the scenario, which is then run.
 
-What came of it is kept with the profile (`Profile.trials`), by which the findings choose: a fix that does not fit, or
-saves no time, makes way for the next one, or for none.
+The outcomes are kept with the profile (`Profile.trials`), and the findings choose by them: a fix that does not fit, or
+saves no time, is replaced by the next one, or dropped.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from profiler.sizing.size import Report
 
 _MOST = 6  # fixes that are tried for one profile
-_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"  # the one that counts where two are set
+_VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"  # takes precedence if both variables are set
 
 
 def with_checked_fixes(
     profile: Profile, scenario: Scenario, *, report: Report | None = None
 ) -> Profile:
-    """Return the profile with a trial of every fix that its findings tell and that a run can show.
+    """Return the profile with a trial of every fix that its findings report and that a run can test.
 
     Args:
-        profile: of `scenario`.
-        scenario: what ran.
-        report: told what is being done.
+        profile: The profile of `scenario`.
+        scenario: The scenario that ran.
+        report: Called with each step as it begins.
     """
     for _ in range(_MOST):
         told = (runnable(finding.changes) for finding in findings(profile))
@@ -59,7 +59,7 @@ def _trial(
             return _of_plan(profile, scenario, changes, report)
         with _allocator(changes):
             found = profile_model(changed(scenario, changes), report=report)
-    except ProfilerError:  # nothing fits, or the pipeline cannot be run so
+    except ProfilerError:  # nothing fits, or the pipeline cannot run with the change
         return Trial(changes=changes, fits=False)
     return Trial(
         changes=changes,
@@ -72,7 +72,7 @@ def _trial(
 def _of_plan(
     profile: Profile, scenario: Scenario, changes: dict[str, Any], report: Report | None
 ) -> Trial:
-    """Return what comes of the plan that the finding's line makes."""
+    """Return the trial of the plan that the finding's line makes."""
     from profiler.planning.planner import plan_offload
 
     known = profile
@@ -92,7 +92,7 @@ def _of_plan(
 
 
 def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
-    """Return the scenario with changes as findings name them."""
+    """Return the scenario with changes, as findings name them."""
     mode = _mode(scenario.mode, changes)
     dtype = changes.get("dtype")
     if dtype is None:
@@ -126,7 +126,7 @@ def _mode(mode: Mode, changes: Mapping[str, Any]) -> Mode:
 
 @contextmanager
 def _allocator(changes: Mapping[str, Any]) -> Iterator[None]:
-    """Let torch's allocator be set as `changes` say for a while."""
+    """Set torch's allocator as `changes` say while the block runs."""
     before = os.environ.get(_VARIABLE)
     if changes.get("expandable_segments"):
         others = before or os.environ.get("PYTORCH_ALLOC_CONF")

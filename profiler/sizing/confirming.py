@@ -1,13 +1,14 @@
-"""A plan is promised only after it ran: fragmentation follows no sum, so the winner is run in the full allocator.
+"""Confirmation of a plan by a run: fragmentation cannot be computed from sizes.
 
-The search counts what is allocated, with a slack that the card states. The winner is run on two cards: one with a
-quarter of that slack less than the budget, which stays for calls that come later and find the free memory in other
-pieces, and one of just the budget, because a card with less sometimes gets through where one with more does not: it
-empties its cache earlier. Where either run fails, the search is given twice the slack, and the next best is tried; then
-the least slack that does is looked for between the last that did not and the first that did.
+The search counts allocated bytes, plus the slack stated for the GPU. The winning plan is run in the full allocator
+before it is returned, on two virtual GPUs. The first has a quarter of the slack less than the budget, which remains
+for later calls that find the free memory fragmented differently. The second has exactly the budget, because a smaller
+GPU sometimes succeeds where a larger one fails: it empties its cache earlier. If either run fails, the search is
+repeated with twice the slack, and its best plan is tried. Then the least sufficient slack is searched for between the
+last that failed and the first that succeeded.
 
-The promised peak is that of the run on the budget: a workspace that does not fit is not allocated, and a block that is
-not worth splitting is handed out whole, so the peak depends on the budget as well as on the plan.
+The promised peak is that of the run with exactly the budget: a workspace that does not fit is not allocated, and a
+block that is not worth splitting is returned whole, so the peak depends on the budget as well as on the plan.
 """
 
 from __future__ import annotations
@@ -31,31 +32,29 @@ if TYPE_CHECKING:
     from profiler.record.profile import Profile
 
 LEAST_SLACK_BYTES = 256 * MIB
-"""Where doubling begins for a card whose slack is stated as less."""
+"""Slack at which doubling begins for a GPU whose stated slack is less."""
 
 ROUNDS = (2, 3, 4)
-"""Denoise steps of the calls that a plan must get through, one after the other, before it is promised. Each begins with
-what those before left behind; and how far the host is ahead when a stream begins to bring weights differs with them."""
+"""Denoise steps of the calls that a plan must complete, one after the other, before it is promised. Each call begins
+with what earlier ones left behind, and differs in how far the host is ahead when a stream begins to copy weights."""
 
-_KEPT = (
-    4  # the part of the stated slack that is not given to the first confirming run: one of so many
-)
-_HALVINGS = 3  # of the span in which the least slack that does is looked for
+_KEPT = 4  # divisor of the stated slack: that part is withheld from the first confirming run
+_HALVINGS = 3  # of the span in which the least sufficient slack is searched for
 
 
 def confirmed_plan(
     profile: Profile, wish: Wish, *, run_peak: Callable[[Plan, int], int | None]
 ) -> Plan:
-    """Return the best plan whose run gets through under the budget, with the peak of that run.
+    """Return the best plan whose run succeeds under the budget, with the peak of that run.
 
     Args:
-        profile: what to plan for.
-        wish: what the plan is to be.
-        run_peak: runs a plan's `ROUNDS` on a card of so many bytes, and returns the highest allocated bytes; None if
-            it does not get through.
+        profile: The profile to plan from.
+        wish: The request for the plan.
+        run_peak: Runs a plan's `ROUNDS` on a virtual GPU of so many bytes, and returns the highest allocated bytes;
+            None if a run fails.
 
     Raises:
-        FindingError: if no plan fits, or none gets through though its bytes would fit.
+        FindingError: if no plan fits, or none succeeds although its bytes would fit.
     """
     trials = _Trials(profile, wish, run_peak)
     plan = plan_as(profile, wish)
@@ -80,7 +79,7 @@ def confirmed_plan(
 
 
 class _Trials:
-    """The plans of one wish that were run, and the peaks of those that got through."""
+    """The plans of one request that were run, and the peaks of those that succeeded."""
 
     def __init__(
         self, profile: Profile, wish: Wish, run_peak: Callable[[Plan, int], int | None]
@@ -92,20 +91,20 @@ class _Trials:
         self._outcomes: list[tuple[Plan, int | None]] = []
 
     def plan(self, slack_bytes: int) -> Plan | None:
-        """Return the best plan with so much slack; None where it does not fit."""
+        """Return the best plan with so much slack; None if no plan fits."""
         try:
             return plan_as(self._profile, replace(self._wish, slack_bytes=slack_bytes))
         except DoesNotFitError:
             return None
 
     def run(self, plan: Plan) -> Plan | None:
-        """Return the plan with the peak of its run; None if it does not get through."""
+        """Return the plan with the peak of its run; None if the run fails or leaves too little slack."""
         peak = self._peak(plan)
         found = None if peak is None else promised(self._profile, plan, peak)
         return found if found and found.margin.slack_bytes >= self._kept_bytes else None
 
     def _peak(self, plan: Plan) -> int | None:
-        """Return the peak of a plan's run; one that does what an earlier one did is not run again."""
+        """Return the peak of a plan's run, or None; a plan equal to an earlier one is not run again."""
         for other, peak in self._outcomes:
             if (other.scheme, other.modifiers) == (plan.scheme, plan.modifiers):
                 return peak
@@ -117,7 +116,7 @@ class _Trials:
 
 
 def shortened(plan: Plan, steps: int) -> Plan:
-    """Return the plan for calls of so many denoise steps at most."""
+    """Return the plan for calls of at most so many denoise steps."""
     return replace(
         plan,
         call=_of_steps(plan.call, steps),
@@ -126,7 +125,7 @@ def shortened(plan: Plan, steps: int) -> Plan:
 
 
 def _of_steps(call: dict[str, Any], wanted: int) -> dict[str, Any]:
-    """Return a call of so many steps at most; of a picture that is worked on, only a part of them is run."""
+    """Return a call that runs at most so many steps; with a `strength`, only that part of its steps is run."""
     few = math.ceil(wanted / min(max(call.get("strength") or 1.0, 0.01), 1.0))
     steps = call.get("num_inference_steps", few)
     return {**call, "num_inference_steps": min(steps, few) if isinstance(steps, int) else few}
@@ -141,7 +140,7 @@ def _fragments(profile: Profile, plan: Plan) -> str:
 
 
 def _remedies(profile: Profile) -> list[str]:
-    """Return what may let a plan get through that would fit by its bytes; nothing that is in effect already."""
+    """Return changes that may let a plan succeed that would fit by its bytes, without those in effect already."""
     tiles = any(one.what == settings.VAE_TILING for one in profile.settings)
     return [
         *([] if expandable_segments(profile) else ["PYTORCH_ALLOC_CONF=expandable_segments:True"]),

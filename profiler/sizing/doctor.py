@@ -1,4 +1,4 @@
-"""What could go wrong on this machine before anything is profiled: versions, the card, who holds it, shadowed names."""
+"""Checks of this machine before anything is profiled: versions, the GPU, its other processes, shadowed names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REQUIREMENT = re.compile(r"(?P<name>[\w-]+)\s*>=(?P<least>[\d.]+),<(?P<below>[\
 
 
 class Check(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str  # stable identifier
     status: str  # OK, NOTE or PROBLEM
@@ -37,10 +37,10 @@ class Check(NamedTuple):
 
 
 def examine(folder: Path | None = None) -> tuple[Check, ...]:
-    """Return what was found on this machine.
+    """Return the results of all checks of this machine.
 
     Args:
-        folder: where a notebook would run, the current one if not given.
+        folder: The folder in which a notebook would run; None for the current one.
     """
     card = nvml.card_memory()
     return (
@@ -55,7 +55,7 @@ def examine(folder: Path | None = None) -> tuple[Check, ...]:
 
 
 def _versions() -> Iterator[Check]:
-    """Yield a check for each library whose insides the tracer and the virtual GPU know."""
+    """Yield a check for each library whose internals the tracer and the virtual GPU depend on."""
     allowed = {}
     for line in importlib.metadata.requires(_DISTRIBUTION) or ():
         found = _REQUIREMENT.match(_ordered(line))
@@ -76,7 +76,7 @@ def _versions() -> Iterator[Check]:
 
 
 def _ordered(requirement: str) -> str:
-    """Return `name>=a,<b`, whichever way round the metadata have it."""
+    """Return `name>=a,<b`, in whichever order the metadata list the limits."""
     name, *limits = re.split(r"(?=[<>])|,", requirement.split(";", maxsplit=1)[0].strip())
     least = next((one for one in limits if one and one.startswith(">=")), "")
     below = next((one for one in limits if one and one.startswith("<")), "")
@@ -88,7 +88,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _shadows(folder: Path) -> Iterator[Check]:
-    """Yield a check for the names of this package, which a file beside a notebook would take."""
+    """Yield a check for the names of this package, which a file beside a notebook would shadow."""
     ours = Path(profiler.__file__).resolve().parent.parent
     found = False
     for name in PACKAGES:
@@ -135,7 +135,7 @@ def _memory(card: nvml.CardMemory | None) -> Iterator[Check]:
 
 
 def _link(status: nvml.Status | None) -> Iterator[Check]:
-    """Yield a check of the lanes: an idle card's generation says nothing, so that of card and slot is told."""
+    """Yield a check of the lanes; an idle GPU lowers its PCIe generation, so that of GPU and slot is reported."""
     if status is None or None in status.link:
         return
     link = status.link

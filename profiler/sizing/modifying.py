@@ -1,6 +1,6 @@
-"""What lowers a peak and may change the picture: the VAE's tiling and slicing, denoisers stored as float8.
+"""Modifiers that lower a peak and may change the picture: the VAE's tiling and slicing, and float8 denoisers.
 
-None is used unless it is allowed, and no more than it takes. Each is another run of the pipeline to plan from.
+None is used unless it is allowed, and no more of them than needed. Each needs another run of the pipeline to plan from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def combinations_of(allow: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yield what may be tried, nothing first, then one, then more; those that change least first.
+    """Yield the combinations to try: none first, then one modifier, then more; the mildest first.
 
     Raises:
         InputError: if one of them is unknown.
@@ -33,7 +33,7 @@ def combinations_of(allow: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def modified(scenario: Scenario, modifiers: tuple[str, ...]) -> Scenario:
-    """Return `scenario` with these in effect."""
+    """Return `scenario` with these modifiers in effect."""
     if not modifiers:
         return scenario
     mode = replace(

@@ -1,4 +1,4 @@
-"""What would have fitted, for a run that ran out of memory: what the call takes, a GPU for it, a plan for this GPU."""
+"""Remedies for a run that ran out of memory: the size of the whole call, a GPU for it, a plan for this GPU."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from profiler.sizing.scenario import Scenario
     from profiler.sizing.size import Report
 
-_MOST_RUNS = 4  # on GPUs of which the sums do not say whether they would do
+_MOST_RUNS = 4  # on GPUs for which the figures leave a doubt
 _HALVED = ("height", "width", "frames")
-_MULTIPLE = 64  # pixels: every pipeline of diffusers takes sides of so many
+_MULTIPLE = 64  # pixels: every pipeline of diffusers accepts multiples of this as sides
 
 
 def with_remedy(profile: Profile, scenario: Scenario, *, report: Report | None = None) -> Profile:
-    """Return the profile with what would have fitted, if it ran out of memory.
+    """Return the profile, with what would have fitted if it ran out of memory.
 
-    The call is run once more as it is, on a GPU without limit. The best plan for the GPU of the profile is confirmed by
-    a run, as is whatever else is told.
+    The call is run once more unchanged, on a GPU without a memory limit. The best plan for the profile's GPU is
+    confirmed by a run, and so is every other remedy.
 
     Args:
-        profile: of `scenario`.
-        scenario: what ran.
-        report: told what is being done.
+        profile: The profile of `scenario`.
+        scenario: The scenario that ran.
+        report: Called with each step as it begins.
     """
     failure = profile.failure
     if not ran_out_of_memory(profile) or failure is None:
@@ -60,7 +60,7 @@ def with_remedy(profile: Profile, scenario: Scenario, *, report: Report | None =
 
 
 def _run_to_its_end(scenario: Scenario, report: Report | None) -> Profile | None:
-    """Return the profile of the call as it is, without a limit; None if it fails for another reason than memory."""
+    """Return the profile of the unchanged call without a limit; None if it fails for another reason than memory."""
     try:
         profile = profile_without_limit(scenario, report=report)
     except ProfilerError:
@@ -68,7 +68,7 @@ def _run_to_its_end(scenario: Scenario, report: Report | None) -> Profile | None
     return profile if profile.complete else None
 
 
-# -- how big a GPU
+# -- the size of a sufficient GPU
 
 
 def _whole_call(scenario: Scenario, unlimited: Profile, report: Report | None) -> WholeCall:
@@ -87,10 +87,10 @@ def _whole_call(scenario: Scenario, unlimited: Profile, report: Report | None) -
 def _smallest_gpu(
     scenario: Scenario, unlimited: Profile, report: Report | None
 ) -> tuple[Card, int] | None:
-    """Return the smallest listed GPU that runs the scenario as it is, and what is needed there.
+    """Return the smallest listed GPU that runs the unchanged scenario, and the bytes needed there.
 
-    For a GPU of the same generation the sums of the run without a limit hold. Where they leave a doubt (another
-    generation, or only what is reserved beyond what is allocated is too much), a run decides.
+    For a GPU of the same generation, the figures of the run without a limit hold. If they leave a doubt (another
+    generation, or only the memory reserved beyond the allocated is too much), a run decides.
     """
     own, runs = scenario.card(), 0
     known = {_kernels(own): unlimited}
@@ -117,23 +117,23 @@ def _smallest_gpu(
 
 
 def _kernels(one: Card) -> tuple[bool, bool]:
-    """Return by what GPUs differ in the memory that their kernels take: fused attention, and cuDNN's."""
+    """Return the properties of a GPU that decide the memory of its kernels: fused attention, and cuDNN's attention."""
     return one.compute_capability >= (8, 0), one.compute_capability[0] in (9, 10)
 
 
 def _weights_at_once(profile: Profile) -> int:
-    """Return the weights that must be on the GPU at once, at least."""
+    """Return the least bytes of weights that must be on the GPU at once."""
     sizes = [part.allocated_bytes for part in profile.components]
     if profile.mode == "resident":
         return sum(sizes)
     return max(sizes, default=0) if profile.mode == "model" else 0
 
 
-# -- what fits this GPU
+# -- remedies for this GPU
 
 
 class _Told(NamedTuple):
-    """What fits, in a sentence, its line of code, what that changes of the run, and the trial that shows it."""
+    """A remedy: a sentence, its line of code, the changes that it makes to the run, and the trial that confirms it."""
 
     sentence: str
     code: str = ""
@@ -144,7 +144,7 @@ class _Told(NamedTuple):
 def _fitting(
     profile: Profile, scenario: Scenario, unlimited: Profile | None, report: Report | None
 ) -> _Told:
-    """Return what fits the GPU of the profile."""
+    """Return a remedy that fits the profile's GPU."""
     whole = replace(scenario, mode=scenario.mode.unsplit)
     capacity_bytes = profile.gpu.capacity_bytes
     try:
@@ -164,7 +164,7 @@ def _fitting(
 
 
 def _in_groups(scenario: Scenario, report: Report | None) -> _Told | None:
-    """Return diffusers' group offload by leaf if that fits: a plan splits only components whose parts it can replay."""
+    """Return leaf-level group offload if it fits: plans split only components whose parts can be replayed."""
     mode = replace(scenario.mode.unsplit, name="group-leaf")
     if scenario.mode.name == mode.name:
         return None
@@ -188,7 +188,7 @@ def _in_groups(scenario: Scenario, report: Report | None) -> _Told | None:
 
 
 def _plan(unlimited: Profile, capacity_bytes: int, report: Report | None) -> Plan:
-    """Return a plan that is a few lines of diffusers' own, if one fits, else the best of all."""
+    """Return a plan that needs only diffusers' own calls if one fits, else the best plan of all."""
     try:
         return plan_model(unlimited, capacity_bytes, levers=(), report=report)
     except FindingError:
@@ -198,11 +198,14 @@ def _plan(unlimited: Profile, capacity_bytes: int, report: Report | None) -> Pla
 def _otherwise(
     changes: Iterable[_Change], capacity_bytes: int, report: Report | None
 ) -> _Told | None:
-    """Return the first change of the run with which a plan fits; each is run, those that change least first."""
+    """Return the first change of the run with which a plan fits; each is run, in the order given."""
     for words, what, changed in changes:
         try:
             plan = plan_model(changed, capacity_bytes, report=report)
-        except (FindingError, InputError):  # does not fit either, or the pipeline cannot do it
+        except (
+            FindingError,
+            InputError,
+        ):  # does not fit either, or the pipeline does not support it
             continue
         sentence = f"Nothing fits as it is. With {words} a plan does, with {_needed(plan)}: {_placed(plan)}."
         return _Told(
@@ -215,11 +218,11 @@ def _otherwise(
 
 
 _Change = tuple[str, dict[str, Any], "Scenario"]
-"""What could be changed of a run: in words, as `Finding.changes`, and the run with it."""
+"""A possible change of a run: in words, as `Finding.changes`, and the scenario with it."""
 
 
 def _changed(whole: Scenario, dtype: str) -> Iterator[_Change]:
-    """Yield what could be changed of a run, those that change least first."""
+    """Yield possible changes of a run, the mildest first."""
     mode = whole.mode
     tiles = {} if mode.vae_tiling else {"vae_tiling": True}
     if not mode.vae_slicing and (whole.batch or 1) > 1:
@@ -242,13 +245,13 @@ def _in(scenario: Scenario, words: str, dtype: str = "", **switched_on: bool) ->
 
 
 def _is_wide(scenario: Scenario, dtype: str) -> bool:
-    """Return whether float16 takes less: than float32, and than bfloat16 where the GPU has no hardware for it."""
+    """Tell whether float16 takes less: than float32, or than bfloat16 if the GPU has no hardware for it."""
     lacking = scenario.card().compute_capability < (8, 0)
     return dtype == "float32" or (dtype == "bfloat16" and lacking)
 
 
 def _smaller(scenario: Scenario, tiles: dict[str, bool]) -> Iterator[_Change]:
-    """Yield the scenario with half of the sides and frames that were asked for."""
+    """Yield the scenario with half of the requested sides and frames."""
     halved = {}
     for name in _HALVED:
         asked = getattr(scenario, name)
@@ -285,7 +288,7 @@ def _placed(plan: Plan) -> str:
 
 
 def _line(plan: Plan, scenario: Scenario) -> str:
-    """Return the plan's code where it is one line or can be written as one, else the command that prints it."""
+    """Return the plan's code if it is one line or can be written as one, else the command that prints it."""
     lines = [line for line in plan.to_code().strip().splitlines() if not line.startswith("#")]
     plain = all(line.startswith("pipe.") for line in lines)
     return "; ".join(lines) if plain else _command(scenario, plan.budget_bytes)

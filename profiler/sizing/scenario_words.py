@@ -1,4 +1,4 @@
-"""A scenario as words of the command: what a finding tells to type, so that nothing of a run is lost."""
+"""A scenario as words of the command line, complete enough for a finding to reproduce the run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _CALL = ("height", "width", "frames", "batch", "steps")
 
 
 def command_words(scenario: Scenario, *, placed: bool = True) -> list[str]:
-    """Return the model and the options that describe `scenario`, as the shell hands them over.
+    """Return the model and the options that describe `scenario`, as a list of command-line arguments.
 
     Args:
-        scenario: What to run.
-        placed: Whether the placement is among them; without, only what `vram plan` does not decide.
+        scenario: The scenario to describe.
+        placed: Whether to include the placement; without it, only the options that `vram plan` does not decide.
     """
     words = [scenario.model]
     words += _option("--pipeline", scenario.pipeline_class or None)
@@ -40,7 +40,7 @@ def command_words(scenario: Scenario, *, placed: bool = True) -> list[str]:
 
 
 def size_word(count: int) -> str:
-    """Return `count` bytes as the command takes them, to the byte."""
+    """Return `count` bytes as a size that the command accepts, exact to the byte."""
     unit, name = next(one for one in ((GIB, "GiB"), (MIB, "MiB"), (1, "B")) if count % one[0] == 0)
     return f"{count // unit}{name}"
 
@@ -67,12 +67,12 @@ def _each(name: str, values: Any) -> list[str]:
 
 
 def _setting(name: str, value: Any) -> str:
-    """Return `KEY=VALUE` that is read back as the same value: a Python literal, or JSON for what has none."""
+    """Return `KEY=VALUE` that is read back as the same value: JSON for an object, else a Python literal."""
     return f"{name}={value!r}" if not isinstance(value, dict) else f"{name}={json.dumps(value)}"
 
 
 def _also(call: CallOptions) -> str:
-    """Return a call as one argument of `--also`."""
+    """Return a call as the argument of `--also`."""
     return " ".join(_also_words(call))
 
 

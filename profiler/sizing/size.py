@@ -1,4 +1,4 @@
-"""A model by name, sized on a virtual card: what the command and the demo call."""
+"""Sizing of a model by name on a virtual GPU, for the command and the demo."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SCENARIO = "write profiler.Scenario(model='sdxl-base')"
 
 Report = Callable[[str], None]
-"""Told what is being done, one short line each."""
+"""A callback that gets one short line for each step."""
 
 
 def profile_model(
@@ -33,18 +33,18 @@ def profile_model(
 ) -> Profile:
     """Return the predicted profile of one call of the scenario's pipeline, without weights.
 
-    A run that exceeds the capacity gives an incomplete profile that says so. With `memory_history` it has torch's own
-    history of the run.
+    A run that exceeds the capacity gives an incomplete profile that says so. With `memory_history`, the profile
+    contains torch's own memory history of the run.
 
     Raises:
-        InputError: if the model, the card or an argument of the call cannot be used.
+        InputError: if the model, the GPU or an argument of the call cannot be used.
     """
     check_given(scenario, Scenario, to="profile_model()", instead=_SCENARIO)
     return _profile_on(scenario, scenario.card(), report, memory_history=memory_history)
 
 
 def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -> Profile:
-    """Return the profile of a scenario as if its card had memory without end: what a planner starts from.
+    """Return the profile of a scenario as if its GPU had unlimited memory; planners start from it.
 
     Raises:
         InputError: as `profile_model`.
@@ -54,7 +54,7 @@ def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -
     return replace(profile, gpu=replace(profile.gpu, capacity_bytes=own.capacity_bytes))
 
 
-def plan_model(  # noqa: PLR0913  # what a plan is to be, each wish by its name
+def plan_model(  # noqa: PLR0913  # each part of the request has its own name
     source: Scenario | Profile,
     budget_bytes: str | int,
     *,
@@ -70,20 +70,20 @@ def plan_model(  # noqa: PLR0913  # what a plan is to be, each wish by its name
     """Return the best plan under a budget.
 
     Args:
-        source: what to run (its `model` may be a saved profile), or the profile of it.
-        budget_bytes: what the driver may show as used: "8GiB", or bytes.
-        ram_bytes: as for `profiler.plan_offload`, as the next.
-        objective: what to minimise.
-        sticky: whether the end of a call may be other than diffusers' own.
-        levers: which placements may be used besides sequence and exclusions; all but the disk if not given.
-        time_limit_seconds: how long to search.
-        slack_bytes: what to allow for the free memory's pieces.
-        allow: what may be done that changes the picture, of `placements.MODIFIERS`, as a tuple or as text with commas;
-            the fewest that let a plan fit are.
-        report: told what is being done.
+        source: The scenario to plan for (its `model` may be a saved profile), or a profile.
+        budget_bytes: GPU memory that the driver may show as used: "8GiB", or bytes.
+        ram_bytes: As in `profiler.plan_offload`.
+        objective: As in `profiler.plan_offload`.
+        sticky: Whether the plan may replace diffusers' end of a call.
+        levers: Placements that may be used besides sequence and exclusions; None for all but the disk.
+        time_limit_seconds: Time limit of the search.
+        slack_bytes: Allowance for fragmentation.
+        allow: Modifiers that may be used although they can change the picture, of `placements.MODIFIERS`, as a tuple or
+            as comma-separated text; the fewest that let a plan fit are used.
+        report: Called with each step as it begins.
 
     Raises:
-        InputError: if the scenario cannot be run, or the profile not be planned from.
+        InputError: if the scenario cannot be run, or the profile cannot be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
     """
     from profiler.placements.placement import LEVERS
@@ -113,7 +113,7 @@ def plan_model(  # noqa: PLR0913  # what a plan is to be, each wish by its name
         else:
             scenario = modified(source, modifiers)
             if modifiers and scenario == source:
-                continue  # in effect already
+                continue  # already in effect
             profile = _to_plan_from(scenario, report)
             names = [part.name for part in profile.components]
             wished = replace(wished, compared_with=scheme_in_mode(scenario.mode, names))
@@ -131,7 +131,7 @@ def plan_model(  # noqa: PLR0913  # what a plan is to be, each wish by its name
 
 
 def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
-    """Return the best plan, confirmed by a run where the profile names a model that can be built."""
+    """Return the best plan, confirmed by a run if the profile names a model that can be built."""
     from profiler.planning.planner import plan_as
     from profiler.sizing.confirming import confirmed_plan
 
@@ -145,7 +145,7 @@ def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
 
 
 def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
-    """Return the profile of a run that splits no component, whatever the mode that the plan is compared with."""
+    """Return the profile of a run that splits no component, in whatever mode the plan is compared with."""
     if not Path(scenario.model).is_file():
         whole = replace(scenario, mode=scenario.mode.unsplit)
         return profile_without_limit(whole, report=report)
@@ -167,7 +167,7 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
 
 
 def _run_peak(plan: Plan, capacity_bytes: int, report: Report | None) -> int | None:
-    """Return the peak of calls on a card of so much, the later ones with what the first left; None if one fails."""
+    """Return the peak of consecutive calls under a plan on a virtual GPU of this capacity; None if one fails."""
     import torch
 
     from profiler import applying
@@ -187,16 +187,19 @@ def _run_peak(plan: Plan, capacity_bytes: int, report: Report | None) -> int | N
                 if not profile.complete:
                     return None
                 peak_bytes = max(peak_bytes, reading.called_peak_bytes(profile))
-        except (torch.OutOfMemoryError, FindingError):  # before a call, which would tell it itself
+        except (
+            torch.OutOfMemoryError,
+            FindingError,
+        ):  # before a call, which would record the failure itself
             return None
     return peak_bytes
 
 
 def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
-    """Return how a run of the plan, with its budget as the card's capacity, compares with its promise.
+    """Run the plan with its budget as the GPU's capacity, and compare the run with the promise.
 
     Raises:
-        InputError: if the plan's model or card cannot be built.
+        InputError: if the plan's model or GPU cannot be built.
     """
     from profiler import applying
     from profiler.planning import Plan
@@ -217,7 +220,7 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
 def _planned_pipeline(
     plan: Plan, capacity_bytes: int, report: Report | None
 ) -> Iterator[tuple[Any, str]]:
-    """Yield the plan's pipeline on a card of this capacity, and a folder that goes."""
+    """Yield the plan's pipeline on a virtual GPU of this capacity, and a temporary folder."""
     scenario = Scenario(
         model=plan.model,
         pipeline_class=plan.pipeline_class,
@@ -230,7 +233,7 @@ def _planned_pipeline(
 
 
 def _calls_of(plan: Plan, pipe: Any) -> Iterator[Call]:
-    """Yield the calls that the plan is for, each by the pipeline that it is of."""
+    """Yield the calls that the plan is for, each with its pipeline."""
     from profiler.pipelines.recorded_call import repeatable_call
     from profiler.tracing import Call
 
@@ -277,7 +280,7 @@ def _call(pipe: Any, options: CallOptions) -> Call:
 
 
 def _other_pipeline(pipe: Any, class_name: str) -> Any:
-    """Return a pipeline of this class over the components of `pipe`; None where that is its own."""
+    """Return a pipeline of this class over the components of `pipe`; None if that is its own class."""
     from profiler.pipelines.sibling import sibling
 
     return None if class_name in ("", type(pipe).__name__) else sibling(pipe, class_name)
@@ -285,7 +288,7 @@ def _other_pipeline(pipe: Any, class_name: str) -> Any:
 
 @contextmanager
 def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]:
-    """Yield the scenario's pipeline, built on a virtual GPU that stands in for the card `on`."""
+    """Yield the scenario's pipeline, built on a virtual GPU that simulates `on`."""
     _tell(report, "importing torch and diffusers")
     import torch
 

@@ -1,1 +1,1 @@
-"""Hooks that move weights by themselves, where diffusers has no call of its own."""
+"""Hooks that put placements into effect on real modules, including those for which diffusers has no call."""

@@ -1,4 +1,4 @@
-"""The interface of the half of a placement that works on real modules; a file of this folder answers it as a module."""
+"""The interface of the half of a placement that works on real modules; modules of this folder implement it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 
 class Target(NamedTuple):
-    """A component that is placed, without hooks on the CPU, or with the one of `enable_model_cpu_offload`."""
+    """A component to place: without hooks and on the CPU, or with the hook of `enable_model_cpu_offload`."""
 
     pipe: DiffusionPipeline
     name: str
     module: nn.Module
     device: torch.device
-    folder: Path | None  # for what goes to disk
-    swap: str  # how what moves as a whole leaves the GPU
-    stays: bool  # whether that is on the GPU for good
+    folder: Path | None  # for weights on disk
+    swap: str  # the way in which the part that moves as a whole leaves the GPU
+    stays: bool  # whether that part stays on the GPU
 
 
 class Attachment(Protocol):
-    """How a placement is put into effect, looked at and written as code.
+    """The half of a placement that puts it into effect, checks it, and writes it as code.
 
     Attributes:
-        REPLACES_TENSORS: whether the library makes new parameters, which look into the memory of the old ones.
-        IMPORTS: code that its lines need once before them.
-        SOURCES: classes and functions of ours whose source its lines need.
+        REPLACES_TENSORS: Whether the library makes new parameters, which are views of the memory of the old ones.
+        IMPORTS: Code that must come once before its lines.
+        SOURCES: Classes and functions of this package whose source its lines need.
     """
 
     REPLACES_TENSORS: bool
@@ -50,7 +50,7 @@ class Attachment(Protocol):
         """Yield a line for each way in which the component is not as it was placed."""
 
     def code(self, name: str, how: Any, swap: str, *, stays: bool) -> str:
-        """Return the line that places the component, of a variable `pipe`."""
+        """Return the line that places the component of a variable `pipe`."""
 
     def code_for_all(self, how: Any) -> str:
         """Return the lines that place all components by the pipeline's own call."""

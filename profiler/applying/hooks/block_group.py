@@ -1,4 +1,4 @@
-"""One travelling block: how its weights come to the card and leave it."""
+"""Onload and offload of one streamed block."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from profiler.applying.hooks.pack import view_into
 _CPU = torch.device("cpu")
 
 Place = tuple[dict[str, Any], str]
-"""Where a module holds a tensor: its dict of parameters or of buffers, and the name in it."""
+"""The place at which a module holds a tensor: its dict of parameters or buffers, and the name in it."""
 
 
 class BlockGroup(ModuleGroup):
-    """diffusers' group of modules, with host copies that are packed, and one piece of memory on the card.
+    """diffusers' group of modules, with packed host copies and one piece of memory on the GPU.
 
-    That memory belongs to the stream that computes. It is allocated there, and the copy starts when that stream has
-    done what it had been given by then, so whatever used the memory before is through. The block's forward is given to
-    that stream after it was told to wait for the copy, and the memory is freed after that: who gets it next comes later
-    on the same stream. So the allocator needs no `record_stream`, and the host never waits.
+    That memory belongs to the compute stream. It is allocated on that stream, and the copy starts once the stream has
+    finished the work queued until then, so nothing still uses the memory. The block's forward is queued on that stream
+    after a wait for the copy, and the memory is freed after that: its next user comes later on the same stream. So the
+    allocator needs no `record_stream`, and the host never waits.
 
     Args:
-        block: Whose weights travel.
-        places: The tensors of it that do; they are on the host.
-        device: Where the block computes.
-        stream: Which copies, None where there are no streams.
+        block: The block to stream.
+        places: The places of its tensors that move; they are on the host.
+        device: The device on which the block computes.
+        stream: The copy stream; None on a device without streams.
 
     Attributes:
-        keeps_host_copy: Tells the tracer that nothing is copied down.
+        keeps_host_copy: Tells the tracer that nothing is copied to the host.
     """
 
     keeps_host_copy = True
@@ -55,11 +55,11 @@ class BlockGroup(ModuleGroup):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the block is on the card, or on its way."""
+        """True if the block is on the GPU, or being copied to it."""
         return bool(self._home)
 
     def wait(self) -> None:
-        """Let the stream that computes wait until the block is there."""
+        """Let the compute stream wait until the block has been copied."""
         if self._copied is not None:
             self._torch_accelerator_module.current_stream(self.onload_device).wait_event(
                 self._copied
@@ -97,9 +97,9 @@ class BlockGroup(ModuleGroup):
             self._copied = self.stream.record_event()
 
     def _offload_to_memory(self) -> None:
-        self.wait()  # nobody did, if the block was not called: its memory may be in use again at once
+        self.wait()  # not done yet if the block was not called: its memory may be reused at once
         for tensor, host, version in self._home:
             if version_of(tensor) != version:
-                host.copy_(tensor.data)  # written to in place
+                host.copy_(tensor.data)  # modified in place
             tensor.data = host
         self._home = []

@@ -1,4 +1,4 @@
-"""The weights of a block that may travel by itself."""
+"""The weights of a block that can be streamed by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from profiler.libraries.quantised import Slot
 
 
 def own_slots(module: nn.Module, block: nn.Module) -> list[tuple[Slot, torch.Tensor]]:
-    """Return the floating-point tensors that are in `block` and nowhere else in `module`; a tied one once."""
+    """Return the floating-point tensors that are in `block` and nowhere else in `module`; a tied tensor once."""
     everywhere = Counter(id(tensor) for _, tensor in slots_of(module))
     here = Counter(id(tensor) for _, tensor in slots_of(block))
     once = {

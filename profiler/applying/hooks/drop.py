@@ -1,8 +1,8 @@
-"""The swap `drop`: model offload that keeps the host's copy while a component is on the card.
+"""The swap `drop`: model offload that keeps the host's copy while a component is on the GPU.
 
-accelerate copies weights back to the host though they never change. This hook takes up the host's tensors again, so
-nothing goes down. Everything else is accelerate's: the predecessor is evicted first, residency is the device of the
-first parameter, inputs are sent only on a move, every eviction empties the cache.
+accelerate copies weights back to the host although they never change. This hook reuses the host's tensors, so nothing
+is copied back. Everything else is as in accelerate: the predecessor is evicted first, the device of the first parameter
+decides residency, inputs are moved only if the module is, and every eviction empties the cache.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from profiler.libraries import hooks as private
 
 
 class DropOffload(CpuOffload):
-    """accelerate's `CpuOffload`, without the way down.
+    """accelerate's `CpuOffload`, without the copy back to the host.
 
     Args:
-        execution_device: Where the module computes.
+        execution_device: The device on which the module computes.
         prev_module_hook: The hook of the component that it evicts.
     """
 
@@ -38,13 +38,13 @@ class DropOffload(CpuOffload):
         self.copies = HostCopies(pack)
 
     def init_hook(self, module: nn.Module) -> nn.Module:
-        """Take the module off the card; accelerate calls this to attach the hook, and to offload."""
+        """Offload the module; accelerate calls this to attach the hook, and to offload."""
         self.copies.send_home(module)
         return module
 
     @private.compiler_disable
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Evict the predecessor, and bring the module."""
+        """Evict the predecessor, and onload the module."""
         self._evict()
         if next(module.parameters()).device == self.execution_device:
             return args, kwargs
@@ -55,7 +55,7 @@ class DropOffload(CpuOffload):
         )
 
     def detach_hook(self, module: nn.Module) -> nn.Module:
-        """Leave the module on the host: nobody would remember its host copies."""
+        """Leave the module on the host: its host copies are no longer tracked."""
         self.copies.send_home(module)
         return module
 

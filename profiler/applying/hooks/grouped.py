@@ -1,4 +1,4 @@
-"""`Grouped` on real modules: diffusers' group offload, and the way back, which diffusers does not offer."""
+"""`Grouped` on real modules: diffusers' group offload, and its removal, which diffusers does not offer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def group(module, **options):
 
 
 def attach(target: Target, how: Grouped) -> None:
-    """Split one component that is on the CPU as the pipeline's method would."""
+    """Split one component that is on the CPU, as the pipeline's method would."""
     folders = () if target.folder is None else (target.folder,)
     with all_or_nothing([target.module], folders):
         group_component(target.module, options_of(how, target.device), target.folder)
@@ -113,7 +113,7 @@ def _is_as_asked(split: Grouped, config: Any) -> bool:
 
 
 def ungroup(module: nn.Module) -> None:
-    """Take group offload off a component, which diffusers offers no way to, with its weights in ordinary memory."""
+    """Remove group offload from a component, which diffusers cannot do, and leave its weights in pageable memory."""
     if not private.is_group_offloaded(module):
         return
     groups = private.groups_of(module)
@@ -121,35 +121,37 @@ def ungroup(module: nn.Module) -> None:
         _bring_back(group)
     if any(group.stream is not None for group in groups):
         _unpin(module)
-    private.remove_group_hooks(module)  # last: what was interrupted before is found again by them
+    private.remove_group_hooks(
+        module
+    )  # last: if this is interrupted, the hooks lead to the groups again
 
 
 def _bring_back(group: Any) -> None:
-    """Bring a group's weights to the CPU; nothing is left to do the second time."""
+    """Move a group's weights to the CPU; a second call does nothing."""
     if group.offload_to_disk_path is not None:
         _read_back(group)
     elif group.stream is None or group.cpu_param_dict:
         group.offload_()
-        group.cpu_param_dict.clear()  # a removed hook and its function hold each other
+        group.cpu_param_dict.clear()  # a removed hook and its function reference each other
 
 
 def _unpin(module: nn.Module) -> None:
-    """Bring tensors into ordinary memory, and give back what was page-locked."""
+    """Move tensors into pageable memory, and release the page-locked memory."""
     for part in module.modules():
         for tensor in (*part._parameters.values(), *part._buffers.values()):
             if tensor is not None and not is_wrapper(tensor) and tensor.is_pinned():
                 tensor.data = tensor.data.clone()
-    torch.accelerator.synchronize()  # what a copy still reads cannot be freed
+    torch.accelerator.synchronize()  # memory that a copy still reads cannot be freed
     torch.accelerator.empty_host_cache()  # PyTorch would keep it page-locked
 
 
 def _read_back(group: Any) -> None:
-    """Read a group's weights from its file, and remove that."""
+    """Read a group's weights from its file, and remove the file."""
     path = Path(group.safetensors_file_path)
     if path.exists():
         stored = safetensors.load_file(path, device="cpu")
         for name, tensor in group.key_to_tensor.items():
             tensor.data = stored[name]
         path.unlink()
-    with suppress(OSError):  # others are in it still
+    with suppress(OSError):  # other files are still in it
         path.parent.rmdir()

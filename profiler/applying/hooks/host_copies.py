@@ -1,8 +1,9 @@
-"""Weights that leave the card without being copied: what is on the host already is taken up again.
+"""Weights that leave the GPU without being copied: the copies that the host has already are reused.
 
-A tensor is unchanged if it is the same object in the same memory on the card, and nothing was written to it in place.
-Any other (cast, replaced, written to) is copied down, and that copy is the host's from then on. Not seen is what is
-written through `tensor.data`, and in-place writes under `torch.inference_mode()`: PyTorch counts neither.
+A tensor is unchanged if it is the same object in the same memory on the GPU, and was not modified in place. Any other
+tensor (cast, replaced, modified) is copied to the host, and that copy is the host's from then on. Two kinds of writes
+go unnoticed, since PyTorch counts neither: those through `tensor.data`, and in-place writes under
+`torch.inference_mode()`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CPU = torch.device("cpu")
 
 
 class _HostCopy(NamedTuple):
-    """The host's copy of one tensor, and what tells whether the one on the card is still the same."""
+    """The host's copy of one tensor, and the evidence that the tensor on the GPU is unchanged."""
 
     host: torch.Tensor
     memory: Any
@@ -33,29 +34,31 @@ class _HostCopy(NamedTuple):
 
 
 class HostCopies:
-    """The host copies of one module, while it is on the card.
+    """The host copies of one module while it is on the GPU.
 
     Args:
-        pack: Where its floating-point tensors live on the host; None for wherever they are.
+        pack: The packed host memory of its floating-point tensors; None to leave them where they are.
     """
 
     def __init__(self, pack: Pack | None = None) -> None:
-        self.staying: Collection[Slot] = frozenset()  # places that travel by themselves
+        self.staying: Collection[Slot] = (
+            frozenset()
+        )  # places of tensors that are streamed by themselves
         self._pack = pack
         self._kept: dict[Slot, _HostCopy] = {}
 
     def bring(self, module: nn.Module, device: torch.device, *, keep: bool = True) -> None:
-        """Copy `module` to `device`, and remember what it was copied from, unless told not to `keep` that."""
+        """Copy `module` to `device`, and remember the tensors it was copied from if `keep`."""
         host = {slot: one.data for slot, one in slots_of(module) if keep and one.device == _CPU}
         try:
             module._apply(_Sender(device, self._stays(module), pinned=self._pack is not None))
-        finally:  # out of memory half-way, a part of it is on the card
+        finally:  # if memory runs out half-way, a part of it is on the GPU
             for slot, tensor in slots_of(module):
                 if slot in host and tensor.device != _CPU:
                     self._kept[slot] = _HostCopy(host[slot], _memory(tensor), version_of(tensor))
 
     def send_home(self, module: nn.Module) -> None:
-        """Give `module` its host tensors back; what was changed on the card is copied."""
+        """Give `module` its host tensors back; tensors that changed on the GPU are copied."""
         home = _Home(self._stays(module))
         for part in module.modules():
             self._settle(home, part)
@@ -63,7 +66,7 @@ class HostCopies:
         self._kept.clear()
 
     def _settle(self, home: _Home, part: nn.Module) -> None:
-        """Decide which host tensors the tensors of one module without its children get."""
+        """Choose the host tensors for the tensors of one module, without its children."""
         recast = private.is_layerwise_cast(part)
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is None or tensor.device == _CPU:
@@ -81,7 +84,7 @@ class HostCopies:
 
 
 class _Sender:
-    """What `Module.to(device)` does to each tensor, but for those that travel by themselves."""
+    """A function for `Module._apply` that moves tensors as `Module.to` does, except those streamed by themselves."""
 
     def __init__(self, device: torch.device, stays: frozenset[int], *, pinned: bool) -> None:
         self._device, self._stays, self._pinned = device, stays, pinned
@@ -93,10 +96,10 @@ class _Sender:
 
 
 class _Home:
-    """Gives tensors their host copies.
+    """A function for `Module._apply` that gives tensors their host copies.
 
     Attributes:
-        dropped_bytes: What left the card without a copy; the tracer reads it.
+        dropped_bytes: Bytes that left the GPU without a copy; the tracer reads them.
     """
 
     def __init__(self, stays: frozenset[int]) -> None:
@@ -123,14 +126,14 @@ def _is_unchanged(tensor: torch.Tensor, kept: _HostCopy, *, recast: bool) -> boo
     if version_of(tensor) != kept.version:
         return False
     if recast:
-        # Layerwise casting casts up and back at every forward, which brings back the same bits in other memory.
+        # Layerwise casting casts up and back at every forward, which restores the same bits in other memory.
         return tensor.dtype == kept.host.dtype
     return _is_memory(kept.memory, tensor)
 
 
 def _memory(tensor: torch.Tensor) -> Any:
-    """Return what recognises the memory of `tensor` without keeping it; no address, since those are used again."""
-    record = getattr(tensor, "storage_record", None)  # a virtual card's
+    """Return a weak reference to the memory of `tensor`; not its address, since addresses are reused."""
+    record = getattr(tensor, "storage_record", None)  # of a virtual GPU
     return StorageWeakRef(tensor.untyped_storage()) if record is None else weakref.ref(record)
 
 
@@ -141,5 +144,5 @@ def _is_memory(memory: Any, tensor: torch.Tensor) -> bool:
 
 
 def version_of(tensor: torch.Tensor) -> int:
-    """Return how often PyTorch saw `tensor` written to in place; it does not count for inference tensors."""
+    """Return the number of in-place writes to `tensor` that PyTorch counted; it counts none for inference tensors."""
     return 0 if tensor.is_inference() else tensor._version

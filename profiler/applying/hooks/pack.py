@@ -1,6 +1,6 @@
-"""Host copies of a module's weights in a few large blocks of memory, page-locked where there is a card.
+"""Host copies of a module's weights in a few large blocks of memory, page-locked if there is a GPU.
 
-Only floating-point tensors are packed: indices and masks are few and small, and stay ordinary tensors.
+Only floating-point tensors are packed: indices and masks are few and small, and stay in pageable memory.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from profiler.libraries.quantised import Slot
 
 
 def slots_of(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
-    """Yield every parameter and buffer by the place that holds it, a tied one once for each of its places.
+    """Yield every parameter and buffer with the place that holds it, a tied tensor once for each of its places.
 
-    In the order in which `nn.Module._apply` visits them: children first.
+    The order is that of `nn.Module._apply`: children first.
     """
     for part in visited(module):
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
@@ -27,14 +27,14 @@ def slots_of(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
 
 
 def view_into(region: torch.Tensor, begin: int, tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor of `tensor`'s shape, layout and dtype that lies at byte `begin` of `region`."""
+    """Return a view at byte `begin` of `region` with the shape, layout and dtype of `tensor`."""
     strides = torch.empty_like(tensor, device="meta").stride()
     piece = region[begin : begin + tensor.nbytes].view(tensor.dtype)
     return piece.as_strided(tensor.shape, strides)
 
 
 class Pack:
-    """Packed host copies, by the places of the tensors that look into them."""
+    """Packed host copies, by the places of the tensors that are views of them."""
 
     def __init__(self) -> None:
         self._views: dict[Slot, torch.Tensor] = {}
@@ -42,11 +42,11 @@ class Pack:
         self._pinned = False
 
     def take_in(self, slots: Iterable[tuple[Slot, torch.Tensor]], *, pin: bool) -> None:
-        """Move host tensors into packed memory, one chunk after the other, so that nothing is there twice for long.
+        """Move host tensors into packed memory, one chunk at a time, so that little is held twice.
 
         Args:
-            slots: What to pack; of tied places the first counts.
-            pin: Whether the memory is page-locked.
+            slots: The tensors to pack; of tied places the first counts.
+            pin: Whether to page-lock the memory.
         """
         once = {id(tensor): (slot, tensor) for slot, tensor in reversed(list(slots))}
         found = [(slot, tensor) for slot, tensor in reversed(once.values()) if tensor.numel()]
@@ -59,25 +59,25 @@ class Pack:
                 slot, tensor = found[index]
                 self._views[slot] = view = view_into(region, begin, tensor)
                 view.copy_(tensor.data)
-                tensor.data = view  # what it was is released here
+                tensor.data = view  # this releases its old memory
                 begin += aligned(tensor.nbytes)
 
     def place_of(self, slot: Slot, tensor: torch.Tensor) -> torch.Tensor | None:
-        """Return the packed memory of this place, if `tensor` still fits there."""
+        """Return the packed memory of this place if `tensor` still fits it, else None."""
         view = self._views.get(slot)
         fits = view is not None and view.dtype == tensor.dtype and view.shape == tensor.shape
         return view if fits else None
 
     def holds(self, slot: Slot, tensor: torch.Tensor) -> bool:
-        """Whether `tensor` looks into the packed memory of this place."""
+        """Tell whether `tensor` is a view of the packed memory of this place."""
         view = self.place_of(slot, tensor)
         return view is not None and tensor.data_ptr() == view.data_ptr()
 
     def give_out(self, slots: Iterable[tuple[Slot, torch.Tensor]]) -> None:
-        """Turn packed tensors into ordinary ones again, one chunk after the other, and free the memory."""
+        """Turn packed tensors into ordinary ones again, one chunk at a time, and free the memory."""
         tensors = dict(slots)
         if self._pinned:
-            torch.accelerator.synchronize()  # what a copy still reads cannot be freed
+            torch.accelerator.synchronize()  # memory that a copy still reads cannot be freed
         for chunk in self._chunks:
             for slot in chunk:
                 tensor = tensors.get(slot)
@@ -88,4 +88,4 @@ class Pack:
                 torch.accelerator.empty_host_cache()  # PyTorch would keep it page-locked
         self._chunks.clear()
         if self._pinned:
-            torch.accelerator.empty_host_cache()  # and what an interrupt left before it was noted
+            torch.accelerator.empty_host_cache()  # also memory that an interrupt left before it was recorded

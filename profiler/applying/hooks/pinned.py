@@ -12,12 +12,12 @@ from profiler.applying.hooks.pack import Pack, slots_of
 
 
 class PinnedOffload(DropOffload):
-    """`DropOffload` whose floating-point tensors live packed in page-locked memory, and are sent without waiting.
+    """`DropOffload` with its floating-point tensors packed in page-locked memory, and copied without waiting.
 
-    The copies and the kernels that need them run on one stream, so no kernel can be early.
+    The copies and the kernels that need them run on one stream, so no kernel can run too early.
 
     Args:
-        execution_device: Where the module computes.
+        execution_device: The device on which the module computes.
         prev_module_hook: The hook of the component that it evicts.
     """
 
@@ -29,7 +29,7 @@ class PinnedOffload(DropOffload):
         super().__init__(execution_device, prev_module_hook, pack=self._pack)
 
     def init_hook(self, module: nn.Module) -> nn.Module:
-        """Take the module off the card; the first time, page-lock it."""
+        """Offload the module; the first time, page-lock it."""
         super().init_hook(module)
         if not self._packed:
             self._packed = True
@@ -42,7 +42,7 @@ class PinnedOffload(DropOffload):
         return module
 
     def detach_hook(self, module: nn.Module) -> nn.Module:
-        """Leave the module on the host, in ordinary memory."""
+        """Leave the module on the host, in pageable memory."""
         super().detach_hook(module)
         self._pack.give_out(slots_of(module))
         self._packed = False

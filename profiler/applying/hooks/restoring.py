@@ -1,4 +1,4 @@
-"""Modules given back the very tensors that they had, if what was done to them failed half-way."""
+"""Restoring modules to the very tensors that they had, if splitting them failed half-way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from profiler.libraries import hooks as private
 
 
 class HeldTensor(NamedTuple):
-    """One tensor of a module, and where it was."""
+    """One tensor of a module, and its place and memory."""
 
     owner: dict[str, Any]  # a module's parameters or buffers
     name: str
@@ -23,7 +23,7 @@ class HeldTensor(NamedTuple):
 
 
 def hold(modules: Iterable[nn.Module]) -> list[HeldTensor]:
-    """Return all tensors of some modules. Whoever keeps the list keeps their memory."""
+    """Return all tensors of some modules. The list keeps their memory alive."""
     return [
         HeldTensor(owner, name, tensor, tensor.data)
         for module in modules
@@ -36,14 +36,15 @@ def hold(modules: Iterable[nn.Module]) -> list[HeldTensor]:
 
 @contextmanager
 def all_or_nothing(modules: list[nn.Module], folders: Iterable[Path] = ()) -> Iterator[None]:
-    """Where splitting fails half-way, give modules the very tensors that they had, without hooks and files."""
+    """Restore modules if splitting them fails half-way: the very tensors that they had, and no hooks or files."""
     held = hold(modules)
     try:
         yield
     except BaseException:
         for module in modules:
             for group in private.groups_of(module):
-                group.cpu_param_dict.clear()  # page-locked, and in a circle that only the collector frees
+                # Page-locked, and in a reference cycle that only the garbage collector would free.
+                group.cpu_param_dict.clear()
             private.remove_group_hooks(module)
             private.remove_hooks(module)
         for owner, name, tensor, data in held:
@@ -55,7 +56,7 @@ def all_or_nothing(modules: list[nn.Module], folders: Iterable[Path] = ()) -> It
 
 
 def _clear(folder: Path) -> None:
-    """Remove the files of a folder that was empty before."""
+    """Remove the files of a folder that was empty before, and the folder."""
     for path in folder.glob("*.safetensors"):
         path.unlink()
     with suppress(OSError):

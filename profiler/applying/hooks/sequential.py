@@ -40,7 +40,7 @@ def attach_to_all(
 
 
 def drift(name: str, module: nn.Module, how: Sequential, swap: str) -> Iterator[str]:
-    """Yield a line if the component is not offloaded so."""
+    """Yield a line if the component is not offloaded sequentially."""
     if not private.is_sequentially_offloaded(module):
         yield f"{name} is not offloaded sequentially: the plan is not in effect"
 

@@ -1,7 +1,7 @@
-"""Excluded components that stay on the card between calls.
+"""Sticky exclusion: excluded components stay on the GPU between calls.
 
-Stock `maybe_free_model_hooks` enables model offload anew at the end of every call: everything goes to the CPU and the
-excluded come back. Replaced on the instance, it only sends home what carries a hook.
+Stock `maybe_free_model_hooks` enables model offload again at the end of every call: everything goes to the CPU, and the
+excluded components return. Replaced on the instance, it only offloads the components that carry a hook.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def keep_excluded(pipe: DiffusionPipeline) -> None:
 def share_end(pipe: DiffusionPipeline, other: DiffusionPipeline) -> None:
     """Let the calls of `other`, a pipeline over components of `pipe`, end as those of `pipe` do.
 
-    By itself it knows of no hooks (diffusers 0.42 lists them on the pipeline that set them up), and would leave on the
-    card whatever its call used last.
+    By itself it knows no hooks (diffusers 0.42 lists them on the pipeline that set them up), and would leave on the GPU
+    whatever its call used last.
     """
     setattr(other, diffusers_private.END_OF_CALL, pipe.maybe_free_model_hooks)
 
 
 def keeps_excluded(pipe: DiffusionPipeline) -> bool:
-    """Whether `keep_excluded` is in effect."""
+    """Tell whether `keep_excluded` is in effect."""
     method = vars(pipe).get(diffusers_private.END_OF_CALL)
     return getattr(method, "__func__", None) is maybe_free_model_hooks
 
 
 def maybe_free_model_hooks(self: DiffusionPipeline) -> None:
-    """Do what diffusers' method of this name does, but for the trip of the excluded components."""
+    """Do what diffusers' method of this name does, but do not move the excluded components."""
     diffusers_private.free_hooked(self)
     for module in diffusers_private.modules_of(self).values():
         hook = diffusers_private.root_hook(module)
         if is_ours(hook) and hasattr(hook, "settle"):
-            hook.settle()  # a block that was fetched and not called, if the component is excluded
+            hook.settle()  # frees a block that was fetched and not called, if the component is excluded

@@ -1,8 +1,8 @@
-"""`Streamed` on real modules: a component of which some blocks stay on the GPU while the others travel.
+"""`Streamed` on real modules: some blocks of a component stay with it, and the others are streamed.
 
-The component's own hook is one of accelerate's, so that it takes its turn in a sequence like any other: it evicts the
-predecessor, brings what does not travel, and fetches the first travelling block. The blocks' hooks are in diffusers'
-registries. Taking the component's hook off takes those off as well.
+The component's own hook is one of accelerate's, so it takes its turn in a sequence like any other: it evicts the
+predecessor, onloads the rest of the component, and fetches the first streamed block. The blocks' hooks are in
+diffusers' registries; removing the component's hook removes them as well.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 class StreamedOffload(CpuOffload):
-    """A component's hook.
+    """The hook of a component with streamed blocks.
 
     Args:
-        rest: How that part of the component comes and goes which does not travel.
-        resident_blocks: How many blocks do not travel.
-        stays: Whether the rest is brought now, and stays until the hook is taken off.
+        rest: The hook that onloads and offloads the rest of the component.
+        resident_blocks: The number of blocks that are not streamed.
+        stays: Whether the rest is onloaded now, and stays until the hook is removed.
     """
 
     def __init__(self, rest: DropOffload, *, resident_blocks: int, stays: bool = False) -> None:
@@ -52,7 +52,7 @@ class StreamedOffload(CpuOffload):
         self._pack = Pack()
 
     def init_hook(self, module: nn.Module) -> nn.Module:
-        """Attach the blocks' hooks, the first time; accelerate calls this to offload, too."""
+        """Attach the blocks' hooks the first time; accelerate calls this to offload, too."""
         if self._travel is None:
             self.rest.copies.send_home(module)
             self._travel = self._set_up(module)
@@ -64,7 +64,7 @@ class StreamedOffload(CpuOffload):
 
     @private.compiler_disable
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Evict the predecessor, bring what does not travel, and fetch the first block that does."""
+        """Evict the predecessor, onload the rest, and fetch the first streamed block."""
         assert self._travel is not None
         self._travel.settle()
         args, kwargs = self.rest.pre_forward(module, *args, **kwargs)
@@ -73,12 +73,12 @@ class StreamedOffload(CpuOffload):
 
     @private.compiler_disable
     def post_forward(self, module: nn.Module, output: Any) -> Any:
-        """Free what was fetched and not called."""
+        """Free blocks that were fetched and not called."""
         self.settle()
         return output
 
     def detach_hook(self, module: nn.Module) -> nn.Module:
-        """Leave the module on the host, in ordinary memory, without the blocks' hooks."""
+        """Leave the module on the host, in pageable memory, without the blocks' hooks."""
         self.settle()
         for block in self._travelling:
             take_down(block)
@@ -88,7 +88,7 @@ class StreamedOffload(CpuOffload):
         return self.rest.detach_hook(module)
 
     def settle(self) -> None:
-        """Free travelling blocks that are on the card though nothing runs."""
+        """Free streamed blocks that are on the GPU although nothing runs."""
         if self._travel is not None:
             self._travel.settle()
 
@@ -123,7 +123,7 @@ SOURCES = (StreamedOffload,)
 
 
 def attach(target: Target, how: Streamed) -> None:
-    """Let blocks travel of a component that stays, or has the hook of `enable_model_cpu_offload`."""
+    """Stream blocks of a component that stays on the GPU, or that has the hook of `enable_model_cpu_offload`."""
     kind = RESTS[target.swap]
     if target.stays:
         hook = StreamedOffload(kind(target.device), resident_blocks=how.resident_blocks, stays=True)
@@ -137,12 +137,12 @@ def attach(target: Target, how: Streamed) -> None:
 
 
 def attach_to_all(pipe: DiffusionPipeline, how: Streamed, gpu_id: int | None, device: Any) -> None:
-    """Refuse: no call of a pipeline does it."""
+    """Refuse: no call of a pipeline streams blocks."""
     raise NotImplementedError
 
 
 def drift(name: str, module: nn.Module, how: Streamed, swap: str) -> Iterator[str]:
-    """Yield a line if other blocks travel, or none."""
+    """Yield a line if other blocks are streamed, or none."""
     hook = private.root_hook(module)
     if not isinstance(hook, StreamedOffload) or type(hook.rest) is not RESTS[swap]:
         yield f"{name}'s blocks do not travel as the plan says"
@@ -151,7 +151,7 @@ def drift(name: str, module: nn.Module, how: Streamed, swap: str) -> Iterator[st
 
 
 def code(name: str, how: Streamed, swap: str, *, stays: bool) -> str:
-    """Return the line that lets the component's blocks travel."""
+    """Return the line that streams the component's blocks."""
     rest, blocks = RESTS[swap].__name__, how.resident_blocks
     if stays:
         made = f"{rest}(pipe._offload_device), resident_blocks={blocks}, stays=True"
@@ -161,12 +161,12 @@ def code(name: str, how: Streamed, swap: str, *, stays: bool) -> str:
 
 
 def code_for_all(how: Streamed) -> str:
-    """Refuse: no call of a pipeline does it."""
+    """Refuse: no call of a pipeline streams blocks."""
     raise NotImplementedError
 
 
 def _places(module: nn.Module) -> dict[Slot, Place]:
-    """Return where each tensor is held, by its place's name."""
+    """Return the place of each tensor, by its slot."""
     return {
         (id(part), name): (held, name)
         for part in module.modules()

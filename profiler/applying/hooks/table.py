@@ -1,4 +1,4 @@
-"""Each placement's half that works on real modules, by the placement's name in a plan's file."""
+"""The half of each placement that works on real modules, by the placement's name in a plan's file."""
 
 from __future__ import annotations
 

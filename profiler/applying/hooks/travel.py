@@ -1,7 +1,7 @@
-"""The blocks of one component that travel, each while the one before it computes.
+"""The streamed blocks of one component, each copied while the one before it computes.
 
-At most two are on the card: the one that computes, and the next. Blocks follow each other in the order of the modules.
-One that is called out of turn is loaded and waited for; what was fetched in its place is freed.
+At most two are on the GPU: the one that computes, and the next. Blocks follow each other in the order of the modules.
+A block that is called out of turn is fetched and waited for, and the one prefetched in its place is freed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from profiler.libraries import hooks as private
 
 
 class Travel:
-    """What is on the card, and what comes next.
+    """The state of the stream: the blocks on the GPU, and the next one.
 
     Args:
-        groups: The travelling blocks in their order.
+        groups: The streamed blocks in their order.
     """
 
     def __init__(self, groups: Sequence[BlockGroup]) -> None:
@@ -33,7 +33,7 @@ class Travel:
         self._fetch(0)
 
     def enter(self, index: int) -> None:
-        """Have this block on the card, and fetch the next."""
+        """Make sure this block is on the GPU, and fetch the next."""
         self._free_all_but(index)
         self._running.append(index)
         self._fetch(index)
@@ -41,13 +41,13 @@ class Travel:
         self._fetch(index + 1)
 
     def leave(self, index: int) -> None:
-        """Free this block, which has computed."""
+        """Free this block, whose forward is over."""
         self._running.remove(index)
         if index not in self._running:
             self._groups[index].offload_()
 
     def settle(self) -> None:
-        """Free whatever is on the card: fetched and not called, or left by a forward that failed."""
+        """Free every block on the GPU: fetched and not called, or left by a forward that failed."""
         self._running.clear()
         self._free_all_but(-1)
 
@@ -62,10 +62,10 @@ class Travel:
 
 
 class BlockHook(ModelHook):
-    """Stands at the forward of one travelling block, in diffusers' registry of hooks.
+    """A hook on the forward of one streamed block, in diffusers' registry of hooks.
 
     Attributes:
-        leaves: Attributes that registering it gave to the block.
+        leaves: Attributes that registering it added to the block.
     """
 
     def __init__(self, travel: Travel, index: int) -> None:
@@ -75,7 +75,7 @@ class BlockHook(ModelHook):
 
     @private.compiler_disable
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Have the block on the card, and fetch the next."""
+        """Make sure the block is on the GPU, and fetch the next."""
         self._travel.enter(self._index)
         return args, kwargs
 
@@ -93,7 +93,7 @@ def hang(block: nn.Module, hook: BlockHook) -> None:
 
 
 def take_down(block: nn.Module) -> None:
-    """Take the hook off a block, and what registering it left there."""
+    """Remove the hook from a block, and the attributes that registering it added."""
     registry: HookRegistry | None = vars(block).get(private.REGISTRY)
     if registry is None or (hook := registry.get_hook(private.STREAMED)) is None:
         return

@@ -1,7 +1,7 @@
-"""The forwards of a workload's components, and what each costs where the component's weights travel inside it.
+"""The forwards of a workload's components, and the cost of each if weights move during it.
 
-A component that is entered once a step does mostly the same each time: forwards whose parts do the same are of one
-kind, and each kind is gone through once. The first one of a component stands apart, since hooks learn from it.
+A component that is entered once a step mostly does the same each time: forwards whose parts do the same are of one
+kind, and each kind is simulated once. A component's first forward is a kind of its own, since hooks learn from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Spot(NamedTuple):
-    """A stretch inside a forward, by kind and position: where the load of a split component changes."""
+    """A stretch inside a forward, by kind and position, at which the load of a split component changes."""
 
     component: int
     kind: int
@@ -40,15 +40,15 @@ class Forward:
     nested: bool  # whether it ran inside another component's, or another one inside it
     fires: bool
     cast: str | None = None  # the dtype of the component's last cast before it
-    casts: tuple[str, ...] = ()  # those since its forward before
+    casts: tuple[str, ...] = ()  # dtypes of the casts since its previous forward
     stretches: list[Stretch] = field(default_factory=list)
-    times: dict[int, int] = field(default_factory=dict)  # how often it comes, by call
+    times: dict[int, int] = field(default_factory=dict)  # number of occurrences, by call
     entered_floating_bytes: int = 0
     left_floating_bytes: int = 0
     _thinned: list[Stretch] | None = None
 
     def thinned(self, component: int, parts: frozenset[int]) -> list[Stretch]:
-        """Return the stretches with the visits of these parts only; asked for the same ones again and again."""
+        """Return the stretches with the visits of these parts only; every request must name the same parts."""
         if self._thinned is None:
             self._thinned = [
                 stretch._replace(inside=_thin(stretch.inside, component, parts))
@@ -59,32 +59,34 @@ class Forward:
 
 @dataclass(frozen=True)
 class Forwards:
-    """All kinds of forwards of one component, the first one first."""
+    """All kinds of forwards of one component, its first forward first."""
 
     kinds: tuple[Forward, ...]
-    known: bool  # whether what the parts did is known of all of them
+    known: bool  # whether the record shows what the parts did in all of them
 
 
 class Pass(NamedTuple):
-    """What one kind of forward costs where weights travel inside it."""
+    """The cost of one kind of forward if weights move during it."""
 
     loads: tuple[
         int, ...
-    ]  # by stretch: by how much its peak rises above that without any of these weights
-    waiting_bytes: int  # highest on the card since the one before, or set-up
-    left_bytes: int  # still on the card when it is over
+    ]  # by stretch: the rise of its peak above that without any of these weights
+    waiting_bytes: int  # highest on the GPU since the previous forward, or set-up
+    left_bytes: int  # still on the GPU when it is over
     exposed_nanoseconds: int
     h2d_bytes: int
     d2h_bytes: int
-    sound: bool  # whether every part had its tensors
+    sound: bool  # whether every part had its tensors on the GPU
 
 
 class Walk:
-    """Finds the forwards in a list of operations."""
+    """A search for the forwards in a list of operations."""
 
     def __init__(self, workload: Workload, ops: list[Op]) -> None:
         names = {name: index for index, name in enumerate(workload.names)}
-        self.spots: list[tuple[Spot | None, ...]] = []  # by operation: of each stretch of its lead
+        self.spots: list[
+            tuple[Spot | None, ...]
+        ] = []  # by operation: the spot of each stretch of its lead
         self._kinds: list[dict[object, int]] = [{} for _ in names]
         self._forwards: list[list[Forward]] = [[] for _ in names]
         self._known = [True] * len(names)
@@ -107,7 +109,7 @@ class Walk:
                 self._recast(op, index)
 
     def forwards(self, component: int) -> Forwards:
-        """Return those of one component."""
+        """Return the forwards of one component."""
         return Forwards(tuple(self._forwards[component]), self._known[component])
 
     def _entered(self, op: Op, index: int) -> Forward:
@@ -149,14 +151,14 @@ class Walk:
 
 
 def _is_empty(op: Op, position: int) -> bool:
-    """Whether the stretch lies between hooks' events, where no part can have run."""
+    """Tell whether the stretch lies between events of hooks, where no part can have run."""
     return position < len(op.lead) - 1 or op.kind != "exit"
 
 
 def passes(
     component: Component, number: int, forwards: Forwards, way: Way, link: Link
 ) -> Iterator[Pass]:
-    """Yield what each kind of forward costs if `component`, the `number`-th, is split or streamed in this way."""
+    """Yield the cost of each kind of forward if `component`, the `number`-th, is split or streamed in this way."""
     machine, checked = way.machine(component), way.checked_parts(component)
     there_bytes = sum(act.change_bytes for act in machine.set_up())
     for forward in forwards.kinds:
@@ -173,7 +175,7 @@ def passes(
 
 
 class _Passing:
-    """One forward with hooks inside."""
+    """Simulation of one forward with hooks inside."""
 
     def __init__(
         self,
@@ -219,7 +221,7 @@ class _Passing:
         )
 
     def _pass(self, stretch: Stretch) -> int:
-        """Go through a stretch; return what it takes if all weights are there."""
+        """Simulate a stretch, and return the nanoseconds it takes if all weights are on the GPU."""
         machine, timeline, inside = self._machine, self._timeline, stretch.inside
         if inside is None:
             self._raise(stretch.peak_floating_bytes)

@@ -1,6 +1,6 @@
-"""How long weights take between host and card, and what a call takes besides.
+"""Time of weight copies between host and GPU, and of the rest of a call.
 
-Its computing takes as long as ever; what a plan decides is which copies run, at which rate, and what waits for them.
+Compute time does not depend on the plan. A plan decides which copies run, at which rate, and what waits for them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from profiler.record.profile import Profile
 
 HOST_COPY_BYTES_PER_SECOND = 8e9
-"""How fast weights are copied within host memory while they are page-locked. An estimate."""
+"""Rate at which weights are copied within host memory while they are page-locked. An estimate."""
 
 DISK_BYTES_PER_SECOND = 2e9
-"""How fast weights are read from a local SSD. An estimate."""
+"""Rate at which weights are read from a local SSD. An estimate."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """Seconds per byte on the way to the card and back, and those of a call without its weight copies.
+    """Seconds per byte of copies to the GPU and back, and seconds of a call without its weight copies.
 
     Attributes:
-        other_seconds: those of a call; of several the mean, by weight; None where they are unknown.
-        in_calls: those of each of several calls.
+        other_seconds: Seconds of a call without weight copies; of several calls, the mean by weight; None if unknown.
+        in_calls: The same for each of several calls.
     """
 
     pageable_seconds: float
@@ -43,7 +43,7 @@ class Link:
         return round(nbytes * self.pageable_seconds * NANOSECONDS)
 
     def back(self, nbytes: int) -> int:
-        """Return the nanoseconds of a copy from the card into pageable memory."""
+        """Return the nanoseconds of a copy from the GPU into pageable memory."""
         return round(nbytes * self.back_seconds * NANOSECONDS)
 
     def pinned(self, nbytes: int) -> int:
@@ -51,24 +51,24 @@ class Link:
         return round(nbytes * self.pinned_seconds * NANOSECONDS)
 
     def of_call(self, place: int) -> Link:
-        """Return the same for one of several calls, by its place among them."""
+        """Return the link with the seconds of one of several calls, by its place among them."""
         return replace(self, other_seconds=self.in_calls[place]) if self.in_calls else self
 
     def call_seconds(self, exposed_nanoseconds: float) -> float | None:
-        """Return the seconds of a call that waits so long for weights; None where they are unknown."""
+        """Return the seconds of a call that waits so long for weights; None if unknown."""
         if self.other_seconds is None:
             return None
         return self.other_seconds + exposed_nanoseconds / NANOSECONDS
 
 
 UNKNOWN = Link(0.0, 0.0, 0.0)
-"""Of a card whose rates nobody knows: copies take no time."""
+"""The link of a GPU with unknown rates: copies take no time."""
 
 
 def link_of(profile: Profile) -> Link | None:
-    """Return the link of `profile`: the rates it was made with, else those that its copies achieved, else its card's.
+    """Return the link of `profile`: the rates it was made with, else those that its copies achieved, else its GPU's.
 
-    None where nobody knows the card.
+    None if the GPU is unknown, too.
     """
     weights = tuple(signature.weight for signature in profile.signatures) or (1,)
     last = max(event.call for event in profile.events)
@@ -92,7 +92,7 @@ def _other_seconds(profile: Profile, call: int) -> float:
 
 
 def _known_rates(name: str) -> tuple[float, float]:
-    """Return the bytes per second to a card of this name and back; 0 where it is not known."""
+    """Return the bytes per second to a GPU of this name and back; 0 if it is unknown."""
     try:
         known = card(name)
     except InputError:

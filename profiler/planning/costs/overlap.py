@@ -1,6 +1,6 @@
-"""Time inside a forward whose weights travel: the host, the kernels' stream, and the stream of copies.
+"""Time inside a forward whose weights move: of the host, the compute stream, and the copy stream.
 
-The same clocks as the virtual card's (`allocator/clock.py`), fed with what the parts did and not with each operator.
+The same clocks as the virtual GPU's (`allocator/clock.py`), advanced part by part instead of operator by operator.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 HOOK_NANOSECONDS = 20_000
-"""What the host spends on one hook that moves something. An estimate; the virtual card's clock counts no Python."""
+"""Host time of one hook that moves something. An estimate; the virtual GPU's clock does not count Python."""
 
 
 class Overlap:
-    """Nanoseconds from the beginning of a forward at which everybody is ready."""
+    """Completion time of the host and of each stream, in ns since the forward began."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -42,7 +42,7 @@ class Overlap:
         self._ideal = 0
 
     def work(self, host_nanoseconds: int, stream_nanoseconds: int) -> None:
-        """Compute up to here; the times are those of a forward whose weights are there, from its beginning."""
+        """Compute up to these times, which are those of an interval with all weights on the GPU, from its beginning."""
         host, stream = host_nanoseconds - self._seen[0], stream_nanoseconds - self._seen[1]
         begin = max(self._kernels, self._host)
         self._host += host
@@ -51,11 +51,11 @@ class Overlap:
         self._ideal = max(host_nanoseconds, stream_nanoseconds)
 
     def begin_interval(self) -> None:
-        """Let times count from the beginning of another interval."""
+        """Begin another interval: times count from here."""
         self._seen = (0, 0)
 
     def do(self, act: Act) -> None:
-        """Copy, or wait."""
+        """Advance the clocks by a copy or a wait."""
         if act.kind == HOST_AWAITS_COPIES:
             self._host = max(self._host, self._copies)
         elif act.kind == HOST_AWAITS_KERNELS:
@@ -89,5 +89,5 @@ class Overlap:
 
     @property
     def nanoseconds(self) -> int:
-        """When the kernels are done."""
+        """Time at which the host and the kernels are done."""
         return max(self._host, self._kernels)

@@ -1,12 +1,12 @@
-"""What every placement of every component costs, tabulated once, so that a plan's totals are sums.
+"""Cost of every placement of every component, tabulated once, so that a plan's totals are sums.
 
-Two ideas. Under model offload a component's time on the card depends on its own entries and on its *successor* in the
-sequence (the one whose hook evicts it), on nothing else. And hooks inside a component act in its own forwards only.
-So a plan is the sum of *rides*, one for each component, each tabulated by itself, and the allocated bytes at any
-moment are the floating bytes plus the rides' loads.
+Two facts make this possible. Under model offload, a component's time on the GPU depends only on its own entries and on
+its *successor* in the sequence (the component whose hook evicts it). And hooks inside a component act only during its
+own forwards. So a plan is the sum of the costs of its placements (`Ride`), one for each component, each tabulated
+independently, and the allocated bytes at any moment are the floating bytes plus the placements' loads.
 
-Moments at which every ride's load is equal are kept once, with the highest floating bytes: this collapses the runs
-of equal denoise steps. `evaluate` equals `simulate` by property test.
+Moments at which every placement's load is equal are kept once, with the highest floating bytes; this collapses runs
+of equal denoise steps. A property test checks that `evaluate` equals `simulate`.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from profiler.record.events import Event
 
 SPLIT = "(split)"
-"""The ride of a component that does not move as a whole."""
+"""Placement of a component that does not move as a whole."""
 
 _REPEATS = 2
-"""Rounds of calls replayed after the recorded ones: where a call does not end by freeing, the next one may differ."""
+"""Rounds of calls replayed after the recorded ones: if a call does not end by freeing, the next one may differ."""
 
 
 class Choice(NamedTuple):
-    """How one component is placed, as far as it matters to that component."""
+    """The placement of one component, as far as its own cost depends on it."""
 
     where: str  # its successor's name, or TRAVELS, STAYS, UNEVICTED, SPLIT
     swap: str = COPY
@@ -57,15 +57,15 @@ class Choice(NamedTuple):
 
 
 class Ride(NamedTuple):
-    """What one component does under one choice."""
+    """The cost of one component under one placement."""
 
     h2d_bytes: int  # weights moved in a round of calls, once rounds repeat
     d2h_bytes: int
-    exposed_nanoseconds: int  # by which these moves prolong such a round
-    first_nanoseconds: int  # by which set-up and moves prolong the first one
-    load: NDArray[np.int64]  # allocated bytes on the card at each moment, over those of the moment
+    exposed_nanoseconds: int  # added to such a round by these moves
+    first_nanoseconds: int  # added to the first call by set-up and moves
+    load: NDArray[np.int64]  # allocated bytes on the GPU at each moment, above those of the moment
     host: HostBytes
-    sound: bool  # False where it would leave the card while it runs
+    sound: bool  # False if it would leave the GPU while it runs
 
 
 class LoadMoment(NamedTuple):
@@ -73,12 +73,12 @@ class LoadMoment(NamedTuple):
 
     floating_bytes: int
     event: Event
-    spot: Spot | None = None  # inside whose forward
+    spot: Spot | None = None  # if inside a forward
 
 
 @dataclass(frozen=True)
 class SchemeTotals:
-    """What a plan costs: the highest allocated bytes of all calls, the rest of a round once rounds repeat."""
+    """Totals of a plan: the peak is that of all calls, the other figures are those of a round once rounds repeat."""
 
     peak_allocated_bytes: int
     h2d_weight_bytes: int
@@ -92,7 +92,7 @@ _T = TypeVar("_T")
 
 
 def _remembering(method: Callable[..., _T]) -> Callable[..., _T]:
-    """Return a method of `Rides` that answers the same question once."""
+    """Return a method of `Rides` that caches its results."""
 
     @wraps(method)
     def remembered(self: Rides, *question: Any) -> _T:
@@ -107,32 +107,32 @@ def _remembering(method: Callable[..., _T]) -> Callable[..., _T]:
 
 @dataclass
 class Rides:
-    """All rides of a workload's components, made when they are asked for, and the moments that they refer to."""
+    """Placement costs of all components of a workload, computed on demand, and the moments that they refer to."""
 
     names: tuple[str, ...]
     moments: tuple[LoadMoment, ...]
     fixed: frozenset[str]
     _components: dict[str, Component]
     _forwards: dict[str, Forwards]
-    _whole: dict[tuple[str, str], WholeRide]  # by component, and where it lives
+    _whole: dict[tuple[str, str], WholeRide]  # by component and placement
     _link: Link
     _round: tuple[
         tuple[int, int], ...
-    ]  # the calls of the last round, and how often each comes in it
+    ]  # the calls of the last round, and how often each occurs in it
     _floating: NDArray[np.int64] = field(init=False)
     _remembered: dict[object, Any] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Gather what `loads` adds up."""
+        """Gather the floating bytes of all moments."""
         self._floating = np.array([one.floating_bytes for one in self.moments], dtype=np.int64)
 
     def of_call(self, place: int) -> Rides:
-        """Return the same for one call of a round alone, by its place in it."""
+        """Return the table for a single call of a round, by its place in the round."""
         alone = tuple((call, int(at == place)) for at, (call, _) in enumerate(self._round))
         return replace(self, _round=alone)
 
     def rides(self, scheme: Scheme) -> list[Ride]:
-        """Return what each component does under `scheme`."""
+        """Return the cost of each component under `scheme`."""
         made, ridden = self._remembered, []
         for question in choices_in(scheme, self.names).items():
             key = ("ride_of", *question)
@@ -144,7 +144,7 @@ class Rides:
         return list(map(int, self._loads(self.rides(scheme))))
 
     def sound(self, scheme: Scheme) -> bool:
-        """Whether no component leaves the card while it runs."""
+        """Tell whether no component leaves the GPU while it runs."""
         return all(ride.sound for ride in self.rides(scheme))
 
     def totals(self, scheme: Scheme) -> SchemeTotals:
@@ -169,7 +169,7 @@ class Rides:
 
     @_remembering
     def ride_of(self, name: str, choice: Choice) -> Ride:
-        """Return what `name` does under `choice`."""
+        """Return the cost of `name` under `choice`."""
         component = self._components[name]
         where = STAYS if name in self.fixed else choice.where
         host = self._host_bytes(name, choice.inside, choice.swap, where)
@@ -221,7 +221,7 @@ class Rides:
 
     @_remembering
     def _rest(self, name: str, inside: Placement) -> WeightSize:
-        """Return what of a component moves as a whole, beside what moves inside it."""
+        """Return the size of the part of a component that moves as a whole, besides what moves inside it."""
         return Weights(inside.rest(self._components[name])).size(None)
 
     @_remembering
@@ -230,7 +230,7 @@ class Rides:
 
     @_remembering
     def _inside(self, name: str, inside: Placement) -> Ride:
-        """Return the ride of what travels inside the component's forwards."""
+        """Return the cost of the weights that move during the component's forwards."""
         number = self.names.index(name)
         forwards = self._forwards[name]
         made = tuple(passes(self._components[name], number, forwards, inside, self._link))
@@ -258,17 +258,20 @@ class Rides:
         )
 
     def may_hook_inside(self, name: str) -> bool:
-        """Whether hooks inside this component can be replayed: its parts are known, none nested, only hooks move it."""
+        """Tell whether hooks inside this component can be replayed.
+
+        They can if its parts are known, none of its forwards is nested, and only hooks move it.
+        """
         forwards = self._forwards[name]
         plain = forwards.known and not any(kind.nested for kind in forwards.kinds)
         return plain and bool(forwards.kinds) and not self._whole[name, STAYS].is_moved
 
     def is_cast(self, name: str) -> bool:
-        """Whether the pipeline casts this component within a call."""
+        """Tell whether the pipeline casts this component within a call."""
         return self._whole[name, STAYS].is_cast
 
     def entered_by_forward(self, name: str) -> bool:
-        """Whether the component is entered through its `forward` alone."""
+        """Tell whether the component is entered only through its `forward`."""
         return all(kind.entry == "forward" for kind in self._forwards[name].kinds)
 
 
@@ -278,7 +281,7 @@ def evaluate(rides: Rides, scheme: Scheme) -> SchemeTotals:
 
 
 def choices_in(scheme: Scheme, names: tuple[str, ...]) -> dict[str, Choice]:
-    """Return how each component is placed under `scheme`."""
+    """Return the placement of each component under `scheme`."""
     sequence, excluded, insides, swaps = (
         scheme.sequence,
         scheme.excluded,
@@ -302,11 +305,11 @@ def choices_in(scheme: Scheme, names: tuple[str, ...]) -> dict[str, Choice]:
 
 
 def tabulate(workload: Workload, link: Link | None = None) -> Rides:
-    """Return the rides of every component of `workload`.
+    """Return the placement costs of every component of `workload`.
 
     Args:
-        workload: What the calls do.
-        link: How long copies take; without it they take no time.
+        workload: The calls to plan for.
+        link: The time that copies take; without it they take none.
     """
     size = len(workload.weights)
     calls = len(workload.calls) + _REPEATS * size
@@ -343,7 +346,7 @@ def _moments(op: Op, spots: tuple[Spot | None, ...]) -> Iterator[LoadMoment]:
 
 
 def _collapse(moments: list[LoadMoment], whole: dict[tuple[str, str], WholeRide]) -> list[int]:
-    """Return which moments to keep: of all with equal loads the one with the highest floating bytes."""
+    """Return the moments to keep: of all with equal loads, the one with the highest floating bytes."""
     best: dict[tuple[object, ...], int] = {}
     columns = np.array([one.load for one in whole.values()], dtype=np.int64)
     _, classes = np.unique(columns, axis=1, return_inverse=True)

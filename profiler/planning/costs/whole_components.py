@@ -1,6 +1,6 @@
-"""What a component does that moves as a whole: accelerate's hook, and the one of its successor that evicts it.
+"""Simulation of whole-component offload: onload by `CpuOffload`, eviction by the successor's hook.
 
-It is driven through the operations of all calls by itself, since its time on the card depends on nobody else.
+Each component goes through the operations of all calls alone, since its time on the GPU depends on no other placement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from profiler.planning.replaying.workload import Op
 
 TRAVELS, STAYS, UNEVICTED = "(travels)", "(stays)", "(unevicted)"
-"""Rides without a successor: excluded in stock diffusers, excluded for good, evicted only by the call's end."""
+"""Placements without a successor: excluded in stock diffusers, excluded for good, evicted only by the call's end."""
 
 
 class Moved(NamedTuple):
@@ -29,7 +29,7 @@ class Moved(NamedTuple):
 
     h2d_bytes: int = 0
     d2h_bytes: int = 0
-    cast_d2h_bytes: int = 0  # the part of it that no copy on the host could stand for
+    cast_d2h_bytes: int = 0  # the part of `d2h_bytes` that no kept host copy could replace
 
     def and_also(self, other: Moved) -> Moved:
         """Return the sum of both."""
@@ -37,24 +37,24 @@ class Moved(NamedTuple):
 
 
 class WholeRide(NamedTuple):
-    """What a component does that moves as a whole."""
+    """The traffic and the load of a component that moves as a whole."""
 
     first: Moved  # in the first call
     last: tuple[Moved, ...]  # in each call of a round, once rounds repeat
-    moved_bytes: int  # by one move, where it is never cast
+    moved_bytes: int  # by one move, if it is never cast
     allocated_bytes: int
     load: NDArray[np.int64]
-    placed: bool  # whether set-up brings it
+    placed: bool  # whether set-up onloads it
     sound: bool
     is_cast: bool
     is_moved: bool  # by the pipeline itself
 
     def at(self, moments: list[int]) -> WholeRide:
-        """Return the same with the load at these moments only."""
+        """Return the record with the load at these moments only."""
         return self._replace(load=self.load[moments])
 
     def of_size(self, size: WeightSize) -> WholeRide:
-        """Return the same of other weights; of a component that is never cast."""
+        """Return the record for weights of another size; only for a component that is never cast."""
         own = max(self.moved_bytes, 1)
         present = self.load > 0
 
@@ -73,12 +73,12 @@ class WholeRide(NamedTuple):
 def ride_whole(
     name: str, weights: Weights, where: str, ops: list[Op], last: Iterable[int]
 ) -> WholeRide:
-    """Return what a component does through all calls.
+    """Return the traffic and the load of a component through all calls.
 
     Args:
-        name: The component's.
+        name: The component's name.
         weights: Its weights.
-        where: Who evicts it: another component's name, or one of the rides without a successor.
+        where: The name of the component that evicts it, or one of the placements without a successor.
         ops: The operations of all calls.
         last: The numbers of the last round's calls.
     """
@@ -86,7 +86,7 @@ def ride_whole(
 
 
 class _Rider:
-    """One component that moves as a whole, driven through the operations of all calls."""
+    """Simulation of one component that moves as a whole, through the operations of all calls."""
 
     def __init__(self, name: str, weights: Weights, where: str) -> None:
         self._name, self._weights, self._where = name, weights, where
@@ -99,7 +99,7 @@ class _Rider:
         self._moved: defaultdict[int, Moved] = defaultdict(Moved)  # by call
 
     def ride(self, ops: list[Op], last: Iterable[int]) -> WholeRide:
-        """Return the ride."""
+        """Simulate all operations, and return the traffic and the load."""
         load: list[int] = []
         for op in ops:
             self._call = op.event.call
@@ -119,7 +119,7 @@ class _Rider:
         )
 
     def _react(self, op: Op) -> int:
-        """Do what `op` means for this component; return its load while `op` runs."""
+        """Apply `op` to this component, and return its load while `op` runs."""
         own = op.event.component == self._name
         if own and op.kind == "cast":
             self._is_cast = True
@@ -145,7 +145,7 @@ class _Rider:
             self._move(on=True)
 
     def _recast(self, dtype: str) -> int:
-        """Cast the weights; while that runs on the card, one tensor is held twice."""
+        """Cast the weights, and return the load: during a cast on the GPU, one tensor is allocated twice."""
         extra = self._weights.cast_extra_bytes(self._cast, dtype) if self._on_card else 0
         load = self._resident_bytes() + extra
         if self._weights.changed_bytes(self._cast, dtype):

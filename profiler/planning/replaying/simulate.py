@@ -1,16 +1,16 @@
-"""The event log of accelerate's model-offload hooks under any plan, without running anything.
+"""Simulation of the event log of accelerate's model-offload hooks under any plan, without running anything.
 
-`simulate` does to a `Workload` what the hooks would do to the pipeline, event for event. The rules (accelerate 1.15
+`simulate` does to a `Workload` what the hooks would do to the pipeline, event by event. The rules (accelerate 1.15
 `hooks.CpuOffload` and `big_modeling.cpu_offload_with_hook`; diffusers 0.42
 `DiffusionPipeline.enable_model_cpu_offload` and `maybe_free_model_hooks`):
 
-- A hook evicts its predecessor first, even if its own component is already on the card; every eviction empties the
+- A hook evicts its predecessor first, even if its own component is already on the GPU; every eviction empties the
   cache.
-- A component is moved if the first of its parameters is not on the card.
-- A component outside the sequence has a hook without a predecessor and is nobody's predecessor.
-- At the end of a call stock diffusers enables offload again: every component goes to the CPU, in the order of its
-  name, then the excluded come back; where nothing carries a hook it does nothing. A sticky plan only sends home
-  what carries a hook.
+- A component is moved if the first of its parameters is not on the GPU.
+- A component outside the sequence has a hook without a predecessor, and is no hook's predecessor.
+- At the end of a call, stock diffusers enables offload again: every component goes to the CPU, in the order of the
+  names, then the excluded ones return; if nothing carries a hook, it does nothing. A sticky plan only offloads the
+  components that carry a hook.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from profiler.planning.replaying.workload import Op, Stretch, Workload
 
 DROPPED = "meta"
-"""Where an offload goes that moves nothing: the host has a copy."""
+"""Destination of an offload that moves nothing, since the host has a copy."""
 
 ENABLE_ASKER = "pipeline.enable_model_cpu_offload"
 FREE_ASKER = "pipeline.maybe_free_model_hooks"
@@ -63,7 +63,7 @@ _SET_UP = Event(
     start_seconds=0.0,
     seconds=0.0,
 )
-"""A moment of the set-up; `_Machine._append` fills in the figures of what happens there."""
+"""An event of the set-up; `_Machine._append` fills in the figures."""
 
 NOT_REPLAYED: dict[str, Any] = {
     "reserved_bytes": 0,
@@ -76,16 +76,16 @@ NOT_REPLAYED: dict[str, Any] = {
     "exposed_transfer_seconds": 0.0,
     "inside": -1,
 }
-"""What a replay says nothing of: the cache, the clock, the host's memory, what parts do."""
+"""Fields that a replay does not compute: of the cache, the clock, the host's memory, and the parts."""
 
 
 def simulate(workload: Workload, scheme: Scheme, *, calls: int | None = None) -> list[Event]:
-    """Return the events of setting up `scheme` on a pipe that is on the CPU, then of its calls.
+    """Return the events of setting up `scheme` on a pipeline that is on the CPU, then of its calls.
 
     Args:
-        workload: What the calls do; after the recorded ones the last repeats.
+        workload: The recorded calls; after them the last one repeats.
         scheme: The plan to replay.
-        calls: How many calls, as many as were recorded where it is None.
+        calls: The number of calls; None for as many as were recorded.
     """
     machine = _Machine(workload, scheme)
     machine.set_up()
@@ -99,11 +99,11 @@ def simulate(workload: Workload, scheme: Scheme, *, calls: int | None = None) ->
 class _State:
     on_card: bool = False
     cast: str | None = None
-    cast_on_card: bool = False  # since it came: the host's copy is another
+    cast_on_card: bool = False  # since it was onloaded: the host's copy differs
 
 
 class _Machine:
-    """The hooks of one pipe; `events` is the log so far."""
+    """Simulation of the hooks of one pipeline; `events` is the log so far."""
 
     def __init__(self, workload: Workload, scheme: Scheme) -> None:
         self.events: list[Event] = []
@@ -118,7 +118,7 @@ class _Machine:
             for part in workload.components
             if (inside := scheme.inside.get(part.name)) is not None
         }
-        self._inside_bytes = dict.fromkeys(self._machines, 0)  # what they have on the card
+        self._inside_bytes = dict.fromkeys(self._machines, 0)  # allocated on the GPU by each
         self._states = {name: _State() for name in workload.names}
         self._hooked = [name for name in scheme.hooked(self._names) if name in self._names]
         self._predecessors = scheme.predecessors()
@@ -127,7 +127,7 @@ class _Machine:
         self._high_bytes = 0  # highest allocated since the last event's end
 
     def set_up(self) -> None:
-        """Set up the hooks, as `enable_model_cpu_offload` does on a pipe that is on the CPU."""
+        """Set up the hooks, as `enable_model_cpu_offload` does on a pipeline that is on the CPU."""
         for name in self._states:
             if name not in self._names:
                 self._states[name].on_card = True
@@ -140,7 +140,7 @@ class _Machine:
             self._act(_SET_UP, name, machine.set_up())
 
     def run(self, op: Op) -> None:
-        """Do one operation of the workload, and whatever the hooks add to it."""
+        """Simulate one operation of the workload, and whatever the hooks add to it."""
         for stretch in op.lead:
             self._pass(stretch, op.event)
         self._floating_bytes = op.before_floating_bytes
@@ -165,7 +165,7 @@ class _Machine:
             self._act(event, event.component, machine.enter(part))
 
     def _part_entered(self, event: Event) -> int | None:
-        """Return the part of a component that an entry is the forward of; None where it is of none, or no hooks."""
+        """Return the part whose forward this entry is; None if there is none, or the component has no hooks inside."""
         if event.component not in self._machines or event.kind not in ("enter", "exit"):
             return None
         streamed = self._scheme.streamed(event.component) is not None
@@ -176,7 +176,7 @@ class _Machine:
         return next((index for index, part in enumerate(parts) if part.path == path), None)
 
     def _pass(self, stretch: Stretch, at: Event) -> None:
-        """Go through what lies between two events, with what hooks inside components add to it."""
+        """Simulate the stretch between two events, with what hooks inside components add to it."""
         inside = stretch.inside
         if inside is None or not self._machines:
             peak_bytes = self._weight_bytes + stretch.peak_floating_bytes
@@ -196,7 +196,7 @@ class _Machine:
         self._high_bytes = max(self._high_bytes, peak_bytes)
 
     def _act(self, at: Event, name: str, acts: Iterable[Act]) -> None:
-        """Log what a split component's hooks do."""
+        """Log the operations of the hooks inside a component."""
         for act in acts:
             moved = act.tensors or act.stale or act.reported_bytes
             if act.kind not in (ONLOAD, OFFLOAD) or not moved:
@@ -276,7 +276,7 @@ class _Machine:
         )
 
     def _settle(self, at: Event, name: str) -> None:
-        """Free travelling blocks that were fetched and not called."""
+        """Free streamed blocks that were fetched and not called."""
         machine = self._machines.get(name)
         if machine is not None:
             self._act(at, name, machine.settle())
@@ -301,7 +301,7 @@ class _Machine:
         )
 
     def _cast_split(self, at: Event) -> None:
-        """Cast a component whose weights are wherever its hooks left them."""
+        """Cast a split component, whose weights are wherever its hooks left them."""
         act = self._machines[at.component].cast(at.dtype)
         self._states[at.component].cast = at.dtype
         if not act.tensors:

@@ -1,7 +1,7 @@
-"""In which order a call uses its components, and what each use needs on the card besides all weights.
+"""The order in which a call uses its components, and the GPU memory that each use needs besides all weights.
 
-Hooks act where a component is entered. A use begins there and lasts until the next one: what the pipeline itself does
-in between belongs to it. A component that is used several times in a row is used once.
+Hooks act when a component is entered. A use begins there and lasts until the next one, including what the pipeline
+itself does in between. Several uses of a component in a row count as one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Use:
     """One use of a component."""
 
     component: str
-    weight_bytes: int  # of the component on the card, at most, casts included
+    weight_bytes: int  # of the component on the GPU, at most, casts included
     other_bytes: int  # allocated besides weights, at most
     within: tuple[str, ...] = ()  # components that are running meanwhile, and must stay
 
 
 def uses_of(workload: Workload) -> tuple[Use, ...]:
-    """Return the uses of one call, or of each of several once, once they repeat.
+    """Return the uses of one call, or of each of several calls, once they repeat.
 
-    Each needs the most that any use of its component does, in the first calls, too: they may cast or set up more.
+    Each counts the largest need of any use of its component, also in the first calls, which may cast or set up more.
     """
     reader = _Reader(workload)
     for call in range(workload.repeated.start):
@@ -50,7 +50,7 @@ def uses_of(workload: Workload) -> tuple[Use, ...]:
 
 
 class _Reader:
-    """Reads a tape; what comes before the first use belongs to the last one of the call before."""
+    """A reader of tapes; what comes before the first use belongs to the last use of the previous call."""
 
     def __init__(self, workload: Workload) -> None:
         self._weights = weights_of(workload.components)
@@ -62,7 +62,7 @@ class _Reader:
         self._before_bytes = 0
 
     def read_call(self, ops: Iterable[Op]) -> None:
-        """Go through the operations of one call."""
+        """Read the operations of one call."""
         for op in ops:
             self._read(op)
 
@@ -84,7 +84,7 @@ class _Reader:
         self._need(op.peak_floating_bytes)
 
     def finished(self) -> list[Use]:
-        """Return the uses, each with what its component takes in its largest dtype."""
+        """Return the uses, each with the bytes of its component in its largest dtype."""
         if self._uses:
             self._need(self._before_bytes)
         largest: dict[str, int] = {}
@@ -103,7 +103,7 @@ class _Reader:
             self._uses[-1] = replace(self._uses[-1], other_bytes=needed)
 
     def _cast(self, op: Op) -> None:
-        """A cast on the card holds both copies of a tensor for a while, and changes what the component takes."""
+        """Account for a cast on the GPU: it briefly holds two copies of a tensor, and changes the component's size."""
         name, dtype = op.event.component, op.event.dtype
         before = self._size(name)
         extra = self._weights[name].cast_extra_bytes(self._casts[name], dtype)
@@ -119,7 +119,7 @@ class _Reader:
 
 
 def _merged(uses: Iterable[Use]) -> list[Use]:
-    """Return the uses with those of one component in a row made one."""
+    """Return the uses, with consecutive ones of the same component merged."""
     merged: list[Use] = []
     for use in uses:
         last = merged[-1] if merged else None

@@ -1,11 +1,10 @@
-"""What a pipeline's call does whatever the offload plan is: the plan-independent part of a profile.
+"""The plan-independent part of a profile: what a pipeline's calls do under any offload plan.
 
-A `Workload` is a tape of operations for each call. It keeps when components are entered and left, casts, copies of
-inputs and images, and the *floating* bytes: what was allocated on the card beside weights. It drops what hooks did
-(moves of weights, emptied caches), so that a replay can put the hooks of any other plan in their place.
+A `Workload` is a tape of operations for each call. It keeps the entries and exits of components, casts, copies of
+inputs and images, and the *floating* bytes, which are those allocated on the GPU besides weights. It drops the work of
+hooks (moves of weights, emptied caches), so that a replay can insert the hooks of any other plan instead.
 
-Limit: weights must sit on the card or off it as whole components, so profiles of sequential and group offload are
-refused.
+Limit: components must be on the GPU or off it as a whole, so profiles of sequential and group offload are refused.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ _MODES = frozenset({"resident", "model"})
 
 
 class Stretch(NamedTuple):
-    """What lies between two recorded events."""
+    """The stretch between two recorded events."""
 
     peak_floating_bytes: int
-    base_floating_bytes: int  # where it begins
-    inside: Inside | None = None  # which parts were entered and left in it
+    base_floating_bytes: int  # at its beginning
+    inside: Inside | None = None  # the parts that were entered and left in it
 
     def raised(self, by_bytes: int) -> Stretch:
-        """Return the same with more floating bytes."""
+        """Return the stretch with more floating bytes."""
         return self._replace(
             peak_floating_bytes=self.peak_floating_bytes + by_bytes,
             base_floating_bytes=self.base_floating_bytes + by_bytes,
@@ -51,7 +50,7 @@ class Stretch(NamedTuple):
 
 
 class Op(NamedTuple):
-    """One operation of the tape; `event` is as recorded, but for `FREE`, where only its place in the run counts."""
+    """One operation of the tape; `event` is as recorded, but of a `FREE` only its place in the run counts."""
 
     kind: str  # a kind of events, or FREE
     event: Event
@@ -63,23 +62,23 @@ class Op(NamedTuple):
 
     @property
     def lead_floating_bytes(self) -> int:
-        """The highest since the previous operation."""
+        """The highest floating bytes since the previous operation."""
         return max(stretch.peak_floating_bytes for stretch in self.lead)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """The calls of one pipeline, free of any plan."""
+    """The calls of one pipeline, independent of any plan."""
 
     components: tuple[Component, ...]
     calls: tuple[tuple[Op, ...], ...]
     device: str  # "cuda:0"
     fixed: frozenset[str] = (
         frozenset()
-    )  # components that no hook moves: 8-bit weights stay on the card
+    )  # components that no hook moves: 8-bit weights stay on the GPU
     weights: tuple[int, ...] = (
         1,
-    )  # of the last calls, which make a round: how often each comes in it
+    )  # how often each of the last calls, which make a round, occurs in it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,11 +91,11 @@ class Workload:
 
     @property
     def repeated(self) -> range:
-        """The numbers of the first calls that are repeated ones: a whole round."""
+        """The numbers of the calls of the first repeated round."""
         return range(len(self.calls), len(self.calls) + len(self.weights))
 
     def _repeat(self, call: int) -> tuple[Op, ...]:
-        """Return a call once more, starting with the floating bytes that a round leaves behind (cuBLAS workspaces)."""
+        """Return a repeated call, starting with the floating bytes that a round leaves behind (cuBLAS workspaces)."""
         place = (call - len(self.calls)) % len(self.weights)
         ops, *later = self.calls[len(self.calls) - len(self.weights) + place :]
         included = left = self.calls[-1][-1].after_floating_bytes
@@ -151,7 +150,7 @@ def workload_of(profile: Profile) -> Workload:
 
 
 def _moves_eight_bit(versions: dict[str, str]) -> bool:
-    """Whether these libraries move 8-bit weights; else `enable_model_cpu_offload` (diffusers 0.42) skips them."""
+    """Tell whether these versions move 8-bit weights; else `enable_model_cpu_offload` (diffusers 0.42) skips them."""
     least = {"transformers": (4, 58), "bitsandbytes": (0, 48)}
     return all(_version(versions.get(name, "0")) >= version for name, version in least.items())
 
@@ -179,7 +178,7 @@ def _check(profile: Profile) -> None:
 
 
 class _Residents:
-    """The allocated bytes of each component on the card, as the profile's events tell them."""
+    """The allocated bytes of each component on the GPU, according to the profile's events."""
 
     def __init__(self, weights: dict[str, Weights], device: str) -> None:
         self._bytes = {name: each.on_device_bytes(device) for name, each in weights.items()}
@@ -193,7 +192,7 @@ class _Residents:
 
 
 def _read_ops(profile: Profile) -> Iterator[Op]:
-    """Yield the operations of all calls, with the hooks' own events merged into the lead of what follows."""
+    """Yield the operations of all calls, with the hooks' own events merged into the lead of the next operation."""
     residents = _Residents(weights_of(profile.components), _card(profile))
     lead: list[Stretch] = []
     base, free_seen = 0, False
@@ -235,7 +234,7 @@ def _is_hook_event(event: Event) -> bool:
 
 
 def _with_free(ops: list[Op]) -> Iterable[Op]:
-    """Put a `FREE` before the call's end where none was seen: without hooks it leaves no event behind."""
+    """Insert a `FREE` before the call's end if none was recorded: without hooks it leaves no event."""
     if any(op.kind == FREE for op in ops):
         return ops
     end = next(index for index, op in enumerate(ops) if op.kind == "end")
