@@ -42,15 +42,15 @@ nightly-cuda: $(INSTALLED)
 
 # Five hundred random plans, each run under its budget as the card's capacity. An hour.
 nightly-plans: $(INSTALLED)
-	$(BIN)/python -m pytest tests/integration/test_capacity.py --plan-cases 500
+	$(BIN)/python -m pytest tests/sizing/test_capacity.py --plan-cases 500
 
 # A hundred searches of full size beside those of OR-Tools' CP-SAT, with the seconds of both. Half an hour.
 nightly-search: $(INSTALLED)
-	$(BIN)/python -m pytest tests/unit/test_search_cp_sat.py --search-cases 100 -rP
+	$(BIN)/python -m pytest tests/planning/test_search_cp_sat.py --search-cases 100 -rP
 
 # An interrupt at every line of entering, leaving, applying and undoing. An hour.
 nightly-interrupts: $(INSTALLED)
-	$(BIN)/python -m pytest tests/integration/test_interrupted.py tests/integration/test_interrupted_plans.py --interrupts 0 -rP
+	$(BIN)/python -m pytest tests/tracing/test_interrupted.py tests/applying/test_interrupted_plans.py --interrupts 0 -rP
 
 clean:
 	rm -rf $(VENV) .venv-cuda vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -62,7 +62,7 @@ smaller one PyTorch gives cached memory back before it runs out, and reserves le
 RTX 4060: 6.72 GiB, and 7.74 here). What a plan "needs" is another figure: context + peak + slack + error band.
 
 A sentence in place of figures is what stock diffusers 0.42.1 says instead of running, on the virtual card; none of it
-was tried on a real one. `tests/integration/test_matrix_images.py` and `test_matrix_videos.py` hold each.
+was tried on a real one. `tests/pipelines/test_matrix_images.py` and `test_matrix_videos.py` hold each.
 """
 
 Row = dict[str, Any]

@@ -1,6 +1,6 @@
 """The rules for the GPU memory that the kernels of an operator take, for every operator that the catalogue runs.
 
-The table is `data/operators.toml`. `tests/integration/test_operator_rules.py` runs the catalogue and fails for an
+The table is `data/operators.toml`. `tests/virtual/test_operator_rules.py` runs the catalogue and fails for an
 operator that is not listed there, so that none is silently assumed to be free. One that is not listed (a custom kernel,
 an operator of a new model) gets the default: nothing, at most its inputs and outputs once more, and an assumption that
 names it.

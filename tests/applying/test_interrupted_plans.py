@@ -1,6 +1,6 @@
 """Applying and undoing a plan that is interrupted at any line: the pipe is as it was, or undone again is.
 
-`pytest tests/integration/test_interrupted_plans.py --interrupts 0 -rP` does it at every line, and prints how often.
+`pytest tests/applying/test_interrupted_plans.py --interrupts 0 -rP` does it at every line, and prints how often.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The notebook runs as it stands, and what is committed with it is what it shows.
 
-`REFRESH_NOTEBOOKS=1 pytest tests/integration/test_notebook.py` writes the outputs anew.
+`REFRESH_NOTEBOOKS=1 pytest tests/documents/test_notebook.py` writes the outputs anew.
 """
 
 from __future__ import annotations

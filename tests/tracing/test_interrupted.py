@@ -2,7 +2,7 @@
 
 An exception is raised at lines of the package one after the other, as Ctrl-C would be raised between them. The first
 line of a method that puts things back cannot be guarded from inside it; leaving once more is what is left then.
-`pytest tests/integration/test_interrupted.py --interrupts 0 -rP` does it at every line, and prints how often.
+`pytest tests/tracing/test_interrupted.py --interrupts 0 -rP` does it at every line, and prints how often.
 """
 
 from __future__ import annotations
