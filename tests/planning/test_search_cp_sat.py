@@ -14,6 +14,8 @@ import planning_worlds
 import pytest
 
 from profiler.planning.search.solver import Solver
+from profiler.planning.session import Session
+from profiler.planning.wish import wish_of
 
 SMALL = {"components": 4, "most_blocks": 6}
 LIMITS = (
@@ -36,20 +38,24 @@ def limits(chance, world, solver):
     return limit, (None if ram is None else int(ram * weights),)
 
 
-def both(seed, **sizes):
+def both(problems, limit, use_limits):
     """Return what the engine reaches of each goal, between what CP-SAT says it is, and the seconds of both."""
     pytest.importorskip("ortools")
     import cp_sat
 
-    world = planning_worlds.world(seed, **sizes)
-    problems = world.problems()
-    limit, use_limits = limits(random.Random(seed), world, Solver(problems))
     began = time.perf_counter()
     found = Solver(problems).search(limit=limit, use_limits=use_limits, wanted=1).found
     between = time.perf_counter()
     proved = cp_sat.least(problems, limit, use_limits, EFFORT)
     seconds = (between - began, time.perf_counter() - between)
     return [(one.cost, one.peak, one.penalty) for one in found], proved, seconds
+
+
+def of_world(seed, **sizes):
+    """Return the problems of a random world, and limits."""
+    world = planning_worlds.world(seed, **sizes)
+    problems = world.problems()
+    return problems, *limits(random.Random(seed), world, Solver(problems))
 
 
 def agree(found, proved):
@@ -62,18 +68,24 @@ def agree(found, proved):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_small_worlds_have_the_optimum_that_cp_sat_proves(seed):
-    found, proved, _ = both(seed, **SMALL)
+    found, proved, _ = both(*of_world(seed, **SMALL))
     assert agree(found, proved)
     assert all(low == high for low, high in proved)
 
 
-def test_worlds_of_full_size_have_the_optimum_that_cp_sat_proves(request):
-    cases = request.config.getoption("--search-cases")
-    if not cases:
+@pytest.fixture
+def cases(request):
+    """How many searches of full size are compared."""
+    count = request.config.getoption("--search-cases")
+    if not count:
         pytest.skip("takes seconds a case: --search-cases says how many")
+    return count
+
+
+def test_worlds_of_full_size_have_the_optimum_that_cp_sat_proves(cases):
     closed, seconds = 0, []
     for seed in range(cases):
-        found, proved, taken = both(seed)
+        found, proved, taken = both(*of_world(seed))
         assert agree(found, proved), seed
         closed += all(low == high for low, high in proved)
         seconds.append(taken)
@@ -81,3 +93,18 @@ def test_worlds_of_full_size_have_the_optimum_that_cp_sat_proves(request):
     ours, theirs = map(statistics.median, zip(*seconds, strict=True))
     print(f"CP-SAT closes {closed} of {cases}; medians: engine {ours:.2f} s, CP-SAT {theirs:.2f} s")
     assert closed >= cases * 3 // 4
+
+
+@pytest.mark.usefixtures("cases")
+@pytest.mark.parametrize(("model", "budget"), [("sdxl-base", "6GiB"), ("flux1-dev", "8GiB")])
+def test_real_models_have_the_optimum_that_cp_sat_proves(model, budget):
+    from profiler import VirtualGPU, load_pipeline, profile_pipeline
+
+    with VirtualGPU("rtx-4090"):
+        profile = profile_pipeline(load_pipeline(model))
+    session = Session(profile, wish := wish_of(budget))
+    limit = session.peak_limit(wish.budget_bytes)
+    found, proved, taken = both(session.choices.problems, limit, session.use_limits)
+    assert found
+    assert agree(found, proved)
+    print(model, *found, "engine {:.2f} s, CP-SAT {:.2f} s".format(*taken))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from card_worlds import card_gauge
 from diffusers import DDIMScheduler
+from tests.tiny_pipelines import Act, Script, TinyModel, build
 
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
@@ -15,7 +16,6 @@ from profiler.planning import plan_offload
 from profiler.tracing import Trace, trace
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU
-from tests.tiny_pipelines import Act, Script, TinyModel, build
 
 SCRIPT = Script(
     {"a": (100_000, 300), "b": (70_000,)},

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from card_worlds import card_gauge
+from tests.tiny_pipelines import Act, Script, build
 from torch import nn
 
 from profiler.errors import InputError, ProfilerError
@@ -12,7 +13,6 @@ from profiler.pipelines import load_pipeline
 from profiler.tracing import Trace, profile_pipeline, trace
 from profiler.units import GIB
 from profiler.virtual import VirtualGPU
-from tests.tiny_pipelines import Act, Script, build
 
 SCRIPT = Script(
     {"a": (100, 300), "b": (700,)},

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
+from tests.integration.test_tracer import state_of
 from torch import nn
 
 from profiler.applying.hooks.pack import Pack, slots_of
 from profiler.tracing import profile_pipeline
 from profiler.virtual import VirtualGPU
-from tests.integration.test_tracer import state_of
 
 
 class Tied(nn.Module):

@@ -6,11 +6,12 @@ successor is followed by it, the last one by the depot, and what is left out by 
 
 from ortools.sat.python import cp_model
 
+from profiler.planning.search.records import anything_goes
 from profiler.planning.sequence_rule import EXCLUDED, LAST
 
 
 class Model:
-    """A problem whose rule is a `SequenceRule`, within limits."""
+    """A problem under a `SequenceRule`, or under no rule, within limits."""
 
     def __init__(self, problem, limit, use_limits):
         self._model = model = cp_model.CpModel()
@@ -18,7 +19,8 @@ class Model:
         self._pairs = [pair for row in rows for pair in row]
         for row in rows:
             model.add_exactly_one(literal for _, literal in row)
-        self._keep(problem.step.__self__, rows)
+        if problem.step is not anything_goes:
+            self._keep(problem.step.__self__, rows)
         for index, (base, most) in enumerate(zip(problem.base_uses, use_limits, strict=True)):
             if most is not None:
                 model.add(base + self._total(lambda one, i=index: one.uses[i]) <= most)

@@ -63,7 +63,7 @@ def layers_of(problem: Problem, keys: Sequence[Sequence[str]]) -> list[Layer] | 
 
 
 def restricted(layers: Sequence[Layer], steps: Sequence[NDArray[np.bool_]]) -> list[Layer] | None:
-    """Return layers of those `steps` alone that are part of a complete choice; None where there is none.
+    """Return layers of those `steps` alone that are part of a complete choice; None if there is none.
 
     Keys without a step are left out.
     """

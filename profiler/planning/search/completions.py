@@ -87,7 +87,7 @@ def completions_of(sheet: Sheet, cap: int) -> Completions:
 
 
 def _longer(sheet: Sheet, depth: int, ends: _Ends, spare: Whole) -> _Ends | None:
-    """Return the completions that are one decision longer; None where they are too many."""
+    """Return the completions that are one decision longer; None if they are too many."""
     layer, decision = sheet.tables.layers[depth], sheet.tables.decisions[depth]
     order = np.argsort(ends.states, kind="stable")
     counts = np.bincount(ends.states, minlength=len(sheet.rests[depth + 1]))

@@ -1,6 +1,6 @@
 """Exact search: choose one option for each decision so that the cost is least and no limit is exceeded.
 
-The engine knows nothing of what it decides; `search.records` says what a problem and an answer are. It works on
+The engine knows nothing of what it decides; `searching.records` says what a problem and an answer are. It works on
 whole numbers throughout. Parts of it, from below:
 
 - `dominance`: options that another one beats in everything are left out.
