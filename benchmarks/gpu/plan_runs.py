@@ -14,9 +14,9 @@ import presets
 import torch
 from at_hand import call_of, pipeline_at_hand, reserving_at_most
 from plan_cases import MANAGER, MMGP, OURS, PRESETS, RESIDENT, Case
-from profiler.applying.hooks.split import options_of
 
 from profiler.applying import apply
+from profiler.applying.hooks.grouped import options_of
 from profiler.errors import FindingError, ProfilerError
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode

@@ -56,6 +56,13 @@ def _name(value: str) -> None:
     check_names("a class", [value])
 
 
+def _class_of_diffusers(value: str) -> None:
+    """Check a class that a plan's code imports from diffusers: all of theirs begin with a capital."""
+    _name(value)
+    if not value[0].isupper():
+        raise ValueError(f"{value!r} is no name of a class")
+
+
 def _scales(value: dict[str, Any]) -> None:
     check_known("scale of FreeU's", list(value), {"s1", "s2", "b1", "b2"})
     _numbers(list(value.values()))
@@ -76,7 +83,7 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     settings.LAYERWISE_CASTING: _dtypes,
     settings.ATTENTION_SLICING: _slices,
     settings.ATTENTION_BACKEND: lambda value: check_words("attention backend", [value]),
-    settings.ATTENTION_PROCESSOR: _name,
+    settings.ATTENTION_PROCESSOR: _class_of_diffusers,
     settings.DISABLED_ATTENTION: lambda value: check_known(
         "attention of torch's", value, _TORCH_ATTENTION
     ),

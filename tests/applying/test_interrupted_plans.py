@@ -70,7 +70,7 @@ def test_an_apply_that_is_interrupted_leaves_the_pipe_as_it_was(interrupts, worl
         lambda: is_as_before(before),
         undo,
         most=interrupts,
-        but=(VIRTUAL_GPU,),
+        but=VIRTUAL_GPU,
     )
     assert needed == []
 
@@ -80,10 +80,10 @@ def test_an_undo_that_is_interrupted_can_be_repeated(interrupts, world, prepare)
     pipe, apply_it, is_as_before = world
     prepare(pipe)
     before, needed = state_of(pipe), []
-    count = Interrupter(but=(VIRTUAL_GPU,)).run(apply_it().undo).lines
+    count = Interrupter(but=VIRTUAL_GPU).run(apply_it().undo).lines
     for at in some_lines(count, interrupts):
         applied = apply_it()
-        Interrupter(at, but=(VIRTUAL_GPU,)).run(applied.undo)
+        Interrupter(at, but=VIRTUAL_GPU).run(applied.undo)
         if not is_as_before(before):
             needed.append(at)
         applied.undo()

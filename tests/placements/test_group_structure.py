@@ -70,4 +70,6 @@ def test_groups_are_those_of_diffusers(model):
                     num_blocks_per_group=grouped.blocks or None,
                     use_stream=grouped.stream,
                 )
-                assert told(structure_of(component, grouped)) == placed(module), (name, grouped)
+                assert told(
+                    structure_of(component, grouped.blocks, stream=grouped.stream)
+                ) == placed(module), (name, grouped)

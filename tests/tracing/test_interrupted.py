@@ -82,6 +82,6 @@ def test_a_trace_that_is_interrupted_leaves_torch_and_the_pipe_as_they_were(inte
             leave_again,
             most=interrupts,
             interrupt=interrupt,
-            but=(VIRTUAL_GPU,),
+            but=VIRTUAL_GPU,
         )
         assert len(needed) <= MOST_UNGUARDED

@@ -8,7 +8,7 @@ import pytest
 import torch
 from card_worlds import card_gauge
 from diffusers import DDIMScheduler
-from tests.tiny_pipelines import Act, Script, TinyModel, build
+from tiny_pipelines import Act, Script, TinyModel, build
 
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode

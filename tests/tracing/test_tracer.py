@@ -3,8 +3,8 @@
 import pytest
 import torch
 from card_worlds import card_gauge
-from tests.tiny_pipelines import Act, Script, build
-from torch import nn
+from pipeline_states import state_of
+from tiny_pipelines import Act, Script, build
 
 from profiler.errors import InputError, ProfilerError
 from profiler.libraries.modes import Mode
@@ -22,43 +22,6 @@ SCRIPT = Script(
         Act("encode", "b"),
     ),
 )
-
-
-def state_of(pipe):
-    """Return everything about a pipeline that a tracer could leave changed, by name."""
-    state = {"pipe": sorted(vars(pipe)), "class": sorted(vars(type(pipe)))}
-    for name, part in pipe.components.items():
-        state[name] = sorted(vars(part)) if hasattr(part, "__dict__") else part
-        if isinstance(part, nn.Module):
-            for path, module in part.named_modules():
-                state[f"{name}.{path}"] = module_state(module)
-    return state
-
-
-def module_state(module):
-    """Return a module's attributes, hooks, and where its tensors are."""
-    hook = vars(module).get("_hf_hook")
-    registry = vars(module).get("_diffusers_hook")
-    return {
-        "attributes": {key: _plainly(value) for key, value in vars(module).items()},
-        "hooks": (type(hook).__name__, sorted(vars(hook)) if hook else None),
-        "registry": list(registry.hooks) if registry else None,
-        "tensors": [
-            (key, tuple(tensor.shape), tensor.dtype, str(tensor.device), tensor.requires_grad)
-            for key, tensor in (
-                *module.named_parameters(recurse=False),
-                *module.named_buffers(recurse=False),
-            )
-        ],
-    }
-
-
-def _plainly(value):
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__name__)
-    if isinstance(value, dict):
-        return sorted(map(str, value))
-    return value if isinstance(value, int | str | bool | None) else type(value).__name__
 
 
 def placed(mode):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline
-from tests.integration.test_tracer import state_of
+from pipeline_states import state_of
 from torch import nn
 
 from profiler.applying.hooks.pack import Pack, slots_of

@@ -12,9 +12,8 @@ from typing import Any
 import profiler
 
 PACKAGE = str(Path(profiler.__file__).parent) + os.sep
-VIRTUAL_GPU = (
-    PACKAGE + "virtual" + os.sep
-)  # stands for what a real GPU does, which no exception interrupts
+VIRTUAL_GPU = tuple(PACKAGE + room + os.sep for room in ("virtual", "allocator"))
+"""Stand for what a real GPU and its driver do, which no exception interrupts."""
 
 
 class Interrupter:
