@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import accelerate
 import pytest
 import torch
 from tiny_flux import write_tiny_flux
 from torch import nn
 
+import profiler
 from profiler.pipelines import load_pipeline
 from profiler.virtual import VirtualGPU
 
@@ -132,3 +138,27 @@ def test_a_pipeline_on_a_second_gpu_fails_before_it_counts_for_the_first(gpu, tm
     with pytest.raises(torch.AcceleratorError, match="invalid device ordinal"):
         run()
     assert cuda.max_memory_allocated() == 0
+
+
+def test_a_device_context_that_began_inside_serves_torch_s_own_factories_afterwards():
+    """Torch keeps the set of them from its first use on, so a fresh process has to find out."""
+    code = """
+import torch
+from profiler import VirtualGPU
+
+with VirtualGPU("rtx-4060"), torch.device("meta"):
+    torch.ones(1)
+real = torch.ones(2)
+with torch.device("meta"):
+    found = [make(real).device.type for make in (torch.as_tensor, torch.asarray)]
+    found.append(torch.tensor([1.0]).device.type)
+assert found == ["meta"] * 3, found
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(Path(profiler.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

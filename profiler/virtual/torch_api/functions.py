@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import core_model_loading
 
@@ -38,6 +39,8 @@ def active_gpu() -> Device | None:
 
 def install(gpu: Device, patches: Patches) -> None:
     """Make `gpu` this thread's active one, and serve torch's device-dependent free functions for it."""
+    # Torch keeps the set of factories that `with torch.device(...)` serves from its first use on: not with ours in it.
+    _device_constructors()
     patches.replace(_active, "gpu", gpu)
     functional = torch.nn.functional
     for owner, name, make in (
