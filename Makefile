@@ -48,10 +48,6 @@ nightly-plans: $(INSTALLED)
 nightly-search: $(INSTALLED)
 	$(BIN)/python -m pytest tests/planning/test_search_cp_sat.py --search-cases 100 -rP
 
-# A hundred searches of full size beside those of OR-Tools' CP-SAT, with the seconds of both. Half an hour.
-nightly-search: $(INSTALLED)
-	$(BIN)/python -m pytest tests/planning/test_search_cp_sat.py --search-cases 100 -rP
-
 # An interrupt at every line of entering, leaving, applying and undoing. An hour.
 nightly-interrupts: $(INSTALLED)
 	$(BIN)/python -m pytest tests/tracing/test_interrupted.py tests/applying/test_interrupted_plans.py --interrupts 0 -rP
