@@ -19,7 +19,7 @@ from profiler.applying.hooks.attachment import Attachment, Target
 from profiler.applying.hooks.restoring import all_or_nothing
 from profiler.applying.hooks.sticky import keep_excluded, share_end
 from profiler.applying.hooks.swaps import swap
-from profiler.applying.hooks.table import ATTACHMENTS
+from profiler.applying.hooks.table import ATTACHMENTS, TO_ALL
 from profiler.applying.run_differences import differences
 from profiler.applying.snapshot import Snapshot, flags_of, snapshot
 from profiler.checking.given import check_given, check_pipelines
@@ -242,16 +242,16 @@ def _all_alike(scheme: Scheme, pipe: DiffusionPipeline) -> bool:
     """Tell whether one call of the pipeline suffices: all components are split in the same way, in memory."""
     ways = {scheme.split(name) for name in private.modules_of(pipe)}
     how = next(iter(ways))
-    return len(ways) == 1 and how is not None and not how.on_disk
+    return len(ways) == 1 and how is not None and how.kind in TO_ALL and not how.on_disk
 
 
 def _place_alike(
     scheme: Scheme, pipe: DiffusionPipeline, where: _Where, modules: list[torch.nn.Module]
 ) -> None:
-    name, how = next(iter(scheme.inside.items()))
+    how = next(iter(scheme.inside.values()))
     setattr(pipe, private.EXCLUDED, [])
     with all_or_nothing(modules):
-        _attachment(scheme, name).attach_to_all(pipe, how, where.gpu_id, where.device)
+        TO_ALL[how.kind].attach_to_all(pipe, how, where.gpu_id, where.device)
 
 
 def _attachment(scheme: Scheme, name: str) -> Attachment:

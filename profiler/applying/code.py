@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from profiler.applying.code_run import head, needs_torch, settings_lines
 from profiler.applying.hook_source import source_of
 from profiler.applying.hooks.swaps import HOOKS, RESTS, hang_up, put_hook
-from profiler.applying.hooks.table import ATTACHMENTS
+from profiler.applying.hooks.table import ATTACHMENTS, TO_ALL
 from profiler.checking.code_words import quoted
 from profiler.errors import InputError
 from profiler.placements.scheme import RESIDENT, Scheme
@@ -78,7 +78,7 @@ def _pieces(plan: Plan, scheme: Scheme) -> Iterator[str]:
         yield _DISK
     yield from settings_lines(plan)
     if alike is not None:
-        yield ATTACHMENTS[alike.kind].code_for_all(alike)
+        yield TO_ALL[alike.kind].code_for_all(alike)
     elif not (scheme.hooked(plan.placements) or scheme.inside):
         yield 'pipe.to("cuda")\n'
     else:
@@ -109,7 +109,7 @@ def _alike(plan: Plan, scheme: Scheme) -> Placement | None:
     """Return the placement that splits all components, if one call of the pipeline suffices, else None."""
     ways = {scheme.split(name) for name in plan.placements}
     how = next(iter(ways)) if len(ways) == 1 else None
-    return None if how is None or how.on_disk else how
+    return None if how is None or how.kind not in TO_ALL or how.on_disk else how
 
 
 def _model_offload(plan: Plan, scheme: Scheme) -> str:

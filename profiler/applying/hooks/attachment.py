@@ -41,16 +41,20 @@ class Attachment(Protocol):
     def attach(self, target: Target, how: Any) -> None:
         """Place the component; if that fails half-way, leave it as it was."""
 
-    def attach_to_all(
-        self, pipe: DiffusionPipeline, how: Any, gpu_id: int | None, device: Any
-    ) -> None:
-        """Place all components by the pipeline's own call."""
-
     def drift(self, name: str, module: nn.Module, how: Any, swap: str) -> Iterator[str]:
         """Yield a line for each way in which the component is not as it was placed."""
 
     def code(self, name: str, how: Any, swap: str, *, stays: bool) -> str:
         """Return the line that places the component of a variable `pipe`."""
+
+
+class AttachmentToAll(Attachment, Protocol):
+    """A placement that one call of the pipeline's own gives to all components."""
+
+    def attach_to_all(
+        self, pipe: DiffusionPipeline, how: Any, gpu_id: int | None, device: Any
+    ) -> None:
+        """Place all components by the pipeline's own call."""
 
     def code_for_all(self, how: Any) -> str:
         """Return the lines that place all components by the pipeline's own call."""

@@ -27,8 +27,6 @@ from profiler.libraries.quantised import Slot
 from profiler.placements.streamed import streamed_blocks
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
     from profiler.applying.hooks.attachment import Target
     from profiler.placements.streamed import Streamed
 
@@ -136,11 +134,6 @@ def attach(target: Target, how: Streamed) -> None:
     put_hook(target.pipe, target.name, make)
 
 
-def attach_to_all(pipe: DiffusionPipeline, how: Streamed, gpu_id: int | None, device: Any) -> None:
-    """Refuse: no call of a pipeline streams blocks."""
-    raise NotImplementedError
-
-
 def drift(name: str, module: nn.Module, how: Streamed, swap: str) -> Iterator[str]:
     """Yield a line if other blocks are streamed, or none."""
     hook = private.root_hook(module)
@@ -158,11 +151,6 @@ def code(name: str, how: Streamed, swap: str, *, stays: bool) -> str:
         return f"hang_up(pipe.{name}, StreamedOffload({made}))\n"
     made = f"{rest}(*given), resident_blocks={blocks}"
     return f"put_hook(pipe, {quoted(name)}, lambda *given: StreamedOffload({made}))\n"
-
-
-def code_for_all(how: Streamed) -> str:
-    """Refuse: no call of a pipeline streams blocks."""
-    raise NotImplementedError
 
 
 def _places(module: nn.Module) -> dict[Slot, Place]:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 from profiler.applying.hooks import grouped, sequential, streamed
 
 if TYPE_CHECKING:
-    from profiler.applying.hooks.attachment import Attachment
+    from profiler.applying.hooks.attachment import Attachment, AttachmentToAll
 
 ATTACHMENTS: dict[str, Attachment] = {
     "grouped": grouped,
     "sequential": sequential,
     "streamed": streamed,
 }
+
+TO_ALL: dict[str, AttachmentToAll] = {"grouped": grouped, "sequential": sequential}
+"""Those that a pipeline has a call of its own for."""
