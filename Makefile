@@ -28,7 +28,7 @@ check: $(INSTALLED)
 zoo: $(INSTALLED)
 	$(BIN)/python benchmarks/zoo.py
 
-# Writes docs/presets.md: diffusers' presets beside our plan, on cards of 8 to 24 GB.
+# Writes docs/presets.md: diffusers' presets beside our plan, on GPUs of 8 to 24 GB.
 compare-presets: $(INSTALLED)
 	$(BIN)/python benchmarks/presets.py
 
@@ -40,7 +40,7 @@ format: $(INSTALLED)
 nightly-cuda: $(INSTALLED)
 	$(BIN)/python benchmarks/cuda_build.py
 
-# Five hundred random plans, each run under its budget as the card's capacity. An hour.
+# Five hundred random plans, each run under its budget as the GPU's capacity. An hour.
 nightly-plans: $(INSTALLED)
 	$(BIN)/python -m pytest tests/sizing/test_capacity.py --plan-cases 500
 

@@ -3,8 +3,8 @@
 Usage: python benchmarks/accuracy.py [--published ../shared/published/peaks.csv] [--only PART_OF_AN_ID] [--json]
                                      [--old-diffusers FOLDER]
 
-The table holds peaks that other people measured: pipeline, dtype, size, mode, card, and the figure that torch
-gave them. Each row runs on the virtual card of the same name; the number of denoise steps is cut to two, since a
+The table holds peaks that other people measured: pipeline, dtype, size, mode, GPU, and the figure that torch
+gave them. Each row runs on the virtual GPU of the same name; the number of denoise steps is cut to two, since a
 peak does not depend on it. What cannot be run is named with the reason.
 
 CogVideoX's VAE changed since its rows were measured, so they are left out of the summary, unless `--old-diffusers`
@@ -51,8 +51,8 @@ CHANGED_CODE = "the code of CogVideoX's VAE changed since"
 OLD_CODE = "with the VAE of diffusers 0.30.3"
 # Rows that something else explains, by the ids. docs/accuracy.md argues each.
 EXPLAINED = {
-    "blog-sdxl-05": "the notebook's compiled UNet of the cell before was still on the card: 4.78 GiB",
-    "blog-sdxl-06": "the notebook's compiled UNet of the cell before was still on the card: 4.78 GiB",
+    "blog-sdxl-05": "the notebook's compiled UNet of the cell before was still on the GPU: 4.78 GiB",
+    "blog-sdxl-06": "the notebook's compiled UNet of the cell before was still on the GPU: 4.78 GiB",
     "torchao-cogvideox-text-5": "its source gives 3.1 GB for the same decode elsewhere",
 }
 
@@ -61,7 +61,7 @@ class Result(NamedTuple):
     """One row, predicted or not."""
 
     id: str
-    card: str
+    gpu: str
     mode: str
     published_gib: float
     predicted_gib: float | None
@@ -99,12 +99,12 @@ def predict(row: dict[str, str], folder: Path, old: Path | None) -> tuple[float,
     Raises:
         CannotRunError: with the reason.
     """
-    card = next((key for name, key in CARDS.items() if row["gpu"].startswith(name)), None)
-    if card is None:
-        raise CannotRunError(f"no card called {row['gpu']!r}")
+    gpu = next((key for name, key in CARDS.items() if row["gpu"].startswith(name)), None)
+    if gpu is None:
+        raise CannotRunError(f"no GPU called {row['gpu']!r}")
     if row["quantization"] != "none":
         raise CannotRunError("which components are quantised, the row does not say")
-    with VirtualGPU(card):
+    with VirtualGPU(gpu):
         pipe = load_pipeline(_model(row["config_dir"], folder), dtype=DTYPES[row["dtype"]])
         if "fused QKV" in row["mode"]:
             pipe.transformer.fuse_qkv_projections()
@@ -176,7 +176,7 @@ def _mode_name(text: str) -> str:
 
 
 def _denoiser_alone(pipe: Any, row: dict[str, str]) -> Profile:
-    """Profile the second forward of FLUX's transformer, alone on the card."""
+    """Profile the second forward of FLUX's transformer, alone on the GPU."""
     if not row["pipeline_class"].startswith("FluxTransformer2DModel"):
         raise CannotRunError(f"no inputs for {row['pipeline_class']} alone")
     transformer = pipe.transformer

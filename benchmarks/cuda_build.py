@@ -27,7 +27,7 @@ MODES = (
     {"name": "group-leaf"},
     {"name": "group-leaf", "stream": True},
 )
-CARD = "h200"
+GPU = "h200"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -43,7 +43,7 @@ def figures() -> dict[str, Any]:
     for model in MODELS:
         for options in MODES:
             profile = profile_model(
-                Scenario(model=model, gpu=CARD, mode=Mode(**options), steps=2)  # type: ignore[arg-type]
+                Scenario(model=model, gpu=GPU, mode=Mode(**options), steps=2)  # type: ignore[arg-type]
             )
             events = json.dumps(profile.events).encode()
             found[f"{model} {' '.join(map(str, options.values()))}"] = {
@@ -78,7 +78,7 @@ def _tested_torch() -> str:
 
 def run_in(python: str | Path) -> dict[str, Any]:
     """Return the figures that another interpreter predicts with this checkout."""
-    # The card that may be there plays no part: both builds predict.
+    # The GPU that may be there plays no part: both builds predict.
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [str(python), __file__, "--print"],

@@ -4,7 +4,7 @@ Usage: python benchmarks/figures.py write FOLDER
        python benchmarks/figures.py compare FOLDER
 
 A change of structure must change no figure: write before it, compare after it. Twenty models in four modes, two denoise
-steps each, and twelve plans; a file holds the events, totals, peaks, submodules' activity and bills of a profile, or
+steps each, and twelve plans; a file holds the events, totals, peaks, submodule spans and breakdowns of a profile, or
 all of a plan. Sentences are left out. Exits with 1 if a figure differs, naming the files.
 """
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from profiler.applying.verify import compare
 from profiler.errors import ProfilerError
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
@@ -130,7 +130,7 @@ def _by_code(plan: Plan, place: str) -> Profile:
     """Return two calls of the plan's pipeline, placed by the plan's code alone."""
     from profiler.applying.verify import run_calls
 
-    with VirtualGPU(card(plan.gpu).with_capacity(plan.budget_bytes)), quiet():
+    with VirtualGPU(gpu_spec(plan.gpu).with_capacity(plan.budget_bytes)), quiet():
         pipe = load_pipeline(
             plan.model,
             dtype=plan.dtypes or None,

@@ -1,7 +1,7 @@
 """Search problems like those that planning makes, at random and at real scale, without a pipeline behind them.
 
 A world is a pipeline's call: text encoders run once, one after the other; denoisers alternate for some steps; the VAE
-decodes. A component chooses who evicts it (`SequenceRule`), and how many of its blocks stay while it is on the card;
+decodes. A component chooses who evicts it (`SequenceRule`), and how many of its blocks stay while it is on the GPU;
 the others are streamed, two at a time, beside the computing. Figures are invented, their sizes are those of the
 catalogue: 0.1 to 24 GB a component, 2 to 60 blocks, copies at 5 to 25 GB/s.
 """
@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Who runs, and what is on the card beside weights."""
+    """Who runs, and what is on the GPU beside weights."""
 
     entry: int
     name: str
@@ -85,7 +85,7 @@ class World:
 
 
 class _Stay:
-    """The moments that one component spends on the card under one key, and the ways to spend them."""
+    """The moments that one component spends on the GPU under one key, and the ways to spend them."""
 
     def __init__(self, world: World, part: Part, key: str, *, sticky: bool) -> None:
         self._world, self._part, self._key = world, part, key
@@ -109,7 +109,7 @@ class _Stay:
         travelling = 2 * part.block_bytes if streamed else 0
         exposed = max(self._nanoseconds(streamed) - part.entry_nanoseconds, 0)
         stays = part.bytes - streamed
-        # Streamed blocks have a pinned copy; what leaves the card needs room in the RAM.
+        # Streamed blocks have a pinned copy; what leaves the GPU needs room in the RAM.
         host = streamed + (0 if self._always else stays)
         return self._option(("blocks", kept), (stays, travelling), exposed, host, directions=2)
 

@@ -1,10 +1,10 @@
-"""Compares diffusers' presets with our plan on cards of 8 to 24 GB, and writes docs/presets.md.
+"""Compares diffusers' presets with our plan on GPUs of 8 to 24 GB, and writes docs/presets.md.
 
 Usage: python benchmarks/presets.py [--only PART_OF_A_NAME] [--resume]
 
-Each model makes its default call on a virtual card. A pipeline's presets are replayed from one run of it, diffusers'
-ComponentsManager runs with the card's memory as its limit, and our plan is confirmed by a run under it. The rows go to
-benchmarks/results/presets.json after each card; `--resume` keeps those that are there.
+Each model makes its default call on a virtual GPU. A pipeline's presets are replayed from one run of it, diffusers'
+ComponentsManager runs with the GPU's memory as its limit, and our plan is confirmed by a run under it. The rows go to
+benchmarks/results/presets.json after each GPU; `--resume` keeps those that are there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diffusers import ComponentsManager
 
 from profiler.atomic import write_text
 from profiler.errors import FindingError
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.quiet import quiet
@@ -66,14 +66,14 @@ PAGE = ROOT / "docs" / "presets.md"
 INTRODUCTION = """\
 # Presets beside our plan
 
-Printed by `make compare-presets`: the default call of each model on virtual cards, with 32 and 64 GiB of host memory.
+Printed by `make compare-presets`: the default call of each model on virtual GPUs, with 32 and 64 GiB of host memory.
 All of it is predicted, for a call once calls repeat. A cell says what the driver would show in GiB (context, peak and
 allocator's slack, and the error band), the host memory that weights take, and the seconds of the call. `no` stands
-where that exceeds the card or the host memory, or a run on the card fails for pieces of memory, and `fails` where stock
+where that exceeds the GPU or the host memory, or a run on the GPU fails for pieces of memory, and `fails` where stock
 diffusers 0.42.1 does not get through: SDXL's VAE is cast in every call, which a stream's host copies do not follow
 ([every mode](zoo.md)).
 
-ComponentsManager ran with the card's memory as its limit; its figure is reserved memory with the context. Our plan ran
+ComponentsManager ran with the GPU's memory as its limit; its figure is reserved memory with the context. Our plan ran
 so, too, before it was promised. Where there is none that leaves the picture as it is, another one may decode in tiles
 (`vram plan --allow vae-tiling,vae-slicing`); no preset beside it does, so it stands apart.
 """
@@ -86,7 +86,7 @@ MODES = {
     "group, by leaf": Mode(name="group-leaf"),
     "group, by leaf, stream": Mode(name="group-leaf", stream=True),
     "group, by leaf, recorded stream": Mode(name="group-leaf", stream=True, record_stream=True),
-    # What is pinned when changes nothing on the card.
+    # What is pinned when changes nothing on the GPU.
     "group, by leaf, stream, low_cpu_mem": Mode(name="group-leaf", stream=True),
 }
 """The presets that a run can confirm."""
@@ -130,7 +130,7 @@ def managed(model: str, gpu: str) -> dict[str, Any] | None:
 
 
 def runs(model: str, gpu: str, mode: Mode) -> bool:
-    """Whether a preset gets through two steps with the card's memory as its limit."""
+    """Whether a preset gets through two steps with the GPU's memory as its limit."""
     with VirtualGPU(gpu), quiet():
         pipe = load_pipeline(model)
         pipe.set_progress_bar_config(disable=True)
@@ -181,7 +181,7 @@ def rows(model: str, gpu: str) -> Iterator[dict[str, Any]]:
     weighed = dict(zip(wanted, weigh(profile, wanted.values()), strict=True))
     found = {label: None if one is None else figures(one) for label, one in weighed.items()}
     auto = managed(model, gpu)
-    budget_bytes = card(gpu).capacity_bytes
+    budget_bytes = gpu_spec(gpu).capacity_bytes
     for ram in RAM_GIB:
         ours = planned(profile, budget_bytes, ram * GIB)
         row = {
@@ -200,7 +200,7 @@ def rows(model: str, gpu: str) -> Iterator[dict[str, Any]]:
 
 
 def fits(row: dict[str, Any], one: dict[str, Any] | None) -> bool:
-    """Whether a preset keeps within the card and the host memory of its row."""
+    """Whether a preset keeps within the GPU and the host memory of its row."""
     return (
         one is not None
         and one.get("runs", True)
@@ -234,7 +234,7 @@ def page(found: list[dict[str, Any]]) -> str:
     for model in dict.fromkeys(row["model"] for row in found):
         own = [row for row in found if row["model"] == model]
         labels = [*own[0]["presets"], OURS, "ours to the best preset"]
-        heads = [f"{card(row['gpu']).name}, {row['ram_bytes'] // GIB} GiB RAM" for row in own]
+        heads = [f"{gpu_spec(row['gpu']).name}, {row['ram_bytes'] // GIB} GiB RAM" for row in own]
         text.append(f"\n## {model}\n")
         text.append(f"| | {' | '.join(heads)} |")
         text.append(f"|---|{'---|' * len(own)}")

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/quantised_peaks.py [--only PART_OF_A_NAME] [--json]
 
-`published/quantised_peaks.csv` holds what others measured on an H100: reserved memory once everything is on the card,
+`published/quantised_peaks.csv` holds what others measured on an H100: reserved memory once everything is on the GPU,
 and at the peak of a call of 1024 x 1024 pixels. Libraries load differently from version to version, and what loading
 leaves reserved differs with it, so the growth from the one to the other is compared as well. Rows whose library is not
 installed (the extra `quantization`) are named and left out.
@@ -53,7 +53,7 @@ class Peak(NamedTuple):
 
 
 def predict(row: dict[str, str]) -> Peak:
-    """Return one row with its prediction, on a virtual card of its own.
+    """Return one row with its prediction, on a virtual GPU of its own.
 
     Raises:
         InputError: if the library that quantises is not installed.

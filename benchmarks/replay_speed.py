@@ -18,7 +18,7 @@ from profiler.placements.evictions import DROP, PINNED
 from profiler.placements.placement import LEVERS, Placement
 from profiler.placements.scheme import Scheme
 from profiler.planning.costs.link import link_of
-from profiler.planning.costs.table import Rides, evaluate, tabulate
+from profiler.planning.costs.table import CostTable, evaluate, tabulate
 from profiler.planning.replaying.simulate import simulate
 from profiler.planning.replaying.workload import workload_of
 from profiler.planning.vocabulary import placements
@@ -34,15 +34,15 @@ SIMULATED = 10
 LIMIT_PER_SECOND = 20_000
 
 
-def random_plans(workload: Workload, rides: Rides, count: int) -> list[Scheme]:
+def random_plans(workload: Workload, cost_table: CostTable, count: int) -> list[Scheme]:
     """Return sound plans of every kind, the same ones each time."""
     chance = random.Random(0)  # noqa: S311  # no secret
     ways = {
-        part.name: list(placements(part, rides, LEVERS, leaving_rest=False))
+        part.name: list(placements(part, cost_table, LEVERS, leaving_rest=False))
         for part in workload.components
     }
     streams = {
-        part.name: list(placements(part, rides, LEVERS, leaving_rest=True))
+        part.name: list(placements(part, cost_table, LEVERS, leaving_rest=True))
         for part in workload.components
     }
     plans: list[Scheme] = []
@@ -62,7 +62,7 @@ def random_plans(workload: Workload, rides: Rides, count: int) -> list[Scheme]:
                 sequence.append(name)
                 swaps[name] = chance.choice([DROP, PINNED])
         plan = Scheme(tuple(sequence), frozenset(excluded), True, inside, swaps)
-        if rides.sound(plan):
+        if cost_table.sound(plan):
             plans.append(plan)
     return plans
 
@@ -71,13 +71,13 @@ def measure() -> dict[str, Any]:
     """Return how many plans a second each of both weighs, and whether they agree."""
     profile = profile_without_limit(Scenario(model=MODEL, gpu="rtx-4090", steps=STEPS))
     workload = workload_of(profile)
-    rides = tabulate(workload, link_of(profile))
-    plans = random_plans(workload, rides, PLANS)
+    cost_table = tabulate(workload, link_of(profile))
+    plans = random_plans(workload, cost_table, PLANS)
     repeats = 25
     start = time.perf_counter()
     for _ in range(repeats):
         for plan in plans:
-            evaluate(rides, plan)
+            evaluate(cost_table, plan)
     evaluate_per_second = repeats * PLANS / (time.perf_counter() - start)
     start = time.perf_counter()
     logs = [simulate(workload, plan, calls=3) for plan in plans[:SIMULATED]]
@@ -85,13 +85,13 @@ def measure() -> dict[str, Any]:
     differing = 0
     for plan, events in zip(plans, logs, strict=False):
         peak = max(max(event.lead_peak_bytes, event.peak_bytes) for event in events)
-        differing += peak != evaluate(rides, plan).peak_allocated_bytes
+        differing += peak != evaluate(cost_table, plan).peak_allocated_bytes
     return {
         "model": MODEL,
         "components": len(workload.names),
         "steps": STEPS,
         "events": len(profile.events),
-        "moments": len(rides.moments),
+        "moments": len(cost_table.moments),
         "evaluate_per_second": evaluate_per_second,
         "simulate_per_second": simulate_per_second,
         "ratio": evaluate_per_second / simulate_per_second,

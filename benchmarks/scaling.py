@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/scaling.py [--json] [--pairs N]
 
-Each model is profiled in a process of its own, under model offload as `vram profile` does it by default, on a card
+Each model is profiled in a process of its own, under model offload as `vram profile` does it by default, on a GPU
 that holds it. After the imports comes first a profile of 50 steps, whose wall time is `first_seconds`, nothing having
 been run before; then pairs of 4 and 50 steps in turn, of which the ratio is the median. Limits: 1.15, and 6 s.
 
@@ -21,7 +21,7 @@ import sys
 import time
 from typing import Any
 
-CARD = "h200"
+GPU = "h200"
 MODELS = ("sdxl-base", "flux1-dev", "qwen-image", "wan2.1-t2v-14b")
 FEW, MANY = 4, 50
 MOST_RATIO = 1.15
@@ -44,7 +44,7 @@ def profile_seconds(model: str, steps: int) -> float:
     from profiler.sizing.size import profile_model
 
     began = time.perf_counter()
-    profile = profile_model(Scenario(model=model, gpu=CARD, steps=steps))
+    profile = profile_model(Scenario(model=model, gpu=GPU, steps=steps))
     seconds = time.perf_counter() - began
     assert profile.complete, profile.error
     assert len(profile.steps) == steps, profile.steps
@@ -101,7 +101,7 @@ def _flux_seconds(count: int) -> float:
     from profiler.tracing import profile_pipeline
     from profiler.virtual import VirtualGPU
 
-    with VirtualGPU(CARD):
+    with VirtualGPU(GPU):
         pipe = load_pipeline("flux1-dev")
         config = {
             **pipe.transformer.config,

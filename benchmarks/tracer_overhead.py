@@ -2,13 +2,13 @@
 
 Run: python benchmarks/tracer_overhead.py [--pairs 30] [--json]
 
-The weights are real and the CPU computes with them; the tracer stands where it stands on a card. What a card adds is
+The weights are real and the CPU computes with them; the tracer stands where it stands on a GPU. What a GPU adds is
 missing: its counters and events are stand-ins, its allocator has nothing to write down, and no weights are moved.
-`benchmarks/gpu/tracer_overhead.py` is the same on a card.
+`benchmarks/gpu/tracer_overhead.py` is the same on a GPU.
 
 Seconds are the process's own on one thread, the two ways in turn; the ratio is the median, and beside it stands what
 plain calls are to the plain ones around them. Limits: a ratio of 1.03, 1 MB of host memory for every 1000 events,
-nothing on the device (of a virtual card, on which the pipe runs for that).
+nothing on the device (of a virtual GPU, on which the pipe runs for that).
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def calling(pipe: Any, device: str, steps: int) -> Callable[[], Any]:
 
 @contextmanager
 def answered_by_a_model() -> Iterator[None]:
-    """Let `torch.cuda` speak of a card while tensors stay what they are.
+    """Let `torch.cuda` speak of a GPU while tensors stay what they are.
 
-    Statistics are made as C++ makes them on a card, all of them anew for each reading; nothing is counted in them.
+    Statistics are made as C++ makes them on a GPU, all of them anew for each reading; nothing is counted in them.
     """
     gpu = VirtualGPU("h200")
     gpu._thread = threading.get_ident()

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/vae_peaks.py [--json]
 
-`published/vae_peaks.csv` holds what others measured on a real card, each row with its source: model, operation, dtype,
+`published/vae_peaks.csv` holds what others measured on a real GPU, each row with its source: model, operation, dtype,
 size, peak allocated (`above_before`: above what was allocated before the call; `total`: with the weights), and reserved
 where it was measured. Stable Diffusion's rows served to calibrate the workspaces of convolutions
 (profiler/virtual/workspaces.py); Qwen-Image's did not, and are an independent test.
@@ -55,7 +55,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def predict(row: dict[str, str]) -> Peak:
-    """Return one row with its prediction, on a virtual card of its own."""
+    """Return one row with its prediction, on a virtual GPU of its own."""
     with VirtualGPU(row["gpu"]) as gpu:
         vae = gpu.lend(_vae(row["model"], row["dtype"])).to("cuda")
         if row["tiled"] == "1":

@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/zoo.py [--only PART_OF_A_NAME] [--resume]
 
-Each model makes its default call, cut to two denoise steps, on a virtual card without a limit, so that every mode
+Each model makes its default call, cut to two denoise steps, on a virtual GPU without a limit, so that every mode
 shows what it needs. The rows go to benchmarks/results/zoo.json after each model; `--resume` keeps those that are there.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.atomic import write_text
 from profiler.errors import InputError
-from profiler.gpus.hardware import card, cards
+from profiler.gpus.hardware import gpu_spec, gpu_specs
 from profiler.libraries.modes import Mode
 from profiler.pipelines import catalogue, load_pipeline
 from profiler.record.verdict import verdict
@@ -42,7 +42,7 @@ MODES = {
     "layerwise": Mode(name="model", layerwise_casting=True),
     "tiling": Mode(name="model", vae_tiling=True, vae_slicing=True),
 }
-CARD = "rtx-4090"
+GPU = "rtx-4090"
 STEPS = 2
 LIBRARIES = ("torch", "diffusers", "accelerate", "transformers")
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,15 +53,15 @@ INTRODUCTION = """\
 
 Printed by `make zoo`: each model of the catalogue at the size of its own default call, two denoise steps, on a virtual
 RTX 4090 whose memory has no limit. All of it is predicted. GiB, but for the predicted seconds of the call; `device` is
-what `nvidia-smi` would show, `up` and `down` what is copied to the card and back, `pinned` page-locked host memory, and
-`card` the memory of the smallest card of `vram list gpus` that holds `device` and the error band. `tiling` and
+what `nvidia-smi` would show, `up` and `down` what is copied to the GPU and back, `pinned` page-locked host memory, and
+`GPU` the memory of the smallest GPU of `vram list gpus` that holds `device` and the error band. `tiling` and
 `layerwise` are model offload with VAE tiling and slicing, and with the denoiser stored in float8.
 
-`device` is context + reserved, the figure that a report calls "on the card", of a card that is never full: on a
+`device` is context + reserved, the figure that a report calls "on the GPU", of a GPU that is never full: on a
 smaller one PyTorch gives cached memory back before it runs out, and reserves less (sdxl-base under model offload on an
 RTX 4060: 6.72 GiB, and 7.74 here). What a plan "needs" is another figure: context + peak + slack + error band.
 
-A sentence in place of figures is what stock diffusers 0.42.1 says instead of running, on the virtual card; none of it
+A sentence in place of figures is what stock diffusers 0.42.1 says instead of running, on the virtual GPU; none of it
 was tried on a real one. `tests/pipelines/test_matrix_images.py` and `test_matrix_videos.py` hold each.
 """
 
@@ -71,7 +71,7 @@ Row = dict[str, Any]
 def run(model: str, mode: str) -> Row:
     """Return the row of one run."""
     started = time.perf_counter()
-    with VirtualGPU(card(CARD).with_capacity(TIB)):
+    with VirtualGPU(gpu_spec(GPU).with_capacity(TIB)):
         pipe = load_pipeline(model)
         try:
             profile = profile_pipeline(pipe, mode=MODES[mode], num_inference_steps=STEPS)
@@ -87,7 +87,7 @@ def _row(profile: Profile) -> Row:
         return {"error": profile.error}
     totals = profile.totals
     needed_bytes = verdict(profile).needed_bytes
-    fitting = [each.capacity_bytes for each in cards() if each.capacity_bytes >= needed_bytes]
+    fitting = [each.capacity_bytes for each in gpu_specs() if each.capacity_bytes >= needed_bytes]
     return {
         "error": "",
         "call": profile.call,
@@ -108,7 +108,7 @@ def _row(profile: Profile) -> Row:
 def table(rows: list[Row]) -> str:
     """Return the table of all rows, in Markdown."""
     lines = [
-        "| model | mode | allocated | reserved | device | up | down | pinned | seconds | card |",
+        "| model | mode | allocated | reserved | device | up | down | pinned | seconds | GPU |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *(_line(row) for row in rows)])
@@ -136,7 +136,7 @@ def versions() -> dict[str, str]:
 
 def write(rows: list[Row]) -> None:
     """Write the rows, and the page with their table."""
-    head = json.dumps({"card": CARD, "steps": STEPS, "versions": versions()})
+    head = json.dumps({"card": GPU, "steps": STEPS, "versions": versions()})
     lines = ",\n".join(json.dumps(row) for row in rows)
     write_text(RESULTS, f'{head[:-1]}, "rows": [\n{lines}\n]}}\n')
     write_text(PAGE, f"{INTRODUCTION}\n{table(rows)}\n")

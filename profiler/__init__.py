@@ -6,6 +6,7 @@ first used.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from profiler.applying.apply import apply
     from profiler.applying.verify import verify
     from profiler.errors import FindingError, InputError, ProfilerError
-    from profiler.gpus.hardware import Card, card, cards
+    from profiler.gpus.hardware import GpuSpec, gpu_spec, gpu_specs
     from profiler.libraries.modes import Mode
     from profiler.pipelines import catalogue, load_pipeline
     from profiler.planning import Plan, plan_offload
@@ -27,8 +28,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Call",
-    "Card",
     "FindingError",
+    "GpuSpec",
     "InputError",
     "Mode",
     "Plan",
@@ -38,9 +39,9 @@ __all__ = [
     "VirtualGPU",
     "__version__",
     "apply",
-    "card",
-    "cards",
     "catalogue",
+    "gpu_spec",
+    "gpu_specs",
     "load_pipeline",
     "plan_model",
     "plan_offload",
@@ -55,7 +56,7 @@ __all__ = [
 _HOMES = {
     "profiler.applying": ("apply", "verify"),
     "profiler.errors": ("FindingError", "InputError", "ProfilerError"),
-    "profiler.gpus.hardware": ("Card", "card", "cards"),
+    "profiler.gpus.hardware": ("GpuSpec", "gpu_spec", "gpu_specs"),
     "profiler.libraries.modes": ("Mode",),
     "profiler.pipelines": ("catalogue", "load_pipeline"),
     "profiler.planning": ("Plan", "plan_offload"),
@@ -66,10 +67,17 @@ _HOMES = {
     "profiler.virtual": ("VirtualGPU",),
 }
 _HOME_OF_NAME = {name: home for home, names in _HOMES.items() for name in names}
+_RENAMED = {"Card": "GpuSpec", "card": "gpu_spec", "cards": "gpu_specs"}
+"""Former names, importable for one release."""
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name on first use, and keep it."""
+    """Load a public name on first use, and keep it; a former name warns and gives what it is called now."""
+    if name in _RENAMED:
+        now = _RENAMED[name]
+        message = f"profiler.{name} is now profiler.{now}; the old name goes with the next release"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return globals()[now] if now in globals() else __getattr__(now)
     home = _HOME_OF_NAME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

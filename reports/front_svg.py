@@ -27,11 +27,13 @@ def front_svg(view: PlanView) -> str:
     if len(view.front) < 2:
         return ""
     rows = [row for row in view.rows if row.chosen or row.label == "as it is"]
-    cards = (
-        [card for card, _ in view.front] + [row.device_bytes for row in rows] + [view.budget_bytes]
+    sizes = (
+        [needed for needed, _ in view.front]
+        + [row.device_bytes for row in rows]
+        + [view.budget_bytes]
     )
     costs = [cost for _, cost in view.front] + [row.cost for row in rows]
-    low, high = min(cards), max(cards)
+    low, high = min(sizes), max(sizes)
     edge = (high - low) * 0.06 or GIB
     scales = _Scales(
         svg.Scale(low - edge, high + edge, LEFT, RIGHT),
@@ -51,7 +53,7 @@ def _axes(scales: _Scales, view: PlanView, most: float) -> Iterator[str]:
         yield svg.line(LEFT, y, RIGHT, y, class_="grid")
         yield svg.text(LEFT - 10, y + 4, cost_words(view, value), class_="tick", text_anchor="end")
     yield svg.text(0, TOP - 4, view.cost_name, class_="muted")
-    yield svg.text(RIGHT, BOTTOM + 38, "needed on the card →", class_="muted", text_anchor="end")
+    yield svg.text(RIGHT, BOTTOM + 38, "needed on the GPU →", class_="muted", text_anchor="end")
     x = scales.x.at(view.budget_bytes)
     yield svg.line(x, TOP, x, BOTTOM, class_="limit")
     side = "end" if x > (LEFT + RIGHT) / 2 else "start"
@@ -63,20 +65,22 @@ def _axes(scales: _Scales, view: PlanView, most: float) -> Iterator[str]:
 
 def _points(scales: _Scales, view: PlanView, rows: list[PlanRow]) -> Iterator[str]:
     stairs: list[tuple[float, float]] = []
-    for card, cost in view.front:
+    for needed, cost in view.front:
         if stairs:
-            stairs.append((float(card), stairs[-1][1]))
-        stairs.append((float(card), cost))
+            stairs.append((float(needed), stairs[-1][1]))
+        stairs.append((float(needed), cost))
     yield svg.polyline(stairs, scales.x, scales.y, class_="stairs")
     last_x = -100.0
-    for card, cost in view.front:
-        x, y = scales.x.at(card), scales.y.at(cost)
+    for needed, cost in view.front:
+        x, y = scales.x.at(needed), scales.y.at(cost)
         title = svg.element(
-            "title", f"needs {format_bytes(card)}, {cost_words(view, cost)} per call"
+            "title", f"needs {format_bytes(needed)}, {cost_words(view, cost)} per call"
         )
         yield svg.element("g", title + svg.element("circle", cx=x, cy=y, r=4, class_="choice"))
         if x - last_x > 56:
-            yield svg.text(x, BOTTOM + 16, format_bytes(card), class_="tick", text_anchor="middle")
+            yield svg.text(
+                x, BOTTOM + 16, format_bytes(needed), class_="tick", text_anchor="middle"
+            )
             last_x = x
     for row in rows:
         x, y = scales.x.at(row.device_bytes), scales.y.at(row.cost)

@@ -17,7 +17,7 @@ from reports import plan_view, story
 from reports.front_svg import front_svg
 from reports.palette import component_colours
 from reports.steps_svg import step_runs, steps_svg
-from reports.sum_bar import card_share, sum_pieces
+from reports.sum_bar import gpu_share, sum_pieces
 from reports.timeline import timeline
 from reports.timeline_svg import LEFT, RIGHT, WIDTH, timeline_svg
 
@@ -87,21 +87,21 @@ def _page(profile: Profile, plan: Plan | None) -> dict[str, Any]:
     return {
         "profile": profile,
         "title": story.title(profile),
-        "card": story.short_card(profile),
+        "gpu": story.short_gpu(profile),
         "answer": story.answer(profile, plan),
         "how_big": story.how_big(profile),
         "verdict": verdict(profile),
         "figures": story.figures(profile),
         "calls": story.call_texts(profile),
         "pieces": sum_pieces(profile),
-        "card_share": card_share(profile),
-        "bill": story.bill(profile),
-        "bill_moment": story.bill_moment(profile),
+        "gpu_share": gpu_share(profile),
+        "breakdown": story.peak_breakdown(profile),
+        "breakdown_title": story.breakdown_title(profile),
         "colours": component_colours(profile),
         **_figure(profile),
         "steps": Markup(steps_svg(profile)),  # noqa: S704
         "step_runs": step_runs(profile),
-        "findings": story.told_findings(profile, plan),
+        "findings": story.reported_findings(profile, plan),
         "components": _component_rows(profile),
     }
 

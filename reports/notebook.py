@@ -35,7 +35,7 @@ def one_line(profile: Profile) -> str:
     return (
         f"<Profile {name}, {profile.mode}{plain_text.one_line(run)}, {profile.source} for "
         f"{plain_text.one_line(profile.gpu.name)}: "
-        f"peak {format_bytes(totals.peak_allocated_bytes)}, on the card {format_bytes(totals.device_bytes)}, "
+        f"peak {format_bytes(totals.peak_allocated_bytes)}, on the GPU {format_bytes(totals.device_bytes)}, "
         f"{len(profile.events)} events{state}>"
     )
 
@@ -65,8 +65,8 @@ def _figures(profile: Profile) -> str:
     totals = profile.totals
     shown = (
         ("peak allocated", format_bytes(totals.peak_allocated_bytes)),
-        ("on the card", format_bytes(totals.device_bytes)),
-        ("to the card", format_bytes(totals.h2d_bytes)),
+        ("on the GPU", format_bytes(totals.device_bytes)),
+        ("to the GPU", format_bytes(totals.h2d_bytes)),
         ("to the CPU", format_bytes(totals.d2h_bytes)),
         ("time", format_seconds(totals.seconds)),
     )

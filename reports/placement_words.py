@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from profiler.planning.plan import Alternative, Plan
 
 PLACES = {
-    "resident": "stays on the card",
-    "offload": "on the card while it is used",
+    "resident": "stays on the GPU",
+    "offload": "on the GPU while it is used",
     "outside": "comes when it is used, stays to the end of the call",
 }
 

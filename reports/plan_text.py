@@ -88,12 +88,12 @@ def _gpu(plan: Plan) -> str:
     words = [plan.gpu]
     if plan.gpu_bytes:
         words.append(format_bytes(plan.gpu_bytes))
-    told = ", ".join(words)
+    gpu_words = ", ".join(words)
     if plan.gpu_is_default:
-        told += " (the default: name yours with --gpu or gpu=)"
+        gpu_words += " (the default: name yours with --gpu or gpu=)"
     if plan.gpu_bytes and plan.budget_bytes > plan.gpu_bytes:
-        told += f"; the budget of {format_bytes(plan.budget_bytes)} is more than it has"
-    return told
+        gpu_words += f"; the budget of {format_bytes(plan.budget_bytes)} is more than it has"
+    return gpu_words
 
 
 def _figures(one: Predicted) -> str:
@@ -115,11 +115,11 @@ def _calls(plan: Plan) -> list[str]:
 
 def call_words(plan: Plan, one: PlannedCall) -> str:
     """Return the words that distinguish a call from the others: its pipeline, and the arguments that differ."""
-    told = [] if one.pipeline_class == plan.pipeline_class else [one.pipeline_class]
+    differing = [] if one.pipeline_class == plan.pipeline_class else [one.pipeline_class]
     for name, value in one.call.items():
         if any(other.call.get(name) != value for other in plan.signatures):
-            told.append(name.replace("_", " ") if value is True else f"{name}={value}")
-    return one_line(", ".join(told)) or "as it is called first"
+            differing.append(name.replace("_", " ") if value is True else f"{name}={value}")
+    return one_line(", ".join(differing)) or "as it is called first"
 
 
 def _host(one: Predicted) -> str:
@@ -135,7 +135,7 @@ def _seconds(one: Predicted | PlannedCall) -> str:
 def _outside(plan: Plan) -> list[str]:
     names = [name for name, placement in plan.placements.items() if placement == "outside"]
     return (
-        [f"  outside    {', '.join(names)} (hooked, off the card only at the end of a call)"]
+        [f"  outside    {', '.join(names)} (hooked, off the GPU only at the end of a call)"]
         if names
         else []
     )

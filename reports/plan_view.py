@@ -153,7 +153,7 @@ def _headline(plan: Plan) -> str:
     blocks = f"; {', '.join(streamed)} in blocks" if streamed else ""
     if not plan.excluded:
         return f"Within {budget}: offload everything, in the order in which it is used{blocks}"
-    kept = f"keep {resident} on the card{' for good' if plan.sticky else ''}"
+    kept = f"keep {resident} on the GPU{' for good' if plan.sticky else ''}"
     rest = ", offload the rest" if len(plan.excluded) < len(plan.placements) else ""
     return f"Within {budget}: {kept}{rest}{blocks}"
 
@@ -245,7 +245,7 @@ def _smallest(plan: Plan) -> str:
 
 def _verification(verification: VerifiedPlan) -> VerificationView:
     promised, found = verification.promised, verification.found
-    how = "on a real card" if verification.source == "measured" else "on the virtual card"
+    how = "on a real GPU" if verification.source == "measured" else "on the virtual GPU"
     word = "held" if verification.held else "did not hold"
     return VerificationView(
         held=verification.held,

@@ -14,7 +14,7 @@ from reports import png_panels, png_timeline, story
 from reports.curves import host_top_bytes
 from reports.palette import SOFT, component_colours
 from reports.plan_view import check_same, plan_view
-from reports.sum_bar import card_share, sum_pieces
+from reports.sum_bar import gpu_share, sum_pieces
 from reports.timeline import timeline
 
 if TYPE_CHECKING:
@@ -125,8 +125,8 @@ def _figure(profile: Profile, plan: Plan | None) -> Figure:
     _picture(sheet, profile, rows)
     sheet.skip(0.75)
     pieces = sum_pieces(profile)
-    sheet.line("The sum against the card", 10.5, weight="bold")
-    png_panels.sum_bar(sheet.axes(0.62), pieces, card_share(profile))
+    sheet.line("The sum against the GPU", 10.5, weight="bold")
+    png_panels.sum_bar(sheet.axes(0.62), pieces, gpu_share(profile))
     if plan is not None:
         view = plan_view(plan)
         sheet.skip(0.62)
@@ -156,8 +156,8 @@ def _answer(sheet: _Sheet, profile: Profile) -> None:
 def _ways_out(profile: Profile) -> list[str]:
     """Return the lines on the whole size of a run that ran out of memory, and on what would have fitted."""
     remedy = profile.failure.remedy if profile.failure is not None else ""
-    told = (story.how_big(profile), remedy)
-    return [line for sentence in told for line in wrap(sentence, SENTENCE_CHARACTERS)]
+    sentences = (story.how_big(profile), remedy)
+    return [line for sentence in sentences for line in wrap(sentence, SENTENCE_CHARACTERS)]
 
 
 def _picture(sheet: _Sheet, profile: Profile, rows: int) -> None:

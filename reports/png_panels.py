@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reports.sum_bar import Piece
 
 
-def sum_bar(axes: Axes, pieces: Sequence[Piece], card_share: float) -> None:
+def sum_bar(axes: Axes, pieces: Sequence[Piece], gpu_share: float) -> None:
     """Draw the sum against the GPU's memory as one bar, with its legend below."""
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.axis("off")
@@ -32,9 +32,9 @@ def sum_bar(axes: Axes, pieces: Sequence[Piece], card_share: float) -> None:
         label = f"{piece.label}  {format_bytes(piece.bytes)}"
         axes.barh(0.72, piece.share, 0.4, left=start, linewidth=0.6, label=label, **style)
         start += piece.share
-    if card_share < 1:
+    if gpu_share < 1:
         axes.plot(
-            [card_share, card_share],
+            [gpu_share, gpu_share],
             [0.45, 1.0],
             color=LIMIT,
             linewidth=1.6,

@@ -81,7 +81,7 @@ def _transfers(
     axes: Axes, row: int, profile: Profile, columns: Sequence[Column], colours: dict[str, str]
 ) -> None:
     totals = profile.totals
-    lines = (("to the card", totals.h2d_bytes), ("to the CPU", totals.d2h_bytes))
+    lines = (("to the GPU", totals.h2d_bytes), ("to the CPU", totals.d2h_bytes))
     for offset, (name, total) in enumerate(lines):
         top = row + offset + 0.2
         axes.plot([0, 1], [top + FILL, top + FILL], color="#cdc9c1", linewidth=0.8)
@@ -167,7 +167,7 @@ def _fill(axes: Axes, band: list[curves.Band], **style: Any) -> None:
 
 def _limit(axes: Axes, profile: Profile, highest: int) -> None:
     gpu = profile.gpu
-    label = f"{format_bytes(gpu.capacity_bytes)} card"
+    label = f"{format_bytes(gpu.capacity_bytes)} GPU"
     if gpu.capacity_bytes > highest:
         axes.text(
             1.0,

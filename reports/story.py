@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from profiler.findings import Finding
     from profiler.planning.plan import Plan
     from profiler.record.events import Moment
-    from profiler.record.profile import BillItem, Profile
+    from profiler.record.profile import PeakItem, Profile
 
 MODE_NAMES = {
-    "resident": "everything on the card",
+    "resident": "everything on the GPU",
     "model": "model offload",
     "sequential": "sequential offload",
     "group-block": "group offload by blocks",
@@ -31,12 +31,12 @@ MODE_NAMES = {
 }
 
 
-ON_GPU = "On the card"
+ON_GPU = "On the GPU"
 ON_GPU_NOTE = "context + reserved, as nvidia-smi"
 NEEDED = "needs"
 NEEDED_NOTE = (
     "What a plan needs is promised: context + peak allocated + slack + error band, which the budget must cover. "
-    "On the card is what one run had: context + all that PyTorch had reserved."
+    "On the GPU is what one run had: context + all that PyTorch had reserved."
 )
 """The labels of two figures that are easily confused, and the explanation of their difference."""
 
@@ -52,16 +52,16 @@ class Answer(NamedTuple):
     fix: str  # the advice as a line of code
 
 
-class BillMoment(NamedTuple):
+class BreakdownMoment(NamedTuple):
     """The moment of the peak breakdown."""
 
     title: str
     total: str  # the name of the sum
     bytes: int  # allocated at that moment
-    items: tuple[BillItem, ...]
+    items: tuple[PeakItem, ...]
 
 
-class BillRow(NamedTuple):
+class BreakdownRow(NamedTuple):
     """One row of the peak breakdown; the rows add up exactly to the allocated bytes."""
 
     holder: str
@@ -78,7 +78,7 @@ class Figure(NamedTuple):
     note: str
 
 
-def told_findings(profile: Profile, plan: Plan | None = None) -> tuple[Finding, ...]:
+def reported_findings(profile: Profile, plan: Plan | None = None) -> tuple[Finding, ...]:
     """Return the findings to show, beside the plan if there is one, which limits the fixes that they may recommend."""
     return findings(profile) if plan is None else findings_beside_plan(profile)
 
@@ -91,7 +91,7 @@ def how_big(profile: Profile) -> str:
 
 def answer(profile: Profile, plan: Plan | None = None) -> Answer:
     """Return the answer for `profile`, beside a plan if there is one."""
-    found = told_findings(profile, plan)
+    found = reported_findings(profile, plan)
     first = found[0] if found else None
     return Answer(
         verdict=verdicts.verdict(profile).answer,
@@ -121,7 +121,7 @@ def figures(profile: Profile) -> list[Figure]:
         Figure("Peak allocated", format_bytes(totals.peak_allocated_bytes), uncertainty),
         Figure(ON_GPU, format_bytes(totals.device_bytes), ON_GPU_NOTE),
         Figure(
-            "Moved to the card",
+            "Moved to the GPU",
             format_bytes(totals.h2d_bytes),
             f"{format_bytes(totals.d2h_bytes)} back, {span}",
         ),
@@ -150,26 +150,27 @@ def _waiting(profile: Profile) -> str:
     return f"{profile.source}, {waiting} of it waiting for copies"
 
 
-def bill_moment(profile: Profile) -> BillMoment:
+def breakdown_title(profile: Profile) -> BreakdownMoment:
     """Return the moment of the peak breakdown: the peak, or, if the run ran out of memory, the moment of that."""
     failure = profile.failure
     if failure is not None and failure.holders and failure.allocated_bytes is not None:
-        title, total = "The bill when memory ran out", "allocated then"
-        return BillMoment(title, total, failure.allocated_bytes, failure.holders)
+        title, total = "Peak breakdown, when memory ran out", "allocated then"
+        return BreakdownMoment(title, total, failure.allocated_bytes, failure.holders)
     peak_bytes = profile.totals.peak_allocated_bytes
-    return BillMoment("The bill of the peak", "peak allocated", peak_bytes, profile.bill)
+    return BreakdownMoment("Peak breakdown", "peak allocated", peak_bytes, profile.bill)
 
 
-def bill(profile: Profile) -> list[BillRow]:
+def peak_breakdown(profile: Profile) -> list[BreakdownRow]:
     """Return the peak breakdown, largest first; a remainder is shown as unattributed, never dropped."""
-    whole = bill_moment(profile).bytes
-    items = [(item.holder, item.what, item.bytes) for item in bill_moment(profile).items]
+    whole = breakdown_title(profile).bytes
+    items = [(item.holder, item.what, item.bytes) for item in breakdown_title(profile).items]
     missing = whole - sum(size for _, _, size in items)
     if missing:
         items = [item for item in items if item[1] != "unattributed"]
         items.append(("", "unattributed", whole - sum(size for _, _, size in items)))
     rows = [
-        BillRow(holder, what, size, size / whole if whole else 0.0) for holder, what, size in items
+        BreakdownRow(holder, what, size, size / whole if whole else 0.0)
+        for holder, what, size in items
     ]
     return sorted(rows, key=lambda row: (row.what == "unattributed", -row.bytes))
 
@@ -197,19 +198,19 @@ def _short(value: object) -> str:
 
 def _headline(profile: Profile) -> str:
     verdict = verdicts.verdict(profile)
-    card = f"{format_bytes(profile.gpu.capacity_bytes)} {short_card(profile)}"
+    gpu = f"{format_bytes(profile.gpu.capacity_bytes)} {short_gpu(profile)}"
     if verdict.answer == verdicts.FITS:
-        return f"Fits the {card} with {format_bytes(verdict.spare_bytes)} to spare"
+        return f"Fits the {gpu} with {format_bytes(verdict.spare_bytes)} to spare"
     if verdict.answer == verdicts.TIGHT:
-        return f"Just fits the {card}, but not with the error band on top"
+        return f"Just fits the {gpu}, but not with the error band on top"
     if verdict.answer == verdicts.UNKNOWN:
         return "The run ended before it was complete"
     if verdicts.ran_out_of_memory(profile):
-        return f"Does not fit the {card}: it ran out of memory"
-    return f"Does not fit the {card}: {format_bytes(-verdict.spare_bytes)} too much"
+        return f"Does not fit the {gpu}: it ran out of memory"
+    return f"Does not fit the {gpu}: {format_bytes(-verdict.spare_bytes)} too much"
 
 
-def short_card(profile: Profile) -> str:
+def short_gpu(profile: Profile) -> str:
     """Return the GPU's name without the manufacturer."""
     return one_line(profile.gpu.name).removeprefix("NVIDIA ").removeprefix("GeForce ")
 
@@ -244,8 +245,8 @@ def _when(moment: Moment) -> str:
 
 def _doing(moment: Moment) -> str:
     verbs = {
-        "onload": "is moved to the card",
-        "offload": "is moved off the card",
+        "onload": "is moved to the GPU",
+        "offload": "is moved off the GPU",
         "cast": "is cast",
         "copy": "is copied",
         "forward": "runs",

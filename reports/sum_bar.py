@@ -31,9 +31,9 @@ def sum_pieces(profile: Profile) -> list[Piece]:
     answer = verdict(profile)
     totals, gpu = profile.totals, profile.gpu
     parts = [("CUDA context", gpu.context_bytes, OTHER, "context")]
-    for row in story.bill(profile):
+    for row in story.peak_breakdown(profile):
         colour = OTHER_SHADES.get(row.what) or colours.get(row.holder, OTHER)
-        parts.append((f"{row.holder} {row.what}".strip(), row.bytes, colour, "bill"))
+        parts.append((f"{row.holder} {row.what}".strip(), row.bytes, colour, "breakdown"))
     if profile.complete:
         beyond = totals.device_bytes - gpu.context_bytes - totals.peak_allocated_bytes
         parts.append(("reserved, not allocated", beyond, "", "reserved"))
@@ -69,6 +69,6 @@ def _whole_bytes(profile: Profile) -> int:
     return max(profile.gpu.capacity_bytes, needed)
 
 
-def card_share(profile: Profile) -> float:
+def gpu_share(profile: Profile) -> float:
     """Return the position of the GPU's capacity on the bar; 1 if everything fits."""
     return profile.gpu.capacity_bytes / _whole_bytes(profile)

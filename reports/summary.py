@@ -17,7 +17,7 @@ from profiler.record.verdict import ran_out_of_memory, verdict
 if TYPE_CHECKING:
     from profiler.findings import Finding
     from profiler.record.components import Component
-    from profiler.record.profile import CardState, Failure, Profile
+    from profiler.record.profile import Failure, GpuState, Profile
     from profiler.record.verdict import Verdict
 
 
@@ -42,7 +42,7 @@ def summary(profile: Profile) -> dict[str, Any]:
         "sequence": list(profile.sequence),
         "excluded": list(profile.excluded),
         "gpu": dataclasses.asdict(profile.gpu),
-        "card_state": _card_state(profile.card_state),
+        "card_state": _gpu_state(profile.card_state),
         "fits": answer.answer,
         "spare_bytes": _spare_bytes(profile, answer),
         **dataclasses.asdict(profile.totals),
@@ -81,7 +81,7 @@ def _peak(profile: Profile) -> dict[str, Any] | None:
     return moment._asdict() if moment else None
 
 
-def _card_state(state: CardState | None) -> dict[str, Any] | None:
+def _gpu_state(state: GpuState | None) -> dict[str, Any] | None:
     if state is None:
         return None
     return {**dataclasses.asdict(state), "held_back_by": list(state.held_back_by)}

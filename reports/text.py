@@ -68,8 +68,8 @@ def _answer(profile: Profile) -> Text:
     answer = story.answer(profile)
     text = Text(f"{story.title(profile)}\n", style="dim")
     text.append(f"{answer.headline}\n", style=VERDICT_STYLES.get(answer.verdict, "bold"))
-    told = [answer.peak, story.how_big(profile), answer.basis]
-    text.append("".join(f"{line}\n" for line in told if line), style="default not dim")
+    sentences = [answer.peak, story.how_big(profile), answer.basis]
+    text.append("".join(f"{line}\n" for line in sentences if line), style="default not dim")
     for figure in story.figures(profile):
         text.append(f"{figure.label} ", style="dim")
         text.append(figure.value, style="bold not dim")
@@ -98,7 +98,7 @@ def _row(table: Table, *cells: str | Text, style: str = "") -> None:
 
 
 def _phases(profile: Profile) -> Table:
-    table = _table("Phases", "phase", ">peak", "", ">to the card", ">to the CPU", ">time")
+    table = _table("Phases", "phase", ">peak", "", ">to the GPU", ">to the CPU", ">time")
     capacity = profile.gpu.capacity_bytes
     for name, tally in reading.phases(profile):
         peak = tally.peak_allocated_bytes
@@ -126,10 +126,10 @@ def _steps(profile: Profile) -> Table:
         "Denoise steps",
         "steps",
         ">peak",
-        ">to the card",
+        ">to the GPU",
         ">to the CPU",
         ">time each",
-        "on the card",
+        "on the GPU",
     )
     runs = step_runs(profile)
     for run in runs[:MOST_STEP_RUNS]:
@@ -159,9 +159,9 @@ def _components(profile: Profile) -> Table:
 
 
 def _bill(profile: Profile) -> Table:
-    moment = story.bill_moment(profile)
+    moment = story.breakdown_title(profile)
     table = _table(moment.title, "holder", "what", ">bytes", ">")
-    for row in story.bill(profile):
+    for row in story.peak_breakdown(profile):
         _row(
             table,
             row.holder or Text("shared", style="dim"),
@@ -200,7 +200,7 @@ def _plan(view: PlanView) -> list[RenderableType]:
 
 def _findings(profile: Profile, plan: Plan | None) -> list[RenderableType]:
     parts: list[RenderableType] = []
-    for finding in story.told_findings(profile, plan):
+    for finding in story.reported_findings(profile, plan):
         text = Text(f"{finding.severity}: ", style=SEVERITY_STYLES[finding.severity])
         text.append(f"{finding.title}\n", style="bold default")
         text.append(f"{finding.detail}", style="default")

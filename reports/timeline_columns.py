@@ -18,7 +18,7 @@ class Column(NamedTuple):
     start: float
     end: float
     seconds: float  # time at which it begins
-    what: str  # label for a reader: "unet forward", "unet to the card", ...
+    what: str  # label for a reader: "unet forward", "unet to the GPU", ...
     phase: str
     step: int
     peak_bytes: int
@@ -50,12 +50,12 @@ class Residency:
         self.host_pinned_bytes, self.host_bytes = _host_at_first(profile)
 
     def columns(self, event: Event) -> tuple[Column, Column]:
-        """Return two columns without positions, for the event's lead and the event; `end` holds seconds."""
+        """Return two columns without positions, for the event's gap and the event; `end` holds seconds."""
         held = tuple(self.resident.values())
         inside, entry = self.entered[-1] if self.entered else ("", "")
         if event.ordinal in self.not_begun:
             inside, entry = "", ""
-        lead = Column(
+        gap = Column(
             start=0.0,
             end=event.start_seconds - self.end_seconds,
             seconds=self.end_seconds,
@@ -77,7 +77,7 @@ class Residency:
         )
         self._follow(event)
         way = reading.direction(event)
-        itself = lead._replace(
+        itself = gap._replace(
             end=event.seconds,
             seconds=event.start_seconds,
             what=_what(event, way),
@@ -93,7 +93,7 @@ class Residency:
             host_pinned_bytes=event.host_pinned_bytes,
             host_peak_bytes=event.host_peak_bytes,
         )
-        return lead, itself
+        return gap, itself
 
     def _follow(self, event: Event) -> None:
         if event.component in self.resident:
@@ -119,9 +119,9 @@ def _host_at_first(profile: Profile) -> tuple[int, int]:
 
 def _what(event: Event, way: str) -> str:
     if event.kind == "copy":
-        return "inputs to the card" if way == "h2d" else "outputs to the CPU"
+        return "inputs to the GPU" if way == "h2d" else "outputs to the CPU"
     if way:
-        return f"{event.component} {'to the card' if way == 'h2d' else 'to the CPU'}"
+        return f"{event.component} {'to the GPU' if way == 'h2d' else 'to the CPU'}"
     if event.kind == "offload":
-        return f"{event.component} dropped from the card"
+        return f"{event.component} dropped from the GPU"
     return f"{event.component} {event.kind.replace('_', ' ')}".strip()

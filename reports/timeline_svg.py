@@ -122,7 +122,7 @@ def timeline_svg(profile: Profile) -> str:
         viewBox=f"0 0 {WIDTH} {layout.height:.0f}",
         class_="timeline",
         role="img",
-        aria_label="Components on the card, transfers and memory over the run",
+        aria_label="Components on the GPU, transfers and memory over the run",
     )
 
 
@@ -193,7 +193,7 @@ def _fitted(name: str) -> str:
 
 def _transfers(layout: Layout) -> Iterator[str]:
     totals = layout.profile.totals
-    rows = (("to the card ↑", totals.h2d_bytes), ("to the CPU ↓", totals.d2h_bytes))
+    rows = (("to the GPU ↑", totals.h2d_bytes), ("to the CPU ↓", totals.d2h_bytes))
     for offset, (label, total) in enumerate(rows):
         top = layout.transfer_row(offset)
         yield svg.text(0, top + 14, label, class_="lane muted")
@@ -225,7 +225,7 @@ def _moves(layout: Layout) -> Iterator[tuple[Column, float, int]]:
 
 def _memory(layout: Layout) -> Iterator[str]:
     """Yield the memory panel: weights by component, the rest on top, reserved as a line, the capacity as a limit."""
-    yield svg.text(0, layout.memory_top - 8, "memory on the card", class_="lane muted")
+    yield svg.text(0, layout.memory_top - 8, "memory on the GPU", class_="lane muted")
     for value in curves.ticks(layout.top_bytes):
         y = layout.y.at(value)
         yield svg.line(LEFT, y, RIGHT, y, class_="grid")
@@ -269,7 +269,7 @@ def _host(layout: Layout) -> Iterator[str]:
 def _limit(layout: Layout) -> Iterator[str]:
     """Yield the GPU's capacity, and the part of it that the context takes."""
     gpu = layout.profile.gpu
-    label = f"{format_bytes(gpu.capacity_bytes)} card"
+    label = f"{format_bytes(gpu.capacity_bytes)} GPU"
     if gpu.capacity_bytes > layout.top_bytes:
         yield svg.text(
             RIGHT,

@@ -10,7 +10,7 @@ from left_behind import changes, snapshot
 
 @pytest.fixture(autouse=True)
 def _no_calibration_of_this_machine(monkeypatch):
-    """Predictions are the same whatever the developer measured on a card of their own."""
+    """Predictions are the same whatever the developer measured on a GPU of their own."""
     monkeypatch.setenv("VRAM_CALIBRATION", "")
 
 
@@ -63,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests marked `gpu` skip themselves where torch sees no card."""
+    """Let tests marked `gpu` skip themselves where torch sees no GPU."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

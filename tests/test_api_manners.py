@@ -41,7 +41,7 @@ TAKES = {
     "apply, second": (lambda x: profiler.apply(PLAN, x), "pipe"),
     "apply, also": (lambda x: profiler.apply(PLAN, PIPE, also=x), "list"),
     "Plan.apply": (PLAN.apply, "pipe"),
-    "card": (profiler.card, ""),
+    "gpu_spec": (profiler.gpu_spec, ""),
     "load_pipeline": (profiler.load_pipeline, ""),
     "plan_model": (lambda x: profiler.plan_model(x, 8 * GIB), "profile"),
     "plan_model, second": (lambda x: profiler.plan_model(PROFILE, x), ""),
@@ -85,14 +85,14 @@ WRONG = [
     if given not in right.split()
 ]
 NOTHING_TO_GET_WRONG = {
-    "cards",
     "catalogue",
-    "Card",
     "FindingError",
+    "GpuSpec",
     "InputError",
     "Mode",
     "ProfilerError",
     "Scenario",
+    "gpu_specs",
 }
 
 

@@ -30,7 +30,7 @@ def test_imports_point_down_only():
     "code",
     [
         "import profiler",
-        "from profiler import Profile, InputError, card; card('h100')",
+        "from profiler import Profile, InputError, gpu_spec; gpu_spec('h100')",
         "import profiler.cli.app",
         "from profiler import catalogue; catalogue()",
     ],
@@ -57,3 +57,11 @@ def test_unknown_name_is_an_attribute_error():
 
 def test_public_names_are_listed():
     assert set(profiler.__all__) <= set(dir(profiler))
+
+
+@pytest.mark.parametrize(
+    ("former", "now"), [("Card", "GpuSpec"), ("card", "gpu_spec"), ("cards", "gpu_specs")]
+)
+def test_a_former_name_warns_and_gives_what_it_is_called_now(former, now):
+    with pytest.warns(DeprecationWarning, match=f"profiler.{former} is now profiler.{now};"):
+        assert getattr(profiler, former) is getattr(profiler, now)

@@ -1,4 +1,4 @@
-"""A function in a process of its own, forked from one that has imported torch and never touched the card.
+"""A function in a process of its own, forked from one that has imported torch and never touched the GPU.
 
 Each process begins without a CUDA context, at no cost of imports; one that crashes or hangs takes nothing with it.
 """

@@ -1,4 +1,4 @@
-"""The card at hand: what it is, and a pipeline for it, the real card's or a dry run's."""
+"""The GPU at hand: what it is, and a pipeline for it, the real GPU's or a dry run's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from profiler.calibrating.machine import card_at_hand, versions
+from profiler.calibrating.machine import gpu_at_hand, versions
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
 from profiler.pipelines import load_pipeline
@@ -20,22 +20,22 @@ from profiler.virtual import VirtualGPU
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
     from profiler.record.profile import Profile
 
 
 def about_this_machine() -> dict[str, Any]:
-    """Return the card at hand and the versions beside it."""
+    """Return the GPU at hand and the versions beside it."""
     import accelerate
     import diffusers
     import transformers
 
-    card = card_at_hand()
+    spec = gpu_at_hand()
     return {
-        "card": card.name,
-        "compute_capability": list(card.compute_capability),
-        "multi_processor_count": card.multi_processor_count,
-        "total_memory_bytes": card.capacity_bytes,
+        "card": spec.name,
+        "compute_capability": list(spec.compute_capability),
+        "multi_processor_count": spec.multi_processor_count,
+        "total_memory_bytes": spec.capacity_bytes,
         "versions": {
             **versions(),
             "diffusers": diffusers.__version__,
@@ -46,8 +46,8 @@ def about_this_machine() -> dict[str, Any]:
 
 
 @contextmanager
-def pipeline_at_hand(model: str, stand_in: Card | None) -> Iterator[Any]:
-    """Yield a pipeline on the CPU, with random weights for the real card and without any for a dry run's."""
+def pipeline_at_hand(model: str, stand_in: GpuSpec | None) -> Iterator[Any]:
+    """Yield a pipeline on the CPU, with random weights for the real GPU and without any for a dry run's."""
     if stand_in is None:
         pipe = load_pipeline(model, weights="random")
         pipe.set_progress_bar_config(disable=True)
@@ -59,9 +59,9 @@ def pipeline_at_hand(model: str, stand_in: Card | None) -> Iterator[Any]:
         yield pipe
 
 
-def run_without_limit(model: str, call: dict[str, Any], mode: str, card: Card) -> Profile:
-    """Return the profile of a call on a virtual card like `card` with memory without end."""
-    with VirtualGPU(card.with_capacity(TIB)), quiet():
+def run_without_limit(model: str, call: dict[str, Any], mode: str, spec: GpuSpec) -> Profile:
+    """Return the profile of a call on a virtual GPU like `spec` with memory without end."""
+    with VirtualGPU(spec.with_capacity(TIB)), quiet():
         pipe = load_pipeline(model)
         pipe.set_progress_bar_config(disable=True)
         with trace(pipe, label={"model": model, "call": call}) as tracing:
@@ -77,7 +77,7 @@ def call_of(pipe: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def reserving_at_most(limit_bytes: int) -> Iterator[None]:
-    """Hold torch's allocator to so many bytes, on the real card by a fraction of what the driver reports."""
+    """Hold torch's allocator to so many bytes, on the real GPU by a fraction of what the driver reports."""
     capacity_bytes = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(min(limit_bytes / capacity_bytes, 1.0))

@@ -1,6 +1,6 @@
-"""What the scripts here keep: one JSON file a card and script, an entry a case, and a summary.
+"""What the scripts here keep: one JSON file a GPU and script, an entry a case, and a summary.
 
-Nothing here needs a card or torch: the recorded results are read again by the tests.
+Nothing here needs a GPU or torch: the recorded results are read again by the tests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Kind:
     name: str  # as "vram-profiler validation"
     told: str  # as "a validation"
     schema_version: int
-    file: str  # in the card's folder of results
+    file: str  # in the GPU's folder of results
     summary_of: Callable[[list[dict[str, Any]]], dict[str, Any]]
 
     def load(self, path: Path) -> dict[str, Any]:

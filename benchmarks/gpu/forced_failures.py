@@ -26,7 +26,7 @@ from profiler.units import MIB, TIB
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
     from profiler.record.events import Event
     from profiler.record.profile import Profile
 
@@ -59,9 +59,9 @@ class Moment(NamedTuple):
         return (self.before_bytes + self.peak_bytes) // 2
 
 
-def moments_of(model: str, call: dict[str, Any], mode: str, card: Card) -> list[Moment]:
+def moments_of(model: str, call: dict[str, Any], mode: str, spec: GpuSpec) -> list[Moment]:
     """Return where a run can be made to fail, in the order of the run."""
-    events = run_without_limit(model, call, mode, card).events
+    events = run_without_limit(model, call, mode, spec).events
     found: dict[tuple[str, str], Moment] = {}
     for number, event in enumerate(events):
         doing = event.entry if event.kind == "enter" else event.kind
@@ -138,7 +138,7 @@ def plan_within(profile: Profile, budget_bytes: int) -> Plan:
 
 
 def fail(
-    model: str, call: dict[str, Any], moment: Moment, plan: Plan, stand_in: Card | None
+    model: str, call: dict[str, Any], moment: Moment, plan: Plan, stand_in: GpuSpec | None
 ) -> dict[str, Any]:
     """Return what is said of a run that is made to fail, and whether the pipe works under `plan` afterwards."""
     with pipeline_at_hand(model, stand_in) as pipe:
@@ -204,7 +204,7 @@ def _cast_back(pipe: Any, profile: Profile) -> None:
 
 
 def _weights_agree(pipe: Any, profile: Profile) -> bool:
-    """Whether the weights that are said to be on the card are those that are still there."""
+    """Whether the weights that are said to be on the GPU are those that are still there."""
     if profile.failure is None:
         return False
     said = {item.holder: item.bytes for item in profile.failure.holders if item.what == "weights"}

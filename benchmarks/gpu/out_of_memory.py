@@ -1,15 +1,15 @@
-"""Makes runs fail for memory on the CUDA card at hand, each somewhere else, and looks at what is left.
+"""Makes runs fail for memory on the CUDA GPU at hand, each somewhere else, and looks at what is left.
 
 Run: python benchmarks/gpu/out_of_memory.py [--model sdxl-base] [--failures 20] [--budget-seconds 540] [-o FILE.json]
 
 Where a component is first moved, cast or entered, the allocator is held half-way between what is allocated then and
-what that takes (`set_per_process_memory_fraction`), with everything on the card, under model offload and under
+what that takes (`set_per_process_memory_fraction`), with everything on the GPU, under model offload and under
 sequential offload. Each failure has a process of its own. The process must survive, the profile must say who failed and
 when, its holders must add up to what is allocated and its weights be those that are there; then the plan that fits what
 the run was held to (or the least in which there is a plan) is applied, and two calls must get through.
 
 Weights are random, so nothing is downloaded. Without -o the file is benchmarks/results/CARD/out_of_memory.json; a
-failure that it holds is not forced again. `--dry` does all of it on a virtual card: what is said and what works is the
+failure that it holds is not forced again. `--dry` does all of it on a virtual GPU: what is said and what works is the
 same there, and such a file is never a result.
 """
 
@@ -82,7 +82,7 @@ class Failures:
         """Return where the runs are made to fail."""
         about = (self._model, self._call)
         running = [
-            Apart(forced_failures.moments_of, *about, mode, self.session.card)
+            Apart(forced_failures.moments_of, *about, mode, self.session.spec)
             for mode in forced_failures.MODES
         ]
         return chosen([one.result(seconds=self.session.limit()) for one in running], count)
@@ -98,7 +98,7 @@ class Failures:
     def _plan(self, moment: Moment, limit: Callable[[], float]) -> Plan:
         """Return the best plan in what a run is held to, or in the least in which there is one."""
         if self._whole is None:
-            about = (self._model, self._call, "model", self.session.card)
+            about = (self._model, self._call, "model", self.session.spec)
             self._whole = Apart(at_hand.run_without_limit, *about).result(seconds=limit())
             least = Apart(forced_failures.least_budget_bytes, self._whole)
             self._least_bytes = least.result(seconds=limit())

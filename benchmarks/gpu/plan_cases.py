@@ -34,7 +34,7 @@ PRESETS = (
     "group, by leaf, stream, low_cpu_mem",
 )
 WAYS = (OURS, MODEL_OFFLOAD, RESIDENT, *PRESETS[1:], MANAGER, *MMGP)
-FEW = 8  # steps of an image pipeline for which the weights' way to the card counts most
+FEW = 8  # steps of an image pipeline for which the weights' way to the GPU counts most
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""The record of measured plans: one JSON file a card, with what was predicted and measured of each way, and the ratios.
+"""The record of measured plans: one JSON file a GPU, with what was predicted and measured of each way, and the ratios.
 
-Nothing here needs a card or torch: the recorded results are read again by the tests.
+Nothing here needs a GPU or torch: the recorded results are read again by the tests.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from profiler.sizing.size import plan_model
 from profiler.tracing import trace
 
 if TYPE_CHECKING:
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
     from profiler.planning.plan import Predicted
     from profiler.record.profile import Profile
 
@@ -88,23 +88,25 @@ def figures(predicted: Predicted) -> dict[str, Any]:
     }
 
 
-def why_skipped(case: Case, stand_in: Card | None) -> str:
+def why_skipped(case: Case, stand_in: GpuSpec | None) -> str:
     """Return why a case cannot be run here; "" where it can."""
     if case.way not in MMGP:
         return ""
     if stand_in is not None:
-        return "mmgp asks the driver, which a virtual card has not"
+        return "mmgp asks the driver, which a virtual GPU has not"
     return "" if importlib.util.find_spec("mmgp") else "mmgp is not installed (pip install mmgp)"
 
 
-def run(case: Case, plan: Plan | None, context_bytes: int, stand_in: Card | None) -> dict[str, Any]:
+def run(
+    case: Case, plan: Plan | None, context_bytes: int, stand_in: GpuSpec | None
+) -> dict[str, Any]:
     """Return what a case takes with the allocator held to its budget, and whether it gets through.
 
     Args:
         case: what to run.
         plan: our plan, where the case is that.
         context_bytes: what the budget covers beside the allocator.
-        stand_in: a dry run's virtual card; None for the real one.
+        stand_in: a dry run's virtual GPU; None for the real one.
     """
     if told := why_skipped(case, stand_in):
         return {"skipped": told}

@@ -1,15 +1,15 @@
-"""Runs our plan and every other way to keep within a budget on the CUDA card at hand: seconds, peak and bytes.
+"""Runs our plan and every other way to keep within a budget on the CUDA GPU at hand: seconds, peak and bytes.
 
 Run: python benchmarks/gpu/plans.py [--models sdxl-turbo,flux1-dev] [--budgets 8,12,16,24,40] [--budget-seconds 540]
 
-Of each model and budget (GiB): our plan, everything on the card, diffusers' presets, its ComponentsManager, and mmgp
+Of each model and budget (GiB): our plan, everything on the GPU, diffusers' presets, its ComponentsManager, and mmgp
 where it is installed. A budget bounds what the driver shows: the allocator is held to it less the context
 (`set_per_process_memory_fraction`). Each case has a process of its own: the placement, a first call, two more whose
-median is quoted, and one under the tracer for the bytes. Beside it stands what is predicted for the card.
+median is quoted, and one under the tracer for the bytes. Beside it stands what is predicted for the GPU.
 
 Weights are random, so nothing is downloaded. Without -o the file is benchmarks/results/CARD/plans.json; a case that it
 holds is not run again. The summary has the ratios of our plan's seconds to the best other way that fits (limit 1.0) and
-to model offload (limit 0.7 for image pipelines of few steps). `--dry` tries all of this on a virtual card; its figures
+to model offload (limit 0.7 for image pipelines of few steps). `--dry` tries all of this on a virtual GPU; its figures
 mean nothing, and such a file is never a result.
 """
 
@@ -45,7 +45,7 @@ class Plans:
     def entry(self, case: Case, limit: Callable[[], float]) -> dict[str, Any]:
         """Return the entry of a case."""
         profile = self._profile(case, limit)
-        card = self.session.card
+        spec = self.session.spec
         found = {**case.as_json(), "output": _output(profile)}
         plan = None
         if case.way == OURS:
@@ -58,7 +58,7 @@ class Plans:
             found["plan"] = promise.record
         else:
             predicted = self._presets[case.model].get(case.way)
-        done = Apart(run_case, case, plan, card.context_bytes, self.session.stand_in)
+        done = Apart(run_case, case, plan, spec.context_bytes, self.session.stand_in)
         found |= {"predicted": predicted, **done.result(seconds=limit())}
         if found.get("measured", {}).get("fits"):
             found["errors"] = errors_of(predicted, found["measured"])
@@ -66,7 +66,7 @@ class Plans:
 
     def _profile(self, case: Case, limit: Callable[[], float]) -> Any:
         if case.model not in self._whole:
-            arguments = (case.model, case.call, "model", self.session.card)
+            arguments = (case.model, case.call, "model", self.session.spec)
             profile = Apart(run_without_limit, *arguments).result(seconds=limit())
             self._presets[case.model] = Apart(promises, profile).result(seconds=limit())
             self._whole[case.model] = profile
@@ -118,7 +118,7 @@ def told(name: str, entry: dict[str, Any]) -> str:
         return f"{name:56} does not fit: {measured['error'][:80]}"
     return (
         f"{name:56} {measured['steady_seconds']:.2f} s (first {measured['cold_seconds']:.2f} s), "
-        f"{format_bytes(measured['device_bytes'])} on the card, "
+        f"{format_bytes(measured['device_bytes'])} on the GPU, "
         f"{format_bytes(measured['weight_bytes'])} of weights moved"
     )
 

@@ -1,7 +1,7 @@
-"""One run of a script on the card at hand: its options, the record that it goes on with, and when it must end.
+"""One run of a script on the GPU at hand: its options, the record that it goes on with, and when it must end.
 
 Each case runs in a process of its own (`apart.py`). The file is written after each, whole or not at all; a case that
-it holds is not run again, so the same command goes on where it was cut off. A dry run has a virtual card in the place
+it holds is not run again, so the same command goes on where it was cut off. A dry run has a virtual GPU in the place
 of the real one: its figures mean nothing, and such a file is never a result.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from apart import Apart, FailedError
 
 from profiler.errors import InputError
-from profiler.gpus.hardware import Card, card, card_of_properties
+from profiler.gpus.hardware import GpuSpec, gpu_spec, gpu_spec_of_properties
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from case_record import Kind
 
 ROOT = Path(__file__).resolve().parents[2]
-DRY_CARD = "h200"
+DRY_GPU = "h200"
 _SECONDS_TO_IMPORT = 240.0
 
 
@@ -40,8 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--case-seconds", type=float, default=300.0, help="give a case up after this"
     )
     parser.add_argument("--again", action="store_true", help="run cases again that failed")
-    parser.add_argument("--dry", action="store_true", help="try it on a virtual card")
-    parser.add_argument("--card", default=DRY_CARD, help="with --dry: which")
+    parser.add_argument("--dry", action="store_true", help="try it on a virtual GPU")
+    parser.add_argument("--gpu", default=DRY_GPU, help="with --dry: which")
     parser.add_argument("--list", action="store_true", help="print the cases and end")
 
 
@@ -49,17 +49,17 @@ class Session:
     """The record so far, and how it goes on.
 
     Attributes:
-        stand_in: a dry run's virtual card; None on the real one.
-        card: what stands for the card at hand where something is predicted for it.
+        stand_in: a dry run's virtual GPU; None on the real one.
+        spec: what stands for the GPU at hand where something is predicted for it.
         path: the file.
         record: what it holds.
 
     Raises:
-        InputError: if there is no card, or the file is of another card, of other versions, or no record.
+        InputError: if there is no GPU, or the file is of another GPU, of other versions, or no record.
     """
 
     def __init__(self, kind: Kind, options: argparse.Namespace) -> None:
-        self.stand_in = card(options.card) if options.dry else None
+        self.stand_in = gpu_spec(options.gpu) if options.dry else None
         self._kind = kind
         self._deadline = time.monotonic() + options.budget_seconds
         self._case_seconds = options.case_seconds
@@ -70,8 +70,8 @@ class Session:
         if output is not None and output.exists():
             kind.load(output)  # a wrong file is told before any work
         about = Apart(about_here, self.stand_in).result(seconds=_SECONDS_TO_IMPORT)
-        self.card: Card = about.pop("virtual_card")
-        self.path = output or _own_path(self.card, kind.file)
+        self.spec: GpuSpec = about.pop("virtual_gpu")
+        self.path = output or _own_path(self.spec, kind.file)
         self.record = self._continued(about)
 
     def waiting(self, ids: Iterable[str]) -> list[str]:
@@ -144,13 +144,13 @@ class Session:
         return known
 
 
-def _own_path(at_hand: Card, file: str) -> Path:
+def _own_path(at_hand: GpuSpec, file: str) -> Path:
     name = re.sub(r"[^a-z0-9]+", "-", at_hand.name.lower()).strip("-")
     return ROOT / "benchmarks" / "results" / name / file
 
 
-def about_here(stand_in: Card | None) -> dict[str, Any]:
-    """Return the machine's record, and the card to predict for. Runs in a process of its own: it imports torch."""
+def about_here(stand_in: GpuSpec | None) -> dict[str, Any]:
+    """Return the machine's record, and the GPU to predict for. Runs in a process of its own: it imports torch."""
     import torch
     from at_hand import about_this_machine
 
@@ -158,8 +158,8 @@ def about_here(stand_in: Card | None) -> dict[str, Any]:
 
     if stand_in is not None:
         with VirtualGPU(stand_in):
-            return {**about_this_machine(), "virtual_card": stand_in}
+            return {**about_this_machine(), "virtual_gpu": stand_in}
     if not torch.cuda.is_available():
         raise InputError("torch sees no GPU: run this where one is, or try it with --dry")
     properties = torch.cuda.get_device_properties(0)
-    return {**about_this_machine(), "virtual_card": card_of_properties(properties)}
+    return {**about_this_machine(), "virtual_gpu": gpu_spec_of_properties(properties)}

@@ -1,4 +1,4 @@
-"""What the tracer costs on the CUDA card at hand, for SDXL at 1024 x 1024 and 20 steps: seconds and memory.
+"""What the tracer costs on the CUDA GPU at hand, for SDXL at 1024 x 1024 and 20 steps: seconds and memory.
 
 Run: python benchmarks/gpu/tracer_overhead.py [--pairs 10] [--budget-seconds 540] [-o FILE.json]
 
@@ -8,7 +8,7 @@ plain ones. Limits: a ratio of 1.01, 1 MB of host memory for every 1000 events, 
 file is benchmarks/results/CARD/tracer_overhead.json; a mode that it holds is not run again.
 `benchmarks/tracer_overhead.py` is the same beside real computing on the CPU.
 
-`--dry` tries all of this on a virtual card; its figures mean nothing, and such a file is never a result.
+`--dry` tries all of this on a virtual GPU; its figures mean nothing, and such a file is never a result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `tracer_overhead.py` runs on a card, each mode in a process of its own."""
+"""What `tracer_overhead.py` runs on a GPU, each mode in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
 
 if TYPE_CHECKING:
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
 
 MODES = {
     "resident": Mode(name="resident"),
@@ -18,7 +18,9 @@ MODES = {
 }
 
 
-def measure(model: str, mode: str, pairs: int, steps: int, stand_in: Card | None) -> dict[str, Any]:
+def measure(
+    model: str, mode: str, pairs: int, steps: int, stand_in: GpuSpec | None
+) -> dict[str, Any]:
     """Return what the tracer costs in a mode: seconds, host memory, and memory on the device."""
     import above  # noqa: F401  # the next but one is up there
     from at_hand import call_of, pipeline_at_hand

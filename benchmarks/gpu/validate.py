@@ -1,4 +1,4 @@
-"""Runs catalogue pipelines at full size on the CUDA card at hand, beside the prediction for that card.
+"""Runs catalogue pipelines at full size on the CUDA GPU at hand, beside the prediction for that GPU.
 
 Run: python benchmarks/gpu/validate.py [--only PART_OF_AN_ID] [--budget-seconds 540] [-o FILE.json]
 
@@ -8,7 +8,7 @@ few steps under the tracer, then one more call with the allocator held to what w
 not run again, so the same command goes on where it was cut off. Without -o it is
 benchmarks/results/CARD/validate.json.
 
-`--dry` tries all of this on a virtual card, which stands in for the real one; its figures mean nothing, and such a file
+`--dry` tries all of this on a virtual GPU, which stands in for the real one; its figures mean nothing, and such a file
 is never a result. `--list` prints the cases.
 """
 
@@ -31,7 +31,7 @@ from profiler.errors import InputError
 from profiler.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
 
 
 class Validation:
@@ -63,7 +63,7 @@ class Validation:
             print(_told(case.id, entry), flush=True)
 
     def _start(self, case: validation_cases.Case) -> Apart:
-        return Apart(predict_case, case, self.session.card)
+        return Apart(predict_case, case, self.session.spec)
 
     def _predicted(self, case: validation_cases.Case, running: Apart) -> tuple[Any, dict[str, Any]]:
         entry = case.as_json()
@@ -93,7 +93,7 @@ class Validation:
 # What runs in the other processes: torch is imported there only.
 
 
-def predict_case(case: validation_cases.Case, on: Card) -> Any:
+def predict_case(case: validation_cases.Case, on: GpuSpec) -> Any:
     """Return the prediction of a case."""
     import validation_runs
 
@@ -101,7 +101,7 @@ def predict_case(case: validation_cases.Case, on: Card) -> Any:
 
 
 def measure_case(
-    case: validation_cases.Case, prediction: Any, stand_in: Card | None
+    case: validation_cases.Case, prediction: Any, stand_in: GpuSpec | None
 ) -> dict[str, Any]:
     """Return the measurement of a case."""
     import validation_runs

@@ -1,6 +1,6 @@
-"""The record of a validation: one JSON file a card, with what was predicted and measured of each case, and the errors.
+"""The record of a validation: one JSON file a GPU, with what was predicted and measured of each case, and the errors.
 
-Nothing here needs a card or torch: the recorded results are read again by the tests.
+Nothing here needs a GPU or torch: the recorded results are read again by the tests.
 """
 
 from __future__ import annotations

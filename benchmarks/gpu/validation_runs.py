@@ -1,4 +1,4 @@
-"""One case on the virtual GPU, and the same case on the card: what each says, in the same words.
+"""One case on the virtual GPU, and the same case on the GPU: what each says, in the same words.
 
 Both go through one function, `_traced`. The measurement runs in a process of its own, so that context, workspaces and
 fragments are those of a user's script. Weights are random; nothing is downloaded.
@@ -35,7 +35,7 @@ from profiler.virtual.torch_api.functions import active_gpu
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
     from profiler.record.profile import Profile
 
 CALLS = 2  # the first loads kernels and sets up workspaces; the second is what a call takes from then on
@@ -43,50 +43,50 @@ _SAMPLE_SECONDS = 0.01
 
 
 class Prediction(NamedTuple):
-    """What the virtual card says of a case."""
+    """What the virtual GPU says of a case."""
 
     figures: dict[str, Any]
     plan: Plan | None  # of a plan case
 
 
-def predict(case: Case, card: Card) -> Prediction:
-    """Return the figures of a case on `card` and what they promise, with the plan where the case is one."""
-    profile = _on_virtual_card(case, card.with_capacity(TIB))
+def predict(case: Case, spec: GpuSpec) -> Prediction:
+    """Return the figures of a case on `spec` and what they promise, with the plan where the case is one."""
+    profile = _on_virtual_gpu(case, spec.with_capacity(TIB))
     if not profile.complete:
         return Prediction({"complete": False, "error": profile.error}, None)
     plan = None
     if case.mode == PLAN:
         plan = _plan(profile)
-        profile = _on_virtual_card(case, card, plan)
+        profile = _on_virtual_gpu(case, spec, plan)
     figures = _figures(profile)
     promised_bytes = int(figures["device_bytes"] * (1 + profile.error_band))
     figures |= {
-        "context_bytes": card.context_bytes,
+        "context_bytes": spec.context_bytes,
         "promised_device_bytes": promised_bytes if plan is None else plan.budget_bytes,
         "weight_bytes": sum(part.bytes for part in profile.components),
     }
     return Prediction(figures, plan)
 
 
-def _on_virtual_card(case: Case, card: Card, plan: Plan | None = None) -> Profile:
-    with VirtualGPU(card), quiet():
+def _on_virtual_gpu(case: Case, spec: GpuSpec, plan: Plan | None = None) -> Profile:
+    with VirtualGPU(spec), quiet():
         return _traced(load_pipeline(case.model), case, plan=plan)
 
 
 def _plan(profile: Profile) -> Plan:
-    """Return the best plan under a budget half-way from the least that a plan needs to everything on the card."""
+    """Return the best plan under a budget half-way from the least that a plan needs to everything on the GPU."""
     least_bytes = plan_offload(profile, TIB).smallest_budget_bytes
     weights = [part.allocated_bytes for part in profile.components]
     return plan_model(profile, least_bytes + (sum(weights) - max(weights)) // 2)
 
 
-def measure(case: Case, prediction: Prediction, stand_in: Card | None = None) -> dict[str, Any]:
-    """Return what a case takes on the card at hand, and whether it runs within what was promised.
+def measure(case: Case, prediction: Prediction, stand_in: GpuSpec | None = None) -> dict[str, Any]:
+    """Return what a case takes on the GPU at hand, and whether it runs within what was promised.
 
     Args:
         case: what to run.
         prediction: what `predict` returned.
-        stand_in: a dry run's virtual card; None for the real one.
+        stand_in: a dry run's virtual GPU; None for the real one.
     """
     before_bytes = 0 if stand_in is not None else nvml.used_bytes() or 0
     pipe = load_pipeline(case.model, weights="random")
@@ -173,7 +173,7 @@ def _figures(profile: Profile) -> dict[str, Any]:
 def _sampled(before_bytes: int) -> Iterator[list[tuple[float, int]]]:
     """Yield a list that fills with (time, bytes that the driver shows as used by this process).
 
-    It stays empty on a virtual card, which answers on its own thread only.
+    It stays empty on a virtual GPU, which answers on its own thread only.
     """
     samples: list[tuple[float, int]] = []
     ended = threading.Event()

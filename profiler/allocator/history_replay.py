@@ -111,11 +111,11 @@ class BlockReplay:
         Raises:
             DoesNotAddUpError: unless its segments hold the blocks that the replay arrived at.
         """
-        told = BlockReplay(segments, self._settings)
-        for ours, theirs in ((self.held, told.held), (self.waiting, told.waiting)):
+        rebuilt = BlockReplay(segments, self._settings)
+        for ours, theirs in ((self.held, rebuilt.held), (self.waiting, rebuilt.waiting)):
             if {block[:3] for block in ours.values()} != {block[:3] for block in theirs.values()}:
                 raise DoesNotAddUpError("the blocks at the end")
-        if self.reserved_bytes != told.reserved_bytes:
+        if self.reserved_bytes != rebuilt.reserved_bytes:
             raise DoesNotAddUpError("the segments at the end")
 
     # -- blocks

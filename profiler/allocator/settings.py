@@ -183,7 +183,7 @@ def _flag(value: str) -> bool:
 
 def _native(value: str, settings: Settings) -> dict[str, Any]:
     if value != "native":
-        raise ValueError("the virtual card models PyTorch's native allocator only")
+        raise ValueError("the virtual GPU models PyTorch's native allocator only")
     return {}
 
 

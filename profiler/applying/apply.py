@@ -73,10 +73,10 @@ def apply(
     check(plan, pipe, gpu_id=gpu_id, device=device, disk_folder=folder)
     for other in also:
         check_shared(pipe, other)
-    told = differences(plan, pipe)
-    if told:
+    differing = differences(plan, pipe)
+    if differing:
         warnings.warn(
-            f"the plan was made for another run, and its figures do not hold: {'; '.join(told)}",
+            f"the plan was made for another run, and its figures do not hold: {'; '.join(differing)}",
             stacklevel=3,
         )
     return put(plan, pipe, gpu_id=gpu_id, device=device, folder=folder, also=also)
@@ -118,7 +118,7 @@ class _Where:
         self.gpu_id, self.device = gpu_id, device
         self._folder = folder
 
-    def card(self, pipe: DiffusionPipeline) -> torch.device:
+    def gpu_device(self, pipe: DiffusionPipeline) -> torch.device:
         """Return the device as `enable_model_cpu_offload` names it."""
         return private.offload_device(pipe, self.gpu_id, self.device)
 
@@ -226,7 +226,7 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
         targets = _prepare(plan, pipe)
         pipe.enable_model_cpu_offload(gpu_id=where.gpu_id, device=where.device)
         swap(pipe, {name: how for name, how in plan.swaps.items() if not scheme.streamed(name)})
-    device, modules = where.card(pipe), private.modules_of(pipe)
+    device, modules = where.gpu_device(pipe), private.modules_of(pipe)
     # Placements that replace a model-offload hook come first.
     for name, how in sorted(scheme.inside.items(), key=lambda one: not one[1].leaves_rest):
         stays = scheme.placement(name) == RESIDENT

@@ -53,9 +53,9 @@ def _check_components(plan: Plan, pipe: DiffusionPipeline) -> None:
     unknown = [name for name in modules if name not in plan.placements]
     missing = [name for name in plan.placements if name not in modules]
     if unknown or missing:
-        told = [f"the plan does not know {', '.join(unknown)}"] if unknown else []
-        told += [f"the pipeline has no {', '.join(missing)}"] if missing else []
-        raise InputError(f"{' and '.join(told)}: profile this pipeline as it is and plan again")
+        problems = [f"the plan does not know {', '.join(unknown)}"] if unknown else []
+        problems += [f"the pipeline has no {', '.join(missing)}"] if missing else []
+        raise InputError(f"{' and '.join(problems)}: profile this pipeline as it is and plan again")
     names: dict[int, str] = {}
     for name, module in modules.items():
         twin = names.setdefault(id(module), name)
@@ -77,14 +77,14 @@ def _check_placements(plan: Plan, pipe: DiffusionPipeline) -> None:
         raise InputError(
             f"the plan speaks of {', '.join(strange)}, which this program does not know"
         )
-    told = violations(
+    problems = violations(
         plan.scheme,
         facts_of(pipe),
         modifiers=plan.modifiers,
         enables_by_itself=private.enables_by_itself(pipe),
     )
-    if told:
-        raise InputError("the plan cannot be applied: " + "; ".join(map(str, told)))
+    if problems:
+        raise InputError("the plan cannot be applied: " + "; ".join(map(str, problems)))
 
 
 def _check_castable(pipe: DiffusionPipeline) -> None:

@@ -131,7 +131,7 @@ def _model_offload(plan: Plan, scheme: Scheme) -> str:
     names = ", ".join(map(quoted, alone))
     return "\n".join(
         [
-            "# Hidden from model offload, which would refuse these, or move all of them to the card.",
+            "# Hidden from model offload, which would refuse these, or move all of them to the GPU.",
             f"alone = {{name: pipe.components[name] for name in [{names}]}}",
             "vars(pipe).update(dict.fromkeys(alone))",
             "try:",

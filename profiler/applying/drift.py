@@ -64,15 +64,15 @@ def _component_lines(plan: Plan, name: str, modules: dict[str, torch.nn.Module])
         yield from _resident_lines(name, module)
     else:
         expected = modules.get(scheme.predecessors().get(name, ""))
-        told = list(_hook_lines(name, private.chain_on(module), expected))
-        yield from told or _kind_lines(name, module, inside, swap)
+        lines = list(_hook_lines(name, private.chain_on(module), expected))
+        yield from lines or _kind_lines(name, module, inside, swap)
 
 
 def _resident_lines(name: str, module: torch.nn.Module) -> Iterator[str]:
     if private.chain_on(module):
-        yield f"{name} carries an offload hook, though the plan keeps it on the card"
+        yield f"{name} carries an offload hook, though the plan keeps it on the GPU"
     elif any(parameter.device.type == "cpu" for parameter in module.parameters()):
-        yield f"{name} is on the CPU, though the plan keeps it on the card"
+        yield f"{name} is on the CPU, though the plan keeps it on the GPU"
 
 
 def _hook_lines(
@@ -95,7 +95,7 @@ def _kind_lines(
     if inside is not None:
         yield from _inside_lines(name, module, inside, swap)
     elif type(private.root_hook(module)) is not HOOKS[swap]:
-        yield f"{name} does not leave the card by {swap}, as the plan says"
+        yield f"{name} does not leave the GPU by {swap}, as the plan says"
 
 
 def _inside_lines(

@@ -126,7 +126,7 @@ def offload_strategy(plan: Plan) -> OffloadStrategy:
         needed_bytes = strategy.needed_bytes({name: weights.get(name, 0) for name in together})
         if needed_bytes > limit_bytes:
             raise FindingError(
-                f"{' and '.join(together)} need {format_bytes(needed_bytes)} on the card, and the budget of "
+                f"{' and '.join(together)} need {format_bytes(needed_bytes)} on the GPU, and the budget of "
                 f"{format_bytes(plan.budget_bytes)} leaves {format_bytes(limit_bytes)}: a ComponentsManager moves "
                 "whole components; apply the plan to the pipeline, or plan for a larger budget"
             )

@@ -14,7 +14,7 @@ from profiler.applying.drift import drift_of
 from profiler.applying.hooks.sticky import share_end
 from profiler.checking.given import check_given, check_pipeline
 from profiler.errors import InputError
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.pipelines.recorded_call import prepared_call, repeatable_call
 from profiler.pipelines.sibling import sibling
 from profiler.planning.plan import Plan, Predicted
@@ -99,7 +99,7 @@ def verify(pipe: Any, plan: Plan, **call: Any) -> Verification:
     with ExitStack() as stack:
         if not torch.cuda.is_available():
             virtual = stack.enter_context(
-                VirtualGPU(card(plan.gpu).with_capacity(plan.budget_bytes))
+                VirtualGPU(gpu_spec(plan.gpu).with_capacity(plan.budget_bytes))
             )
             pipe = virtual.lend(pipe)
             apply(plan, pipe, disk_folder=stack.enter_context(TemporaryDirectory()))
@@ -187,20 +187,20 @@ def _seconds(events: list[Event], call: int) -> float:
 def _differences(
     plan: Plan, profile: Profile, events: list[Event], found: Predicted
 ) -> tuple[str, ...]:
-    told = [] if profile.complete else [f"the run ended with {profile.error}"]
+    complaints = [] if profile.complete else [f"the run ended with {profile.error}"]
     allowed = plan.margin.peak_allocated_bytes + plan.margin.error_band_bytes
     if found.peak_allocated_bytes > allowed:
-        told.append(
+        complaints.append(
             f"the peak was {format_bytes(found.peak_allocated_bytes)}, promised were at most {format_bytes(allowed)}"
         )
     for direction in ("h2d_weight_bytes", "d2h_weight_bytes"):
         was, promised = getattr(found, direction), getattr(plan.predicted, direction)
         if was != promised:
             way = "up" if direction.startswith("h2d") else "down"
-            told.append(
+            complaints.append(
                 f"{format_bytes(was)} of weights went {way} in a call, promised were {format_bytes(promised)}"
             )
-    return (*told, *_first_other_move(plan, events))
+    return (*complaints, *_first_other_move(plan, events))
 
 
 def _first_other_move(plan: Plan, events: list[Event]) -> list[str]:

@@ -22,7 +22,7 @@ from profiler.calibrating.operations import Operation, operations_of
 from profiler.errors import InputError, ProfilerError
 from profiler.gpus import calibration, nvml
 from profiler.gpus.calibration_table import Calibration, load, save
-from profiler.gpus.hardware import Card, choose_card
+from profiler.gpus.hardware import GpuSpec, choose_gpu_spec
 from profiler.sizing.scenario import Scenario
 from profiler.virtual import VirtualGPU
 
@@ -44,7 +44,7 @@ class Calibrated:
         table = self.table
         return {
             "schema_version": 1,
-            "card": table.card,
+            "card": table.gpu,
             "compute_capability": list(table.compute_capability),
             "date": table.date,
             "versions": table.versions,
@@ -66,7 +66,7 @@ def calibrate(
     *,
     output: Path | None = None,
     dry: bool = False,
-    card: str | None = None,
+    gpu: str | None = None,
     budget_seconds: float | None = None,
     report: Report | None = None,
 ) -> Calibrated:
@@ -76,17 +76,17 @@ def calibrate(
         scenarios: supply the operations, which depend on their mode and call; their GPU plays no part.
         output: the path to keep the table at; the user's own folder if not given, not kept at all in a dry run.
         dry: try it on a virtual GPU, which stands in for the real one. Predictions never use such a table.
-        card: the virtual GPU of a dry run.
+        gpu: the virtual GPU of a dry run.
         budget_seconds: stop before the next operation once this time is over.
         report: called with a line for each thing that is being done.
 
     Raises:
-        InputError: if there is no GPU, `card` is given for a real one, or `output` is of another GPU or not writable.
+        InputError: if there is no GPU, `gpu` is given for a real one, or `output` is of another GPU or not writable.
     """
     deadline = time.monotonic() + (float("inf") if budget_seconds is None else budget_seconds)
     if not dry:
-        _check_real(card)
-    with _stage(dry, card) as here:
+        _check_real(gpu)
+    with _stage(dry, gpu) as here:
         fresh = _fresh_table(here, dry=dry)
     path = output if output is not None or dry else _own_path(fresh)
     run = _Run(here, path, dry, deadline, report)
@@ -110,7 +110,7 @@ class _Run:
     table: Calibration
 
     def __init__(
-        self, here: Card, path: Path | None, dry: bool, deadline: float, report: Report | None
+        self, here: GpuSpec, path: Path | None, dry: bool, deadline: float, report: Report | None
     ) -> None:
         self._here = here
         self._path = path
@@ -181,32 +181,32 @@ class _Run:
             self._report(line)
 
 
-def _check_real(card: str | None) -> None:
+def _check_real(gpu: str | None) -> None:
     if not torch.cuda.is_available():
         raise InputError(
             "torch sees no GPU to measure: run this where one is, or try it with --dry, "
-            "which lets a virtual card stand in"
+            "which lets a virtual GPU stand in"
         )
-    if card is not None:
+    if gpu is not None:
         raise InputError(
-            f"--gpu {card} names a virtual card: drop it to measure the real one, or add --dry"
+            f"--gpu {gpu} names a virtual GPU: drop it to measure the real one, or add --dry"
         )
 
 
 @contextmanager
-def _stage(dry: bool, card: str | None) -> Iterator[Card]:
+def _stage(dry: bool, gpu: str | None) -> Iterator[GpuSpec]:
     """Yield the GPU at hand while it can be measured: torch's own, or a virtual one that stands in."""
     if not dry:
-        yield machine.card_at_hand()
+        yield machine.gpu_at_hand()
         torch.cuda.empty_cache()
         return
-    with VirtualGPU(choose_card(card)) as gpu:
-        yield gpu.card
+    with VirtualGPU(choose_gpu_spec(gpu)) as virtual:
+        yield virtual.spec
 
 
-def _fresh_table(here: Card, *, dry: bool) -> Calibration:
+def _fresh_table(here: GpuSpec, *, dry: bool) -> Calibration:
     return Calibration(
-        card=here.name,
+        gpu=here.name,
         compute_capability=here.compute_capability,
         total_memory_bytes=here.capacity_bytes,
         date=dt.datetime.now(tz=dt.UTC).date().isoformat(),

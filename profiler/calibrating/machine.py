@@ -10,7 +10,7 @@ import torch
 from profiler.calibrating.kernels import timed
 from profiler.gpus import nvml
 from profiler.gpus.calibration_table import CopyCost
-from profiler.gpus.hardware import Card, card_of_properties
+from profiler.gpus.hardware import GpuSpec, gpu_spec_of_properties
 from profiler.units import MIB
 
 COPY_BYTES = (MIB, 16 * MIB, 256 * MIB)
@@ -18,9 +18,9 @@ _COPIES = 5  # of which the best counts
 _LAUNCHES = 2000
 
 
-def card_at_hand() -> Card:
+def gpu_at_hand() -> GpuSpec:
     """Return the GPU that torch sees, with the memory that its driver reports."""
-    return card_of_properties(torch.cuda.get_device_properties(torch.cuda.current_device()))
+    return gpu_spec_of_properties(torch.cuda.get_device_properties(torch.cuda.current_device()))
 
 
 def versions() -> dict[str, str]:

@@ -24,7 +24,7 @@ from profiler.virtual import VirtualGPU
 from profiler.virtual.operators.signatures import signature
 
 if TYPE_CHECKING:
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
     from profiler.sizing.scenario import Scenario
 
 STEPS = 2
@@ -70,15 +70,15 @@ class Operation:
         return tuple(args), dict(kwargs)
 
 
-def operations_of(scenario: Scenario, card: Card) -> dict[str, Operation]:
-    """Return the distinct operations of one call of the scenario's pipeline on `card`, by signature.
+def operations_of(scenario: Scenario, spec: GpuSpec) -> dict[str, Operation]:
+    """Return the distinct operations of one call of the scenario's pipeline on `spec`, by signature.
 
     The GPU's memory plays no part, but its architecture does: it determines which attention runs.
 
     Raises:
         InputError: if the pipeline cannot be built, or refuses the call.
     """
-    with VirtualGPU(card.with_capacity(TIB)) as gpu, quiet(), recorded(gpu) as found:
+    with VirtualGPU(spec.with_capacity(TIB)) as gpu, quiet(), recorded(gpu) as found:
         pipe = load_pipeline(scenario.model, dtype=scenario.dtype)
         arguments = call_arguments(pipe, replace(scenario, steps=scenario.steps or STEPS))
         with refusals_as_input_errors(pipe):
@@ -94,7 +94,7 @@ def recorded(gpu: VirtualGPU) -> Iterator[dict[str, Operation]]:
 
     def learn_and_record(func: Any, args: Any, kwargs: dict[str, Any], tensors: Any) -> Any:
         entry = learn(func, args, kwargs, tensors)
-        if entry.on_card and func._overloadpacket in flop_registry:
+        if entry.on_gpu and func._overloadpacket in flop_registry:
             operation = _operation(func, args, kwargs)
             found.setdefault(operation.signature, operation)
         return entry

@@ -38,9 +38,9 @@ class CalibrateOptions:
         float | None, typer.Option(help="Stop after this long; the same command goes on later.")
     ] = None
     dry: Annotated[
-        bool, typer.Option("--dry", help="Try it on a virtual card; such a table is never used.")
+        bool, typer.Option("--dry", help="Try it on a virtual GPU; such a table is never used.")
     ] = False
-    gpu: Annotated[str | None, typer.Option(help="With --dry: the virtual card.")] = None
+    gpu: Annotated[str | None, typer.Option(help="With --dry: the virtual GPU.")] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 
 
@@ -48,11 +48,11 @@ class CalibrateOptions:
 def calibrate(options: CalibrateOptions) -> None:
     """Measure the GPU at hand: its link, its context, and each operator of the catalogue's models.
 
-    Predictions for this card then use what was measured.
+    Predictions for this GPU then use what was measured.
 
     Example: vram calibrate --models flux1-dev,sdxl-base
     """
-    from profiler.calibrating import calibrate as measure_card
+    from profiler.calibrating import calibrate as measure_gpu
     from profiler.libraries.modes import Mode
     from profiler.pipelines.catalogue import catalogue
     from profiler.sizing.scenario import Scenario
@@ -67,21 +67,21 @@ def calibrate(options: CalibrateOptions) -> None:
         Scenario(model=name, dtype=options.dtype, batch=options.batch, mode=mode) for name in names
     ]
     with printing.progress() as report:
-        found = measure_card(
+        found = measure_gpu(
             scenarios,
             output=options.output,
             dry=options.dry,
-            card=options.gpu,
+            gpu=options.gpu,
             budget_seconds=options.budget_seconds,
             report=report,
         )
     if options.as_json:
         printing.answer_json(found.summary())
     else:
-        printing.answer(_told(found))
+        printing.answer(_summary(found))
 
 
-def _told(found: Calibrated) -> str:
+def _summary(found: Calibrated) -> str:
     from profiler.units import format_bytes
 
     table = found.table
@@ -90,7 +90,7 @@ def _told(found: Calibrated) -> str:
         for name, nbytes in table.context_bytes.items()
     )
     lines = [
-        f"{table}" + (": a dry run on a virtual card" if table.dry else ""),
+        f"{table}" + (": a dry run on a virtual GPU" if table.dry else ""),
         f"{len(table.kernels)} operators, {found.measured} of them measured now, {len(table.failed)} failed",
         f"context: {context}",
         "link: " + ", ".join(_rates(found)),
@@ -104,10 +104,10 @@ def _told(found: Calibrated) -> str:
 
 
 def _rates(found: Calibrated) -> list[str]:
-    told = []
+    rates = []
     for pinned in (True, False):
         for way, word in (("h2d", "up"), ("d2h", "down")):
             rate = found.table.bytes_per_second(way, pinned=pinned)
             if rate is not None:
-                told.append(f"{'pinned' if pinned else 'pageable'} {word} {rate / 1e9:.1f} GB/s")
-    return told
+                rates.append(f"{'pinned' if pinned else 'pageable'} {word} {rate / 1e9:.1f} GB/s")
+    return rates

@@ -14,7 +14,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where to write the files.")] = Path("vram-demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Profile SDXL on a virtual 8 GB card, plan its offloading, apply the plan, verify, report.
+    """Profile SDXL on a virtual 8 GB GPU, plan its offloading, apply the plan, verify, report.
 
     Needs no GPU and no weights, and takes under a minute.
 

@@ -58,11 +58,11 @@ class Demo:
         )
 
     def _profiled(self) -> list[str]:
-        card, totals = self.profile.gpu, self.profile.totals
+        gpu, totals = self.profile.gpu, self.profile.totals
         return [
-            f"1. {self.profile.model}, 1024 x 1024, float16, stock model offload, on a virtual {card.name}",
+            f"1. {self.profile.model}, 1024 x 1024, float16, stock model offload, on a virtual {gpu.name}",
             f"   peak {format_bytes(totals.peak_allocated_bytes)} allocated; "
-            + f"{format_bytes(totals.device_bytes)} of {format_bytes(card.capacity_bytes)} "
+            + f"{format_bytes(totals.device_bytes)} of {format_bytes(gpu.capacity_bytes)} "
             + "as nvidia-smi would show it",
             f"   weights copied: {format_bytes(totals.h2d_weight_bytes)} up, "
             + f"{format_bytes(totals.d2h_weight_bytes)} down",
@@ -73,7 +73,7 @@ class Demo:
         return [
             f"2. The best of {plan.proof.candidates:,} plans within {format_bytes(plan.budget_bytes)} "
             + f"({plan.proof.nodes:,} opened, gap {plan.proof.gap})",
-            f"   stays on the card: {', '.join(plan.excluded) or 'nothing'}; "
+            f"   stays on the GPU: {', '.join(plan.excluded) or 'nothing'}; "
             + f"in turn: {' -> '.join(plan.sequence) or 'nothing'}",
             *(f"   {phrase}" for phrase in inside_words(plan)),
             f"   {format_seconds(predicted.seconds or 0.0)} a call instead of "

@@ -19,7 +19,7 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Look for what could go wrong here: versions, the card and who holds it, files that hide this package.
+    """Look for what could go wrong here: versions, the GPU and who holds it, files that hide this package.
 
     Exits with 3 if something is wrong.
 

@@ -19,7 +19,7 @@ def list_known(
     what: Annotated[str, typer.Argument(metavar="[models|gpus|plans]")] = "models",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the models that can be built by name, the cards, or the ways to place a pipeline.
+    """List the models that can be built by name, the GPUs, or the ways to place a pipeline.
 
     Example: vram list gpus
     """
@@ -48,7 +48,7 @@ def _models() -> Rows:
 
 
 def _gpus() -> Rows:
-    from profiler.gpus.hardware import cards
+    from profiler.gpus.hardware import gpu_specs
     from profiler.units import format_bytes
 
     return [
@@ -60,31 +60,31 @@ def _gpus() -> Rows:
             "architecture": one.architecture,
             "link": one.link,
         }
-        for one in cards()
+        for one in gpu_specs()
     ]
 
 
 def _plans() -> Rows:
     return [
-        {"mode": "resident", "what": "everything on the card", "call": 'pipe.to("cuda")'},
+        {"mode": "resident", "what": "everything on the GPU", "call": 'pipe.to("cuda")'},
         {
             "mode": "model",
-            "what": "one component on the card at a time; `vram plan` searches order and exclusions",
+            "what": "one component on the GPU at a time; `vram plan` searches order and exclusions",
             "call": "pipe.enable_model_cpu_offload()",
         },
         {
             "mode": "sequential",
-            "what": "one layer on the card at a time, the least memory and the longest wait",
+            "what": "one layer on the GPU at a time, the least memory and the longest wait",
             "call": "pipe.enable_sequential_cpu_offload()",
         },
         {
             "mode": "group-block",
-            "what": "some blocks on the card at a time; --blocks, --stream",
+            "what": "some blocks on the GPU at a time; --blocks, --stream",
             "call": 'pipe.enable_group_offload(..., offload_type="block_level")',
         },
         {
             "mode": "group-leaf",
-            "what": "one layer on the card at a time, copied ahead with --stream",
+            "what": "one layer on the GPU at a time, copied ahead with --stream",
             "call": 'pipe.enable_group_offload(..., offload_type="leaf_level")',
         },
     ]

@@ -11,7 +11,7 @@ import typer
 from profiler.cli import printing
 from profiler.cli.options import takes_options
 from profiler.cli.scenario_options import ScenarioOptions
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.sizing.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class PlanOptions:
     ram: Annotated[
         str | None,
         typer.Option(
-            help="Host memory that the run may take: 32GiB, or none for any. Where a card is here: what is free now."
+            help="Host memory that the run may take: 32GiB, or none for any. Where a GPU is here: what is free now."
         ),
     ] = None
     objective: Annotated[
@@ -74,10 +74,10 @@ def plan(what: ScenarioOptions, options: PlanOptions) -> None:
     Example: vram plan sdxl-base --budget 8GiB --code
     """
     from profiler.atomic import check_writable
-    from profiler.sizing.budgets import card_budget
+    from profiler.sizing.budgets import gpu_budget
     from profiler.sizing.size import plan_model
 
-    allowed = card_budget(options.budget)
+    allowed = gpu_budget(options.budget)
     scenario = _on_budgets_gpu(what.scenario(), allowed)
     ram_bytes = _ram_bytes(options.ram)
     if options.output is not None:
@@ -114,7 +114,7 @@ def _origin(budget: Budget, found: Plan) -> str:
     """Return the line on the budget's origin, and on context and seconds if they are another GPU's; "" for a size."""
     if not budget.origin:
         return ""
-    other = budget.gpu and card(budget.gpu).name != found.gpu
+    other = budget.gpu and gpu_spec(budget.gpu).name != found.gpu
     clock = f"; context and seconds are those of {found.gpu}" if other else ""
     return f"\n  budget     {budget.origin}{clock}"
 
@@ -129,4 +129,4 @@ def _ram_bytes(text: str | None) -> int | None:
         return None
     if text is not None:
         return parse_bytes(text)
-    return None if nvml.card_memory() is None else free_host_bytes()
+    return None if nvml.gpu_memory() is None else free_host_bytes()

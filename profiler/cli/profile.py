@@ -33,7 +33,7 @@ class ProfileOptions:
 
 @takes_options
 def profile(what: ScenarioOptions, options: ProfileOptions) -> None:
-    """Profile one run of MODEL on a card that need not be there.
+    """Profile one run of MODEL on a GPU that need not be there.
 
     Exits with 3 if it does not fit.
 

@@ -15,7 +15,7 @@ from profiler.pipelines.dtypes import dtypes_of
 from profiler.sizing.scenario import Scenario
 from profiler.units import parse_bytes
 
-_CARD = "Card"
+_GPU = "GPU"
 _CALL = "Call"
 _PLACE = "Placement"
 
@@ -40,12 +40,12 @@ class ScenarioOptions:
         str | None,
         typer.Option(
             help=f"GPU to stand in for, of `vram list gpus`; {DEFAULT_GPU} if none is named.",
-            rich_help_panel=_CARD,
+            rich_help_panel=_GPU,
         ),
     ] = None
     capacity: Annotated[
         str | None,
-        typer.Option(help="Total memory instead of the card's own: 8GiB.", rich_help_panel=_CARD),
+        typer.Option(help="Total memory instead of the GPU's own: 8GiB.", rich_help_panel=_GPU),
     ] = None
     mode: Annotated[
         str, typer.Option(help=f"One of {', '.join(MODES)}.", rich_help_panel=_PLACE)

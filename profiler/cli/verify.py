@@ -14,7 +14,7 @@ def verify(
     plan: Annotated[Path, typer.Argument(help="A plan that `vram plan -o` saved.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Run PLAN on a card with the budget as its capacity, and compare with the promise.
+    """Run PLAN on a GPU with the budget as its capacity, and compare with the promise.
 
     Exits with 3 if it drifted.
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from profiler.findings import capacity, card, causes, failures, offload, placing, sharing, staying
+from profiler.findings import (
+    capacity,
+    causes,
+    failures,
+    gpu_state,
+    offload,
+    placing,
+    sharing,
+    staying,
+)
 from profiler.findings.agreement import agreed
 from profiler.findings.fixes import trial_of
 from profiler.record.cache import once_per_profile
@@ -42,8 +51,8 @@ _FINDERS: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     placing.mode_changes,
     capacity.pinned,
     capacity.loading,
-    card.slow_link,
-    card.held_back,
+    gpu_state.slow_link,
+    gpu_state.held_back,
 )
 _OF_MODEL_OFFLOAD: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     offload.ignored_exclusions,
@@ -84,8 +93,8 @@ def _tried(profile: Profile, finding: Finding) -> Finding:
     if trial is None or not trial.fits or (trial.told and trial.told in finding.detail):
         return finding
     seconds = f" and {format_seconds(trial.seconds)} a call" if trial.seconds else ""
-    told = f"{trial.told}: " if trial.told else ""
+    words = f"{trial.told}: " if trial.told else ""
     sentence = (
-        f"Tried on the virtual GPU: {told}{format_bytes(trial.device_bytes)} on the GPU{seconds}."
+        f"Tried on the virtual GPU: {words}{format_bytes(trial.device_bytes)} on the GPU{seconds}."
     )
     return dataclasses.replace(finding, detail=f"{finding.detail} {sentence}")

@@ -27,12 +27,12 @@ def agreed(found: Iterable[Finding], *, with_plan: bool = False) -> tuple[Findin
         found: The findings; those of equal severity in the order of importance.
         with_plan: Whether they are shown beside a plan, which then decides all placements.
     """
-    told = [(_THE_PLAN, _PLANNED)] if with_plan else []
+    given = [(_THE_PLAN, _PLANNED)] if with_plan else []
     kept = []
     for finding in sorted(found, key=lambda one: (one.gives_way, _gravity(one))):
-        leads = next((one for one in told if _leads_elsewhere(one[1], finding)), None)
+        leads = next((one for one in given if _leads_elsewhere(one[1], finding)), None)
         if leads is None:
-            told.append((finding.fix, finding.changes))
+            given.append((finding.fix, finding.changes))
             kept.append(finding)
         elif not finding.is_advice:
             kept.append(dataclasses.replace(finding, fix=leads[0], changes=dict(leads[1])))
@@ -43,15 +43,15 @@ def _gravity(finding: Finding) -> int:
     return (PROBLEM, WASTE, HINT).index(finding.severity)
 
 
-def _leads_elsewhere(told: Mapping[str, Any], finding: Finding) -> bool:
-    """Tell whether a finding must not be reported unchanged beside fixes already `told`.
+def _leads_elsewhere(given: Mapping[str, Any], finding: Finding) -> bool:
+    """Tell whether a finding must not be reported unchanged beside fixes already `given`.
 
     Beside a plan that is shown, no finding recommends making one, or lowering the plan's peak in another way.
     """
-    if told is _PLANNED:
+    if given is _PLANNED:
         lowers = finding.severity == PROBLEM and not _LOWERING.isdisjoint(finding.changes)
         return lowers or "mode" in finding.changes
-    return excludes(told, finding.changes)
+    return excludes(given, finding.changes)
 
 
 def excludes(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -123,7 +123,7 @@ def spilled(profile: Profile) -> Iterator[Finding]:
     yield Finding(
         kind="spilled_to_ram",
         severity=PROBLEM,
-        title=f"{format_bytes(excess)} more were reserved than the card has: the rest was system memory",
+        title=f"{format_bytes(excess)} more were reserved than the GPU has: the rest was system memory",
         detail="On Windows the driver lends system memory in place of failing, at the speed of the PCIe link. It "
         'is the setting "CUDA - Sysmem Fallback Policy" of the NVIDIA control panel.',
         fix="torch.cuda.set_per_process_memory_fraction(0.95)  # fails in place of spilling",

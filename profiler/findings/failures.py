@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from profiler.record.events import Moment
-    from profiler.record.profile import BillItem, Failure, Profile
+    from profiler.record.profile import Failure, PeakItem, Profile
     from profiler.record.trial import WholeCall
 
-_MOVES = {"onload": "while moving {} to the card", "cast": "while casting {}"}
+_MOVES = {"onload": "while moving {} to the GPU", "cast": "while casting {}"}
 _HOLDERS = 6  # named at most
 _ALLOW_ALL = fixes.Fix(
     "torch.cuda.set_per_process_memory_fraction(1.0)  # or leave that call out",
@@ -44,7 +44,7 @@ def out_of_memory(profile: Profile) -> Iterator[Finding]:
     yield Finding(
         kind="out_of_memory",
         severity=PROBLEM,
-        title=f"Out of memory on a card of {capacity}{_while(failure)}",
+        title=f"Out of memory on a GPU of {capacity}{_while(failure)}",
         detail=explained(profile, failure) if failure else profile.error,
         fix=fix.line,
         changes=fix.changes,
@@ -124,7 +124,7 @@ def whole_words(whole: WholeCall) -> str:
     )
 
 
-def _holder(item: BillItem) -> str:
+def _holder(item: PeakItem) -> str:
     name = " ".join(part for part in (item.holder, item.what) if part)
     return f"{name} {format_bytes(item.bytes)}"
 

@@ -85,9 +85,9 @@ def quantised_stays(profile: Profile) -> Iterator[Finding]:
     yield Finding(
         kind="quantised_stays",
         severity=WASTE,
-        title=f"{listed(tuple(left))} left {format_bytes(sum(e.resident_bytes for e in left.values()))} on the card "
+        title=f"{listed(tuple(left))} left {format_bytes(sum(e.resident_bytes for e in left.values()))} on the GPU "
         "when sent to the CPU",
-        detail=f"{listed(sorted(kinds))} keeps a copy of the weights on the card that .to() does not move.",
+        detail=f"{listed(sorted(kinds))} keeps a copy of the weights on the GPU that .to() does not move.",
         fix="load it in 4 bit, or with another library: those weights move as a whole",
         changes={"quantization": "4 bit"},
         bytes=sum(event.resident_bytes for event in left.values()),
@@ -124,8 +124,8 @@ def idle_resident(profile: Profile) -> Iterator[Finding]:
     explained = {one.component for one in conditions(profile, "foreign_hook")}
     if any(one.user in explained for one in idle(profile)):
         return
-    told = {*brought_by_hand(profile), *left_behind(profile)}
-    idles = [one for one in idle(profile) if one.component not in told]
+    reported = {*brought_by_hand(profile), *left_behind(profile)}
+    idles = [one for one in idle(profile) if one.component not in reported]
     outside = [one for one in idles if one.component not in profile.sequence]
     inside = [one for one in idles if one.component in profile.sequence]
     if inside:
@@ -145,7 +145,7 @@ def _idle(profile: Profile, idles: list[Idle], kind: str, why: str) -> Finding:
     return Finding(
         kind=kind,
         severity=HINT if fits else WASTE,  # if there is room, staying costs nothing
-        title=f"{listed(names)} stayed on the card while another component was used",
+        title=f"{listed(names)} stayed on the GPU while another component was used",
         detail=f"{why}. Used: {used_order(profile)}. Sequence: {' -> '.join(profile.sequence)}.",
         fix=fix.line,
         changes=fix.changes,

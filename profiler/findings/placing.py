@@ -45,8 +45,8 @@ def on_card_before(profile: Profile) -> Iterator[Finding]:
     yield Finding(
         kind="on_card_before_offload",
         severity=WASTE,
-        title=f"{listed(tuple(names))} {'was' if len(names) == 1 else 'were'} on the card when offload was enabled",
-        detail=f"Enabling offload takes everything to the CPU, so the card had to hold {format_bytes(held)} at once, "
+        title=f"{listed(tuple(names))} {'was' if len(names) == 1 else 'were'} on the GPU when offload was enabled",
+        detail=f"Enabling offload takes everything to the CPU, so the GPU had to hold {format_bytes(held)} at once, "
         "for nothing.",
         fix=f'{_LINES.get(profile.mode, _LINES["model"])}  # without pipe.to("cuda") before it',
         changes={"mode": profile.mode if profile.mode in _LINES else "model"},
@@ -66,9 +66,9 @@ def moved_by_hand(profile: Profile) -> Iterator[Finding]:
     yield Finding(
         kind="moved_after_offload",
         severity=WASTE,
-        title=f'pipe.to("cuda") brought {listed(tuple(brought))} to the card although offload was enabled',
+        title=f'pipe.to("cuda") brought {listed(tuple(brought))} to the GPU although offload was enabled',
         detail="The hooks stay, but until the end of the next call each evicts its predecessor only: the rest is on "
-        "the card at once.",
+        "the GPU at once.",
         fix='pipe.enable_model_cpu_offload()  # and no pipe.to("cuda") after it',
         changes={"mode": "model"},
         bytes=sum(event.bytes for event in events),

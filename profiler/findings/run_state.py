@@ -33,8 +33,8 @@ def records_stream(profile: Profile) -> bool:
 
 def expandable_segments(profile: Profile) -> bool:
     """Tell whether torch's allocator had expandable segments enabled."""
-    told = [one.value for one in profile.settings if one.what == settings.ENVIRONMENT]
-    text = next((values[name] for values in told for name in _VARIABLES if name in values), "")
+    given = [one.value for one in profile.settings if one.what == settings.ENVIRONMENT]
+    text = next((values[name] for values in given for name in _VARIABLES if name in values), "")
     return re.search(r"expandable_segments\s*:\s*true", text, re.IGNORECASE) is not None
 
 

@@ -27,7 +27,7 @@ def foreign_hooks(profile: Profile) -> Iterator[Finding]:
     yield Finding(
         kind="foreign_hooks",
         severity=WASTE,
-        title=f"{listed([one.component for one in idles])} stayed on the card: "
+        title=f"{listed([one.component for one in idles])} stayed on the GPU: "
         f"{listed(foreign)} carried another pipeline's hooks",
         detail="Pipelines that share components share their hooks: each enable_model_cpu_offload() takes off the "
         "other's, and its hooks evict its own components only.",
@@ -53,11 +53,11 @@ def left_on_card(profile: Profile) -> Iterator[Finding]:
             hooked.add(event.component)
         elif event.kind == "offload" and event.asked_by == "pipeline.maybe_free_model_hooks":
             freed.add((event.call, event.component))
-    told = left_behind(profile)
+    reported = left_behind(profile)
     left = {
         name: count
         for name, count in resident.items()
-        if count and name in hooked and (end.call, name) not in freed and name not in told
+        if count and name in hooked and (end.call, name) not in freed and name not in reported
     }
     if not left:
         return
@@ -65,7 +65,7 @@ def left_on_card(profile: Profile) -> Iterator[Finding]:
     yield Finding(
         kind="left_on_card",
         severity=WASTE,
-        title=f"{listed(tuple(left))} stayed on the card after the call: {format_bytes(sum(left.values()))}",
+        title=f"{listed(tuple(left))} stayed on the GPU after the call: {format_bytes(sum(left.values()))}",
         detail="A pipeline made by from_pipe() has components with hooks, but no list of them, so the end of its "
         "call offloads nothing."
         if unlisted

@@ -76,7 +76,7 @@ def _everything(profile: Profile, moved: Sequence[Event], peak_bytes: int) -> Fi
     known = profile.totals.exposed_transfer_seconds is not None
     waits = inside if known else [event for event in inside if reading.direction(event)]
     stay = Candidate(peak_bytes, moved, waited_seconds(profile, waits))
-    title = f"Everything fits: keep it on the card and save {format_bytes(total)} of uploads"
+    title = f"Everything fits: keep it on the GPU and save {format_bytes(total)} of uploads"
     return _hint(profile, "everything_fits", title, stay, _RESIDENT)
 
 
@@ -150,7 +150,7 @@ def _some_blocks(profile: Profile, moved: Sequence[Event]) -> Iterator[Finding]:
     share = sum(sorted(block.bytes for block in part.blocks)[:count]) / part.bytes
     stay = Candidate(peak + count * largest, own, waited_seconds(profile, own) * share)
     title = (
-        f"{format_bytes(unused)} of the card are never used: {count} of {len(part.blocks)} blocks of {part.name} "
+        f"{format_bytes(unused)} of the GPU are never used: {count} of {len(part.blocks)} blocks of {part.name} "
         f"could stay ({_change(profile, stay)})"
     )
     yield _hint(profile, "unused_vram", title, stay, fix)
@@ -161,7 +161,7 @@ def _hint(profile: Profile, kind: str, title: str, stay: Candidate, fix: fixes.F
         kind=kind,
         severity=HINT,
         title=title,
-        detail=f"The peak would be {format_bytes(stay.peak_bytes)} allocated at most; the card leaves "
+        detail=f"The peak would be {format_bytes(stay.peak_bytes)} allocated at most; the GPU leaves "
         f"{format_bytes(usable_bytes(profile))} after context, slack and error band.",
         fix=fix.line,
         changes=fix.changes,

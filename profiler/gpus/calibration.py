@@ -22,46 +22,46 @@ from profiler.gpus.calibration_table import load
 
 if TYPE_CHECKING:
     from profiler.gpus.calibration_table import Calibration, KernelCost
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
 
 PLACE = "VRAM_CALIBRATION"
 
 
-def knows(card: Card) -> bool:
+def knows(spec: GpuSpec) -> bool:
     """Tell whether any table applies to a GPU."""
-    return bool(_tables_for(card))
+    return bool(_tables_for(spec))
 
 
-def kernel_cost(card: Card, signature: str) -> KernelCost | None:
+def kernel_cost(spec: GpuSpec, signature: str) -> KernelCost | None:
     """Return what a table of this very GPU holds for an operator, or None."""
-    found = table_of(card)
+    found = table_of(spec)
     return None if found is None else found.kernels.get(signature)
 
 
-def workspace_bytes(card: Card, signature: str) -> int | None:
+def workspace_bytes(spec: GpuSpec, signature: str) -> int | None:
     """Return the workspace measured for an operator on this GPU, or on one of its compute capability; else None."""
-    for table in _tables_for(card):
+    for table in _tables_for(spec):
         if signature in table.kernels:
             return table.kernels[signature].workspace_bytes
     return None
 
 
-def table_of(card: Card) -> Calibration | None:
+def table_of(spec: GpuSpec) -> Calibration | None:
     """Return the table of this very GPU; the user's takes precedence over the packaged one."""
-    return next((table for table in _tables_for(card) if table.card == card.name), None)
+    return next((table for table in _tables_for(spec) if table.gpu == spec.name), None)
 
 
-def told(card: Card) -> str:
+def source_of(spec: GpuSpec) -> str:
     """Return the words in which a prediction names the tables it used for a GPU."""
-    tables = _tables_for(card)
+    tables = _tables_for(spec)
     return f"workspaces as in the table of {tables[0]}" if tables else "no table"
 
 
-def as_measured(card: Card) -> Card:
+def as_measured(spec: GpuSpec) -> GpuSpec:
     """Return the GPU with the context and copy rates of its own table, or unchanged if it has no table."""
-    table = table_of(card)
+    table = table_of(spec)
     if table is None:
-        return card
+        return spec
     found = {
         "context_bytes": max(table.context_bytes.values(), default=None),
         "h2d_bytes_per_second": table.bytes_per_second("h2d", pinned=False),
@@ -69,13 +69,13 @@ def as_measured(card: Card) -> Card:
         "pinned_bytes_per_second": table.bytes_per_second("h2d", pinned=True),
     }
     known: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
-    return replace(card, **known, sources=(*card.sources, f"measured: {table}"))
+    return replace(spec, **known, sources=(*spec.sources, f"measured: {table}"))
 
 
-def _tables_for(card: Card) -> tuple[Calibration, ...]:
+def _tables_for(spec: GpuSpec) -> tuple[Calibration, ...]:
     """Return the tables that apply to a GPU, those of the same name first."""
-    tables = _known_tables(card.architecture, os.environ.get(PLACE))
-    return tuple(sorted(tables, key=lambda table: table.card != card.name))
+    tables = _known_tables(spec.architecture, os.environ.get(PLACE))
+    return tuple(sorted(tables, key=lambda table: table.gpu != spec.name))
 
 
 @cache

@@ -44,7 +44,7 @@ class CopyCost:
 class Calibration:
     """The table of one GPU."""
 
-    card: str  # the driver's name for it
+    gpu: str  # the driver's name for it
     compute_capability: tuple[int, int]
     total_memory_bytes: int
     date: str
@@ -66,9 +66,7 @@ class Calibration:
     @property
     def file_name(self) -> str:
         """The file name in a folder of tables: it begins with the architecture, by which tables are looked up."""
-        return (
-            f"{self.architecture}-{re.sub(r'[^a-z0-9]+', '-', self.card.lower()).strip('-')}.toml"
-        )
+        return f"{self.architecture}-{re.sub(r'[^a-z0-9]+', '-', self.gpu.lower()).strip('-')}.toml"
 
     def bytes_per_second(self, way: str, *, pinned: bool) -> float | None:
         """Return the best rate of the copies of one kind, or None if there are none."""
@@ -81,7 +79,7 @@ class Calibration:
 
     def __str__(self) -> str:
         stack = ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
-        return f"{self.card}, {self.date}" + (f" ({stack})" if stack else "")
+        return f"{self.gpu}, {self.date}" + (f" ({stack})" if stack else "")
 
 
 def load(path: str | os.PathLike[str]) -> Calibration:
@@ -122,12 +120,12 @@ def save(table: Calibration, path: str | os.PathLike[str]) -> None:
 
 
 def _read(facts: dict[str, Any]) -> Calibration:
-    card = facts["card"]
-    major, minor = card["compute_capability"]
+    gpu = facts["card"]
+    major, minor = gpu["compute_capability"]
     return Calibration(
-        card=card["name"],
+        gpu=gpu["name"],
         compute_capability=(int(major), int(minor)),
-        total_memory_bytes=card["total_memory_bytes"],
+        total_memory_bytes=gpu["total_memory_bytes"],
         date=facts["date"],
         dry=facts["dry"],
         versions=dict(facts["versions"]),
@@ -148,14 +146,14 @@ def _text(table: Calibration) -> str:
         "dry": table.dry,
         "launch_seconds": table.launch_seconds,
     }
-    card = {
-        "name": table.card,
+    gpu = {
+        "name": table.gpu,
         "compute_capability": list(table.compute_capability),
         "total_memory_bytes": table.total_memory_bytes,
     }
-    lines = ["# What was measured on one card, by `vram calibrate`.", *_pairs(head)]
+    lines = ["# What was measured on one GPU, by `vram calibrate`.", *_pairs(head)]
     for name, values in (
-        ("card", card),
+        ("card", gpu),
         ("versions", table.versions),
         ("context_bytes", table.context_bytes),
     ):

@@ -1,7 +1,7 @@
 """The GPUs that a virtual GPU can stand in for, and what is known of each.
 
 The facts and their sources are in `data/hardware.toml`: per generation, per link and per GPU. A
-`Card` joins the three. Rates are those of the data sheet or those that a copy achieves; the virtual clock
+`GpuSpec` joins the three. Rates are those of the data sheet or those that a copy achieves; the virtual clock
 turns them into predicted seconds.
 """
 
@@ -26,7 +26,7 @@ _FAMILY_WORDS = frozenset({"nvidia", "geforce", "rtx", "tesla", "gpu"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class GpuSpec:
     """One NVIDIA GPU, as the driver reports it and as its data sheet rates it."""
 
     key: str  # the name that a user types: rtx-4090
@@ -66,7 +66,7 @@ class Card:
         major, minor = self.compute_capability
         return f"sm_{major}{minor}"
 
-    def with_capacity(self, capacity: str | int) -> Card:
+    def with_capacity(self, capacity: str | int) -> GpuSpec:
         """Return the same GPU with another `total_memory`, in bytes or as text such as `8GiB`.
 
         Raises:
@@ -81,7 +81,7 @@ class Card:
         return replace(self, capacity_bytes=capacity_bytes)
 
 
-def card(name: str) -> Card:
+def gpu_spec(name: str) -> GpuSpec:
     """Return the GPU called `name`: its key, an alias, or the driver's name for it.
 
     Raises:
@@ -93,33 +93,33 @@ def card(name: str) -> Card:
         )
     found = _names().get(_plain(name))
     if found is None:
-        keys = [one.key for one in cards()]
+        keys = [one.key for one in gpu_specs()]
         close = difflib.get_close_matches("-".join(_words(name)), keys, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "`vram list gpus` shows them"
-        raise InputError(f"no card is called {name!r}: {hint}")
+        raise InputError(f"no GPU is called {name!r}: {hint}")
     return found
 
 
-def card_of(model: str | Card) -> Card:
-    """Return the GPU called `model`, or `model` itself if it is a `Card`.
+def gpu_spec_of(model: str | GpuSpec) -> GpuSpec:
+    """Return the GPU called `model`, or `model` itself if it is a `GpuSpec`.
 
     Raises:
         InputError: if it is neither.
     """
-    return model if isinstance(model, Card) else card(model)
+    return model if isinstance(model, GpuSpec) else gpu_spec(model)
 
 
-def choose_card(name: str | None = None, capacity: str | int | None = None) -> Card:
+def choose_gpu_spec(name: str | None = None, capacity: str | int | None = None) -> GpuSpec:
     """Return the GPU called `name`, or the default one, with `capacity` in place of its own if given.
 
     Raises:
         InputError: if the GPU is unknown or the capacity is not a size.
     """
-    chosen = card(name or DEFAULT_GPU)
+    chosen = gpu_spec(name or DEFAULT_GPU)
     return chosen if capacity is None else chosen.with_capacity(capacity)
 
 
-def card_of_properties(properties: Any) -> Card:
+def gpu_spec_of_properties(properties: Any) -> GpuSpec:
     """Return the GPU that torch describes, with the memory that its driver reports.
 
     An unknown GPU takes its rates from the known one of the nearest compute capability and size, scaled by
@@ -133,7 +133,7 @@ def card_of_properties(properties: Any) -> Card:
         return replace(known, capacity_bytes=properties.total_memory)
     capability = (properties.major, properties.minor)
     count = properties.multi_processor_count
-    nearest = min(cards(), key=lambda one: _distance(one, capability, count))
+    nearest = min(gpu_specs(), key=lambda one: _distance(one, capability, count))
     scale = count / nearest.multi_processor_count
     return replace(
         nearest,
@@ -150,7 +150,7 @@ def card_of_properties(properties: Any) -> Card:
     )
 
 
-def _distance(one: Card, capability: tuple[int, int], count: int) -> tuple[int, int, int]:
+def _distance(one: GpuSpec, capability: tuple[int, int], count: int) -> tuple[int, int, int]:
     major, minor = one.compute_capability
     return (
         abs(major - capability[0]),
@@ -160,17 +160,17 @@ def _distance(one: Card, capability: tuple[int, int], count: int) -> tuple[int, 
 
 
 @cache
-def cards() -> tuple[Card, ...]:
+def gpu_specs() -> tuple[GpuSpec, ...]:
     """Return every known GPU, smallest first."""
     text = (resources.files("profiler") / "data" / "hardware.toml").read_text(encoding="utf-8")
     facts = tomllib.loads(text)
-    known = [_card(key, card_facts, facts) for key, card_facts in facts["cards"].items()]
+    known = [_gpu_spec(key, own_facts, facts) for key, own_facts in facts["gpus"].items()]
     return tuple(sorted(known, key=lambda one: (one.capacity_bytes, one.memory_bytes_per_second)))
 
 
 @cache
-def _names() -> dict[str, Card]:
-    return {_plain(name): one for one in cards() for name in (one.key, one.name, *one.aliases)}
+def _names() -> dict[str, GpuSpec]:
+    return {_plain(name): one for one in gpu_specs() for name in (one.key, one.name, *one.aliases)}
 
 
 def _plain(name: str) -> str:
@@ -182,10 +182,10 @@ def _words(name: str) -> list[str]:
     return re.split(r"[\s_-]+", name.lower().strip())
 
 
-def _card(key: str, own: dict[str, Any], facts: dict[str, Any]) -> Card:
+def _gpu_spec(key: str, own: dict[str, Any], facts: dict[str, Any]) -> GpuSpec:
     generation = facts["generations"][own["generation"]]
     link = facts["links"][own["link"]]
-    return Card(
+    return GpuSpec(
         key=key,
         name=own["name"],
         generation=own["generation"],

@@ -24,7 +24,7 @@ class Holder(NamedTuple):
     bytes: int | None  # None if the driver does not report it, as on Windows
 
 
-class CardMemory(NamedTuple):
+class GpuMemory(NamedTuple):
     """The first visible GPU's memory, as the driver sees it."""
 
     name: str
@@ -79,7 +79,7 @@ def used_bytes() -> int | None:
         return None
 
 
-def card_memory() -> CardMemory | None:
+def gpu_memory() -> GpuMemory | None:
     """Return the first visible GPU's memory and the processes that hold it, the largest first; None if not known."""
     try:
         handle = _first_visible()
@@ -94,7 +94,7 @@ def card_memory() -> CardMemory | None:
     held = {one.pid: one.usedGpuMemory for one in running}
     holders = [Holder(pid, _process_name(pid), size) for pid, size in held.items()]
     holders.sort(key=lambda holder: -(holder.bytes or 0))
-    return CardMemory(str(name), int(memory.total), int(memory.free), tuple(holders))
+    return GpuMemory(str(name), int(memory.total), int(memory.free), tuple(holders))
 
 
 def status() -> Status | None:

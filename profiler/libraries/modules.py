@@ -87,14 +87,14 @@ def _visit(module: nn.Module, found: list[nn.Module]) -> None:
     found.append(module)
 
 
-def on_card(tensor: torch.Tensor) -> bool:
+def on_gpu(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor is on the device."""
     return tensor.device.type == "cuda"
 
 
 def resident_bytes(tensors: Iterator[torch.Tensor] | list[torch.Tensor]) -> int:
     """Return the device memory of those of `tensors` that are on the device, rounded as the allocator rounds."""
-    return sum(round_block(tensor.nbytes) for tensor in tensors if on_card(tensor))
+    return sum(round_block(tensor.nbytes) for tensor in tensors if on_gpu(tensor))
 
 
 def main_dtype(tensors: list[torch.Tensor]) -> str:

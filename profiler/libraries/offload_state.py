@@ -157,7 +157,7 @@ def hook_tensors(hook: Any, module: nn.Module) -> list[Any]:
     return [plain for tensor in placed for plain in inner_tensors(tensor)]
 
 
-def tied_on_card(hook: Any) -> set[int]:
+def tied_on_gpu(hook: Any) -> set[int]:
     """Return the addresses of tied weights that are already on the device, on behalf of another module."""
     tied = getattr(hook, "tied_params_map", None) or {}
     return {tensor.data_ptr() for placed in tied.values() for tensor in placed.values()}

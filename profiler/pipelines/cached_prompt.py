@@ -61,7 +61,7 @@ def with_cached_prompt(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any
 def _made(pipe: Any, arguments: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """Return the embeddings that the call takes, on the GPU."""
     gpu = active_gpu()
-    if gpu is None or any(map(_stays_on_card, pipe.components.values())):
+    if gpu is None or any(map(_stays_on_gpu, pipe.components.values())):
         made = _encoded(pipe, arguments, pipe._execution_device)
         pipe.maybe_free_model_hooks()
     else:
@@ -69,7 +69,7 @@ def _made(pipe: Any, arguments: Mapping[str, Any], names: list[str]) -> dict[str
     values = made if isinstance(made, tuple) else (made,)
     taken = dict(zip(names, values, strict=False))
     return {
-        name: tree_map(_on_card, taken[name])
+        name: tree_map(_on_gpu, taken[name])
         for name in _parameters(type(pipe).__call__)
         if taken.get(name) is not None
     }
@@ -80,7 +80,7 @@ def _encoded(pipe: Any, arguments: Mapping[str, Any], device: torch.device) -> A
         return getattr(pipe, _ENCODE)(**_encoding_arguments(pipe, arguments, device))
 
 
-def _stays_on_card(component: Any) -> bool:
+def _stays_on_gpu(component: Any) -> bool:
     """Tell whether a component computes only on a GPU: bitsandbytes' 8-bit layers, which cannot be moved from there."""
     return bool(getattr(component, "is_loaded_in_8bit", False))
 
@@ -117,7 +117,7 @@ def _no_room(pipe: Any, error: torch.OutOfMemoryError) -> str:
     reason = str(error).partition("\n")[0]
     return (
         f"{type(pipe).__name__}: there is no room for the embeddings of the cached prompt ({reason}); "
-        "free the card first, or encode elsewhere and give prompt_embeds"
+        "free the GPU first, or encode elsewhere and give prompt_embeds"
     )
 
 
@@ -170,7 +170,7 @@ def _no_words(pipe: Any) -> dict[str, None]:
     }
 
 
-def _on_card(value: Any) -> Any:
+def _on_gpu(value: Any) -> Any:
     return value.to(_ON) if isinstance(value, torch.Tensor) else value
 
 

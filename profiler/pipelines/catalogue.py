@@ -46,7 +46,7 @@ class Entry:
     arguments: Table = field(default_factory=dict)  # further arguments of the pipeline class
     dtype: str = "float32"  # the dtype to load in if the caller gives none
     dtypes: Mapping[str, str] = field(default_factory=dict)  # of components loaded in another dtype
-    untold: tuple[str, ...] = ()  # components whose files do not state `dtype`
+    unstated: tuple[str, ...] = ()  # components whose files do not state `dtype`
     about: str = ""
     hub: str = ""  # id of the repository on the Hugging Face hub that the facts describe
     # Call arguments besides the prompt that the pipeline requires, name to kind: "image" is

@@ -55,7 +55,7 @@ def read_folder(folder: Path, *, name: str) -> Entry:
         components=components,
         arguments=arguments,
         dtype=dtype,
-        untold=tuple(slot for slot, found in stored.items() if found != dtype),
+        unstated=tuple(slot for slot, found in stored.items() if found != dtype),
     )
 
 
@@ -121,5 +121,5 @@ def _stored_dtype(part: Part | None) -> str:
 
 def _common_dtype(stored: list[str]) -> str:
     """Return the dtype in which to load all components."""
-    told = set(stored) - {""}
-    return told.pop() if len(told) == 1 else "float32"
+    dtypes = set(stored) - {""}
+    return dtypes.pop() if len(dtypes) == 1 else "float32"

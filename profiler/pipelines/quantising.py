@@ -42,7 +42,7 @@ class QuantisationKind(NamedTuple):
     library: str  # the package that does it, by its import name
     package: str  # and by its name for installation
     configure: Callable[[Any, torch.dtype], Any]  # (diffusers or transformers, dtype) to the config
-    packs_on_card: bool = False  # whether a CUDA kernel packs the weights
+    packs_on_gpu: bool = False  # whether a CUDA kernel packs the weights
 
 
 def kinds() -> dict[str, QuantisationKind]:
@@ -119,7 +119,7 @@ def build_quantised(
         if kind is _GGUF:
             return _with_gguf(cls, module, dtype, chosen.removeprefix("gguf-"))
         chosen = kind.configure(ours, dtype)
-        if kind.packs_on_card:
+        if kind.packs_on_gpu:
             options["device_map"] = "cuda"
     if chosen_method(chosen) == "quanto":
         import_module("optimum.quanto")
@@ -155,7 +155,7 @@ def _torchao(name: str, *, per_row: bool = False, **options: Any) -> Quantisatio
         return ours.TorchAoConfig(getattr(quantization, name)(**options))
 
     return QuantisationKind(
-        "torchao", "torchao", configure, packs_on_card=name == "Int4WeightOnlyConfig"
+        "torchao", "torchao", configure, packs_on_gpu=name == "Int4WeightOnlyConfig"
     )
 
 

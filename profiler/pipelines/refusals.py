@@ -69,8 +69,8 @@ def missing_library(error: BaseException) -> str:
         package = _package(each)
         if package:
             said = " ".join(str(each).split()).replace("`", "").rstrip(".")
-            told = re.search(rf"pip install (-\S+ )*{re.escape(package)}\b", said, re.IGNORECASE)
-            return said if told else f"{said}: pip install {package}"
+            stated = re.search(rf"pip install (-\S+ )*{re.escape(package)}\b", said, re.IGNORECASE)
+            return said if stated else f"{said}: pip install {package}"
     return " ".join(str(error).split()) if isinstance(error, ImportError) else ""
 
 
@@ -93,7 +93,7 @@ def out_of_memory(
         if asked is None
         else f" ({format_bytes(asked)} asked for, {format_bytes(free or 0)} free)"
     )
-    there = ", ".join(name for name, part in loaded.items() if _is_on_card(part))
+    there = ", ".join(name for name, part in loaded.items() if _is_on_gpu(part))
     beside = f" beside {there}, which loading left there," if there else ""
     return FindingError(
         f"{model!r} does not load: its {component} is quantised on the GPU, and{beside} that ran out of memory{sizes}; "
@@ -123,5 +123,5 @@ def _package(error: BaseException) -> str:
     return "" if found is None else found[1].lower().rstrip(".")
 
 
-def _is_on_card(part: Any) -> bool:
+def _is_on_gpu(part: Any) -> bool:
     return isinstance(part, nn.Module) and any(one.is_cuda for one in part.parameters())

@@ -132,8 +132,8 @@ class StandInTokenizer(PreTrainedTokenizerFast):
 def assume_dtype(pipe: Any, dtype: str, components: Sequence[str]) -> None:
     """Record on `pipe` that these components are loaded in a dtype that their files do not state."""
     if components:
-        told = f"{dtype} for {', '.join(components)}, which their files do not name: choose with dtype= or --dtype"
-        setattr(pipe, _ASSUMED_DTYPE, told)
+        note = f"{dtype} for {', '.join(components)}, which their files do not name: choose with dtype= or --dtype"
+        setattr(pipe, _ASSUMED_DTYPE, note)
 
 
 def stand_ins(pipe: Any) -> list[str]:

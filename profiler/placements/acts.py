@@ -14,7 +14,7 @@ HOST_AWAITS_COPIES, HOST_AWAITS_KERNELS = "host awaits copies", "host awaits ker
 KERNELS_AWAIT_COPIES, COPIES_AWAIT_KERNELS = "kernels await copies", "copies await kernels"
 """Waits: of the host, of the default stream (kernels), or of the copy stream."""
 
-PAGEABLE, PINNED, DISK, CARD, META = "pageable", "pinned", "disk", "card", "meta"
+PAGEABLE, PINNED, DISK, GPU, META = "pageable", "pinned", "disk", "gpu", "meta"
 
 
 class Act(NamedTuple):
@@ -56,12 +56,12 @@ def cast_act(
     away: str,
 ) -> Act:
     """Return the cast to `to` of a component with only some of its tensors on the GPU; the others are in `away`."""
-    on_card = weights.walk_cast(cast, to, there, kept)
+    on_gpu = weights.walk_cast(cast, to, there, kept)
     return Act(
         CAST,
         tensors=weights.changed(cast, to),
-        source=CARD if 0 in there else away,
-        change_bytes=on_card.change_bytes,
-        transient_bytes=on_card.transient_bytes,
+        source=GPU if 0 in there else away,
+        change_bytes=on_gpu.change_bytes,
+        transient_bytes=on_gpu.transient_bytes,
         reported_bytes=weights.changed_bytes(cast, to),
     )

@@ -158,10 +158,10 @@ class GroupMachine:
         self._groups, self._hooks = structure.groups, structure.hooks
         self._component, self._dtype = component, UNCAST
         self._sizes = self._first_sizes = sizes_of(component)
-        self._on_card: set[int] = set()
+        self._on_gpu: set[int] = set()
         # `Module.to` replaces a module's buffers, but the group's list keeps the old ones: both move from then on.
         self._stale: dict[int, tuple[int, ...]] = {}
-        self._stale_on_card: dict[int, tuple[int, ...]] = {}
+        self._stale_on_gpu: dict[int, tuple[int, ...]] = {}
         self._lost: set[int] = (
             set()
         )  # which the hooks onload in another dtype than the model's, or not at all
@@ -184,7 +184,7 @@ class GroupMachine:
 
     def here(self, tensors: Iterable[int]) -> bool:
         """Tell whether all of these tensors are on the GPU."""
-        return self._on_card.issuperset(tensors) and self._lost.isdisjoint(tensors)
+        return self._on_gpu.issuperset(tensors) and self._lost.isdisjoint(tensors)
 
     def settle(self) -> Iterable[Act]:
         """Return no operations: no part of the component moves as a whole."""
@@ -201,11 +201,11 @@ class GroupMachine:
             before = self._stale.get(number, ())
             fresh = [one for one in group.loose_buffers if one in changed and one not in before]
             if fresh:
-                there = [one for one in fresh if one in self._on_card]
+                there = [one for one in fresh if one in self._on_gpu]
                 kept.update(there)
                 self._stale[number] = (*before, *fresh)
-                self._stale_on_card[number] = (*self._stale_on_card.get(number, ()), *there)
-        act = cast_act(weights, self._dtype, dtype, self._on_card, kept=kept, away=PAGEABLE)
+                self._stale_on_gpu[number] = (*self._stale_on_gpu.get(number, ()), *there)
+        act = cast_act(weights, self._dtype, dtype, self._on_gpu, kept=kept, away=PAGEABLE)
         self._dtype, self._sizes = dtype, sizes_of(self._component, dtype)
         return act
 
@@ -220,7 +220,7 @@ class GroupMachine:
         group = self._groups[number]
         if self._fetches_itself[number]:
             yield from self._onload(number)
-        elif group.first_parameter is not None and group.first_parameter not in self._on_card:
+        elif group.first_parameter is not None and group.first_parameter not in self._on_gpu:
             yield from self._onload(number)
             yield Act(HOST_AWAITS_COPIES)
         following = self._next.get(part)
@@ -249,14 +249,14 @@ class GroupMachine:
         group, sizes = self._groups[number], self._sizes
         if group.streams:
             yield Act(HOST_AWAITS_COPIES)
-        came = [tensor for tensor in group.tensors if tensor not in self._on_card]
+        came = [tensor for tensor in group.tensors if tensor not in self._on_gpu]
         stale = self._stale.get(number, ())
-        already = self._stale_on_card.get(number, ())
+        already = self._stale_on_gpu.get(number, ())
         stale_came = tuple(one for one in stale if one not in already)
         first = self._first_sizes
         sent = group.tensors if group.streams or self._how.disk else came
-        self._on_card.update(came)
-        self._stale_on_card[number] = stale
+        self._on_gpu.update(came)
+        self._stale_on_gpu[number] = stale
         reported = group.tensors if group.streams else came
         learning = bool(self._first)
         yield Act(
@@ -278,7 +278,7 @@ class GroupMachine:
 
     def _transient(self, sent: Iterable[int], came: list[int], stale: Iterable[int]) -> int:
         """Return by how much the peak rises: a tensor that is sent again is briefly on the GPU twice."""
-        there = self._on_card.difference(came)
+        there = self._on_gpu.difference(came)
         held = highest = 0
         for tensor in sent:
             size = self._sizes.allocated[tensor]
@@ -291,8 +291,8 @@ class GroupMachine:
         group, sizes, first = self._groups[number], self._sizes, self._first_sizes
         if group.streams and not self._how.record_stream:
             yield Act(HOST_AWAITS_KERNELS)
-        went = [tensor for tensor in group.tensors if tensor in self._on_card]
-        stale = self._stale_on_card.get(number, ())
+        went = [tensor for tensor in group.tensors if tensor in self._on_gpu]
+        stale = self._stale_on_gpu.get(number, ())
         freed = sizes.total(went) + first.total(stale)
         drops = group.streams or self._how.disk
         if went and not drops:
@@ -300,8 +300,8 @@ class GroupMachine:
             known = self._stale.get(number, ())
             went += [one for one in group.loose_buffers if one not in known]
             self._stale[number] = group.loose_buffers
-        self._on_card.difference_update(went)
-        self._stale_on_card[number] = ()
+        self._on_gpu.difference_update(went)
+        self._stale_on_gpu[number] = ()
         copied = () if drops else (*sizes.copies(went), *first.copies(stale))
         yield Act(
             OFFLOAD,

@@ -163,7 +163,7 @@ RULES = (
     ),
     Rule(
         "swap-needs-hook",
-        "it does not leave the card by a model-offload hook, so there is no way to choose",
+        "it does not leave the GPU by a model-offload hook, so there is no way to choose",
         _swaps_nothing,
     ),
     Rule(
@@ -173,7 +173,7 @@ RULES = (
     ),
     Rule(
         "immovable",
-        "this bitsandbytes cannot move 8-bit weights: they stay on the card",
+        "this bitsandbytes cannot move 8-bit weights: they stay on the GPU",
         _moves_the_immovable,
     ),
     Rule(

@@ -71,7 +71,7 @@ class SequentialMachine:
         # As `enable_sequential_cpu_offload` decides: buffers are offloaded if the component itself has parameters.
         self._buffers_travel = bool(component.parts[ROOT].parameters)
         self._resident: set[int] = set()
-        self._on_card: set[int] = set()
+        self._on_gpu: set[int] = set()
 
     def set_up(self) -> Iterator[Act]:
         """Onload the buffers that are not offloaded; they stay."""
@@ -82,7 +82,7 @@ class SequentialMachine:
 
     def here(self, tensors: Iterable[int]) -> bool:
         """Tell whether all of these tensors are on the GPU."""
-        return (self._on_card | self._resident).issuperset(tensors)
+        return (self._on_gpu | self._resident).issuperset(tensors)
 
     def settle(self) -> tuple[Act, ...]:
         """Return no operations: no part of the component moves as a whole."""
@@ -91,7 +91,7 @@ class SequentialMachine:
     def cast(self, dtype: str) -> Act:
         """Cast the component: the host copies keep their dtype, and are converted whenever a part is entered."""
         weights = Weights(self._component)
-        act = cast_act(weights, self._dtype, dtype, self._on_card | self._resident, away=META)
+        act = cast_act(weights, self._dtype, dtype, self._on_gpu | self._resident, away=META)
         self._converted = frozenset(weights.changed(UNCAST, dtype))
         self._dtype, self._sizes = dtype, sizes_of(self._component, dtype)
         return act
@@ -99,13 +99,13 @@ class SequentialMachine:
     def enter(self, part: int) -> Iterator[Act]:
         """Onload the part's tensors."""
         travelling = self._travelling(part)
-        self._on_card.update(travelling)
+        self._on_gpu.update(travelling)
         yield self._onload(self._parts[part].path, travelling)
 
     def leave(self, part: int) -> Iterator[Act]:
         """Drop the part's tensors."""
         travelling = self._travelling(part)
-        self._on_card.difference_update(travelling)
+        self._on_gpu.difference_update(travelling)
         yield Act(
             OFFLOAD,
             self._parts[part].path,

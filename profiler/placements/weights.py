@@ -33,7 +33,7 @@ class WeightSize(NamedTuple):
     dtype: str  # of most of the bytes
 
 
-class CastOnCard(NamedTuple):
+class CastOnGpu(NamedTuple):
     """GPU memory that a cast takes."""
 
     change_bytes: int  # in allocated bytes
@@ -113,7 +113,7 @@ class Weights:
         to: str,
         there: Container[int] | None = None,
         kept: Container[int] = (),
-    ) -> CastOnCard:
+    ) -> CastOnGpu:
         """Return the GPU memory that a cast takes.
 
         Args:
@@ -130,7 +130,7 @@ class Weights:
                 new = round_block(tensor.numel * self._itemsize(tensor, to))
                 highest = max(highest, extra + new)
                 extra += new if index in kept else new - old
-        return CastOnCard(extra, highest)
+        return CastOnGpu(extra, highest)
 
     def on_device_bytes(self, device: str) -> int:
         """Return the allocated bytes of the tensors that were on `device` at the end of set-up."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from profiler.placements.placement import Placement
-    from profiler.planning.costs.table import Ride, Rides
+    from profiler.planning.costs.table import CostTable, PlacementCost
     from profiler.planning.replaying.workload import Workload
 
 
@@ -67,9 +67,9 @@ class Choices:
 
 def choices_of(
     workload: Workload,
-    rides: Rides,
+    cost_table: CostTable,
     stock: Scheme,
-    cost_of: Callable[[Ride], int],
+    cost_of: Callable[[PlacementCost], int],
     *,
     sticky: bool,
     levers: Collection[str] = (),
@@ -78,16 +78,16 @@ def choices_of(
 
     Args:
         workload: The workload with the components to place.
-        rides: The tabulated costs of their placements.
+        cost_table: The tabulated costs of their placements.
         stock: The pipeline's own scheme; the penalty of a choice counts the components that it places differently.
         cost_of: Returns the objective's cost of a placement.
         sticky: Whether the plan may replace diffusers' end of a call; if not, no lever can be used.
         levers: Placements that may be used besides sequence and exclusions.
     """
-    free = [name for name in rides.names if name not in workload.fixed]
+    free = [name for name in cost_table.names if name not in workload.fixed]
     sizes = {part.name: part.allocated_bytes for part in workload.components}
     names = tuple(sorted(free, key=lambda name: -sizes[name]))
-    build = _ChoiceBuilder(workload, rides, stock, cost_of, names)
+    build = _ChoiceBuilder(workload, cost_table, stock, cost_of, names)
     problems = [build.problem(TRAVELS, ()), build.resident()]
     kinds = [False, False]
     if sticky:
@@ -100,24 +100,28 @@ class _ChoiceBuilder:
     def __init__(
         self,
         workload: Workload,
-        rides: Rides,
+        cost_table: CostTable,
         stock: Scheme,
-        cost_of: Callable[[Ride], int],
+        cost_of: Callable[[PlacementCost], int],
         names: tuple[str, ...],
     ) -> None:
-        self._rides, self._cost_of, self._names = rides, cost_of, names
+        self._costs, self._cost_of, self._names = cost_table, cost_of, names
         self._components = {part.name: part for part in workload.components}
         self._bare = {c.name for c in workload.components if not c.parameters}
         self._entered = {
             op.event.component for ops in workload.calls for op in ops if op.kind == "enter"
         }
-        self._stock = {name: _stock_key(stock, rides.names, name) for name in names}
+        self._stock = {name: _stock_key(stock, cost_table.names, name) for name in names}
         fixed = [
-            rides.ride_of(name, Choice(STAYS)) for name in rides.names if name in workload.fixed
+            cost_table.placement_cost(name, Choice(STAYS))
+            for name in cost_table.names
+            if name in workload.fixed
         ]
-        floating = np.array([moment.floating_bytes for moment in rides.moments], dtype=np.int64)
-        self._base = tuple(sum((ride.load for ride in fixed), floating).tolist())
-        self._base_uses = (sum(ride.host.total for ride in fixed),)
+        floating = np.array(
+            [moment.floating_bytes for moment in cost_table.moments], dtype=np.int64
+        )
+        self._base = tuple(sum((cost.load for cost in fixed), floating).tolist())
+        self._base_uses = (sum(cost.host.total for cost in fixed),)
 
     def problem(self, excluded: str, levers: Collection[str]) -> Problem:
         """Return the problem in which something is hooked and excluded components are placed as `excluded`."""
@@ -141,9 +145,9 @@ class _ChoiceBuilder:
         yield self._option(name, EXCLUDED, Choice(excluded))
         if name in self._bare and name in self._entered:
             return  # a hook on a module without parameters raises StopIteration
-        for split in placements(component, self._rides, levers, leaving_rest=False):
+        for split in placements(component, self._costs, levers, leaving_rest=False):
             yield self._option(name, APART, Choice(SPLIT, COPY, split))
-        insides = (None, *placements(component, self._rides, levers, leaving_rest=True))
+        insides = (None, *placements(component, self._costs, levers, leaving_rest=True))
         for inside in insides[1:]:
             yield self._option(name, KEPT, Choice(excluded, COPY, inside))
         for swap in evictions.options(component, levers):
@@ -163,13 +167,13 @@ class _ChoiceBuilder:
                 yield self._option(name, other, Choice(other, swap, inside))
 
     def _sound(self, name: str, where: str) -> bool:
-        return self._rides.ride_of(name, Choice(where)).sound
+        return self._costs.placement_cost(name, Choice(where)).sound
 
     def _option(self, name: str, key: str, choice: Choice) -> Option:
-        ride = self._rides.ride_of(name, choice)
+        cost = self._costs.placement_cost(name, choice)
         penalty = int(key != self._stock[name] or choice.inside is not None)
-        load = tuple(ride.load.tolist())
-        return Option(key, self._cost_of(ride), load, penalty, (ride.host.total,), choice)
+        load = tuple(cost.load.tolist())
+        return Option(key, self._cost_of(cost), load, penalty, (cost.host.total,), choice)
 
 
 def _stock_key(stock: Scheme, names: tuple[str, ...], name: str) -> str:

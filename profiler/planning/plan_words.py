@@ -38,7 +38,7 @@ def check_plan(plan: Plan) -> None:
     for arguments in (plan.call, *(one.call for one in plan.signatures)):
         check_names("an argument", arguments)
     for one in _schemes(plan):
-        check_known("way off the card", one.swaps.values(), SWAPS)
+        check_known("way off the GPU", one.swaps.values(), SWAPS)
         for record in one.inside.values():
             placement_of(record)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from profiler.errors import FindingError, InputError
 from profiler.placements.placement import DISK, LEVERS, SWAP
 from profiler.placements.table import placement_record
-from profiler.planning.costs.table import Rides, evaluate
+from profiler.planning.costs.table import CostTable, evaluate
 from profiler.planning.margin import band_of, margin_of
 from profiler.planning.plan import (
     Alternative,
@@ -58,9 +58,9 @@ class Session:
         return self.tables.workload
 
     @property
-    def rides(self) -> Rides:
+    def cost_table(self) -> CostTable:
         """The costs of every placement of every component."""
-        return self.tables.rides
+        return self.tables.cost_table
 
     @property
     def choices(self) -> Choices:
@@ -153,7 +153,7 @@ class Session:
 
     def predicted(self, scheme: Scheme) -> Predicted:
         """Return the promised figures of a scheme."""
-        totals, link = evaluate(self.rides, scheme), self.tables.link
+        totals, link = evaluate(self.cost_table, scheme), self.tables.link
         calls = sum(self.workload.weights)
         return Predicted(
             peak_allocated_bytes=totals.peak_allocated_bytes,
@@ -169,8 +169,8 @@ class Session:
     def runs(self, scheme: Scheme) -> bool:
         """Tell whether every split component can be split, and none leaves the GPU while it runs."""
         parts = {part.name: part for part in self.profile.components}
-        return self.rides.sound(scheme) and all(
-            inside in placements(parts[name], self.rides, (*LEVERS, DISK), leaving_rest=False)
+        return self.cost_table.sound(scheme) and all(
+            inside in placements(parts[name], self.cost_table, (*LEVERS, DISK), leaving_rest=False)
             for name in parts
             if (inside := scheme.split(name)) is not None
         )
@@ -200,9 +200,9 @@ class Session:
         if not outcome.found:
             raise FindingError(self._no_ram())
         (scheme,) = self.schemes(outcome)
-        loads = self.rides.loads(scheme)
+        loads = self.cost_table.loads(scheme)
         worst = max(range(len(loads)), key=lambda index: loads[index])
-        moment = self.rides.moments[worst]
+        moment = self.cost_table.moments[worst]
         event = moment.event
         when = f"denoise step {event.step}" if event.step >= 0 else event.phase
         return Smallest(
@@ -261,7 +261,7 @@ class Session:
         )
 
     def _planned_call(self, signature: CallSignature, place: int, scheme: Scheme) -> PlannedCall:
-        totals = evaluate(self.rides.of_call(place), scheme)
+        totals = evaluate(self.cost_table.of_call(place), scheme)
         link = self.tables.link.of_call(place)
         return PlannedCall(
             pipeline_class=signature.pipeline_class,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from profiler.placements.scheme import Scheme, scheme_for
 from profiler.planning.choices import Choices, choices_of
 from profiler.planning.costs.link import UNKNOWN, Link, link_of
-from profiler.planning.costs.table import Rides, tabulate
+from profiler.planning.costs.table import CostTable, tabulate
 from profiler.planning.replaying.workload import Workload, workload_of
 from profiler.planning.search.solver import Solver
 from profiler.record.cache import once_per_profile
@@ -20,7 +20,7 @@ from profiler.record.cache import once_per_profile
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from profiler.planning.costs.table import Ride
+    from profiler.planning.costs.table import PlacementCost
     from profiler.record.profile import Profile
 
 OBJECTIVES = ("seconds", "bytes", "first-image")
@@ -51,7 +51,7 @@ class ProfileTables:
         return self.known_link or UNKNOWN
 
     @cached_property
-    def rides(self) -> Rides:
+    def cost_table(self) -> CostTable:
         """The costs of every placement of every component."""
         return tabulate(self.workload, self.link)
 
@@ -64,7 +64,7 @@ class ProfileTables:
             allowed = levers if sticky and not self._places_itself else ()
             choices = choices_of(
                 self.workload,
-                self.rides,
+                self.cost_table,
                 self.stock,
                 _COSTS[objective],
                 sticky=sticky,
@@ -74,19 +74,19 @@ class ProfileTables:
         return self._made[key]
 
 
-def _bytes(ride: Ride) -> int:
-    return ride.h2d_bytes + ride.d2h_bytes
+def _bytes(cost: PlacementCost) -> int:
+    return cost.h2d_bytes + cost.d2h_bytes
 
 
-def _seconds(ride: Ride) -> int:
-    return ride.exposed_nanoseconds
+def _seconds(cost: PlacementCost) -> int:
+    return cost.exposed_nanoseconds
 
 
-def _first_image(ride: Ride) -> int:
-    return ride.first_nanoseconds
+def _first_image(cost: PlacementCost) -> int:
+    return cost.first_nanoseconds
 
 
-_COSTS: dict[str, Callable[[Ride], int]] = {
+_COSTS: dict[str, Callable[[PlacementCost], int]] = {
     "seconds": _seconds,
     "bytes": _bytes,
     "first-image": _first_image,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from profiler.placements.placement import Placement
-    from profiler.planning.costs.table import Rides
+    from profiler.planning.costs.table import CostTable
     from profiler.record.components import Component
 
 
@@ -29,24 +29,24 @@ def check_levers(levers: Collection[str]) -> None:
 
 
 def placements(
-    component: Component, rides: Rides, levers: Collection[str], *, leaving_rest: bool
+    component: Component, cost_table: CostTable, levers: Collection[str], *, leaving_rest: bool
 ) -> Iterator[Placement]:
     """Yield the placements inside a component that its libraries allow, and under which its parts have their weights.
 
     Args:
         component: The component to place.
-        rides: The costs of every placement.
+        cost_table: The costs of every placement.
         levers: The levers that the plan may use.
         leaving_rest: Whether to yield the placements that leave a rest that moves as a whole, or the others.
     """
-    if not component.parts or not rides.may_hook_inside(component.name):
+    if not component.parts or not cost_table.may_hook_inside(component.name):
         return
     where = STAYS if leaving_rest else SPLIT
-    plain = rides.entered_by_forward(component.name) and not rides.is_cast(component.name)
+    plain = cost_table.entered_by_forward(component.name) and not cost_table.is_cast(component.name)
     for kind in PLACEMENTS.values():
         if kind.leaves_rest != leaving_rest or (kind.needs_forward and not plain):
             continue
         for one in kind.options(component, levers):
             tried = Choice(where, COPY, one.representative())
-            if rides.ride_of(component.name, tried).sound:
+            if cost_table.placement_cost(component.name, tried).sound:
                 yield one

@@ -60,7 +60,7 @@ class Event(NamedTuple):
     # stream; below 0 if the run catches up. 0 in a measured profile: torch does not report it.
     transfer_seconds: float = 0.0
     exposed_transfer_seconds: float = 0.0
-    # Since version 0.4: the visits to components' parts in its lead, an index into `Profile.insides`; -1 for none.
+    # Since version 0.4: the visits to components' parts in its gap, an index into `Profile.insides`; -1 for none.
     inside: int = -1
 
 
@@ -78,7 +78,7 @@ class Visit(NamedTuple):
     stream_nanoseconds: int
 
 
-class Inside(NamedTuple):
+class SubmoduleSpan(NamedTuple):
     """Visits to the components' parts between two events; equal ones are kept once."""
 
     visits: tuple[Visit, ...]

@@ -71,7 +71,7 @@ class Frames:
 
     @property
     def memory(self) -> pd.DataFrame:
-        """Memory of GPU and host over time, one row for each event, including the peak of its lead."""
+        """Memory of GPU and host over time, one row for each event, including the peak of its gap."""
         rows = [
             (
                 *(getattr(event, name) for name in MEMORY_COLUMNS[:-1]),

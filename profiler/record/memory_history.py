@@ -59,7 +59,7 @@ class MemoryHistory:
         Raises:
             InputError: if torch did not record enough.
         """
-        return _frame(self._told(), HeldBlock._fields)
+        return _frame(self._known_blocks(), HeldBlock._fields)
 
     @property
     def by_component(self) -> pd.DataFrame:
@@ -79,7 +79,7 @@ class MemoryHistory:
         with replacing(path) as temporary, temporary.open("wb") as file:
             pickle.dump(self.snapshot, file)
 
-    def _told(self) -> tuple[HeldBlock, ...]:
+    def _known_blocks(self) -> tuple[HeldBlock, ...]:
         if self.gap:
             raise InputError(f"the blocks at the peak are not known: {self.gap}")
         return self.held
@@ -88,7 +88,7 @@ class MemoryHistory:
         """Return (component, what, blocks, bytes, requested bytes), the most bytes first."""
         count: Counter[tuple[str, str]] = Counter()
         taken, requested = count.copy(), count.copy()
-        for block in self._told():
+        for block in self._known_blocks():
             key = (_owner(block), block.what)
             count[key] += 1
             taken[key] += block.bytes

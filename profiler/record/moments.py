@@ -41,7 +41,7 @@ def compute_peaks(profile: Profile) -> dict[str, Moment]:
 
 @once_per_profile
 def not_begun(profile: Profile) -> frozenset[int]:
-    """Return the ordinals of the leads in which a component had been entered but could not begin: its move failed.
+    """Return the ordinals of the gaps in which a component had been entered but could not begin: its move failed.
 
     Weights are moved after a component is entered and before it computes. Under group offload it may have computed
     before the move that failed; then memory rose between two of its events.
@@ -65,9 +65,9 @@ def not_begun(profile: Profile) -> frozenset[int]:
 
 @once_per_profile
 def _moments(profile: Profile) -> list[Moment]:
-    """Return the peak of each event's lead, and of each event that moves bytes.
+    """Return the peak of each event's gap, and of each event that moves bytes.
 
-    In a lead the innermost entered component computes, if memory rose above both ends of the lead or its exit ends it.
+    In a gap the innermost entered component computes, if memory rose above both ends of the gap or its exit ends it.
     """
     moments: list[Moment] = []
     entered: list[tuple[str, str]] = []

@@ -4,7 +4,7 @@ A `Profile` is plain data. The tracer fills it, on a real or a virtual GPU; the 
 read it. Nothing here imports torch. Sizes are integers in bytes, times are seconds from the start of the trace.
 
 Invariant: `events` are in the order in which they began, `ordinal` counts them from 0, and the spans
-`[previous event's end, this event's start]` (its lead) and `[start, end]` (the event itself) cover the whole trace, so
+`[previous event's end, this event's start]` (its gap) and `[start, end]` (the event itself) cover the whole trace, so
 the highest of all `lead_peak_bytes` and `peak_bytes` is the peak of the run.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from profiler.record.components import Component, Components
-from profiler.record.events import Event, Inside  # noqa: TC001  # for `get_type_hints`
+from profiler.record.events import Event, SubmoduleSpan  # noqa: TC001  # for `get_type_hints`
 from profiler.record.memory_history import MemoryHistory  # noqa: TC001  # for `get_type_hints`
 from profiler.record.methods import ProfileMethods
 from profiler.record.settings import Setting  # noqa: TC001  # for `get_type_hints`
@@ -41,7 +41,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardState:
+class GpuState:
     """The driver's readings of a real GPU during the trace; None or () for values that it does not report.
 
     The driver is queried at the start, at the end, and whenever torch had reserved more than ever before (by a fiftieth
@@ -61,7 +61,7 @@ class CardState:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BillItem:
+class PeakItem:
     """One holder of bytes at the peak."""
 
     holder: str  # component name, or ""
@@ -87,7 +87,7 @@ class Failure:
     allocated_bytes: int | None = None
     unallocated_bytes: int | None = None  # reserved by torch, and not allocated
     largest_free_block_bytes: int | None = None  # of the unallocated bytes
-    holders: tuple[BillItem, ...] = ()  # holders of `allocated_bytes`
+    holders: tuple[PeakItem, ...] = ()  # holders of `allocated_bytes`
     remedy: str = ""  # a sentence on what would have fitted
     remedy_code: str = ""  # its line of code
     remedy_changes: dict[str, Any] = field(default_factory=dict)  # as `Finding.changes`
@@ -177,7 +177,7 @@ class Profile(ProfileMethods):
     components: tuple[Component, ...]
     events: tuple[Event, ...]
     totals: Totals
-    bill: tuple[BillItem, ...] = ()
+    bill: tuple[PeakItem, ...] = ()
     model: str = ""  # catalogue name, folder or hub id; "" if the pipeline was passed in
     dtype: str = ""  # of the largest component that is not quantised
     quantization: dict[str, str] = field(default_factory=dict)  # as asked for: component to kind
@@ -193,11 +193,11 @@ class Profile(ProfileMethods):
     error_band_below: float = 0.0  # by which it may be too high
     complete: bool = True
     error: str = ""  # why it is not complete
-    insides: tuple[Inside, ...] = ()  # that events refer to
+    insides: tuple[SubmoduleSpan, ...] = ()  # that events refer to
     places_itself: bool = False  # its class has an `enable_model_cpu_offload` of its own
     failure: Failure | None = None  # since version 0.4, as the next
     conditions: tuple[Condition, ...] = ()
-    card_state: CardState | None = None  # of a measured run, if the driver reports it
+    card_state: GpuState | None = None  # of a measured run, if the driver reports it
     signatures: tuple[CallSignature, ...] = ()  # of its calls, in order, if there are several
     settings: tuple[Setting, ...] = ()  # since version 0.5: what else changes memory or time
     trials: tuple[Trial, ...] = ()  # further runs, so that findings recommend what helps

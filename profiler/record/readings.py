@@ -1,7 +1,7 @@
 """Readings of a profile's events as plain rows: tallies of calls, phases and steps, residency on the GPU, the peak.
 
 The DataFrames, the summary, the findings and the reports all read a profile through these functions, so that a figure
-is the same wherever it is shown. An event owns the span since the previous event's end (its lead) and its own duration.
+is the same wherever it is shown. An event owns the span since the previous event's end (its gap) and its own duration.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Tally(NamedTuple):
     d2h_bytes: int
     h2d_weight_bytes: int
     d2h_weight_bytes: int
-    start_seconds: float  # when the lead of the first event begins
+    start_seconds: float  # when the gap of the first event begins
     seconds: float
     host_pinned_bytes: int = 0  # at its highest
     host_peak_bytes: int = 0  # pageable and pinned host memory together, at their highest
@@ -86,7 +86,7 @@ class Stay(NamedTuple):
 
 
 def span_peak_bytes(event: Event) -> int:
-    """Return the highest allocated bytes in the event's lead and in the event itself."""
+    """Return the highest allocated bytes in the event's gap and in the event itself."""
     return max(event.lead_peak_bytes, event.peak_bytes)
 
 
@@ -97,13 +97,13 @@ def direction(event: Event) -> str:
     """
     if event.kind not in ("onload", "offload", "copy"):
         return ""
-    if _on_card(event.to_device):
-        return "" if _on_card(event.from_device) else "h2d"
-    return "d2h" if event.to_device in ("cpu", "disk") and _on_card(event.from_device) else ""
+    if _on_gpu(event.to_device):
+        return "" if _on_gpu(event.from_device) else "h2d"
+    return "d2h" if event.to_device in ("cpu", "disk") and _on_gpu(event.from_device) else ""
 
 
 def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
-    """Return the figures of consecutive `events`, with the lead of the first one beginning at `start_seconds`."""
+    """Return the figures of consecutive `events`, with the gap of the first one beginning at `start_seconds`."""
     peak = reserved = pinned = host = 0
     transfer_seconds = exposed_seconds = 0.0
     copied = {"": 0, "h2d": 0, "d2h": 0}
@@ -186,7 +186,7 @@ def stays(profile: Profile) -> list[Stay]:
         if track and track[-1][2] != event.resident_bytes:
             track.append((event.ordinal, event.start_seconds + event.seconds, event.resident_bytes))
     end = _end(profile)
-    device = card_device(profile)
+    device = gpu_device(profile)
     return [
         Stay(
             part.name, _where(part, count, device), count, ordinal, end_ordinal, start, end_seconds
@@ -203,11 +203,11 @@ def initial_resident_bytes(profile: Profile) -> dict[str, int]:
     return {part.name: count for part, count in _with_initial(profile)}
 
 
-def card_device(profile: Profile) -> str:
+def gpu_device(profile: Profile) -> str:
     """Return the GPU's device string as the events spell it; "cuda:0" if nothing moved."""
     for event in profile.events:
         for device in (event.to_device, event.from_device):
-            if _on_card(device):
+            if _on_gpu(device):
                 return device
     return "cuda:0"
 
@@ -246,13 +246,13 @@ def _with_initial(profile: Profile) -> Iterator[tuple[Component, int]]:
     for event in profile.events:
         first.setdefault(event.component, event)
     for part in profile.components:
-        on_card = [_on_card(tensor.device) for tensor in part.tensors]
-        if not on_card:
+        on_gpu = [_on_gpu(tensor.device) for tensor in part.tensors]
+        if not on_gpu:
             yield part, _before(first[part.name]) if part.name in first else 0
-        elif all(on_card):
+        elif all(on_gpu):
             yield part, part.allocated_bytes
         else:
-            there = (tensor for tensor in part.tensors if _on_card(tensor.device))
+            there = (tensor for tensor in part.tensors if _on_gpu(tensor.device))
             yield part, sum(round_block(t.numel * t.itemsize) for t in there)
 
 
@@ -278,5 +278,5 @@ def _where(part: Component, device_bytes: int, device: str) -> str:
     return device if device_bytes >= part.allocated_bytes else "split"
 
 
-def _on_card(device: str) -> bool:
+def _on_gpu(device: str) -> bool:
     return device.startswith("cuda")

@@ -77,8 +77,8 @@ def setting_words(setting: Setting) -> str:
         value = ", ".join(f"{name}={one}" for name, one in value.items())
     elif isinstance(value, list):
         value = ", ".join(map(str, value))
-    told = _WORDS[setting.what].format(component=setting.component, value=value, raw=setting.value)
-    return told.replace(" ()", "")
+    words = _WORDS[setting.what].format(component=setting.component, value=value, raw=setting.value)
+    return words.replace(" ()", "")
 
 
 _WORDS = {

@@ -26,6 +26,6 @@ class WholeCall:
 
     device_bytes: int  # context + reserved + error band, run without a limit
     seconds: float
-    gpu: str = ""  # the smallest GPU of `hardware.cards()` that runs it unchanged; "" for none
+    gpu: str = ""  # the smallest GPU of `hardware.gpu_specs()` that runs it unchanged; "" for none
     gpu_capacity_bytes: int = 0
     gpu_device_bytes: int = 0  # context + reserved + error band there

@@ -14,11 +14,11 @@ import psutil
 
 from profiler.errors import InputError
 from profiler.gpus import nvml
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from profiler.gpus.nvml import CardMemory
+    from profiler.gpus.nvml import GpuMemory
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _V1 = _CGROUPS / "memory"
@@ -33,7 +33,7 @@ class Budget(NamedTuple):
     gpu: str = ""  # key of the GPU that it names; "" if it names none
 
 
-def card_budget(text: str) -> Budget:
+def gpu_budget(text: str) -> Budget:
     """Return the budget that `text` names.
 
     Args:
@@ -48,7 +48,7 @@ def card_budget(text: str) -> Budget:
     if text[:1].isdigit():
         return Budget(parse_bytes(text), "")
     try:
-        chosen = card(text)
+        chosen = gpu_spec(text)
     except InputError as error:
         raise InputError(
             f"{text!r} is not a budget: pass a size (8GiB), a GPU from `vram list gpus`, or -2GiB to leave 2 GiB of "
@@ -58,20 +58,20 @@ def card_budget(text: str) -> Budget:
 
 
 def _free_but(margin_bytes: int) -> Budget:
-    memory = nvml.card_memory()
+    memory = nvml.gpu_memory()
     if memory is None:
         raise InputError(
             f"-{format_bytes(margin_bytes)} means what is free now less that, but no driver is here to ask: "
             "give a size, for example 8GiB"
         )
     left_bytes = memory.free_bytes - margin_bytes
-    told = f"{format_bytes(memory.free_bytes)} free on {memory.name} now{_held(memory)}"
+    state = f"{format_bytes(memory.free_bytes)} free on {memory.name} now{_held(memory)}"
     if left_bytes <= 0:
-        raise InputError(f"less than {format_bytes(margin_bytes)} is free: {told}")
-    return Budget(left_bytes, f"{told}, less {format_bytes(margin_bytes)}")
+        raise InputError(f"less than {format_bytes(margin_bytes)} is free: {state}")
+    return Budget(left_bytes, f"{state}, less {format_bytes(margin_bytes)}")
 
 
-def _held(memory: CardMemory) -> str:
+def _held(memory: GpuMemory) -> str:
     named = [
         f"{holder.name or 'a process'} ({holder.pid})"
         + (f" {format_bytes(holder.bytes)}" if holder.bytes else "")

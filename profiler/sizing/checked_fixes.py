@@ -41,8 +41,8 @@ def with_checked_fixes(
         report: Called with each step as it begins.
     """
     for _ in range(_MOST):
-        told = (runnable(finding.changes) for finding in findings(profile))
-        untried = (one for one in told if one and trial_of(profile, one) is None)
+        all_changes = (runnable(finding.changes) for finding in findings(profile))
+        untried = (one for one in all_changes if one and trial_of(profile, one) is None)
         changes = next(untried, None)
         if changes is None:
             break

@@ -42,13 +42,13 @@ def examine(folder: Path | None = None) -> tuple[Check, ...]:
     Args:
         folder: The folder in which a notebook would run; None for the current one.
     """
-    card = nvml.card_memory()
+    gpu = nvml.gpu_memory()
     return (
         Check("python", OK, f"vram-profiler {__version__}, Python {platform.python_version()}"),
         *_versions(),
         *_shadows(folder or Path.cwd()),
-        _torch(card),
-        *_memory(card),
+        _torch(gpu),
+        *_memory(gpu),
         *_link(nvml.status()),
         *_spilling(),
     )
@@ -106,32 +106,32 @@ def _shadows(folder: Path) -> Iterator[Check]:
         yield Check("shadowed", OK, f"nothing in {folder} has the name of a package of ours")
 
 
-def _torch(card: nvml.CardMemory | None) -> Check:
+def _torch(gpu: nvml.GpuMemory | None) -> Check:
     try:
         import torch
     except ImportError as error:
         return Check("card", PROBLEM, f"torch cannot be imported: {error}", "pip install torch")
     if torch.cuda.is_available():
         return Check("card", OK, f"torch sees {torch.cuda.get_device_name()}")
-    if card is None:
-        return Check("card", NOTE, "torch sees no card: runs are predicted on a virtual one")
+    if gpu is None:
+        return Check("card", NOTE, "torch sees no GPU: runs are predicted on a virtual one")
     built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
-    told = f"the driver sees {card.name}, and this torch, built {built}, does not"
-    return Check("card", PROBLEM, told, "install the CUDA build of torch, or a newer driver")
+    words = f"the driver sees {gpu.name}, and this torch, built {built}, does not"
+    return Check("card", PROBLEM, words, "install the CUDA build of torch, or a newer driver")
 
 
-def _memory(card: nvml.CardMemory | None) -> Iterator[Check]:
-    if card is None:
+def _memory(gpu: nvml.GpuMemory | None) -> Iterator[Check]:
+    if gpu is None:
         return
-    free, total = format_bytes(card.free_bytes), format_bytes(card.total_bytes)
-    others = [_held(holder) for holder in card.holders if holder.pid != os.getpid()]
-    told = f"{free} of {total} are free"
+    free, total = format_bytes(gpu.free_bytes), format_bytes(gpu.total_bytes)
+    others = [_held(holder) for holder in gpu.holders if holder.pid != os.getpid()]
+    words = f"{free} of {total} are free"
     if others:
         yield Check(
-            "memory", NOTE, f"{told}; held by {', '.join(others)}", "end what is not needed"
+            "memory", NOTE, f"{words}; held by {', '.join(others)}", "end what is not needed"
         )
     else:
-        yield Check("memory", OK, told)
+        yield Check("memory", OK, words)
 
 
 def _link(status: nvml.Status | None) -> Iterator[Check]:
@@ -139,12 +139,12 @@ def _link(status: nvml.Status | None) -> Iterator[Check]:
     if status is None or None in status.link:
         return
     link = status.link
-    told = f"PCIe {link.most_generation} x{link.width}"
+    words = f"PCIe {link.most_generation} x{link.width}"
     if link.width == link.most_width:
-        yield Check("link", OK, told)
+        yield Check("link", OK, words)
     else:
-        fix = "another slot, or a slot that no second card shares"
-        yield Check("link", NOTE, f"{told}, and card and slot have x{link.most_width}", fix)
+        fix = "another slot, or a slot that no second GPU shares"
+        yield Check("link", NOTE, f"{words}, and GPU and slot have x{link.most_width}", fix)
 
 
 def _held(holder: nvml.Holder) -> str:

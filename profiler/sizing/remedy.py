@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.errors import FindingError, InputError, ProfilerError
 from profiler.findings.fixes import LEAF, runnable
-from profiler.gpus.hardware import cards
+from profiler.gpus.hardware import gpu_specs
 from profiler.record.trial import Trial, WholeCall
 from profiler.record.verdict import FITS, TIGHT, ran_out_of_memory, verdict
 from profiler.sizing.scenario_words import command_words, size_word
@@ -18,7 +18,7 @@ from profiler.units import format_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from profiler.gpus.hardware import Card
+    from profiler.gpus.hardware import GpuSpec
     from profiler.planning import Plan
     from profiler.record.profile import Profile
     from profiler.sizing.scenario import Scenario
@@ -44,17 +44,17 @@ def with_remedy(profile: Profile, scenario: Scenario, *, report: Report | None =
     if not ran_out_of_memory(profile) or failure is None:
         return profile
     unlimited = _run_to_its_end(scenario, report)
-    told = _fitting(profile, scenario, unlimited, report)
-    trials = () if told.trial is None else (told.trial,)
+    remedy = _fitting(profile, scenario, unlimited, report)
+    trials = () if remedy.trial is None else (remedy.trial,)
     return replace(
         profile,
         trials=(*profile.trials, *trials),
         failure=replace(
             failure,
             whole=None if unlimited is None else _whole_call(scenario, unlimited, report),
-            remedy=told.sentence,
-            remedy_code=told.code,
-            remedy_changes=told.changes,
+            remedy=remedy.sentence,
+            remedy_code=remedy.code,
+            remedy_changes=remedy.changes,
         ),
     )
 
@@ -86,16 +86,16 @@ def _whole_call(scenario: Scenario, unlimited: Profile, report: Report | None) -
 
 def _smallest_gpu(
     scenario: Scenario, unlimited: Profile, report: Report | None
-) -> tuple[Card, int] | None:
+) -> tuple[GpuSpec, int] | None:
     """Return the smallest listed GPU that runs the unchanged scenario, and the bytes needed there.
 
     For a GPU of the same generation, the figures of the run without a limit hold. If they leave a doubt (another
     generation, or only the memory reserved beyond the allocated is too much), a run decides.
     """
-    own, runs = scenario.card(), 0
+    own, runs = scenario.gpu_spec(), 0
     known = {_kernels(own): unlimited}
     weights = _weights_at_once(unlimited)
-    for one in cards():
+    for one in gpu_specs():
         if one.capacity_bytes < one.context_bytes + weights:
             continue
         there = replace(scenario, gpu=one.key, capacity=None)
@@ -116,7 +116,7 @@ def _smallest_gpu(
     return None
 
 
-def _kernels(one: Card) -> tuple[bool, bool]:
+def _kernels(one: GpuSpec) -> tuple[bool, bool]:
     """Return the properties of a GPU that decide the memory of its kernels: fused attention, and cuDNN's attention."""
     return one.compute_capability >= (8, 0), one.compute_capability[0] in (9, 10)
 
@@ -132,7 +132,7 @@ def _weights_at_once(profile: Profile) -> int:
 # -- remedies for this GPU
 
 
-class _Told(NamedTuple):
+class _Remedy(NamedTuple):
     """A remedy: a sentence, its line of code, the changes that it makes to the run, and the trial that confirms it."""
 
     sentence: str
@@ -143,7 +143,7 @@ class _Told(NamedTuple):
 
 def _fitting(
     profile: Profile, scenario: Scenario, unlimited: Profile | None, report: Report | None
-) -> _Told:
+) -> _Remedy:
     """Return a remedy that fits the profile's GPU."""
     whole = replace(scenario, mode=scenario.mode.unsplit)
     capacity_bytes = profile.gpu.capacity_bytes
@@ -156,14 +156,14 @@ def _fitting(
         if grouped is not None:
             return grouped
         changed = _changed(whole, profile.dtype)
-        return _otherwise(changed, capacity_bytes, report) or _Told(f"No plan fits: {error}")
+        return _otherwise(changed, capacity_bytes, report) or _Remedy(f"No plan fits: {error}")
     except ProfilerError:  # a pipeline that diffusers cannot offload by components
-        return _Told("")
+        return _Remedy("")
     sentence = f"A plan would have fitted, with {_needed(plan)}: {_placed(plan)}."
-    return _Told(sentence, _line(plan, whole), {"mode": "plan"}, _trial(plan, {}))
+    return _Remedy(sentence, _line(plan, whole), {"mode": "plan"}, _trial(plan, {}))
 
 
-def _in_groups(scenario: Scenario, report: Report | None) -> _Told | None:
+def _in_groups(scenario: Scenario, report: Report | None) -> _Remedy | None:
     """Return leaf-level group offload if it fits: plans split only components whose parts can be replayed."""
     mode = replace(scenario.mode.unsplit, name="group-leaf")
     if scenario.mode.name == mode.name:
@@ -174,7 +174,7 @@ def _in_groups(scenario: Scenario, report: Report | None) -> _Told | None:
         return None
     if answer.answer != FITS:
         return None
-    return _Told(
+    return _Remedy(
         f"No plan fits that can be replayed, but group offload by leaf does: {format_bytes(answer.needed_bytes)}.",
         LEAF.line,
         LEAF.changes,
@@ -197,7 +197,7 @@ def _plan(unlimited: Profile, capacity_bytes: int, report: Report | None) -> Pla
 
 def _otherwise(
     changes: Iterable[_Change], capacity_bytes: int, report: Report | None
-) -> _Told | None:
+) -> _Remedy | None:
     """Return the first change of the run with which a plan fits; each is run, in the order given."""
     for words, what, changed in changes:
         try:
@@ -208,7 +208,7 @@ def _otherwise(
         ):  # does not fit either, or the pipeline does not support it
             continue
         sentence = f"Nothing fits as it is. With {words} a plan does, with {_needed(plan)}: {_placed(plan)}."
-        return _Told(
+        return _Remedy(
             sentence,
             _command(changed, plan.budget_bytes),
             {"mode": "plan", **what},
@@ -246,7 +246,7 @@ def _in(scenario: Scenario, words: str, dtype: str = "", **switched_on: bool) ->
 
 def _is_wide(scenario: Scenario, dtype: str) -> bool:
     """Tell whether float16 takes less: than float32, or than bfloat16 if the GPU has no hardware for it."""
-    lacking = scenario.card().compute_capability < (8, 0)
+    lacking = scenario.gpu_spec().compute_capability < (8, 0)
     return dtype == "float32" or (dtype == "bfloat16" and lacking)
 
 
@@ -263,8 +263,8 @@ def _smaller(scenario: Scenario, tiles: dict[str, bool]) -> Iterator[_Change]:
         smaller = replace(scenario, **halved)
         for more, switched_on in (("", {}), (" and the VAE working in tiles", tiles)):
             if switched_on or not more:
-                told, what, changed = _in(smaller, f"{words}{more}", "", **switched_on)
-                yield told, {**what, "size": "smaller"}, changed
+                found, what, changed = _in(smaller, f"{words}{more}", "", **switched_on)
+                yield found, {**what, "size": "smaller"}, changed
 
 
 def _trial(plan: Plan, what: dict[str, Any]) -> Trial:

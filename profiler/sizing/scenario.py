@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from profiler.gpus.hardware import Card, choose_card
+from profiler.gpus.hardware import GpuSpec, choose_gpu_spec
 from profiler.libraries.modes import DEFAULT_MODE, Mode
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ class Scenario(CallOptions):
             return {}
         return {"default": self.dtype} if isinstance(self.dtype, str) else dict(self.dtype)
 
-    def card(self) -> Card:
+    def gpu_spec(self) -> GpuSpec:
         """Return the GPU to simulate.
 
         Raises:
             InputError: if the GPU is unknown, or the capacity is not a size.
         """
-        return choose_card(self.gpu, self.capacity)
+        return choose_gpu_spec(self.gpu, self.capacity)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.checking.given import check_given, words_of
 from profiler.errors import FindingError, InputError
-from profiler.gpus.hardware import Card, card
+from profiler.gpus.hardware import GpuSpec, gpu_spec
 from profiler.record.profile import Profile
 from profiler.sizing.call_arguments import call_arguments, refusals_as_input_errors
 from profiler.sizing.scenario import CallOptions, Scenario
@@ -40,7 +40,7 @@ def profile_model(
         InputError: if the model, the GPU or an argument of the call cannot be used.
     """
     check_given(scenario, Scenario, to="profile_model()", instead=_SCENARIO)
-    return _profile_on(scenario, scenario.card(), report, memory_history=memory_history)
+    return _profile_on(scenario, scenario.gpu_spec(), report, memory_history=memory_history)
 
 
 def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -> Profile:
@@ -49,7 +49,7 @@ def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -
     Raises:
         InputError: as `profile_model`.
     """
-    own = scenario.card()
+    own = scenario.gpu_spec()
     profile = _profile_on(scenario, own.with_capacity(TIB), report)
     return replace(profile, gpu=replace(profile.gpu, capacity_bytes=own.capacity_bytes))
 
@@ -151,7 +151,7 @@ def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
         return profile_without_limit(whole, report=report)
     if scenario != Scenario(model=scenario.model):
         raise InputError(
-            f"{scenario.model} is a profile, with its card and call: drop the other options"
+            f"{scenario.model} is a profile, with its GPU and call: drop the other options"
         )
     return Profile.load(scenario.model)
 
@@ -162,7 +162,7 @@ def _check_loading(profile: Profile, ram_bytes: int) -> None:
     if loading_bytes > ram_bytes:
         raise FindingError(
             f"loading the weights takes {format_bytes(loading_bytes)} of host memory, more than "
-            f"{format_bytes(ram_bytes)}: load the components one by one, each onto the card before the next"
+            f"{format_bytes(ram_bytes)}: load the components one by one, each onto the GPU before the next"
         )
 
 
@@ -227,7 +227,7 @@ def _planned_pipeline(
         dtype=(plan.dtype or None) if plan.dtypes is None else plan.dtypes or None,
         quantization=plan.quantization,
     )
-    on = card(plan.gpu).with_capacity(capacity_bytes)
+    on = gpu_spec(plan.gpu).with_capacity(capacity_bytes)
     with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
         yield pipe, folder
 
@@ -244,7 +244,7 @@ def _calls_of(plan: Plan, pipe: Any) -> Iterator[Call]:
 
 
 def _profile_on(
-    scenario: Scenario, on: Card, report: Report | None, *, memory_history: bool = False
+    scenario: Scenario, on: GpuSpec, report: Report | None, *, memory_history: bool = False
 ) -> Profile:
     with _stage(scenario, on, report) as pipe:
         from profiler.libraries.modules import components_of
@@ -287,7 +287,7 @@ def _other_pipeline(pipe: Any, class_name: str) -> Any:
 
 
 @contextmanager
-def _stage(scenario: Scenario, on: Card, report: Report | None) -> Iterator[Any]:
+def _stage(scenario: Scenario, on: GpuSpec, report: Report | None) -> Iterator[Any]:
     """Yield the scenario's pipeline, built on a virtual GPU that simulates `on`."""
     _tell(report, "importing torch and diffusers")
     import torch

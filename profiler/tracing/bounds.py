@@ -49,15 +49,15 @@ def widened(profile: Profile, gpu: Device, pipe: Any, call: Callable[[], Any]) -
 def _with_bound(profile: Profile, bound: Profile) -> Profile:
     low_bytes = profile.totals.peak_allocated_bytes
     high_bytes = bound.totals.peak_allocated_bytes
-    told = f"with all tokens at the same experts the peak is {format_bytes(high_bytes)}"
+    effect = f"with all tokens at the same experts the peak is {format_bytes(high_bytes)}"
     if not bound.complete:
         high_bytes = profile.gpu.capacity_bytes - profile.gpu.context_bytes
-        told = "with all tokens at the same experts it does not fit"
+        effect = "with all tokens at the same experts it does not fit"
     return replace(
         profile,
         error_band=profile.error_band + max(0.0, high_bytes / low_bytes - 1),
         assumptions=tuple(
-            replace(each, effect=told) if _is_routing(each) else each
+            replace(each, effect=effect) if _is_routing(each) else each
             for each in profile.assumptions
         ),
     )

@@ -62,8 +62,8 @@ class Conditions:
         """
         if not torch.is_grad_enabled() or ("gradients", name, "") in self._seen:
             return
-        told = self._modules[name].parameters() if result is None else _tensors(result)
-        if any(one.requires_grad for one in told):
+        tensors = self._modules[name].parameters() if result is None else _tensors(result)
+        if any(one.requires_grad for one in tensors):
             self._seen["gradients", name, ""] = Condition(what="gradients", component=name)
 
     def made(

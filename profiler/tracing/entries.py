@@ -21,7 +21,7 @@ from profiler.tracing.conditions import Conditions
 from profiler.tracing.phases import Phases
 from profiler.tracing.recorder import Recorder, Span
 from profiler.tracing.standing import Stands, method_of
-from profiler.tracing.submodules import Insides
+from profiler.tracing.submodules import SubmoduleSpans
 
 
 class Entries:
@@ -31,7 +31,7 @@ class Entries:
         recorder: receives the events.
         phases: notified of calls, entries and steps.
         modules: components by name.
-        insides: notified of components that are entered and left.
+        spans: notified of components that are entered and left.
         conditions: notified of calls that begin and end, and of what components return.
     """
 
@@ -41,13 +41,13 @@ class Entries:
         phases: Phases,
         modules: Mapping[str, nn.Module],
         *,
-        insides: Insides,
+        spans: SubmoduleSpans,
         conditions: Conditions,
     ) -> None:
         self._recorder = recorder
         self._phases = phases
         self._modules = modules
-        self._insides = insides
+        self._spans = spans
         self._conditions = conditions
         self._hooked: list[tuple[ref[nn.Module], Callable[..., None]]] = []
         # The error that is being handled around the trace, which outlives it.
@@ -191,11 +191,11 @@ class Entries:
         self._recorder.instant(Span("enter", name, entry=entry))
         self._recorder.active.append(name)
         self._recorder.relabel()
-        self._insides.entering(name, entry, arguments)
+        self._spans.entering(name, entry, arguments)
 
     def _exit(self, name: str, entry: str) -> None:
         self._recorder.instant(Span("exit", name, entry=entry))
-        self._insides.leaving(name)
+        self._spans.leaving(name)
         self._note_failure(name, entry)
         self._recorder.active.remove(name)
         self._recorder.relabel()

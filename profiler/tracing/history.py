@@ -27,7 +27,7 @@ from profiler.allocator.history_replay import (
     settings_of,
 )
 from profiler.errors import InputError
-from profiler.libraries.modules import on_card, tensors_of
+from profiler.libraries.modules import on_gpu, tensors_of
 from profiler.record.memory_history import BEFORE, HeldBlock, MemoryHistory
 
 _OURS = "torch's recording was off; the trace turned it on and off again"
@@ -112,7 +112,7 @@ class TorchHistory:
         self._now = text
         torch.cuda.memory._set_memory_metadata(text)
 
-    def told(self) -> MemoryHistory:
+    def result(self) -> MemoryHistory:
         """Return the history that was kept."""
         snapshot = self._snapshot
         note, gap = (_OURS, _STRANGE) if self._recording else (_THEIRS, _GAP)
@@ -169,5 +169,5 @@ def _addresses(modules: Mapping[str, nn.Module]) -> list[tuple[int, str]]:
         (tensor.data_ptr(), name)
         for name, module in modules.items()
         for tensor in tensors_of(module)
-        if on_card(tensor)
+        if on_gpu(tensor)
     )

@@ -18,7 +18,7 @@ from profiler.allocator.settings import round_block
 from profiler.libraries import offload_state as hooks
 from profiler.libraries.modules import (
     main_dtype,
-    on_card,
+    on_gpu,
     placed_tensors,
     resident_bytes,
     tensors_of,
@@ -81,7 +81,7 @@ class Moves:
                 try:
                     return original(seen, recurse)
                 except BaseException:
-                    span.attempted = "cast" if seen.all_on_card() else "onload"
+                    span.attempted = "cast" if seen.all_on_gpu() else "onload"
                     raise
                 finally:  # if memory ran out half-way, a part of it is on the GPU
                     _classify(span, seen.tensors, module)
@@ -100,7 +100,7 @@ class Moves:
             owner = self._owners.get(module)
             if owner is None or self._recorder.in_span:
                 return original(hook, module, *args, **kwargs)
-            shared = hooks.tied_on_card(hook)
+            shared = hooks.tied_on_gpu(hook)
             before = _places(hooks.hook_tensors(hook, module))
             asked_by = "accelerate.AlignDevicesHook"
             with self._recorder.span(Span("move", *owner, asked_by=asked_by)) as span:
@@ -144,8 +144,8 @@ class Moves:
         places = {
             id(tensor): (was, tensor) for was, tensor in zip(before, after, strict=True)
         }.values()
-        came = [tensor for was, tensor in places if not was and on_card(tensor)]
-        went = [tensor for was, tensor in places if was and not on_card(tensor)]
+        came = [tensor for was, tensor in places if not was and on_gpu(tensor)]
+        went = [tensor for was, tensor in places if was and not on_gpu(tensor)]
         new = [tensor for tensor in came if tensor.data_ptr() not in shared]
         resident = self._recorder.resident[span.component]
         if came:
@@ -178,7 +178,7 @@ class Moves:
 
 def _all_came(span: Span, tensors: list[torch.Tensor]) -> None:
     """Record that all tensors were onloaded, even those already there: they were sent again from their host copies."""
-    sent = {id(tensor): tensor for tensor in tensors if on_card(tensor)}.values()
+    sent = {id(tensor): tensor for tensor in tensors if on_gpu(tensor)}.values()
     span.dropped = not sent
     span.kind, span.from_device, span.to_device = "onload", "cpu", "cuda:0"
     span.bytes = sum(one.nbytes for one in sent)
@@ -211,7 +211,7 @@ class _Before:
                 seen.add(id(tensor))
                 self.tensors[slot] = (tensor.device.type, tensor.dtype)
 
-    def all_on_card(self) -> bool:
+    def all_on_gpu(self) -> bool:
         """Tell whether everything was on the device."""
         if not self.tensors:
             self.look()
@@ -258,7 +258,7 @@ def _leave_out_dropped(span: Span, fn: Any) -> None:
 
 
 def _places(tensors: Iterable[torch.Tensor]) -> list[bool]:
-    return [on_card(tensor) for tensor in tensors]
+    return [on_gpu(tensor) for tensor in tensors]
 
 
 def _rounded(tensors: list[torch.Tensor]) -> int:

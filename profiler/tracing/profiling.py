@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from profiler.checking.given import check_given, check_pipeline, named
 from profiler.errors import InputError
-from profiler.gpus.hardware import DEFAULT_GPU, Card
+from profiler.gpus.hardware import DEFAULT_GPU, GpuSpec
 from profiler.libraries.modes import MODES, Mode
 from profiler.libraries.modules import components_of
 from profiler.libraries.placing import place, prepare
@@ -74,7 +74,7 @@ def profile_pipeline(
     pipe: Any,
     *,
     mode: str | Mode | None = None,
-    gpu: str | Card | None = None,
+    gpu: str | GpuSpec | None = None,
     label: dict[str, Any] | None = None,
     cached_prompt: bool = False,
     memory_history: bool = False,
@@ -120,7 +120,7 @@ def profile_calls(
     pipe: Any,
     *calls: Call,
     mode: str | Mode | None = None,
-    gpu: str | Card | None = None,
+    gpu: str | GpuSpec | None = None,
     label: dict[str, Any] | None = None,
     memory_history: bool = False,
 ) -> Profile:
@@ -155,8 +155,8 @@ def profile_calls(
             )
         if chosen is not None and active_gpu() is None:
             raise InputError(
-                "mode= places a twin on a virtual card; on a real card place the pipe yourself "
-                "(pipe.enable_model_cpu_offload()), or name a virtual card with gpu="
+                "mode= places a twin on a virtual GPU; on a real GPU place the pipe yourself "
+                "(pipe.enable_model_cpu_offload()), or name a virtual GPU with gpu="
             )
         virtual = active_gpu()
         if virtual is None or belongs_to(virtual, components_of(pipe)):
@@ -235,7 +235,7 @@ def _mode(mode: str | Mode | None) -> Mode | None:
     return Mode(name=mode)
 
 
-def _on_card(gpu: Device, call: dict[str, Any]) -> dict[str, Any]:
+def _on_gpu(gpu: Device, call: dict[str, Any]) -> dict[str, Any]:
     """Return a call with its tensors on the virtual GPU, as a user with a GPU would pass them."""
 
     def place(leaf: Any) -> Any:
@@ -265,7 +265,7 @@ def _run(
                 _without_bar(one, stack)
         given = [call.arguments for call in calls]
         if lent_to is not None:
-            given = [_on_card(lent_to, arguments) for arguments in given]
+            given = [_on_gpu(lent_to, arguments) for arguments in given]
         prepared = list(map(prepared_call, called, given))
 
         def run() -> None:
@@ -273,8 +273,8 @@ def _run(
                 one(**arguments)
 
         check_label(label or {})
-        told = _told(called, calls, prepared) | (label or {})
-        tracing = trace(pipe, also=called, label=told, memory_history=memory_history)
+        labels = _label_of(called, calls, prepared) | (label or {})
+        tracing = trace(pipe, also=called, label=labels, memory_history=memory_history)
         return _traced(tracing, pipe, mode, run)
 
 
@@ -300,17 +300,17 @@ def _traced(tracing: Trace, pipe: Any, mode: Mode | None, run: Callable[[], None
     return tracing.profile if virtual is None else widened(tracing.profile, virtual, pipe, run)
 
 
-def _told(
+def _label_of(
     called: list[Any], calls: tuple[Call, ...], prepared: list[PreparedCall]
 ) -> dict[str, Any]:
     """Return what the record holds about the calls."""
-    told: dict[str, Any] = {"call": prepared[0].plain, "call_defaults": prepared[0].chosen}
+    labels: dict[str, Any] = {"call": prepared[0].plain, "call_defaults": prepared[0].chosen}
     if len(calls) > 1:
-        told["signatures"] = tuple(
+        labels["signatures"] = tuple(
             CallSignature(pipeline_class=type(pipe).__name__, call=one.plain, weight=call.weight)
             for pipe, call, one in zip(called, calls, prepared, strict=True)
         )
-    return told
+    return labels
 
 
 def _with_bars(pipe: Any) -> Iterator[Any]:

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from profiler.record.events import Event, Inside
-from profiler.record.profile import BillItem, Failure
-from profiler.tracing.gauge import Gauge, Reading, largest_free_block_bytes, shortage_of
+from profiler.record.events import Event, SubmoduleSpan
+from profiler.record.profile import Failure, PeakItem
 from profiler.tracing.history import Made, TorchHistory
 from profiler.tracing.phases import Phases
-from profiler.tracing.submodules import Insides
+from profiler.tracing.reader import MemoryReader, Reading, largest_free_block_bytes, shortage_of
+from profiler.tracing.submodules import SubmoduleSpans
 
 
 @dataclass
@@ -53,7 +53,7 @@ class _Opened(NamedTuple):
 
     before: Reading
     lead_peak_bytes: int
-    inside: Inside | None
+    inside: SubmoduleSpan | None
     mark: float
     phase: str
     step: int
@@ -64,9 +64,9 @@ class Recorder:
     """Collects the events of one trace.
 
     Args:
-        gauge: the memory reader.
+        reader: the memory reader.
         phases: knows the phase.
-        insides: knows what submodules did between events.
+        spans: knows what submodules did between events.
         history: notified of the purpose of memory, if torch records its history.
 
     Attributes:
@@ -76,16 +76,20 @@ class Recorder:
     """
 
     def __init__(
-        self, gauge: Gauge, phases: Phases, insides: Insides, history: TorchHistory | None = None
+        self,
+        reader: MemoryReader,
+        phases: Phases,
+        spans: SubmoduleSpans,
+        history: TorchHistory | None = None,
     ) -> None:
         self._events: list[Event] = []
-        self._spans = array("d")  # two marks per event, for its begin and its end
+        self._event_marks = array("d")  # two marks per event, for its begin and its end
         self.resident: dict[str, int] = {}
         self.active: list[str] = []
         self.sending = False
-        self._gauge = gauge
+        self._reader = reader
         self._phases = phases
-        self._insides = insides
+        self._spans = spans
         self._history = history
         self._moving = ""  # the component whose weights are being moved
         self._pending_peak = 0
@@ -111,7 +115,7 @@ class Recorder:
                 self._record_gone(name)
 
     def _record_gone(self, name: str) -> None:
-        opened = self._look()
+        opened = self._open()
         held_bytes = opened.before.allocated_bytes + self.resident[name]
         before_bytes = max(min(held_bytes, opened.lead_peak_bytes), opened.before.allocated_bytes)
         self.resident[name] = 0
@@ -161,7 +165,7 @@ class Recorder:
 
     @contextmanager
     def _event(self, span: Span) -> Iterator[None]:
-        gauge, insides = self._gauge, self._insides
+        reader, spans = self._reader, self._spans
         opened = self._opened()
         self._in_span = span.kind in ("onload", "offload", "cast", "move", "empty_cache")
         self._moving = span.component
@@ -171,43 +175,43 @@ class Recorder:
         finally:
             self._in_span = False
             self.relabel()
-            after = gauge.take()
+            after = reader.take()
             if span.dropped:
                 self._pending_peak = max(opened.lead_peak_bytes, after.peak_bytes)
-                insides.pending_peak_bytes = max(insides.pending_peak_bytes, after.peak_bytes)
+                spans.pending_peak_bytes = max(spans.pending_peak_bytes, after.peak_bytes)
             else:
                 if span.resident_bytes >= 0:
                     self.resident[span.component] = span.resident_bytes
                 self._note(after.peak_bytes, self._works_during(span))
-                self._append(span, opened, after, gauge.mark())
+                self._append(span, opened, after, reader.mark())
 
     def _opened(self) -> _Opened:
         """Return the facts known when an event begins, after recording what was dropped before it."""
         self.settle_gone()
-        return self._look()
+        return self._open()
 
-    def _look(self) -> _Opened:
-        before = self._insides.read()
-        peaks = self._pending_peak, self._insides.take_peak_of_visits(), before.peak_bytes
+    def _open(self) -> _Opened:
+        before = self._spans.read()
+        peaks = self._pending_peak, self._spans.take_peak_of_visits(), before.peak_bytes
         self._pending_peak = 0
         self._note(max(peaks), self._works)
         phases = self._phases
         return _Opened(
             before,
             max(peaks),
-            self._insides.ended(),
-            self._gauge.mark(),
+            self._spans.ended(),
+            self._reader.mark(),
             phases.name,
             phases.step,
             phases.call,
         )
 
     def _append(self, span: Span, opened: _Opened, after: Reading, end: float) -> None:
-        gauge, insides = self._gauge, self._insides
-        self._spans.extend((opened.mark, end))
-        host, link = gauge.take_host(), gauge.take_link()
-        index = insides.keep(opened.inside, (span.kind, span.component))
-        insides.begin(after.allocated_bytes)
+        reader, spans = self._reader, self._spans
+        self._event_marks.extend((opened.mark, end))
+        host, link = reader.take_host(), reader.take_link()
+        index = spans.keep(opened.inside, (span.kind, span.component))
+        spans.begin(after.allocated_bytes)
         self._events.append(
             Event(
                 ordinal=len(self._events),
@@ -220,7 +224,7 @@ class Recorder:
                 dtype=span.dtype,
                 from_device=span.from_device,
                 to_device=span.to_device,
-                stream=gauge.stream(),
+                stream=reader.stream(),
                 phase=opened.phase,
                 step=opened.step,
                 asked_by=span.asked_by,
@@ -243,7 +247,7 @@ class Recorder:
 
     def events(self) -> list[Event]:
         """Return the events, with the times that the memory reader knows by now."""
-        at, marks = self._gauge.seconds_at, iter(self._spans)
+        at, marks = self._reader.seconds_at, iter(self._event_marks)
         for index, (event, begin, end) in enumerate(zip(self._events, marks, marks, strict=True)):
             start = at(begin)
             seconds = max(at(end) - start, 0.0)
@@ -256,11 +260,11 @@ class Recorder:
         """Keep what was on the GPU when `error` was first seen; `component` ran, unless `works` names another."""
         if self._failing is not None and self._failing[0] == _sign(error):
             return
-        gauge = self._gauge
+        reader = self._reader
         shortage = shortage_of(error)
         allocated_bytes = shortage.allocated_bytes if shortage else None
-        held = gauge.allocated() if allocated_bytes is None else allocated_bytes
-        workspace = gauge.kept_workspace_bytes()
+        held = reader.allocated() if allocated_bytes is None else allocated_bytes
+        workspace = reader.kept_workspace_bytes()
         failure = Failure(
             component=component,
             doing=doing,
@@ -287,10 +291,10 @@ class Recorder:
             return None
         return failing[1]
 
-    def bill(self) -> tuple[BillItem, ...]:
+    def bill(self) -> tuple[PeakItem, ...]:
         """Return the peak breakdown: the holders of all bytes at the peak; the items add up to it."""
         peak, resident, active = self._worst
-        return _items(peak, resident, active, self._gauge.peak_workspace_bytes())
+        return _items(peak, resident, active, self._reader.peak_workspace_bytes())
 
     def _note(self, peak: int, works: str) -> None:
         if peak > self._worst[0]:
@@ -313,17 +317,17 @@ def _sign(error: BaseException) -> _Sign:
 
 def _items(
     allocated: int, resident: dict[str, int], active: str, workspace: int
-) -> tuple[BillItem, ...]:
+) -> tuple[PeakItem, ...]:
     """Return the holders of `allocated` bytes; the items add up to it."""
     items = [
-        BillItem(holder=name, what="weights", bytes=size) for name, size in resident.items() if size
+        PeakItem(holder=name, what="weights", bytes=size) for name, size in resident.items() if size
     ]
     items.sort(key=lambda item: -item.bytes)
     rest = allocated - sum(item.bytes for item in items)
     workspace = min(workspace, max(rest, 0))
     if workspace:
-        items.append(BillItem(holder=active, what="workspace", bytes=workspace))
+        items.append(PeakItem(holder=active, what="workspace", bytes=workspace))
     if rest - workspace:
         what = "activations" if active and rest > 0 else "unattributed"
-        items.append(BillItem(holder=active, what=what, bytes=rest - workspace))
+        items.append(PeakItem(holder=active, what=what, bytes=rest - workspace))
     return tuple(items)

@@ -16,8 +16,8 @@ from torch import nn
 from profiler.libraries.offload_state import INNER_ENTRIES
 from profiler.patching import Patches
 from profiler.record.components import Component
-from profiler.record.events import Event, Inside, Visit
-from profiler.tracing.gauge import Gauge, Reading
+from profiler.record.events import Event, SubmoduleSpan, Visit
+from profiler.tracing.reader import MemoryReader, Reading
 
 _TIMED = Visit._fields.index("host_nanoseconds")  # from here on, values may differ slightly
 
@@ -35,11 +35,11 @@ class Stopwatch(Protocol):
         """Return the progress of the host and the default stream."""
 
 
-class Insides:
+class SubmoduleSpans:
     """Collects the visits of submodules, interval by interval.
 
     Args:
-        gauge: the memory reader.
+        reader: the memory reader.
         modules: components by name.
         stopwatch: reads time.
 
@@ -49,11 +49,11 @@ class Insides:
     """
 
     def __init__(
-        self, gauge: Gauge, modules: Mapping[str, nn.Module], stopwatch: Stopwatch
+        self, reader: MemoryReader, modules: Mapping[str, nn.Module], stopwatch: Stopwatch
     ) -> None:
-        self.known: list[Inside] = []
+        self.known: list[SubmoduleSpan] = []
         self.pending_peak_bytes = 0
-        self._gauge = gauge
+        self._reader = reader
         self._modules = modules
         self._stopwatch = stopwatch
         self._places: WeakKeyDictionary[nn.Module, tuple[int, int, str]] = WeakKeyDictionary()
@@ -90,7 +90,7 @@ class Insides:
                     self._places.setdefault(submodules[part.path], place)
         if self._places:
             self._stand(patches)
-        self.begin(self._gauge.allocated())
+        self.begin(self._reader.allocated())
 
     def unwatch(self) -> None:
         """Stop watching whatever `patches` does not restore."""
@@ -113,14 +113,14 @@ class Insides:
         self._stopwatch.restart()
         self.pending_peak_bytes = 0
 
-    def ended(self) -> Inside | None:
+    def ended(self) -> SubmoduleSpan | None:
         """Return the interval that ends here; None if no submodule was visited in it, or not all are known."""
         if self._unknown or not self._visits:
             return None
         peak_bytes = self.pending_peak_bytes - self._base_bytes
-        return Inside(tuple(self._visits), peak_bytes, *self._stopwatch.since())
+        return SubmoduleSpan(tuple(self._visits), peak_bytes, *self._stopwatch.since())
 
-    def keep(self, inside: Inside | None, ended_by: tuple[str, str]) -> int:
+    def keep(self, inside: SubmoduleSpan | None, ended_by: tuple[str, str]) -> int:
         """Return the index of an interval; -1 for none.
 
         Args:
@@ -143,7 +143,7 @@ class Insides:
 
     def read(self) -> Reading:
         """Read memory, also for the current interval."""
-        read = self._gauge.take()
+        read = self._reader.take()
         self.pending_peak_bytes = max(self.pending_peak_bytes, read.peak_bytes)
         return read
 
@@ -169,7 +169,7 @@ class Insides:
         return _call_impl
 
     def _visit(self, component: int, part: int, entering: int) -> None:
-        read = self._gauge.take()
+        read = self._reader.take()
         peak = max(read.peak_bytes, self.pending_peak_bytes)
         self._peak_seen = max(self._peak_seen, peak)
         self.pending_peak_bytes = 0

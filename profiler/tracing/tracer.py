@@ -34,17 +34,17 @@ from profiler.tracing.accepted import check_label
 from profiler.tracing.binning import Binning
 from profiler.tracing.conditions import Conditions
 from profiler.tracing.entries import Entries
-from profiler.tracing.gauge import Gauge
 from profiler.tracing.history import TorchHistory
-from profiler.tracing.measured.gauge import CardGauge
-from profiler.tracing.measured.submodules import CardInsides
+from profiler.tracing.measured.reader import MeasuredReader
+from profiler.tracing.measured.submodules import MeasuredSpans
 from profiler.tracing.moves import Moves
 from profiler.tracing.phases import Phases
-from profiler.tracing.predicted.gauge import VirtualGauge
-from profiler.tracing.predicted.submodules import VirtualInsides
+from profiler.tracing.predicted.reader import PredictedReader
+from profiler.tracing.predicted.submodules import PredictedSpans
+from profiler.tracing.reader import MemoryReader
 from profiler.tracing.recorder import Recorder, Span
 from profiler.tracing.standing import Stands
-from profiler.tracing.submodules import Insides
+from profiler.tracing.submodules import SubmoduleSpans
 from profiler.tracing.whose import check_traceable
 from profiler.virtual.torch_api.functions import active_gpu
 
@@ -91,7 +91,7 @@ class Trace:
     Args:
         target: a pipeline, or one module of it.
         label: fields of the profile.
-        gauge: makes the memory reader, for tests; the one for the GPU at hand if not given.
+        reader: makes the memory reader, for tests; the one for the GPU at hand if not given.
         also: other pipelines whose calls count as well.
         memory_history: whether torch records its own history.
     """
@@ -100,7 +100,7 @@ class Trace:
         self,
         target: Any,
         label: dict[str, Any],
-        gauge: Callable[[], Gauge] | None = None,
+        reader: Callable[[], MemoryReader] | None = None,
         also: Sequence[Any] = (),
         *,
         memory_history: bool = False,
@@ -109,7 +109,7 @@ class Trace:
             check_pipeline(target, to="trace()", takes="a loaded diffusers pipeline or a module")
         check_pipelines(also, to="trace(also=...)")
         check_label(label)
-        self._make_gauge = gauge or _gauge_at_hand
+        self._make_reader = reader or _reader_at_hand
         self._given: tuple[Any, ...] = (target, *also)  # until the trace begins
         self._label = label
         self._modules = WeakValueDictionary(components_of(target))
@@ -154,7 +154,7 @@ class Trace:
             check_shared(target, other)
         self._given = ()
         self._prepare(target)
-        self._patches.afterwards(self._gauge.settle)
+        self._patches.afterwards(self._reader.settle)
         if self._history is not None:
             self._patches.afterwards(self._history.leave)
             self._patches.afterwards(self._history.keep)
@@ -170,10 +170,10 @@ class Trace:
         self._entries.watch(patches, stands, target, also)
         self._watch_device()
         self._binning.watch(patches)
-        patches.afterwards(self._insides.unwatch)
-        self._insides.watch(patches, self._components, self._recorder.active)
-        patches.afterwards(partial(self._gauge.unwatch, self._copied))
-        self._gauge.watch(patches, self._copied)
+        patches.afterwards(self._spans.unwatch)
+        self._spans.watch(patches, self._components, self._recorder.active)
+        patches.afterwards(partial(self._reader.unwatch, self._copied))
+        self._reader.watch(patches, self._copied)
 
     def _prepare(self, target: Any) -> None:
         """Create the watching objects, before anything is replaced."""
@@ -182,16 +182,16 @@ class Trace:
         denoisers = frozenset(name for name, module in self._modules.items() if is_denoiser(module))
         self._denoisers = denoisers
         self._components = tuple(describe(name, module) for name, module in self._modules.items())
-        self._gauge = self._make_gauge()
+        self._reader = self._make_reader()
         self._phases = Phases(denoisers)
-        self._insides = _insides_for(self._gauge, self._modules)
-        self._recorder = Recorder(self._gauge, self._phases, self._insides, self._history)
+        self._spans = _spans_for(self._reader, self._modules)
+        self._recorder = Recorder(self._reader, self._phases, self._spans, self._history)
         self._conditions = Conditions(target, self._modules)
         self._entries = Entries(
             self._recorder,
             self._phases,
             self._modules,
-            insides=self._insides,
+            spans=self._spans,
             conditions=self._conditions,
         )
         self._moves = Moves(self._recorder, self._modules)
@@ -208,7 +208,7 @@ class Trace:
             self._recorder.settle_gone()
         finally:
             self._detach()
-        history = None if self._history is None else self._history.told()
+        history = None if self._history is None else self._history.result()
         self._profile = replace(self._finished(error), memory_history=history)
 
     def _detach(self) -> None:
@@ -253,18 +253,18 @@ class Trace:
     # -- the record
 
     def _finished(self, error: BaseException | None) -> Profile:
-        gauge, recorder = self._gauge, self._recorder
+        reader, recorder = self._reader, self._recorder
         if error is not None:
             recorder.note_failure(error, component="", doing="")
         failure = recorder.failure(error)
-        events = self._insides.settled(recorder.events())
+        events = self._spans.settled(recorder.events())
         target = self._target()
         about = self._about if target is None else _About.of(target, self._modules)
         settings = settings_of(dict(self._modules))
         return Profile(
-            source="predicted" if gauge.predicted else "measured",
-            gpu=gauge.gpu(),
-            card_state=gauge.card_state(),
+            source="predicted" if reader.predicted else "measured",
+            gpu=reader.gpu(),
+            card_state=reader.card_state(),
             pipeline_class=about.class_name,
             mode=about.mode,
             components=self._components,
@@ -275,10 +275,10 @@ class Trace:
             excluded=about.excluded,
             denoisers=tuple(one.name for one in self._components if one.name in self._denoisers),
             versions=_versions(),
-            assumptions=(*gauge.assumptions(), *about.stand_ins, *self._unseen(target)),
-            error_band=gauge.error_band(),
-            error_band_below=gauge.error_band_below(),
-            insides=tuple(self._insides.known),
+            assumptions=(*reader.assumptions(), *about.stand_ins, *self._unseen(target)),
+            error_band=reader.error_band(),
+            error_band_below=reader.error_band_below(),
+            insides=tuple(self._spans.known),
             places_itself=about.places_itself,
             complete=error is None,
             error="" if error is None else _explained(error, failure),
@@ -300,15 +300,15 @@ class Trace:
     def _totals(self, events: list[Event]) -> Totals:
         up = sum(event.bytes for event in events if event.kind == "onload")
         down = sum(event.bytes for event in events if event.kind == "offload")
-        gauge = self._gauge
+        reader = self._reader
         seconds = sum(_call_seconds(events))
-        known = gauge.predicted
+        known = reader.predicted
         within = [event for event in events if event.call >= 0 and event.kind != "begin"]
         exposed_seconds = sum(event.exposed_transfer_seconds for event in within)
         return Totals(
-            peak_allocated_bytes=gauge.peak_allocated_bytes,
-            peak_reserved_bytes=gauge.peak_reserved_bytes,
-            device_bytes=gauge.gpu().context_bytes + gauge.peak_reserved_bytes,
+            peak_allocated_bytes=reader.peak_allocated_bytes,
+            peak_reserved_bytes=reader.peak_reserved_bytes,
+            device_bytes=reader.gpu().context_bytes + reader.peak_reserved_bytes,
             host_pinned_bytes=max((event.host_pinned_bytes for event in events), default=0),
             h2d_bytes=up + self._other["h2d"],
             d2h_bytes=down + self._other["d2h"],
@@ -317,7 +317,7 @@ class Trace:
             seconds=seconds,
             host_pageable_bytes=max((event.host_pageable_bytes for event in events), default=0),
             host_peak_bytes=max((event.host_peak_bytes for event in events), default=0),
-            host_kept_bytes=gauge.take_host().kept_bytes,
+            host_kept_bytes=reader.take_host().kept_bytes,
             transfer_seconds=sum(event.transfer_seconds for event in within) if known else None,
             exposed_transfer_seconds=exposed_seconds if known else None,
         )
@@ -348,16 +348,16 @@ class _About(NamedTuple):
         )
 
 
-def _gauge_at_hand() -> Gauge:
+def _reader_at_hand() -> MemoryReader:
     gpu = active_gpu()
-    return CardGauge() if gpu is None else VirtualGauge(gpu)
+    return MeasuredReader() if gpu is None else PredictedReader(gpu)
 
 
-def _insides_for(gauge: Gauge, modules: Mapping[str, nn.Module]) -> Insides:
-    if isinstance(gauge, VirtualGauge):
-        return VirtualInsides(gauge, modules)
-    assert isinstance(gauge, CardGauge), gauge
-    return CardInsides(gauge, modules)
+def _spans_for(reader: MemoryReader, modules: Mapping[str, nn.Module]) -> SubmoduleSpans:
+    if isinstance(reader, PredictedReader):
+        return PredictedSpans(reader, modules)
+    assert isinstance(reader, MeasuredReader), reader
+    return MeasuredSpans(reader, modules)
 
 
 def _call_seconds(events: list[Event]) -> list[float]:

@@ -29,7 +29,7 @@ class LinkCopy(NamedTuple):
     nbytes: int
     non_blocking: bool = False
     host_scratch_bytes: int = 0
-    card_scratch_bytes: int = 0
+    gpu_scratch_bytes: int = 0
 
 
 def link_copy(
@@ -48,10 +48,10 @@ def link_copy(
     dense_source = source.is_contiguous() and source.shape == target.shape
     source_scratch = 0 if dense_source and crossing == source.dtype else nbytes
     target_scratch = 0 if target.is_contiguous() and crossing == target.dtype else nbytes
-    host, card = source_scratch, target_scratch
+    host, gpu = source_scratch, target_scratch
     if devices[0] == "cuda":
-        host, card = card, host
-    return LinkCopy(*devices, nbytes, non_blocking, host, card)
+        host, gpu = gpu, host
+    return LinkCopy(*devices, nbytes, non_blocking, host, gpu)
 
 
 def crossing_dtype(

@@ -22,7 +22,7 @@ from profiler.allocator.history import History
 from profiler.allocator.host_memory import HostMemory
 from profiler.allocator.pinned import PinnedBlock
 from profiler.allocator.settings import Settings
-from profiler.gpus.hardware import Card
+from profiler.gpus.hardware import GpuSpec
 from profiler.libraries.out_of_memory import Shortage
 from profiler.patching import Patches
 from profiler.units import format_bytes
@@ -36,11 +36,11 @@ class Device(ABC):
     """A model of a CUDA GPU.
 
     Args:
-        card: the GPU's facts.
+        spec: the GPU's facts.
         settings: of PyTorch's allocators.
 
     Attributes:
-        card: the GPU's facts.
+        spec: the GPU's facts.
         capacity_bytes: its total memory.
         h2d_bytes, d2h_bytes: the bytes that crossed the link so far.
         copy_observers: called with (from, to, bytes) after each copy.
@@ -58,14 +58,14 @@ class Device(ABC):
     tags: Any
     replay: Any
 
-    def __init__(self, card: Card, settings: Settings) -> None:
-        self.card = card
-        self.capacity_bytes = card.capacity_bytes
+    def __init__(self, spec: GpuSpec, settings: Settings) -> None:
+        self.spec = spec
+        self.capacity_bytes = spec.capacity_bytes
         self.clock = Clock()
         self.host = HostMemory(settings, self.clock)
         self.allocator = self._new_allocator(settings)
         self.history = History(self.allocator, self.clock)
-        self.launch_seconds = card.launch_seconds
+        self.launch_seconds = spec.launch_seconds
         self.h2d_bytes = 0
         self.d2h_bytes = 0
         self.copy_observers: list[Callable[[str, str, int], None]] = []
@@ -79,7 +79,7 @@ class Device(ABC):
     def __repr__(self) -> str:
         """Return the GPU, its memory and whether it is active."""
         state = "active" if self._thread else "not active"
-        return f"<VirtualGPU {self.card.key}, {format_bytes(self.capacity_bytes)}, {state}>"
+        return f"<VirtualGPU {self.spec.key}, {format_bytes(self.capacity_bytes)}, {state}>"
 
     # -- the thread that it is active on
 
@@ -111,7 +111,7 @@ class Device(ABC):
     # -- memory
 
     def _new_allocator(self, settings: Settings) -> Allocator:
-        limit_bytes = self.capacity_bytes - self.card.context_bytes
+        limit_bytes = self.capacity_bytes - self.spec.context_bytes
         allocator = Allocator(limit_bytes, settings, self.clock)
         if settings.memory_fraction < 1.0:
             allocator.segments.allowed_bytes = int(settings.memory_fraction * self.capacity_bytes)
@@ -152,7 +152,7 @@ class Device(ABC):
         """Allocate the current stream's cuBLAS workspace, once; it is kept."""
         stream = self.clock.current
         if stream not in self._blas_streams:
-            block = self.allocate(matrix_product(self.card))
+            block = self.allocate(matrix_product(self.spec))
             if block is not None:  # CUBLAS_WORKSPACE_CONFIG=:0:0 switches it off
                 self._blas_streams[stream] = block
 
@@ -169,7 +169,7 @@ class Device(ABC):
     @property
     def device_bytes(self) -> int:
         """The bytes that the driver would show as used now."""
-        return self.card.context_bytes + self.allocator.reserved_bytes
+        return self.spec.context_bytes + self.allocator.reserved_bytes
 
     def empty_cache(self) -> None:
         """Release reserved memory that is not allocated."""
@@ -183,7 +183,7 @@ class Device(ABC):
                 allocator,
                 segment_bytes,
                 capacity_bytes=self.capacity_bytes,
-                context_bytes=self.card.context_bytes,
+                context_bytes=self.spec.context_bytes,
             )
         )
         error.shortage = Shortage(  # type: ignore[attr-defined]
@@ -223,28 +223,28 @@ class Device(ABC):
 
     def cross(self, copy: LinkCopy, *, pinned: bool) -> None:
         """Do the same for a copy whose host end need not be kept."""
-        to_card = copy.source == "cpu"
+        to_gpu = copy.source == "cpu"
         self.clock.copy(
-            H2D if to_card else D2H,
+            H2D if to_gpu else D2H,
             self.launch_seconds,
-            copy.nbytes / self._link_rate(to_card, pinned),
+            copy.nbytes / self._link_rate(to_gpu, pinned),
             blocks=not (pinned and copy.non_blocking),
         )
         if copy.host_scratch_bytes:
             self.host.touch(copy.host_scratch_bytes)
-        if to_card:
+        if to_gpu:
             self.h2d_bytes += copy.nbytes
         else:
             self.d2h_bytes += copy.nbytes
         for observer in self.copy_observers:
             observer(copy.source, copy.target, copy.nbytes)
 
-    def _link_rate(self, to_card: bool, pinned: bool) -> float:
+    def _link_rate(self, to_gpu: bool, pinned: bool) -> float:
         """Return the bytes per second of a copy."""
-        card = self.card
+        spec = self.spec
         if pinned:
-            return card.pinned_bytes_per_second
-        return card.h2d_bytes_per_second if to_card else card.d2h_bytes_per_second
+            return spec.pinned_bytes_per_second
+        return spec.h2d_bytes_per_second if to_gpu else spec.d2h_bytes_per_second
 
     # -- tensors
 

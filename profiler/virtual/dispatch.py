@@ -60,7 +60,7 @@ class LearnedOperator:
     __slots__ = (
         "blas",
         "copy",
-        "on_card",
+        "on_gpu",
         "outs",
         "plain",
         "seconds",
@@ -78,7 +78,7 @@ class LearnedOperator:
         self.soft = False
         self.blas = False
         self.seconds = 0.0
-        self.on_card = False
+        self.on_gpu = False
         self.writes: tuple[int, ...] = ()
         self.valued = False
         self.copy: LinkCopy | None = None
@@ -199,7 +199,7 @@ class Dispatcher:
             result = self.build(entry.outs[0], tensors)
         else:
             result = self._several(entry, tensors)
-        if entry.on_card:
+        if entry.on_gpu:
             gpu.clock.launch(gpu.launch_seconds, entry.seconds)
         if not entry.plain:
             self._account(entry, func, args, kwargs, tensors, result)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from profiler.allocator.settings import settings_from_environment
 from profiler.errors import InputError
 from profiler.gpus.calibration import as_measured
-from profiler.gpus.hardware import Card, card_of
+from profiler.gpus.hardware import GpuSpec, gpu_spec_of
 from profiler.patching import Patches, take_turn
 from profiler.virtual.device import Device
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
@@ -41,13 +41,13 @@ class VirtualGPU(Device):
     After leaving it, torch is as before; tensors made inside cannot be used in computations outside.
 
     Args:
-        model: a GPU's name (`vram list gpus`) or a `Card`.
+        model: a GPU's name (`vram list gpus`) or a `GpuSpec`.
         capacity: the total memory that the driver would report, in place of the GPU's own: "8GiB" or bytes.
         replay: whether later calls re-apply the recorded allocations after two identical forwards, instead of running
             the model; no figure changes.
 
     Attributes:
-        card: the GPU's facts.
+        spec: the GPU's facts.
         capacity_bytes: its total memory.
         h2d_bytes, d2h_bytes: the bytes that crossed the link so far.
         copy_observers: called with (from, to, bytes) after each copy.
@@ -66,12 +66,12 @@ class VirtualGPU(Device):
 
     def __init__(
         self,
-        model: str | Card = "rtx-4090",
+        model: str | GpuSpec = "rtx-4090",
         *,
         capacity: str | int | None = None,
         replay: bool = True,
     ) -> None:
-        chosen = as_measured(card_of(model))
+        chosen = as_measured(gpu_spec_of(model))
         chosen = chosen if capacity is None else chosen.with_capacity(capacity)
         super().__init__(chosen, settings_from_environment())
         self.values = Values()
@@ -203,7 +203,7 @@ class VirtualGPU(Device):
             )
             storage = Storage(self, CPU, compact.untyped_storage().nbytes(), pinned=True)
             # One core makes the copy, as it does for pageable copies to the GPU; locking pages takes longer still.
-            self.clock.spend(storage.nbytes / self.card.h2d_bytes_per_second)
+            self.clock.spend(storage.nbytes / self.spec.h2d_bytes_per_second)
             pinned = self.like(compact, CPU, storage)
             known = self.values.known(tensor)
             if known is not None:

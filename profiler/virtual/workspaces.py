@@ -30,7 +30,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from profiler.allocator.settings import round_block
-from profiler.gpus.hardware import Card
+from profiler.gpus.hardware import GpuSpec
 from profiler.units import KIB
 
 BLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
@@ -61,7 +61,7 @@ class Workspace(int):
 NOTHING = Workspace(0)
 
 
-def convolution(card: Card, args: tuple[Any, ...], output: torch.Tensor) -> Workspace:
+def convolution(spec: GpuSpec, args: tuple[Any, ...], output: torch.Tensor) -> Workspace:
     """Return the workspace of `aten.convolution` with `args` and its output, all on `meta`."""
     image, weight, transposed, groups = args[0], args[1], args[6], args[8]
     layout = convolution_layout(args)
@@ -72,7 +72,7 @@ def convolution(card: Card, args: tuple[Any, ...], output: torch.Tensor) -> Work
     pointwise = math.prod(weight.shape[2:]) == 1
     if transposed or pointwise or _has_kernel_of_pytorch(image, weight, groups):
         return Workspace(0, most=whole if image.is_contiguous() else 0)
-    measured = groups == 1 and card.compute_capability in MEASURED_CAPABILITIES
+    measured = groups == 1 and spec.compute_capability in MEASURED_CAPABILITIES
     if image.dtype in _HALF and image.is_contiguous():
         if not measured:
             return Workspace(whole, least=0)
@@ -112,14 +112,14 @@ def group_norm(args: tuple[Any, ...]) -> Workspace:
     return Workspace(2 * round_block(batch * channels * 4))
 
 
-def matrix_product(card: Card) -> int:
+def matrix_product(spec: GpuSpec) -> int:
     """Return the bytes of cuBLAS's workspace: from `CUBLAS_WORKSPACE_CONFIG`, else by the GPU's generation.
 
     Source: `parseChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp.
     """
     pairs = re.findall(r":([0-9]+):([0-9]+)", os.environ.get(BLAS_VARIABLE, ""))
     chosen = sum(int(size) * int(count) for size, count in pairs) * KIB
-    return chosen if pairs else card.cublas_workspace_bytes
+    return chosen if pairs else spec.cublas_workspace_bytes
 
 
 def _has_kernel_of_pytorch(image: torch.Tensor, weight: torch.Tensor, groups: int) -> bool:

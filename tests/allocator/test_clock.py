@@ -163,7 +163,7 @@ def engine_of(other):
 operations = st.tuples(
     st.sampled_from(["launch", "launch", "copy", "copy", "wait", "join"]),
     st.integers(0, 2),  # stream
-    st.integers(0, 2),  # the other stream of a wait; even: a copy to the card
+    st.integers(0, 2),  # the other stream of a wait; even: a copy to the GPU
     st.integers(0, 2),  # overhead
     st.integers(0, 5),  # seconds
     st.booleans(),  # whether the host waits for a copy

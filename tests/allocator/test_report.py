@@ -82,7 +82,7 @@ def test_a_snapshot_shows_every_block(gpu):
 
 def test_out_of_memory_is_said_in_pytorch_s_words(gpu):
     kept = held(1530)
-    context = gpu.card.context_bytes
+    context = gpu.spec.context_bytes
     torch.cuda.set_per_process_memory_fraction(0.75)
     with pytest.raises(torch.cuda.OutOfMemoryError) as raised:
         held(3)

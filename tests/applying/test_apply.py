@@ -16,7 +16,7 @@ from profiler.planning import plan_offload
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 
-# fp16: a 2 KB, b 8 KB, c 4 KB, each with a buffer of 24 bytes (512 on the card). Activations are small.
+# fp16: a 2 KB, b 8 KB, c 4 KB, each with a buffer of 24 bytes (512 on the GPU). Activations are small.
 SCRIPT = Script(
     {"a": (1000,), "b": (4000,), "c": (2000,)},
     (
@@ -46,7 +46,7 @@ def best_plan():
 
 @pytest.fixture
 def plan_keeping(best_plan):
-    """Return how to make a plan for SCRIPT that keeps some names on the card and offloads the others in their order."""
+    """Return how to make a plan for SCRIPT that keeps some names on the GPU and offloads the others in their order."""
 
     def make(*names, sticky=True, pipeline_class="TinyPipeline"):
         return replace(
@@ -124,7 +124,7 @@ def untouched(pipe):
     return None
 
 
-def on_the_card(pipe):
+def on_the_gpu(pipe):
     pipe.to("cuda")
 
 
@@ -144,7 +144,7 @@ def split(pipe):
     pipe.a.inner.to("cuda")
 
 
-@pytest.mark.parametrize("prepare", [untouched, on_the_card, stock, excluded, split])
+@pytest.mark.parametrize("prepare", [untouched, on_the_gpu, stock, excluded, split])
 def test_undo_restores_the_pipe(gpu, prepare, plan_keeping):
     pipe = build(Script({"a": (100, 200), "b": (4000,), "c": (2000,)}, SCRIPT.acts))
     prepare(pipe)

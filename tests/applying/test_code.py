@@ -9,7 +9,7 @@ import replay_worlds
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from placed_worlds import NAMES, legal_schemes, nets, place, plan_of, ways_on_a_card
+from placed_worlds import NAMES, legal_schemes, nets, place, plan_of, ways_on_a_gpu
 from terminals import terminal
 from typer.testing import CliRunner
 
@@ -77,7 +77,7 @@ MIXED = """\
 import torch
 
 pipe.vae.enable_tiling()
-# Hidden from model offload, which would refuse these, or move all of them to the card.
+# Hidden from model offload, which would refuse these, or move all of them to the GPU.
 alone = {name: pipe.components[name] for name in ["transformer", "vae"]}
 vars(pipe).update(dict.fromkeys(alone))
 try:
@@ -176,9 +176,9 @@ def finding(monkeypatch):
     return lambda plan: monkeypatch.setattr(sizing, "plan_model", lambda *args, **options: plan)
 
 
-@pytest.mark.parametrize("way", [name for name, _ in ways_on_a_card(nets())])
+@pytest.mark.parametrize("way", [name for name, _ in ways_on_a_gpu(nets())])
 def test_what_the_command_prints_does_what_apply_does(tmp_path, finding, way):
-    plan = place(nets(), **dict(ways_on_a_card(nets()))[way])
+    plan = place(nets(), **dict(ways_on_a_gpu(nets()))[way])
     finding(plan)
     code = CliRunner().invoke(app, PLAN, prog_name="vram").stdout
     assert code == plan.to_code()

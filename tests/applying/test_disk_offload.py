@@ -1,4 +1,4 @@
-"""Group offload to disk by diffusers' own hooks, on the virtual card: no weights are written, no file is left."""
+"""Group offload to disk by diffusers' own hooks, on the virtual GPU: no weights are written, no file is left."""
 
 import pytest
 import safetensors.torch
@@ -39,7 +39,7 @@ def on_disk(module, folder):
     )
 
 
-def test_a_block_is_on_the_card_only_while_it_runs_and_comes_from_its_file(tmp_path):
+def test_a_block_is_on_the_gpu_only_while_it_runs_and_comes_from_its_file(tmp_path):
     with VirtualGPU("rtx-4060") as gpu:
         model = Blocks(256)
         on_disk(model, tmp_path / "weights")

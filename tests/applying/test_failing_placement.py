@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 import torch
 from interrupting import PACKAGE, Failing
-from placed_worlds import nets, place, state_of, ways_on_a_card
+from placed_worlds import nets, place, state_of, ways_on_a_gpu
 
 from profiler.applying.apply import put
 from profiler.placements.streamed import Streamed
@@ -19,7 +19,7 @@ SLICED = {
     "excluded": ["vae"],
     "inside": {"vae": Streamed(1)},
 }
-WAYS = dict([*ways_on_a_card(nets()), ("resident and streamed", SLICED)])
+WAYS = dict([*ways_on_a_gpu(nets()), ("resident and streamed", SLICED)])
 
 
 @pytest.fixture(params=WAYS)

@@ -33,7 +33,7 @@ def managed(pipe, **options):
     return manager
 
 
-def on_card(pipe):
+def on_gpu(pipe):
     return {
         name
         for name, part in pipe.components.items()
@@ -171,7 +171,7 @@ def test_a_budget_for_all_moves_each_component_once():
         manager.set_offload_strategy(plan.as_offload_strategy())
         for _ in range(3):
             pipe()
-        assert on_card(pipe) == {"a", "b"}
+        assert on_gpu(pipe) == {"a", "b"}
         assert gpu.h2d_bytes == sum(part.bytes for part in profile.components)
 
 
@@ -203,7 +203,7 @@ def test_a_plan_that_is_too_old_or_too_small_for_whole_components_says_so():
 
 
 def run_sdxl(strategy=None):
-    """Return (peak allocated, bytes of the second call) of SDXL under a manager, on a card of 8 GiB."""
+    """Return (peak allocated, bytes of the second call) of SDXL under a manager, on a GPU of 8 GiB."""
     with VirtualGPU("rtx-4060", capacity="8GiB") as gpu, quiet():
         pipe = load_pipeline("sdxl-base", dtype="float16")
         pipe.set_progress_bar_config(disable=True)

@@ -1,4 +1,4 @@
-"""Every placement put into effect and taken back: with real weights on the CPU, and on a virtual card."""
+"""Every placement put into effect and taken back: with real weights on the CPU, and on a virtual GPU."""
 
 from __future__ import annotations
 
@@ -362,7 +362,7 @@ def grouped_otherwise(pipe):
         (
             enabled_again,
             (
-                "encoder does not leave the card by pinned, as the plan says",
+                "encoder does not leave the GPU by pinned, as the plan says",
                 "transformer is not offloaded in groups: the plan is not in effect",
                 "vae's blocks do not travel as the plan says",
             ),

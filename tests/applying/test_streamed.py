@@ -24,9 +24,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CUDA = torch.device("cuda", 0)
 CPU = torch.device("cpu")
-BLOCK = 4000  # bytes of weights in a block; 4096 on the card
-EMBED = 2000  # bytes of the rest; 2048 on the card, as is every activation
-INDEX = 24  # bytes of the integers in a block, which do not travel; 512 on the card
+BLOCK = 4000  # bytes of weights in a block; 4096 on the GPU
+EMBED = 2000  # bytes of the rest; 2048 on the GPU, as is every activation
+INDEX = 24  # bytes of the integers in a block, which do not travel; 512 on the GPU
 
 
 class Block(nn.Module):
@@ -57,7 +57,7 @@ def hook(device, *, resident_blocks, rest=DropOffload, stays=False):
 
 
 def streamed(model, **options):
-    """Hook a model on the virtual card, and run what comes before its first call."""
+    """Hook a model on the virtual GPU, and run what comes before its first call."""
     hang_up(model, hook(CUDA, **options))
     return torch.empty(BLOCK // 4, device="cuda")
 
@@ -198,7 +198,7 @@ def test_copies_run_beside_the_computing():
             one(x)
             end.record()
             spent[name] = begin.elapsed_time(end)
-        upload = (4 << 22) / VirtualGPU("rtx-4090").card.pinned_bytes_per_second * 1000
+        upload = (4 << 22) / VirtualGPU("rtx-4090").spec.pinned_bytes_per_second * 1000
     # Only the first block is waited for.
     assert spent["travelling"] == pytest.approx(spent["still"] + upload, rel=0.02)
 

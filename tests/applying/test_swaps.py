@@ -17,7 +17,7 @@ from profiler.planning.replaying.simulate import NOT_REPLAYED
 from profiler.tracing import trace
 from profiler.virtual import VirtualGPU
 
-# fp16: a 2000, b 8000, c 4000 bytes, each with a buffer of 24 bytes. On the card a takes 2560, b 8704, c 4608.
+# fp16: a 2000, b 8000, c 4000 bytes, each with a buffer of 24 bytes. On the GPU a takes 2560, b 8704, c 4608.
 SCRIPT = Script(
     {"a": (1000,), "b": (4000,), "c": (2000,)},
     (
@@ -125,7 +125,7 @@ class Watched:
         self.module = self.hook.init_hook(self.module)
 
     def round_trip(self, change):
-        """Bring the module, change it on the card, send it home, and return (bytes down, device)."""
+        """Bring the module, change it on the GPU, send it home, and return (bytes down, device)."""
         with trace(self.module) as t:
             self.hook.pre_forward(self.module)
             change(self.module)
@@ -173,7 +173,7 @@ def test_only_what_was_changed_goes_down(hook, change, down):
     assert {str(one.device) for one in watched.module.state_dict().values()} == {"cpu"}
     # From then on that is the host's copy.
     assert watched.round_trip(leave) == [(0, "meta")]
-    if hook is DropOffload:  # a virtual card forgets the values of what is packed
+    if hook is DropOffload:  # a virtual GPU forgets the values of what is packed
         assert values(watched.module) == values(alone)
 
 
@@ -187,7 +187,7 @@ def test_what_was_changed_goes_back_into_pinned_memory(gpu):
 
 
 def test_cast_on_the_host_is_what_is_brought_next():
-    """As SDXL's VAE, which is cast to fp32 while it is on the CPU, and back on the card."""
+    """As SDXL's VAE, which is cast to fp32 while it is on the CPU, and back on the GPU."""
     watched = Watched(PinnedOffload)
     watched.module.float()
     assert not watched.module.weight.is_pinned()

@@ -11,11 +11,11 @@ import pytest
 from plan_cases import MANAGER, MMGP, MODEL_OFFLOAD, OURS, WAYS, Case
 from tiny_folder import write_tiny_pipeline
 
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.units import GIB
 
 ROOT = Path(__file__).parents[2]
-H200 = card("h200")
+H200 = gpu_spec("h200")
 
 
 def entry(way, seconds, *, fits=True, steps=4, output="image"):
@@ -45,7 +45,7 @@ def test_each_kind_of_way_gets_through_in_a_budget(way, tmp_path):
 
 def test_mmgp_is_left_out_with_the_reason():
     case = Case(model="sdxl-turbo", budget_bytes=8 * GIB, way=next(iter(MMGP)))
-    assert "a virtual card has not" in plan_runs.why_skipped(case, H200)
+    assert "a virtual GPU has not" in plan_runs.why_skipped(case, H200)
     assert plan_runs.why_skipped(case, None) in ("", "mmgp is not installed (pip install mmgp)")
 
 

@@ -1,7 +1,7 @@
-"""What was once measured on a card, predicted again today: no prediction may have become worse. Needs no card.
+"""What was once measured on a GPU, predicted again today: no prediction may have become worse. Needs no GPU.
 
-Each `benchmarks/results/CARD/validate*.json` that `benchmarks/gpu/validate.py` wrote is read. Of each model the run
-with everything on the card and the one with model offload are repeated; the other modes would take minutes. Of each
+Each `benchmarks/results/GPU/validate*.json` that `benchmarks/gpu/validate.py` wrote is read. Of each model the run
+with everything on the GPU and the one with model offload are repeated; the other modes would take minutes. Of each
 `plans*.json` of `benchmarks/gpu/plans.py` every row is, from one run of each model.
 """
 
@@ -21,7 +21,7 @@ from tiny_folder import write_tiny_pipeline
 from validation_cases import Case
 from validation_runs import measure, predict
 
-from profiler.gpus.hardware import Card, card, card_of_properties
+from profiler.gpus.hardware import GpuSpec, gpu_spec, gpu_spec_of_properties
 from profiler.units import GIB
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -44,7 +44,7 @@ def compare_again(path, name):
     record = validation_record.load(path)
     entry = record["cases"][name]
     case = Case(model=entry["model"], mode=entry["mode"], call=entry["call"])
-    today = validation_record.errors_of(predict(case, _card(record)).figures, entry["measured"])
+    today = validation_record.errors_of(predict(case, _gpu_spec(record)).figures, entry["measured"])
     then = entry["errors"]
     pairs = [(key, then[key], today[key]) for key in ("allocated", "reserved")]
     pairs += [(f"phase {key}", then["phases"][key], today["phases"][key]) for key in then["phases"]]
@@ -61,7 +61,7 @@ def compare_again(path, name):
 
 
 class _Properties:
-    """What `torch.cuda.get_device_properties` gave on the recorded card."""
+    """What `torch.cuda.get_device_properties` gave on the recorded GPU."""
 
     def __init__(self, record):
         self.name = record["card"]
@@ -71,8 +71,8 @@ class _Properties:
         self.L2_cache_size = 0
 
 
-def _card(record) -> Card:
-    return card_of_properties(_Properties(record))
+def _gpu_spec(record) -> GpuSpec:
+    return gpu_spec_of_properties(_Properties(record))
 
 
 def test_no_prediction_of_a_recorded_case_became_worse(subtests):
@@ -105,7 +105,7 @@ def compare_plans_again(path, model):
     """Return what became worse of one model's rows, a line each."""
     entries = [one for one in measured_plans(path) if one["model"] == model]
     record = plan_record.PLANS.load(path)
-    profile = run_without_limit(model, entries[0]["call"], "model", _card(record))
+    profile = run_without_limit(model, entries[0]["call"], "model", _gpu_spec(record))
     today = plan_runs.promises(profile)
     worse = []
     for one in entries:
@@ -134,10 +134,10 @@ def test_no_prediction_of_a_measured_plan_became_worse(subtests):
 
 @pytest.fixture
 def made_up(tmp_path):
-    """Return the file of a record whose measurement was made on a virtual card: the format, and no result."""
+    """Return the file of a record whose measurement was made on a virtual GPU: the format, and no result."""
     tiny = write_tiny_pipeline(tmp_path / "tiny")
     case = Case(model=str(tiny), mode="model")
-    h200 = card("h200")
+    h200 = gpu_spec("h200")
     prediction = predict(case, h200)
     measured = measure(case, prediction, h200)
     record = {
@@ -179,8 +179,8 @@ def test_a_prediction_that_is_as_it_was_passes_and_one_that_drifted_is_told(made
 
 @pytest.fixture
 def made_up_plans(tmp_path):
-    """Return the file of measured plans whose measurements were made on a virtual card: the format, and no result."""
-    tiny, h200 = str(write_tiny_pipeline(tmp_path / "tiny")), card("h200")
+    """Return the file of measured plans whose measurements were made on a virtual GPU: the format, and no result."""
+    tiny, h200 = str(write_tiny_pipeline(tmp_path / "tiny")), gpu_spec("h200")
     cases = [
         PlanCase(model=tiny, budget_bytes=GIB, way=way) for way in (OURS, MODEL_OFFLOAD, RESIDENT)
     ]

@@ -14,7 +14,7 @@ from profiler.libraries.placing import enable_mode
 from profiler.tracing import trace
 
 ROOT = Path(__file__).parents[2]
-ON_A_CARD = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "tracer_overhead.py"))
+ON_A_GPU = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "tracer_overhead.py"))
 
 
 def test_a_thousand_events_take_less_than_a_megabyte_and_nothing_on_the_device(one_thread):
@@ -52,25 +52,25 @@ def test_the_ratio_is_of_each_call_to_those_around_it_by_the_clock_given(one_thr
     assert found["attaching_seconds"] == 2  # around the two readings of the call
 
 
-def test_a_dry_run_on_a_virtual_card_writes_each_mode_and_goes_on(tmp_path, capsys):
+def test_a_dry_run_on_a_virtual_gpu_writes_each_mode_and_goes_on(tmp_path, capsys):
     tiny, path = write_tiny_pipeline(tmp_path / "tiny"), tmp_path / "t.json"
     words = ["--dry", "--model", str(tiny), "--steps", "2", "--pairs", "3", "-o", str(path)]
-    ON_A_CARD["main"]([*words, "--only", "model"])
+    ON_A_GPU["main"]([*words, "--only", "model"])
     record = json.loads(path.read_text())
     (entry,) = record["cases"].values()
     assert record["dry"]
     assert entry["device_peak_bytes"] == entry["device_stays_bytes"] == 0
     assert entry["host_bytes_per_1000_events"] > 0
     assert "traced / plain" in capsys.readouterr().out
-    ON_A_CARD["main"]([*words, "--only", "model"])
+    ON_A_GPU["main"]([*words, "--only", "model"])
     assert capsys.readouterr().out == ""
     assert json.loads(path.read_text()) == record
 
 
 def test_what_is_over_its_limit_is_told():
     fine = {"ratio": 1.005, "host_bytes_per_1000_events": 5e5, "device_peak_bytes": 0}
-    assert ON_A_CARD["over"](fine) == []
-    assert ON_A_CARD["over"](fine | {"ratio": 1.02}) == ["ratio: 1.02 is over 1.01"]
-    assert ON_A_CARD["over"](fine | {"device_peak_bytes": 512}) == [
+    assert ON_A_GPU["over"](fine) == []
+    assert ON_A_GPU["over"](fine | {"ratio": 1.02}) == ["ratio: 1.02 is over 1.01"]
+    assert ON_A_GPU["over"](fine | {"device_peak_bytes": 512}) == [
         "device_peak_bytes: 512 is over 0"
     ]

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu/validate.py` in dry mode: the whole flow, with a virtual card in the place of the real one."""
+"""`benchmarks/gpu/validate.py` in dry mode: the whole flow, with a virtual GPU in the place of the real one."""
 
 from __future__ import annotations
 

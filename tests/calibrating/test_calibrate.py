@@ -1,4 +1,4 @@
-"""`vram calibrate` in dry mode: a pipeline's operations, measured on a virtual card that stands in for a real one."""
+"""`vram calibrate` in dry mode: a pipeline's operations, measured on a virtual GPU that stands in for a real one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from profiler.cli.app import app
 from profiler.errors import InputError
 from profiler.gpus import calibration
 from profiler.gpus.calibration_table import KernelCost, load, save
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.libraries.modes import Mode
 from profiler.pipelines import load_pipeline
 from profiler.sizing.scenario import Scenario
@@ -25,7 +25,7 @@ from profiler.sizing.size import profile_model
 from profiler.virtual import VirtualGPU
 from profiler.virtual.operators.kernels import Kernel
 
-H200 = card("h200")
+H200 = gpu_spec("h200")
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_a_made_operation_has_the_signature_that_it_was_found_under(tiny):
     assert set(again) >= set(found)
 
 
-def test_a_dry_run_measures_what_the_virtual_card_charges(tiny, tmp_path):
+def test_a_dry_run_measures_what_the_virtual_gpu_charges(tiny, tmp_path):
     """The stand-in's own rule must come out of the measurement: peak less what was there and what came back."""
-    done = calibrate([tiny], output=tmp_path / "t.toml", dry=True, card="h200")
+    done = calibrate([tiny], output=tmp_path / "t.toml", dry=True, gpu="h200")
     charged = {}
     for signature, operation in operations_of(tiny, H200).items():
         args, kwargs = _on_meta(operation)
@@ -100,27 +100,27 @@ def _on_meta(operation):
 
 def test_a_second_run_measures_nothing_again_and_goes_on(tiny, tmp_path):
     path = tmp_path / "t.toml"
-    stopped = calibrate([tiny], output=path, dry=True, card="h200", budget_seconds=0)
+    stopped = calibrate([tiny], output=path, dry=True, gpu="h200", budget_seconds=0)
     assert (stopped.measured, stopped.left) == (0, (tiny.model,))
-    first = calibrate([tiny], output=path, dry=True, card="h200")
-    second = calibrate([tiny], output=path, dry=True, card="h200")
+    first = calibrate([tiny], output=path, dry=True, gpu="h200")
+    second = calibrate([tiny], output=path, dry=True, gpu="h200")
     assert first.measured == len(first.table.kernels) > 20
     assert (second.measured, second.table.kernels) == (0, first.table.kernels)
 
 
-def test_a_table_of_another_card_is_not_continued(tiny, tmp_path):
+def test_a_table_of_another_gpu_is_not_continued(tiny, tmp_path):
     path = tmp_path / "t.toml"
-    calibrate([], output=path, dry=True, card="h200")
+    calibrate([], output=path, dry=True, gpu="h200")
     before = path.read_bytes()
-    with pytest.raises(InputError, match="measured with card NVIDIA H200"):
-        calibrate([tiny], output=path, dry=True, card="rtx-4090")
+    with pytest.raises(InputError, match="measured with GPU NVIDIA H200"):
+        calibrate([tiny], output=path, dry=True, gpu="rtx-4090")
     assert path.read_bytes() == before
 
 
 def test_a_prediction_takes_what_the_table_holds_and_says_so(tiny, place):
     """Each convolution made to take 64 MiB more: so does the peak."""
     without = profile_model(tiny)
-    dry = calibrate([tiny], dry=True, card="h200").table
+    dry = calibrate([tiny], dry=True, gpu="h200").table
     extra_bytes = 64 << 20
     kernels = {
         signature: KernelCost(workspace_bytes=extra_bytes, seconds=cost.seconds)
@@ -135,7 +135,7 @@ def test_a_prediction_takes_what_the_table_holds_and_says_so(tiny, place):
     assert profile.gpu.context_bytes == 777 << 20
     told = [one for one in profile.assumptions if "NVIDIA H200" in one.what]
     assert [(one.count, one.effect) for one in told] == [
-        (len(kernels), "measured on a card, in place of the rule")
+        (len(kernels), "measured on a GPU, in place of the rule")
     ]
 
 
@@ -155,7 +155,7 @@ def test_the_command_prints_one_object(tiny, tmp_path):
     ("words", "message"),
     [
         ([], "torch sees no GPU to measure"),
-        (["--dry", "--gpu", "h2000"], "no card is called"),
+        (["--dry", "--gpu", "h2000"], "no GPU is called"),
         (["--dry", "--models", "tiny", "-o", "missing/t.toml"], "the folder"),
     ],
 )
@@ -169,6 +169,6 @@ def test_bad_input_is_one_line(words, message, tmp_path, monkeypatch):
 
 def test_an_unknown_model_is_told_and_the_others_are_measured(tiny):
     unknown = Scenario(model="sdxl-bse")
-    done = calibrate([unknown, tiny], dry=True, card="h200")
+    done = calibrate([unknown, tiny], dry=True, gpu="h200")
     assert list(done.skipped) == ["sdxl-bse"]
     assert done.measured > 20

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from placed_worlds import NAMES, nets, place, ways_on_a_card
+from placed_worlds import NAMES, nets, place, ways_on_a_gpu
 from profile_worlds import sdxl_model_offload
 
 from profiler.checking.code_words import is_advice, is_name, quoted
@@ -27,7 +27,7 @@ from profiler.planning.plan import PlannedCall
 from profiler.planning.replaying.uses import Use
 from profiler.record import settings as kinds
 from profiler.record.events import Event
-from profiler.record.profile import BillItem, CallSignature, Condition, Failure, Profile
+from profiler.record.profile import CallSignature, Condition, Failure, PeakItem, Profile
 from profiler.record.settings import Setting
 
 SETTINGS = tuple(
@@ -126,7 +126,7 @@ def plain() -> Plan:
 @pytest.fixture(scope="module")
 def known(plain) -> set[str]:
     """What code of plans calls and names, whatever their placements."""
-    plans = [plain, *(place(nets(), **scheme) for _, scheme in ways_on_a_card(nets()))]
+    plans = [plain, *(place(nets(), **scheme) for _, scheme in ways_on_a_gpu(nets()))]
     return set().union(*(words_of(plan.to_code()) for plan in plans))
 
 
@@ -234,7 +234,7 @@ def recorded(tmp_path_factory) -> tuple[Any, Any]:
         out_of_memory=True,
         requested_bytes=1,
         free_bytes=0,
-        holders=(BillItem(holder=name, what="weights", bytes=1),),
+        holders=(PeakItem(holder=name, what="weights", bytes=1),),
         remedy="A plan would have fitted.",
         remedy_code='pipe.to("cuda")',
     )

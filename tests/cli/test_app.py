@@ -66,7 +66,7 @@ def test_json_is_one_object_with_the_stable_keys_and_nothing_else(vram):
     assert done.stderr == ""
 
 
-def test_options_reach_the_call_and_the_card(vram):
+def test_options_reach_the_call_and_the_gpu(vram):
     options = ["--gpu", "l40", "--batch", "3", "--set", "guidance_scale=1.5", "--mode", "resident"]
     summary = json.loads(vram("profile", *SMALL, *options, "--dtype", "float16", "--json").stdout)
     assert summary["gpu"]["name"] == "NVIDIA L40"

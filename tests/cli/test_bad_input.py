@@ -67,9 +67,9 @@ BAD = {
         r"--set 'guidance_scale' is no setting: write KEY=VALUE",
     ),
     "a step count of zero": (["profile", "../tiny", "--steps", "0"], r"--steps 0 is not positive"),
-    "an unknown card": (
+    "an unknown GPU": (
         ["profile", "../tiny", "--gpu", "rtx-4091"],
-        r"no card is called 'rtx-4091': did you mean rtx-4090",
+        r"no GPU is called 'rtx-4091': did you mean rtx-4090",
     ),
     "a capacity below the context": (
         ["profile", "../tiny", "--capacity", "100MiB"],

@@ -8,7 +8,7 @@ from itertools import permutations, product
 from pathlib import Path
 
 import pytest
-from profile_worlds import CARD, Story, component, sdxl_model_offload
+from profile_worlds import GPU, Story, component, sdxl_model_offload
 
 import profiler.findings
 from profiler.findings import findings, findings_beside_plan, fixes
@@ -28,8 +28,8 @@ EXPANDABLE = Setting(what=ENVIRONMENT, value={"PYTORCH_ALLOC_CONF": "expandable_
 
 
 def on(capacity: int, **changes: object) -> Profile:
-    card = dataclasses.replace(CARD, capacity_bytes=capacity)
-    return dataclasses.replace(sdxl_model_offload(steps=2, card=card), **changes)
+    spec = dataclasses.replace(GPU, capacity_bytes=capacity)
+    return dataclasses.replace(sdxl_model_offload(steps=2, spec=spec), **changes)
 
 
 def reserving(count: int, **changes: object) -> Profile:
@@ -40,7 +40,7 @@ def reserving(count: int, **changes: object) -> Profile:
     return dataclasses.replace(
         profile,
         totals=dataclasses.replace(
-            totals, peak_reserved_bytes=reserved, device_bytes=reserved + CARD.context_bytes
+            totals, peak_reserved_bytes=reserved, device_bytes=reserved + GPU.context_bytes
         ),
     )
 
@@ -65,7 +65,7 @@ def failed(doing: str = "forward", component_name: str = "unet", **changes: obje
 def worlds() -> list[Profile]:
     """Return runs in which every finder that changes something has its say, several at a time."""
     pinned = dataclasses.replace(sdxl_model_offload(steps=2).totals, host_pinned_bytes=20 * GIB)
-    turing = dataclasses.replace(CARD, architecture="sm_75")
+    turing = dataclasses.replace(GPU, architecture="sm_75")
     bfloat16 = tuple(
         dataclasses.replace(part, dtype="bfloat16")
         for part in sdxl_model_offload(steps=1).components
@@ -165,8 +165,8 @@ def test_every_finding_says_what_its_fix_changes() -> None:
 
 def resident_that_failed(size: int) -> Profile:
     """Return a resident run that failed while it was placed: a component of `size`, and one of 1 GiB."""
-    card = dataclasses.replace(CARD, capacity_bytes=8 * GIB)
-    story = Story((component("te", size), component("unet", GIB)), card=card)
+    spec = dataclasses.replace(GPU, capacity_bytes=8 * GIB)
+    story = Story((component("te", size), component("unet", GIB)), spec=spec)
     story.phase = "place"
     story.onload("unet", asked_by="pipeline.to")
     failure = Failure(
@@ -252,7 +252,7 @@ def test_a_run_out_of_memory_in_bfloat16_is_told_float16_where_the_gpu_lacks_it(
         ("sm_80", False),
         ("sm_120", False),
     ):
-        gpu = dataclasses.replace(CARD, architecture=architecture)
+        gpu = dataclasses.replace(GPU, architecture=architecture)
         found = {one.kind: one for one in findings(failed(gpu=gpu, components=parts))}
         assert ("float16: from_pretrained" in found["out_of_memory"].fix) == lacks
         assert ("bfloat16_without_hardware" in found) == lacks

@@ -21,8 +21,8 @@ from profiler.virtual import VirtualGPU
 
 
 def gpu(name="rtx-4090", room=None):
-    card = dataclasses.replace(hardware.card(name), slack_bytes=0)
-    return VirtualGPU(card if room is None else card.with_capacity(card.context_bytes + room))
+    spec = dataclasses.replace(hardware.gpu_spec(name), slack_bytes=0)
+    return VirtualGPU(spec if room is None else spec.with_capacity(spec.context_bytes + room))
 
 
 def kinds(profile):
@@ -65,8 +65,8 @@ def test_a_call_of_the_pipeline_keeps_no_gradients():
 def test_a_memory_fraction_is_named_where_the_gpu_had_room():
     """Of 200 MiB beside the context 100 are allowed: 120 would fit the GPU."""
     script = Script({"a": (60 * MIB // 2, 60 * MIB // 2)}, (Act("run", "a"),))
-    with gpu(room=200 * MIB) as card, quiet():
-        capacity = card.capacity_bytes
+    with gpu(room=200 * MIB) as spec, quiet():
+        capacity = spec.capacity_bytes
         pipe = build(script)
         torch.cuda.set_per_process_memory_fraction(100 * MIB / capacity)
         profile = profile_pipeline(pipe, mode="resident")

@@ -1,6 +1,6 @@
-"""Runs that do not fit, on a virtual card: each says who held what, what was asked for, and what was left.
+"""Runs that do not fit, on a virtual GPU: each says who held what, what was asked for, and what was left.
 
-The figures are checked against each other and against the card's: allocated + unallocated + free + context = capacity.
+The figures are checked against each other and against the GPU's: allocated + unallocated + free + context = capacity.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from profiler.findings.failures import explained
 from profiler.gpus import hardware
 from profiler.pipelines.quiet import quiet
 from profiler.record.moments import compute_peaks
-from profiler.record.profile import BillItem, Profile
+from profiler.record.profile import PeakItem, Profile
 from profiler.tracing import profile_pipeline, trace
 from profiler.units import GIB, MIB, format_bytes
 from profiler.virtual import VirtualGPU
@@ -26,8 +26,8 @@ from reports.timeline import timeline
 CONTEXT = 400 * MIB
 
 
-def card(room):
-    whole = dataclasses.replace(hardware.card("rtx-4090"), context_bytes=CONTEXT, slack_bytes=0)
+def gpu_of(room):
+    whole = dataclasses.replace(hardware.gpu_spec("rtx-4090"), context_bytes=CONTEXT, slack_bytes=0)
     return VirtualGPU(whole.with_capacity(CONTEXT + room))
 
 
@@ -45,7 +45,7 @@ def failed(pipe, before=lambda: None):
 
 def run(script, room, mode="model"):
     """Return the profile of a script that does not fit."""
-    with card(room), quiet():
+    with gpu_of(room), quiet():
         return profile_pipeline(build(script), mode=mode)
 
 
@@ -88,19 +88,19 @@ def test_at_onload_the_weights_that_came_so_far_are_there():
     assert profile.events[failure.ordinal].kind == "onload"
     assert failure.requested_bytes == 40 * MIB
     assert weights(failure) == {"b": 40 * MIB}
-    assert failure.holders[-1] == BillItem(holder="", what="unattributed", bytes=20 * MIB)
-    assert found.title.endswith("while moving b to the card")
+    assert failure.holders[-1] == PeakItem(holder="", what="unattributed", bytes=20 * MIB)
+    assert found.title.endswith("while moving b to the GPU")
     assert "40.0 MiB were asked for" in found.detail
     assert "b weights 40.0 MiB, unattributed 20.0 MiB" in found.detail
 
 
 def shown(profile):
-    """Return what reports show of a failure: its bill, who computed, and the sum of the bar."""
+    """Return what reports show of a failure: its peak breakdown, who computed, and the sum of the bar."""
     columns = timeline(profile).columns
     ran = {column.computing for column in columns} - {""}
     assert ran == set(compute_peaks(profile))
     bar = sum_pieces(profile)
-    return [row[:3] for row in story.bill(profile)], ran, bar
+    return [row[:3] for row in story.peak_breakdown(profile)], ran, bar
 
 
 def test_a_component_that_was_only_moved_is_shown_by_nothing_as_running():
@@ -122,7 +122,7 @@ def test_a_component_that_was_only_moved_is_shown_by_nothing_as_running():
 
 
 @pytest.mark.parametrize("room", [45, 70, 95, 130])
-def test_wherever_it_ends_the_bar_is_the_card(room):
+def test_wherever_it_ends_the_bar_is_the_gpu(room):
     script = Script(
         {"a": (half_of(40),), "b": (half_of(40), half_of(40))},
         (Act("run", "a", kept=20 * MIB, scratch=10 * MIB), Act("run", "b", scratch=30 * MIB)),
@@ -159,7 +159,7 @@ def test_while_placing_nothing_ran():
     assert found.fix == "pipe.enable_model_cpu_offload()"
 
 
-def test_in_a_cast_both_copies_are_on_the_card():
+def test_in_a_cast_both_copies_are_on_the_gpu():
     script = Script({"a": (half_of(40),)}, (Act("run", "a"), Act("cast", "a", dtype="float32")))
     failure, _ = check(run(script, 100 * MIB, mode="resident"))
     assert (failure.component, failure.doing) == ("a", "cast")
@@ -167,7 +167,7 @@ def test_in_a_cast_both_copies_are_on_the_card():
 
 def test_in_the_decode_of_a_real_pipeline_the_fix_is_tiling():
     """Qwen-Image's tiny pipeline peaks at 10 MiB in the transformer and at 74 in the decoder."""
-    with card(60 * MIB), quiet():
+    with gpu_of(60 * MIB), quiet():
         pipe, call = replay_worlds.qwen_image()
         pipe.transformer.half()
         pipe.vae.half()
@@ -190,7 +190,7 @@ def half_sdxl():
 
 def test_what_a_failed_call_left_cast_is_told_since_the_next_one_fails_on_it():
     """Stock SDXL asks whether its VAE is in half precision, and casts nothing where a failed call left it in single."""
-    with card(2 * GIB) as gpu, quiet():
+    with gpu_of(2 * GIB) as gpu, quiet():
         pipe, call = half_sdxl()
         pipe.enable_model_cpu_offload()
         segments = gpu.allocator.segments
@@ -214,7 +214,7 @@ def test_what_a_failed_call_left_cast_is_told_since_the_next_one_fails_on_it():
 def test_what_is_in_pieces_is_told_from_what_is_missing():
     """Two blocks of 8 MiB share a segment of 20; with one of each pair freed, 60 of 100 MiB are free, 12 in a piece."""
     script = Script({"a": (1000,)}, (Act("run", "a", kept=8 * MIB),) * 10)
-    with card(125 * MIB), quiet():
+    with gpu_of(125 * MIB), quiet():
         pipe = build(script)
         play = pipe._play
 
@@ -235,7 +235,7 @@ def test_what_is_in_pieces_is_told_from_what_is_missing():
 def test_pieces_that_would_not_hold_the_rest_of_a_component_are_not_blamed():
     """As above, but what is asked for is the first of two tensors of 40 MiB: 60 MiB in one piece would not do."""
     sizes = {"a": (1000,), "b": (half_of(40), half_of(40))}
-    with card(125 * MIB), quiet():
+    with gpu_of(125 * MIB), quiet():
         pipe = build(Script(sizes, (Act("run", "a", kept=8 * MIB),) * 10))
         pipe.model_cpu_offload_seq = "b"
         pipe._exclude_from_cpu_offload = ["a"]
@@ -255,7 +255,7 @@ def test_pieces_that_would_not_hold_the_rest_of_a_component_are_not_blamed():
 
 def test_a_failure_that_was_caught_is_not_the_one_that_ended_the_run():
     script = Script({"a": (half_of(10),)}, (Act("run", "a"),))
-    with card(100 * MIB), quiet():
+    with gpu_of(100 * MIB), quiet():
         pipe = build(script)
 
         def in_vain(*_):
@@ -273,10 +273,10 @@ def test_a_failure_that_was_caught_is_not_the_one_that_ended_the_run():
     assert [one.kind for one in tracing.profile.findings] == ["incomplete"]
 
 
-def test_a_real_card_s_error_is_read_from_its_text(monkeypatch):
-    """An exception without exact figures, as a real card raises it: to a hundredth of the unit, they are the same."""
+def test_a_real_gpu_s_error_is_read_from_its_text(monkeypatch):
+    """An exception without exact figures, as a real GPU raises it: to a hundredth of the unit, they are the same."""
     script = Script({"a": (half_of(30),)}, (Act("run", "a", scratch=640 * MIB),))
-    with card(100 * MIB), quiet():
+    with gpu_of(100 * MIB), quiet():
         exact = profile_pipeline(build(script), mode="model")
     original = VirtualGPU._no_memory
 
@@ -284,7 +284,7 @@ def test_a_real_card_s_error_is_read_from_its_text(monkeypatch):
         return torch.cuda.OutOfMemoryError(str(original(gpu, segment_bytes)))
 
     monkeypatch.setattr(VirtualGPU, "_no_memory", worded)
-    with card(100 * MIB), quiet():
+    with gpu_of(100 * MIB), quiet():
         read = profile_pipeline(build(script), mode="model")
     for name in ("requested_bytes", "free_bytes", "allocated_bytes", "unallocated_bytes"):
         one, other = getattr(exact.failure, name), getattr(read.failure, name)

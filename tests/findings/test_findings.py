@@ -6,7 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from profile_worlds import CARD, SDXL, Story, component, sdxl_model_offload
+from profile_worlds import GPU, SDXL, Story, component, sdxl_model_offload
 
 import profiler.findings
 from profiler.findings import Finding, findings
@@ -15,8 +15,8 @@ from profiler.record.components import RepeatedLayer
 from profiler.record.profile import Condition, Profile
 from profiler.units import GIB, MIB
 
-SMALL = dataclasses.replace(CARD, name="Small", capacity_bytes=5 * GIB)
-HUGE = dataclasses.replace(CARD, name="Huge", capacity_bytes=80 * GIB)
+SMALL = dataclasses.replace(GPU, name="Small", capacity_bytes=5 * GIB)
+HUGE = dataclasses.replace(GPU, name="Huge", capacity_bytes=80 * GIB)
 
 
 def kinds(profile: Profile) -> list[str]:
@@ -30,7 +30,7 @@ def only(profile: Profile, kind: str) -> Finding:
 
 def test_what_does_not_fit_says_by_how_much_and_where() -> None:
     """300 MiB context + 5173 MiB reserved + 153.3 MiB band - 5120 MiB = 506.3 MiB."""
-    profile = sdxl_model_offload(steps=1, card=SMALL)
+    profile = sdxl_model_offload(steps=1, spec=SMALL)
     found = only(profile, "does_not_fit")
     assert found.title == "Does not fit 5.00 GiB: 506.3 MiB too much"
     assert found.bytes == (300 + 5173 - 5120) * MIB + 160_715_244
@@ -39,7 +39,7 @@ def test_what_does_not_fit_says_by_how_much_and_where() -> None:
 
 
 def test_a_full_decode_is_told_to_tile() -> None:
-    story = Story((component("vae", 100 * MIB),), card=SMALL)
+    story = Story((component("vae", 100 * MIB),), spec=SMALL)
     story.begin()
     story.phase = "decode"
     story.enter("vae", entry="decode")
@@ -67,9 +67,9 @@ def test_a_component_that_fails_under_group_offload_is_to_be_left_out_of_it() ->
     assert found.fix == 'pipe.enable_group_offload(..., exclude_modules=["vae"])'
 
 
-def test_everything_fits_a_huge_card() -> None:
+def test_everything_fits_a_huge_gpu() -> None:
     """All weights are 160 + 235 + 1325 + 4897 = 6617 MiB; with 4200 MiB of decoding, 10817 MiB."""
-    profile = sdxl_model_offload(steps=2, card=HUGE)
+    profile = sdxl_model_offload(steps=2, spec=HUGE)
     assert peak_with(profile, [part.name for part in SDXL]) == 10817 * MIB
     assert kinds(profile) == ["everything_fits"]
     assert only(profile, "everything_fits").fix == 'pipe.to("cuda")'
@@ -111,10 +111,10 @@ def two_streamed() -> Profile:
     return story.profile(mode="sequential")
 
 
-def on_card_of(profile: Profile, usable: int) -> Profile:
-    """Return the profile on a card that leaves `usable` bytes after 300 MiB of context and 200 of slack."""
-    card = dataclasses.replace(CARD, capacity_bytes=500 * MIB + usable)
-    return dataclasses.replace(profile, gpu=card)
+def on_gpu_of(profile: Profile, usable: int) -> Profile:
+    """Return the profile on a GPU that leaves `usable` bytes after 300 MiB of context and 200 of slack."""
+    spec = dataclasses.replace(GPU, capacity_bytes=500 * MIB + usable)
+    return dataclasses.replace(profile, gpu=spec)
 
 
 def test_streaming_is_told_when_whole_components_would_fit() -> None:
@@ -122,7 +122,7 @@ def test_streaming_is_told_when_whole_components_would_fit() -> None:
 
     Of 80 MiB of uploads in 2 seconds model offload makes 40.
     """
-    (found,) = findings(on_card_of(two_streamed(), 34 * MIB))
+    (found,) = findings(on_gpu_of(two_streamed(), 34 * MIB))
 
     assert peak_while_used(two_streamed()) == 32 * MIB
     assert peak_with(two_streamed(), ["net"]) == 42 * MIB
@@ -134,27 +134,27 @@ def test_streaming_is_told_when_whole_components_would_fit() -> None:
 
 def test_a_component_that_fits_is_told_with_what_it_costs_and_saves() -> None:
     """The peak rises from 22 MiB to the 42 of `net` beside the half of `other` and its 12; six uploads took 1.5 s."""
-    (found,) = findings(on_card_of(two_streamed(), 43 * MIB))
+    (found,) = findings(on_gpu_of(two_streamed(), 43 * MIB))
 
     assert found.title == "net fits: keep it (+20.0 MiB, -1.5 s) and save 60.0 MiB of uploads"
     assert (found.bytes, found.seconds, found.more_bytes) == (60 * MIB, 1.5, 20 * MIB)
     assert found.fix.startswith('pipe._exclude_from_cpu_offload = ["net"]')
 
 
-def test_a_card_that_is_never_full_is_told_with_the_blocks_that_it_could_keep() -> None:
+def test_a_gpu_that_is_never_full_is_told_with_the_blocks_that_it_could_keep() -> None:
     """Of 31 MiB 22 are used: one block of 5 MiB fits beside, and a quarter of the 1.5 s of uploads is saved."""
-    (found,) = findings(on_card_of(two_streamed(), 31 * MIB))
+    (found,) = findings(on_gpu_of(two_streamed(), 31 * MIB))
 
     assert found.kind == "unused_vram"
     assert found.title == (
-        "9.0 MiB of the card are never used: 1 of 4 blocks of net could stay (+5.0 MiB, -375 ms)"
+        "9.0 MiB of the GPU are never used: 1 of 4 blocks of net could stay (+5.0 MiB, -375 ms)"
     )
     assert (found.seconds, found.more_bytes) == (0.375, 5 * MIB)
     assert found.fix.startswith("profiler.plan_offload(profiler.profile_pipeline(pipe, gpu=")
 
 
 def test_no_room_for_a_block_is_no_finding() -> None:
-    assert kinds(on_card_of(two_streamed(), 26 * MIB)) == []
+    assert kinds(on_gpu_of(two_streamed(), 26 * MIB)) == []
 
 
 def excluded(name: str, sequence: tuple[str, ...]) -> Profile:
@@ -187,7 +187,7 @@ def test_an_exclusion_inside_the_sequence_is_ignored_and_said_so() -> None:
     assert "excluded_travel" not in kinds(excluded("b", ("a", "b")))
 
 
-def test_a_call_out_of_order_keeps_two_on_the_card() -> None:
+def test_a_call_out_of_order_keeps_two_on_the_gpu() -> None:
     """`vae` is called before `unet`, whose hook evicts `te` only: `vae` stays while `unet` runs."""
     story = Story((component("te", MIB), component("unet", 50 * MIB), component("vae", 10 * MIB)))
     story.begin()
@@ -223,10 +223,10 @@ def test_a_resident_run_that_fits_has_nothing_to_say() -> None:
     assert kinds(dataclasses.replace(sdxl_model_offload(steps=1), mode="resident")) == []
 
 
-def test_a_measured_run_that_reserved_more_than_the_card_has_spilled() -> None:
-    """Windows lends the system's memory: 5173 MiB reserved on a card of 4000."""
-    card = dataclasses.replace(CARD, capacity_bytes=4000 * MIB, virtual=False)
-    story = dataclasses.replace(sdxl_model_offload(steps=1), source="measured", gpu=card)
+def test_a_measured_run_that_reserved_more_than_the_gpu_has_spilled() -> None:
+    """Windows lends the system's memory: 5173 MiB reserved on a GPU of 4000."""
+    spec = dataclasses.replace(GPU, capacity_bytes=4000 * MIB, virtual=False)
+    story = dataclasses.replace(sdxl_model_offload(steps=1), source="measured", gpu=spec)
     found = only(story, "spilled_to_ram")
     assert (found.severity, found.bytes) == ("problem", 1173 * MIB)
     assert "spilled_to_ram" not in kinds(dataclasses.replace(story, source="predicted"))

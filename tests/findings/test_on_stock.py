@@ -35,7 +35,7 @@ HINTS = {"everything_fits", "keep_resident", "model_offload_fits", "unused_vram"
 
 
 @pytest.fixture(autouse=True)
-def _card():
+def _gpu():
     with VirtualGPU("rtx-4090"), quiet():
         yield
 
@@ -154,7 +154,7 @@ def test_pipelines_that_share_components_share_hooks():
     assert told(traced(one, before=one.enable_model_cpu_offload)) == {}
 
 
-def test_a_pipe_that_was_on_the_card_when_offload_was_enabled():
+def test_a_pipe_that_was_on_the_gpu_when_offload_was_enabled():
     pipe = build(IN_ORDER)
 
     def place():
@@ -171,7 +171,7 @@ def test_a_pipe_that_was_on_the_card_when_offload_was_enabled():
     assert only(later, "on_card_before_offload").bytes == sum(BYTES.values())
 
 
-def test_a_pipe_that_is_sent_to_the_card_after_offload_was_enabled():
+def test_a_pipe_that_is_sent_to_the_gpu_after_offload_was_enabled():
     pipe = build(IN_ORDER)
 
     def place():
@@ -203,9 +203,9 @@ def test_loading_a_lora_turns_a_resident_pipe_with_a_mapped_component_into_a_seq
 
 
 def grouped(pipe, **options):
-    card = torch.device("cuda")
+    device = torch.device("cuda")
     return lambda: pipe.enable_group_offload(
-        onload_device=card, offload_type="leaf_level", **options
+        onload_device=device, offload_type="leaf_level", **options
     )
 
 
@@ -259,7 +259,7 @@ def test_layerwise_casting_of_a_text_encoder_fails_and_is_named(tmp_path):
     assert found.fix.startswith("load text_encoder_2 again without layerwise casting")
 
 
-def test_eight_bit_weights_stay_on_the_card_when_they_are_sent_away(tmp_path):
+def test_eight_bit_weights_stay_on_the_gpu_when_they_are_sent_away(tmp_path):
     pytest.importorskip("bitsandbytes", reason="the library that quantises is not installed")
     write_tiny_flux(tmp_path)
     pipe = load_pipeline(
@@ -344,8 +344,8 @@ def test_a_clean_run_has_nothing_but_hints_and_a_resident_one_nothing_at_all(nam
     )
 
 
-def test_a_card_that_a_clean_run_fills_has_nothing_to_say():
-    """What is left of the card is less than the smallest component that travels."""
+def test_a_gpu_that_a_clean_run_fills_has_nothing_to_say():
+    """What is left of the GPU is less than the smallest component that travels."""
     pipe = build(IN_ORDER)
     profile = traced(pipe, calls=2, before=pipe.enable_model_cpu_offload)
     needed = profile.gpu.context_bytes + profile.totals.peak_reserved_bytes
@@ -357,7 +357,7 @@ def test_a_card_that_a_clean_run_fills_has_nothing_to_say():
 @pytest.mark.parametrize("spare", [0, 1_500_000, 4_500_000])
 @pytest.mark.parametrize("sticky", [True, False])
 def test_a_plan_in_effect_falls_into_no_trap(spare, sticky):
-    """What a plan leaves on the card beside others fits there: that is no waste."""
+    """What a plan leaves on the GPU beside others fits there: that is no waste."""
     profile = profile_pipeline(build(order("abcab")), mode="model")
     least = plan_offload(profile, profile.gpu.capacity_bytes).smallest_budget_bytes
     plan = plan_offload(profile, least + spare, sticky=sticky)

@@ -55,7 +55,7 @@ def test_peaks_are_those_of_an_untraced_call(pipe, mode):
     assert left[0] < expected[0]  # torch's own start anew
 
 
-def test_seconds_are_those_of_the_card(pipe):
+def test_seconds_are_those_of_the_gpu(pipe):
     pipe.to("cuda")
     called(pipe)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -89,7 +89,7 @@ def test_a_measured_run_can_be_planned_part_by_part(pipe):
 
 @pytest.mark.parametrize("mode", ["resident", "model"])
 def test_the_blocks_of_a_memory_history_are_the_peak(pipe, mode):
-    """To the byte, and the weights are the bill's but for rests that could not be split off."""
+    """To the byte, and the weights are the peak breakdown's but for rests that could not be split off."""
     if mode == "model":
         pipe.enable_model_cpu_offload()
     else:

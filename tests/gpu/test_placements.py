@@ -1,8 +1,8 @@
-"""On a real card: every placement gives bit for bit what everything resident gives, and is taken back."""
+"""On a real GPU: every placement gives bit for bit what everything resident gives, and is taken back."""
 
 import pytest
 import torch
-from placed_worlds import place, state_of, ways_on_a_card
+from placed_worlds import place, state_of, ways_on_a_gpu
 from tiny_flux import write_tiny_flux
 
 from profiler.applying import apply
@@ -30,7 +30,7 @@ def test_every_placement_gives_the_same_bits(tmp_path):
     before = state_of(pipe)
     expected = image(pipe.to("cuda"))
     pipe.to("cpu")
-    for name, scheme in ways_on_a_card(pipe):
+    for name, scheme in ways_on_a_gpu(pipe):
         with apply(place(pipe, **scheme), pipe, disk_folder=tmp_path / "disk"):
             for _ in range(2):
                 assert torch.equal(image(pipe), expected), name

@@ -1,4 +1,4 @@
-"""On a real card: the tracer counts what it should, and the prediction for the same card is near.
+"""On a real GPU: the tracer counts what it should, and the prediction for the same GPU is near.
 
 `benchmarks/gpu/validate.py` measures more, and keeps it.
 """
@@ -6,7 +6,7 @@
 import pytest
 
 from profiler.calibrating import calibrate
-from profiler.calibrating.machine import card_at_hand
+from profiler.calibrating.machine import gpu_at_hand
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
 from profiler.pipelines import load_pipeline
@@ -24,7 +24,7 @@ def with_random_weights(model, dtype):
 
 @pytest.mark.parametrize("mode", ["resident", "model", "sequential", "group-leaf"])
 def test_a_prediction_is_within_five_percent_and_moves_the_same_bytes(mode):
-    virtual = card_at_hand()
+    virtual = gpu_at_hand()
     call = {"prompt": "a cat", "num_inference_steps": 2}
     predicted = profile_pipeline(
         with_random_weights("sd15", "float16"), mode=mode, gpu=virtual, **call
@@ -47,7 +47,7 @@ def test_a_prediction_is_within_five_percent_and_moves_the_same_bytes(mode):
     assert moves[0] == moves[1]
 
 
-def test_the_card_at_hand_can_be_calibrated(tmp_path):
+def test_the_gpu_at_hand_can_be_calibrated(tmp_path):
     done = calibrate([Scenario(model="sd15", dtype="float16")], output=tmp_path / "t.toml")
     assert (done.table.failed, done.skipped, done.left) == ({}, {}, ())
     assert done.measured == len(done.table.kernels) > 20

@@ -8,13 +8,13 @@ from profiler.errors import InputError
 from profiler.gpus import calibration
 from profiler.gpus.calibration import as_measured, kernel_cost, table_of, workspace_bytes
 from profiler.gpus.calibration_table import Calibration, CopyCost, KernelCost, load, save
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.units import MIB
 
 SIGNATURE = "aten.mm.default(float16[2,3], float16[3,4])"
 # Made up, to try the format.
 TABLE = Calibration(
-    card="NVIDIA H200",
+    gpu="NVIDIA H200",
     compute_capability=(9, 0),
     total_memory_bytes=150109945856,
     date="2026-01-02",
@@ -50,11 +50,11 @@ def test_a_table_comes_back_as_it_was_saved(tmp_path):
     assert load(tmp_path / "table.toml") == replace(TABLE, failed={'odd "name"\\': "said so"})
 
 
-def test_the_table_of_the_card_is_used_and_no_other(place):
+def test_the_table_of_the_gpu_is_used_and_no_other(place):
     save(TABLE, place / TABLE.file_name)
     assert TABLE.file_name == "sm_90-nvidia-h200.toml"
     found = {
-        key: (workspace_bytes(card(key), SIGNATURE), kernel_cost(card(key), SIGNATURE))
+        key: (workspace_bytes(gpu_spec(key), SIGNATURE), kernel_cost(gpu_spec(key), SIGNATURE))
         for key in ("h200", "h100", "rtx-4090")
     }
     assert found == {
@@ -62,32 +62,32 @@ def test_the_table_of_the_card_is_used_and_no_other(place):
         "h100": (4096, None),  # the same architecture: its workspace, not its seconds
         "rtx-4090": (None, None),
     }
-    assert workspace_bytes(card("h200"), "aten.mm.default(other)") is None
+    assert workspace_bytes(gpu_spec("h200"), "aten.mm.default(other)") is None
 
 
-def test_a_measured_card_has_the_measured_context_and_rates(place):
+def test_a_measured_gpu_has_the_measured_context_and_rates(place):
     save(TABLE, place / TABLE.file_name)
-    here = as_measured(card("h200"))
+    here = as_measured(gpu_spec("h200"))
     assert here.context_bytes == 520 * MIB
     assert (here.pinned_bytes_per_second, here.h2d_bytes_per_second) == (100.0, 30.0)
     assert here.d2h_bytes_per_second == 20.0
     assert here.sources[-1] == "measured: NVIDIA H200, 2026-01-02 (torch 2.13.0)"
-    assert as_measured(card("h100")) == card("h100")
+    assert as_measured(gpu_spec("h100")) == gpu_spec("h100")
 
 
 def test_a_dry_table_is_never_used(place):
     save(replace(TABLE, dry=True), place / TABLE.file_name)
-    assert table_of(card("h200")) is None
-    assert workspace_bytes(card("h200"), SIGNATURE) is None
+    assert table_of(gpu_spec("h200")) is None
+    assert workspace_bytes(gpu_spec("h200"), SIGNATURE) is None
 
 
 def test_a_named_file_is_a_place_and_empty_means_none(tmp_path, monkeypatch):
     save(TABLE, tmp_path / "mine.toml")
     calibration.forget()
     monkeypatch.setenv(calibration.PLACE, str(tmp_path / "mine.toml"))
-    assert table_of(card("h200")) == load(tmp_path / "mine.toml")
+    assert table_of(gpu_spec("h200")) == load(tmp_path / "mine.toml")
     monkeypatch.setenv(calibration.PLACE, "")
-    assert table_of(card("h200")) is None
+    assert table_of(gpu_spec("h200")) is None
     calibration.forget()
 
 

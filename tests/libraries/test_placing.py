@@ -19,9 +19,9 @@ MODELS = ("sdxl-base", "flux1-dev", "cogvideox-5b")
 
 
 @functools.cache
-def run(model, mode, card="h200", steps=2):
+def run(model, mode, spec="h200", steps=2):
     """Return (profile, bytes up, bytes down, peak) of one run, as the tracer and as the virtual GPU have it."""
-    with VirtualGPU(card) as gpu:
+    with VirtualGPU(spec) as gpu:
         pipe = load_pipeline(model)
         profile = profile_pipeline(pipe, mode=MODES[mode], num_inference_steps=steps)
         return profile, gpu.h2d_bytes, gpu.d2h_bytes, gpu.allocator.peak_bytes
@@ -59,7 +59,7 @@ def test_a_failure_of_the_pipeline_is_told_with_the_profile_so_far(model, mode):
     ("mode", "published_gib"), [("resident", 33.85), ("model", 22.64), ("sequential", 2.41)]
 )
 def test_flux_on_an_h100_is_within_two_percent_of_what_was_published(mode, published_gib):
-    profile, *_ = run("flux1-dev", mode, card="h100")
+    profile, *_ = run("flux1-dev", mode, spec="h100")
     assert profile.totals.peak_allocated_bytes / GIB == pytest.approx(published_gib, rel=0.02)
 
 
@@ -79,7 +79,7 @@ def test_flux_transformer_pins_what_streams_pin():
 
 def test_a_stream_hides_the_copies_that_wait_without_one():
     modes = ("group-leaf", "group-leaf-stream")
-    plain, streamed = (run("sd15", mode, card="rtx-3060")[0].totals for mode in modes)
+    plain, streamed = (run("sd15", mode, spec="rtx-3060")[0].totals for mode in modes)
     # From pageable memory every copy makes the host wait, so all of it is exposed.
     assert plain.exposed_transfer_seconds == pytest.approx(plain.transfer_seconds, rel=0.01)
     assert streamed.exposed_transfer_seconds < 0.5 * streamed.transfer_seconds

@@ -88,7 +88,7 @@ def beyond(tmp_path_factory):
     )
 
 
-def test_a_prompt_can_be_cached_for_a_card_that_its_encoder_exceeds(beyond):
+def test_a_prompt_can_be_cached_for_a_gpu_that_its_encoder_exceeds(beyond):
     assert profile_model(replace(beyond, mode=Mode(name="model"))).complete
     plan = plan_model(beyond, GIB)
     assert verify_plan(plan).held
@@ -104,7 +104,7 @@ def test_no_room_for_the_embeddings_is_a_finding():
     with VirtualGPU("rtx-4090") as gpu:
         pipe = shallow_pipeline("pixart-sigma-xl")
         kept = torch.empty(
-            gpu.capacity_bytes - gpu.card.context_bytes - MIB, device="cuda", dtype=torch.uint8
+            gpu.capacity_bytes - gpu.spec.context_bytes - MIB, device="cuda", dtype=torch.uint8
         )
         with pytest.raises(FindingError, match="there is no room for the embeddings"):
             with_cached_prompt(pipe, {"prompt": "a cat"})

@@ -10,7 +10,7 @@ from diffusers.models.transformers.transformer_hidream_image import MOEFeedForwa
 from profiler.pipelines.catalogue import Entry, Part, find_entry
 from profiler.pipelines.loading import build_pipeline
 from profiler.tracing import profile_pipeline
-from profiler.tracing.predicted.gauge import ROUNDING_BAND
+from profiler.tracing.predicted.reader import ROUNDING_BAND
 from profiler.units import format_bytes
 from profiler.virtual import VirtualGPU
 
@@ -144,7 +144,7 @@ def experts():
 
 
 def alone(*, crowded):
-    """Return the peak of the experts at one bound, on a card of their own."""
+    """Return the peak of the experts at one bound, on a GPU of their own."""
     with VirtualGPU("h200") as gpu:
         gpu.values.crowded = crowded
         experts().to("cuda")()
@@ -170,7 +170,7 @@ def test_the_band_covers_all_tokens_at_the_same_experts():
 def test_a_bound_that_does_not_fit_says_so():
     with VirtualGPU("h200") as gpu:
         needed = profile_pipeline(experts(), mode="resident")
-        context_bytes = gpu.card.context_bytes
+        context_bytes = gpu.spec.context_bytes
     capacity_bytes = needed.totals.device_bytes + (16 << 20)
     with VirtualGPU("h200", capacity=capacity_bytes):
         profile = profile_pipeline(experts(), mode="resident")

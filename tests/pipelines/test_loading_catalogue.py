@@ -159,7 +159,7 @@ def test_building_is_silent(name, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_default_dtypes_are_those_of_the_model_card():
+def test_default_dtypes_are_those_of_the_model_gpu():
     wan = load_pipeline("wan2.1-t2v-1.3b")
 
     assert (wan.vae.dtype, wan.text_encoder.dtype) == (torch.float32, torch.bfloat16)

@@ -41,7 +41,7 @@ def test_entry_runs_two_steps(name):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_hunyuandit_cannot_be_offloaded_sequentially_as_on_a_real_card():
+def test_hunyuandit_cannot_be_offloaded_sequentially_as_on_a_real_gpu():
     """Its attention pooling takes the weights of its layers past the hooks that would fetch them."""
     with VirtualGPU("h200"):
         profile = profile_pipeline(

@@ -23,7 +23,7 @@ from profiler.units import GIB
 from profiler.virtual import VirtualGPU
 
 BF16 = torch.bfloat16
-CARD = "rtx-4090"
+GPU = "rtx-4090"
 SEGMENT = 2 << 20  # bytes; what torch asks of the driver is a multiple
 SMALL_T5 = {**T5, "vocab_size": 999}
 
@@ -35,8 +35,8 @@ def needs(*chosen):
 
 
 def virtual_bytes(cls, config, kind):
-    """Return (bytes, weights, allocated on the card once there) of a component that is built virtually."""
-    with VirtualGPU(CARD):
+    """Return (bytes, weights, allocated on the GPU once there) of a component that is built virtually."""
+    with VirtualGPU(GPU):
         module = build_quantised(cls, config, BF16, kind)
         record = describe("it", module)
         module.to("cuda")
@@ -82,7 +82,7 @@ def test_bytes_are_those_of_real_weights_quantised_by_the_real_library(tmp_path,
 
 @pytest.mark.parametrize("kind", ["bnb-nf4", "bnb-nf4-dq", "bnb-fp4", "bnb-int8"])
 def test_bitsandbytes_bytes_are_those_that_it_makes_of_real_weights(tmp_path, kind):
-    """With transformers, bitsandbytes quantises on the CPU, too; diffusers asks for a card."""
+    """With transformers, bitsandbytes quantises on the CPU, too; diffusers asks for a GPU."""
     needs(kind)
     folder = written(tmp_path, transformers.T5EncoderModel, SMALL_T5)
     chosen = find_kind(kind).configure(transformers, BF16)
@@ -144,7 +144,7 @@ def test_flux_in_nf4_takes_half_a_byte_a_weight_and_a_scale_for_64():
 
 
 class LiveBytes(TorchDispatchMode):
-    """A dumb count of what real tensors take, each storage rounded up to 512 bytes as on a card."""
+    """A dumb count of what real tensors take, each storage rounded up to 512 bytes as on a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -188,7 +188,7 @@ def test_a_4_bit_layer_charges_its_dequantised_weights_where_bitsandbytes_has_no
     import bitsandbytes
 
     features, outputs = 2048, 8192
-    with VirtualGPU(CARD) as gpu:
+    with VirtualGPU(GPU) as gpu:
         layer = bitsandbytes.nn.Linear4bit(
             features,
             outputs,
@@ -218,7 +218,7 @@ def test_a_forward_takes_what_the_libraries_real_code_takes_on_real_tensors(kind
     needs(kind)
     tokens = 24
     config = {**TRANSFORMER, "num_layers": 0, "num_single_layers": 0}
-    with VirtualGPU(CARD) as gpu:
+    with VirtualGPU(GPU) as gpu:
         module = build_quantised(diffusers.FluxTransformer2DModel, config, BF16, kind)
         layer = module.to("cuda").context_embedder
         features, outputs = layer.in_features, layer.out_features
@@ -260,7 +260,7 @@ MODES = {
     "group-block": Mode(name="group-block", blocks=1),
     "group-leaf-stream": Mode(name="group-leaf", stream=True, record_stream=True),
 }
-# By the code of accelerate 1.15.0, diffusers 0.42.1 and the libraries; none of them has run on a card here.
+# By the code of accelerate 1.15.0, diffusers 0.42.1 and the libraries; none of them has run on a GPU here.
 FAILS = {
     ("bnb-nf4", "sequential"): "Cannot copy out of meta tensor",
     ("bnb-nf4", "group-block"): "illegal memory access",
@@ -282,7 +282,7 @@ def test_weights_and_other_bytes_are_all_that_crossed_the_link(tmp_path, kind, m
     needs(kind)
     folder = write_tiny_flux(tmp_path)
     encoder = {} if kind.startswith("gguf") else {"text_encoder_2": kind}
-    with VirtualGPU(CARD) as gpu:
+    with VirtualGPU(GPU) as gpu:
         pipe = load_pipeline(
             folder, dtype="bfloat16", quantization={"transformer": kind, **encoder}
         )
@@ -303,12 +303,12 @@ def test_weights_and_other_bytes_are_all_that_crossed_the_link(tmp_path, kind, m
     assert (totals.h2d_weight_bytes + other, totals.d2h_weight_bytes + back) == (up, down)
 
 
-def test_8_bit_layers_of_bitsandbytes_stay_on_the_card_when_offloaded():
+def test_8_bit_layers_of_bitsandbytes_stay_on_the_gpu_when_offloaded():
     """`Linear8bitLt.state` holds the weights, and `Module.to` of what is around it does not move it."""
     needs("bnb-int8")
     import bitsandbytes
 
-    with VirtualGPU(CARD):
+    with VirtualGPU(GPU):
         layer = bitsandbytes.nn.Linear8bitLt(512, 512, False, has_fp16_weights=False)
         model = torch.nn.Sequential(layer).to("cuda")
         model(torch.empty(8, 512, dtype=torch.float16, device="cuda"))
@@ -324,7 +324,7 @@ def test_a_configuration_that_says_how_it_was_quantised_is_followed(tmp_path):
     own = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
     asked = write_tiny_flux(tmp_path / "asked")
     said = write_tiny_flux(tmp_path / "said", quantization_config=own)
-    with VirtualGPU(CARD):
+    with VirtualGPU(GPU):
         one = load_pipeline(asked, dtype="bfloat16", quantization={"transformer": "nf4"})
         other = load_pipeline(said, dtype="bfloat16")
         assert describe("it", one.transformer) == describe("it", other.transformer)
@@ -344,22 +344,22 @@ def test_a_configuration_that_says_how_it_was_quantised_is_followed(tmp_path):
 def test_what_cannot_be_quantised_is_said(tmp_path, quantization, message):
     needs("gguf-q4_0")
     folder = write_tiny_flux(tmp_path)
-    with VirtualGPU(CARD), pytest.raises(InputError, match=message):
+    with VirtualGPU(GPU), pytest.raises(InputError, match=message):
         load_pipeline(folder, quantization=quantization)
 
 
 def test_loading_that_runs_out_of_memory_is_a_finding_that_says_beside_what(tmp_path):
-    """What bitsandbytes quantises stays on the card, so the next component is loaded beside it."""
+    """What bitsandbytes quantises stays on the GPU, so the next component is loaded beside it."""
     needs("bnb-nf4")
     folder = write_tiny_flux(tmp_path)
     large = {**T5, "vocab_size": 320_000}  # 156 MiB, in bfloat16
     (folder / "text_encoder_2" / "config.json").write_text(json.dumps(large))
     one, both = {"text_encoder": "nf4"}, {"text_encoder": "nf4", "text_encoder_2": "nf4"}
-    with VirtualGPU(CARD):
+    with VirtualGPU(GPU):
         load_pipeline(folder, dtype="bfloat16", quantization=one)
         one_bytes = torch.cuda.max_memory_reserved()
-    with VirtualGPU(CARD) as gpu:
-        room_bytes = gpu.capacity_bytes - gpu.card.context_bytes - one_bytes
+    with VirtualGPU(GPU) as gpu:
+        room_bytes = gpu.capacity_bytes - gpu.spec.context_bytes - one_bytes
         others = torch.empty(room_bytes // SEGMENT * SEGMENT, dtype=torch.uint8, device="cuda")
         with pytest.raises(FindingError) as caught:
             load_pipeline(folder, dtype="bfloat16", quantization=both)
@@ -383,7 +383,7 @@ def test_a_twin_of_real_quantised_weights_holds_and_computes_the_same(library):
     )
     real = {"bitsandbytes": real_nf4, "torchao": real_int8, "quanto": real_int4}[library]()
     record = describe("it", real)
-    with VirtualGPU(CARD) as gpu:
+    with VirtualGPU(GPU) as gpu:
         twin = gpu.lend(real)
         assert describe("it", twin).bytes == record.bytes
         twin.to("cuda")

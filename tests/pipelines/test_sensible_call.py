@@ -84,7 +84,7 @@ DISTILLED = {
 
 
 @pytest.mark.parametrize(("model", "call"), DISTILLED.items(), ids=DISTILLED)
-def test_distilled_model_is_called_as_its_card_calls_it(model, call):
+def test_distilled_model_is_called_as_its_gpu_calls_it(model, call):
     assert sensible_call(load_pipeline(model), {}) == (
         {"prompt": PROMPT, **call},
         ("prompt", *call),

@@ -143,7 +143,7 @@ def test_without_files_quantised_weights_are_taken_to_be_stored_as_the_others(tm
     assert loading == (everything, everything)
 
 
-def test_what_goes_to_the_card_leaves_nothing_on_the_host(stored_weight):
+def test_what_goes_to_the_gpu_leaves_nothing_on_the_host(stored_weight):
     with VirtualGPU("rtx-4090"):
         layer = torch.nn.Linear(64, 64).half().to("cuda")
         loading = pipeline_loading(stored_weight, {"part": layer})

@@ -175,7 +175,7 @@ def test_given_embeddings_leave_the_text_encoders_at_home():
     assert {e.component for e in profile.events if e.kind == "onload"} == {"transformer", "vae"}
 
 
-def test_embeddings_of_a_user_without_a_card_are_on_the_twins():
+def test_embeddings_of_a_user_without_a_gpu_are_on_the_twins():
     pipe = shallow_pipeline("flux1-dev")
     embeds = torch.zeros(1, 512, 4096, dtype=torch.bfloat16)
     pooled = torch.zeros(1, 768, dtype=torch.bfloat16)

@@ -132,8 +132,8 @@ def test_only_what_gets_through_is_offered():
     """Groups list buffers of modules that are not theirs: a cast leaves the model with others, which stay at home."""
     for own in (False, True):
         component = of_buffers(own=own).components[0]
-        rides = tabulate(of_buffers(own=own), LINK)
-        offered = list(placements(component, rides, (*LEVERS, DISK), leaving_rest=False))
+        cost_table = tabulate(of_buffers(own=own), LINK)
+        offered = list(placements(component, cost_table, (*LEVERS, DISK), leaving_rest=False))
         for mode, inside in SPLITS.values():
             if inside in offered:
                 assert recasting(mode, own=own).complete

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from inside_worlds import any_schemes, rides, workload
+from inside_worlds import any_schemes, cost_table, workload
 
 from profiler.placements.placement import LEVERS
 from profiler.placements.scheme import Scheme
@@ -22,11 +22,11 @@ from profiler.planning.search.solver import search
 @given(st.data())
 def test_totals_are_those_of_the_events(family, data):
     scheme = data.draw(any_schemes(family))
-    assume(rides(family).sound(scheme))
+    assume(cost_table(family).sound(scheme))
     calls = len(workload(family).calls) + 2
     events = simulate(workload(family), scheme, calls=calls)
     last = [event for event in events if event.call == calls - 1]
-    totals = evaluate(rides(family), scheme)
+    totals = evaluate(cost_table(family), scheme)
     assert totals.peak_allocated_bytes == max(
         max(event.lead_peak_bytes, event.peak_bytes) for event in events
     )
@@ -52,9 +52,9 @@ def test_the_best_plan_is_that_of_trying_everything(limit, ram):
     stock = Scheme(workload("flux").names)
     choices = choices_of(
         workload("flux"),
-        rides("flux"),
+        cost_table("flux"),
         stock,
-        lambda ride: ride.exposed_nanoseconds,
+        lambda cost: cost.exposed_nanoseconds,
         sticky=True,
         levers=LEVERS,
     )
@@ -69,6 +69,6 @@ def test_the_best_plan_is_that_of_trying_everything(limit, ram):
     outcome = search(choices.problems, limit=limit, use_limits=(ram,), wanted=1)
     assert [(one.cost, one.peak) for one in outcome.found] == sorted(tried)[:1]
     for one in outcome.found:
-        totals = evaluate(rides("flux"), choices.scheme(one))
+        totals = evaluate(cost_table("flux"), choices.scheme(one))
         assert (one.cost, one.peak) == (totals.exposed_nanoseconds, totals.peak_allocated_bytes)
         assert one.uses == (totals.host.total,)

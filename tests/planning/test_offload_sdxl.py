@@ -84,7 +84,7 @@ def test_replay_of_stock_offload_is_the_recording(stock):
     ]
 
 
-def test_plan_for_a_ten_gib_card_keeps_the_unet_and_holds(stock):
+def test_plan_for_a_ten_gib_gpu_keeps_the_unet_and_holds(stock):
     plan = plan_offload(stock, 10 * GIB, levers=(), objective="bytes")
     assert "unet" in plan.excluded
     with VirtualGPU("rtx-4090", capacity="10GiB"):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import combinations, permutations
 
 import pytest
-from builders import CARD, Recorder, component, gpu
+from builders import GPU, Recorder, component, gpu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from offload_worlds import workloads
@@ -29,13 +29,13 @@ STOCK = {"levers": (), "objective": "bytes"}
 
 def head(budget):
     """Return the comments with which the code of a plan for `text_to_image` begins."""
-    return f"# Planned for TinyPipeline on Test card (1.00 GiB), within {budget}.\n# It holds for float16.\n"
+    return f"# Planned for TinyPipeline on Test GPU (1.00 GiB), within {budget}.\n# It holds for float16.\n"
 
 
 def text_to_image(**changes):
     """Encoder 2 KiB, denoiser 8 KiB, VAE 1 KiB; activations 1, 2 and 4 KiB. Resident: 11 KiB of weights."""
     sizes = {"te": 2 * KIB, "unet": 8 * KIB, "vae": KIB}
-    log = Recorder(*(component(name, (size,), device=CARD) for name, size in sizes.items()))
+    log = Recorder(*(component(name, (size,), device=GPU) for name, size in sizes.items()))
     log.begin().run("te", KIB)
     log.phase = "denoise"
     for log.step in range(3):
@@ -88,8 +88,8 @@ def test_without_sticky_exclusion_stock_moves_everything_anyway():
 
 
 def test_margin_adds_up_and_bounds_the_plan():
-    card = gpu(context_bytes=300, slack_bytes=40)
-    profile = text_to_image(gpu=card, error_band=0.1)
+    spec = gpu(context_bytes=300, slack_bytes=40)
+    profile = text_to_image(gpu=spec, error_band=0.1)
     # 300 + 15360 + 40 + 1536 = 17236
     plan = plan_offload(profile, 17236, **STOCK)
     assert (plan.margin.device_bytes, plan.margin.left_bytes) == (17236, 0)
@@ -139,15 +139,15 @@ def test_front_runs_from_the_smallest_peak_to_no_transfers():
 
 def test_seconds_weigh_the_two_directions_by_the_link():
     # te: 2 KiB each way at 1e6 and 5e5 B/s. Computing takes as long as in the profile: events are one second apart.
-    card = gpu(d2h_bytes_per_second=5e5)
-    plan = plan_offload(text_to_image(gpu=card), 13 * KIB, objective="seconds", levers=())
+    spec = gpu(d2h_bytes_per_second=5e5)
+    plan = plan_offload(text_to_image(gpu=spec), 13 * KIB, objective="seconds", levers=())
     assert plan.proof.cost == round((3 * KIB / 1e6 + 3 * KIB / 5e5) * 1e9)
     assert plan.predicted.seconds == pytest.approx(11 + plan.proof.cost / 1e9)
 
 
 def test_seconds_need_copy_rates():
     profile = text_to_image(gpu=gpu(h2d_bytes_per_second=0.0))
-    with pytest.raises(InputError, match="copy rates of Test card are unknown"):
+    with pytest.raises(InputError, match="copy rates of Test GPU are unknown"):
         plan_offload(profile, 15 * KIB, objective="seconds", levers=())
     assert plan_offload(profile, 15 * KIB, **STOCK).predicted.seconds is None
 
@@ -160,7 +160,7 @@ def test_unknown_objective_is_refused():
 def test_component_that_alternates_with_the_denoiser_is_not_chained_to_it():
     """A ControlNet in the loop: in the sequence beside the unet, one would evict the other at every step."""
     names = ("te", "controlnet", "unet")
-    log = Recorder(*(component(name, (1024,), device=CARD) for name in names)).begin().run("te")
+    log = Recorder(*(component(name, (1024,), device=GPU) for name in names)).begin().run("te")
     for _ in range(4):
         log.run("controlnet").run("unet")
     profile = log.end().profile(mode="resident", sequence=("te", "unet"))
@@ -170,8 +170,8 @@ def test_component_that_alternates_with_the_denoiser_is_not_chained_to_it():
 
 
 def test_eight_bit_weights_stay_where_they_are():
-    te = component("te", (1024,), device=CARD, quantization="bitsandbytes-8bit")
-    log = Recorder(te, component("unet", (2048,), device=CARD)).begin().run("te").run("unet").end()
+    te = component("te", (1024,), device=GPU, quantization="bitsandbytes-8bit")
+    log = Recorder(te, component("unet", (2048,), device=GPU)).begin().run("te").run("unet").end()
     profile = log.profile(mode="resident", sequence=("te", "unet"))
     plan = plan_offload(profile, 4096, **STOCK)
     assert plan.smallest_budget_bytes == 3072
@@ -182,8 +182,8 @@ def test_eight_bit_weights_stay_where_they_are():
 
 
 def test_eight_bit_weights_move_where_the_libraries_can_move_them():
-    te = component("te", (1024,), device=CARD, quantization="bitsandbytes-8bit")
-    log = Recorder(te, component("unet", (2048,), device=CARD)).begin().run("te").run("unet").end()
+    te = component("te", (1024,), device=GPU, quantization="bitsandbytes-8bit")
+    log = Recorder(te, component("unet", (2048,), device=GPU)).begin().run("te").run("unet").end()
     versions = {"bitsandbytes": "0.48.1", "transformers": "5.23.0"}
     profile = log.profile(mode="resident", sequence=("te", "unet"), versions=versions)
     assert plan_offload(profile, 4096, **STOCK).smallest_budget_bytes == 2048
@@ -191,7 +191,7 @@ def test_eight_bit_weights_move_where_the_libraries_can_move_them():
 
 def test_component_evicted_by_what_it_calls_is_no_candidate():
     """`outer` calls `inner` and goes on: with outer -> inner its weights would leave while it runs."""
-    parts = [component(name, (1024,), device=CARD) for name in ("outer", "inner")]
+    parts = [component(name, (1024,), device=GPU) for name in ("outer", "inner")]
     log = Recorder(*parts).begin().enter("outer").run("inner").work(512).exit("outer").end()
     plan = plan_offload(log.profile(mode="resident"), 1 << 20, **STOCK)
     assert all(one.sequence != ("outer", "inner") for one in (*plan.front, plan.smallest.plan))
@@ -264,12 +264,14 @@ def every_scheme(names):
 @given(workloads(most=3), st.integers(0, 20_000))
 def test_the_plan_is_that_of_trying_everything(workload, limit):
     """Every scheme is replayed event by event; the search never sees an event."""
-    rides = tabulate(workload)
+    cost_table = tabulate(workload)
     stock = Scheme(workload.names)
-    choices = choices_of(workload, rides, stock, lambda r: r.h2d_bytes + r.d2h_bytes, sticky=True)
+    choices = choices_of(
+        workload, cost_table, stock, lambda r: r.h2d_bytes + r.d2h_bytes, sticky=True
+    )
     ranks, candidates = [], 0
     for scheme in every_scheme(workload.names):
-        if not rides.sound(scheme):
+        if not cost_table.sound(scheme):
             continue
         candidates += 1
         cost, peak = replayed(workload, scheme)
@@ -280,7 +282,7 @@ def test_the_plan_is_that_of_trying_everything(workload, limit):
     assert choices.candidates == candidates
     for one in found:
         scheme = choices.scheme(one)
-        totals = evaluate(rides, scheme)
+        totals = evaluate(cost_table, scheme)
         moved = totals.h2d_weight_bytes + totals.d2h_weight_bytes
         assert (one.cost, one.peak) == (moved, totals.peak_allocated_bytes)
 
@@ -294,9 +296,7 @@ def replayed(workload, scheme):
 
 def test_eight_components_take_seconds():
     names = [f"part_{index}" for index in range(8)]
-    parts = [
-        component(name, (1024 * (index + 1),), device=CARD) for index, name in enumerate(names)
-    ]
+    parts = [component(name, (1024 * (index + 1),), device=GPU) for index, name in enumerate(names)]
     log = Recorder(*parts).begin()
     for name in names[:4]:
         log.run(name, 512)

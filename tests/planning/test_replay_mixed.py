@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from inside_worlds import any_schemes, in_calls, rides, workload
+from inside_worlds import any_schemes, cost_table, in_calls, workload
 from placed_worlds import plan_of
 from replay_worlds import FAMILIES
 
@@ -40,10 +40,10 @@ def real(family, scheme, folder):
 @given(st.data())
 def test_a_mixed_plan_is_replayed_event_for_event(family, tmp_path, data):
     scheme = data.draw(any_schemes(family, disk=False))
-    assume(rides(family).sound(scheme))
+    assume(cost_table(family).sound(scheme))
     profile = real(family, scheme, tmp_path)
     assert in_calls(simulate(workload(family), scheme)) == in_calls(profile.events)
     if not any(getattr(inside, "low_cpu_mem", False) for inside in scheme.inside.values()):
         # Pinned on the fly, it depends on when PyTorch's events are done how much is pinned at once.
-        pinned = evaluate(rides(family), scheme).host.pinned
+        pinned = evaluate(cost_table(family), scheme).host.pinned
         assert profile.totals.host_pinned_bytes == pinned

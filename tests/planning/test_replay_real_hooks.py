@@ -19,7 +19,7 @@ from profiler.virtual import VirtualGPU
 
 
 def traced(script, scheme, *, calls):
-    """Run a tiny pipeline under a scheme on a virtual card, set-up included, and return its profile."""
+    """Run a tiny pipeline under a scheme on a virtual GPU, set-up included, and return its profile."""
     with VirtualGPU(capacity="2GiB"):
         pipe = build(script)
         with trace(pipe) as t:

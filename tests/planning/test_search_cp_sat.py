@@ -22,7 +22,7 @@ LIMITS = (
     *((0.0, None), (0.02, None), (0.1, None), (0.3, None), (0.7, None)),
     *((0.3, 0.7), (0.5, 0.7), (0.7, 0.7), (0.5, 0.3), (0.7, 0.3), (None, 0.3)),
 )
-"""Of the card, from the smallest peak to that of the least cost; of host memory, as a part of all weights."""
+"""Of the GPU, from the smallest peak to that of the least cost; of host memory, as a part of all weights."""
 EFFORT = 20.0
 """What CP-SAT may spend on a goal, in its own deterministic unit: about seconds of one core."""
 

@@ -51,7 +51,7 @@ def profile():
 
 
 @cache
-def rides():
+def cost_table():
     return tabulate(workload_of(profile()), link_of(profile()))
 
 
@@ -94,7 +94,7 @@ def test_the_calls_survive_the_file(tmp_path):
 @given(st.data())
 def test_totals_are_those_of_the_events_of_a_round(data):
     """The highest of all calls, and what is moved in a round, each call as often as it comes."""
-    names = rides().names
+    names = cost_table().names
     order = data.draw(st.permutations(names))
     cut = data.draw(st.integers(0, len(names)))
     scheme = Scheme(
@@ -111,7 +111,7 @@ def test_totals_are_those_of_the_events_of_a_round(data):
             in_round[e.call] * e.bytes for e in events if e.call in in_round and e.kind == kind
         )
 
-    totals = evaluate(rides(), scheme)
+    totals = evaluate(cost_table(), scheme)
     assert totals.peak_allocated_bytes == max(
         max(event.lead_peak_bytes, event.peak_bytes) for event in events
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from builders import CARD, Recorder, component
+from builders import GPU, Recorder, component
 from hypothesis import given
 from hypothesis import strategies as st
 from offload_worlds import schemes, workloads
@@ -55,7 +55,7 @@ def test_replay_of_the_recorded_plan_is_the_recording():
 def test_excluded_component_travels_at_the_end_of_each_stock_call():
     profile = three_parts().profile()
     scheme = Scheme(("te", "vae"), frozenset({"unet"}))
-    # On the card: unet 2048 throughout, te 1024 until the VAE's hook evicts it. The cast meets the VAE on the CPU.
+    # On the GPU: unet 2048 throughout, te 1024 until the VAE's hook evicts it. The cast meets the VAE on the CPU.
     assert story(simulate(workload_of(profile), scheme)) == [
         (-1, "empty_cache", "", 0, 0),
         (-1, "onload", "unet", 2048, 2048),
@@ -93,18 +93,18 @@ def test_sticky_exclusion_moves_the_component_once_and_calls_repeat():
     ]
 
 
-def test_cast_on_the_card_holds_one_tensor_twice():
+def test_cast_on_the_gpu_holds_one_tensor_twice():
     # fp16 512 + 512 -> fp32 1024 + 1024. First tensor: 1024 + 1024 (new) = 2048, then 1536. Second: 1536 + 1024 = 2560.
-    log = Recorder(component("vae", (512, 512), device=CARD))
+    log = Recorder(component("vae", (512, 512), device=GPU))
     log.begin().cast("vae", "float32", count=2048, resident=2048).end()
     events = simulate(workload_of(log.profile()), Scheme((), frozenset({"vae"})))
     (cast,) = (event for event in events if event.kind == "cast")
     assert (cast.before_bytes, cast.peak_bytes, cast.after_bytes) == (1024, 2560, 2048)
 
 
-def test_predecessor_is_evicted_even_if_its_successor_is_on_the_card():
+def test_predecessor_is_evicted_even_if_its_successor_is_on_the_gpu():
     """img2img: the VAE is used before and after the denoiser."""
-    log = Recorder(component("vae", device=CARD), component("unet", (1024,), device=CARD))
+    log = Recorder(component("vae", device=GPU), component("unet", (1024,), device=GPU))
     log.begin().run("vae", entry="encode").run("unet").run("vae", entry="decode").run("unet").end()
     events = simulate(workload_of(log.profile(mode="resident")), Scheme(("vae", "unet")))
     moves = [(e.kind, e.component) for e in events if e.kind in ("onload", "offload")]
@@ -120,7 +120,7 @@ def test_predecessor_is_evicted_even_if_its_successor_is_on_the_card():
 
 
 def test_nothing_hooked_moves_nothing_at_the_end_of_a_stock_call():
-    log = Recorder(component("unet", device=CARD))
+    log = Recorder(component("unet", device=GPU))
     workload = workload_of(log.begin().run("unet").end().profile(mode="resident"))
     events = simulate(workload, Scheme((), frozenset({"unet"})), calls=2)
     assert [e.call for e in events if e.kind in ("onload", "offload", "empty_cache")] == [-1, -1]
@@ -128,7 +128,7 @@ def test_nothing_hooked_moves_nothing_at_the_end_of_a_stock_call():
 
 def test_entry_without_a_hook_moves_nothing():
     """`text_encoder.get_text_features` does not pass by `forward`, so no hook acts."""
-    log = Recorder(component("te", device=CARD))
+    log = Recorder(component("te", device=GPU))
     workload = workload_of(
         log.begin().run("te", entry="get_text_features").end().profile(mode="resident")
     )
@@ -139,7 +139,7 @@ def test_entry_without_a_hook_moves_nothing():
 
 def test_later_calls_start_with_what_the_last_one_left_behind():
     """The unet's first run makes a workspace of 512 bytes; the next call has it from the start: `te` peaks higher."""
-    log = Recorder(component("te", device=CARD), component("unet", device=CARD))
+    log = Recorder(component("te", device=GPU), component("unet", device=GPU))
     log.begin().run("te", peak=100).run("unet", peak=1000, keep=512).end()
     events = simulate(
         workload_of(log.profile(mode="resident")), Scheme((), frozenset({"te", "unet"})), calls=2

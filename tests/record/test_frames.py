@@ -103,7 +103,7 @@ def test_calls_share_out_the_whole_run() -> None:
     assert calls.seconds.sum() == pytest.approx(profile.totals.seconds)
 
 
-def test_a_component_on_the_card_from_the_start_is_resident_from_the_start() -> None:
+def test_a_component_on_the_gpu_from_the_start_is_resident_from_the_start() -> None:
     story = Story((component("a", 10 * MIB, device="cuda:0"), component("b", 20 * MIB)))
     story.begin()
     story.end()

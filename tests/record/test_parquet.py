@@ -19,9 +19,9 @@ from profiler.record.events import Event
 from profiler.record.profile import (
     SCHEMA_VERSION,
     Assumption,
-    BillItem,
-    CardState,
     Gpu,
+    GpuState,
+    PeakItem,
     Profile,
     Totals,
 )
@@ -74,7 +74,7 @@ profiles = st.builds(
     pipeline_class=names,
     events=tuples_of(st.builds(Event, component=name_or_none, dtype=name_or_none)),
     totals=records(Totals),
-    bill=tuples_of(records(BillItem)),
+    bill=tuples_of(records(PeakItem)),
     call=st.dictionaries(names, plain, max_size=3),
     call_defaults=tuples_of(texts),
     sequence=tuples_of(names),
@@ -84,7 +84,7 @@ profiles = st.builds(
     error_band_below=floats,
     complete=st.booleans(),
     error=texts,
-    card_state=st.none() | records(CardState, held_back_by=tuples_of(texts)),
+    card_state=st.none() | records(GpuState, held_back_by=tuples_of(texts)),
 )
 
 

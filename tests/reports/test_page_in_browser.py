@@ -74,7 +74,7 @@ def test_the_page_needs_no_network_and_runs_without_errors(tmp_path: Path, width
 
 
 def test_the_pointer_tells_what_is_under_it(tmp_path: Path) -> None:
-    """The middle of the figure is inside denoise step 1 or 2, where only the denoiser is on the card."""
+    """The middle of the figure is inside denoise step 1 or 2, where only the denoiser is on the GPU."""
     found, _ = look_at(tmp_path, "--window-size=1200,1000")
     assert "unet" in found["tip"]
     assert "allocated, at most" in found["tip"]

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from profile_worlds import CARD, Story, sdxl_model_offload
+from profile_worlds import GPU, Story, sdxl_model_offload
 from rich.console import Console
 
 import reports
 from profiler.errors import InputError
 from profiler.planning import Plan, plan_offload
-from profiler.record.profile import BillItem, CallSignature, Profile
+from profiler.record.profile import CallSignature, PeakItem, Profile
 from profiler.units import GIB, MIB
 from reports import story
 from reports.plan_view import plan_view
@@ -54,8 +54,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "out of memory": {"complete": False, "error": "CUDA out of memory. <b>Tried</b> 2 GiB."},
     "measured": {"source": "measured", "error_band": 0.0},
     "empty": {"events": (), "bill": (), "components": ()},
-    "large card": {"gpu": dataclasses.replace(CARD, capacity_bytes=80 * GIB)},
-    "small card": {"gpu": dataclasses.replace(CARD, capacity_bytes=GIB)},
+    "large GPU": {"gpu": dataclasses.replace(GPU, capacity_bytes=80 * GIB)},
+    "small GPU": {"gpu": dataclasses.replace(GPU, capacity_bytes=GIB)},
 }
 
 
@@ -132,14 +132,14 @@ def test_the_answer_says_where_and_who(profile: Profile) -> None:
 
 
 def test_the_bill_adds_up_to_the_peak_to_the_last_byte(profile: Profile) -> None:
-    rows = story.bill(profile)
+    rows = story.peak_breakdown(profile)
     assert sum(row.bytes for row in rows) == profile.totals.peak_allocated_bytes
     assert rows[-1][:3] == ("", "unattributed", -77)
 
 
 def test_what_the_bill_does_not_name_is_unattributed_not_dropped(profile: Profile) -> None:
-    item = BillItem(holder="unet", what="weights", bytes=4897 * MIB)
-    rows = story.bill(dataclasses.replace(profile, bill=(item,)))
+    item = PeakItem(holder="unet", what="weights", bytes=4897 * MIB)
+    rows = story.peak_breakdown(dataclasses.replace(profile, bill=(item,)))
     assert [row[:3] for row in rows] == [
         ("unet", "weights", 4897 * MIB),
         ("", "unattributed", 212 * MIB),
@@ -157,7 +157,7 @@ def test_the_plan_is_shown_beside_stock_with_its_arithmetic(plan: Plan) -> None:
     assert sum(term.bytes for term in view.terms) == view.needed_bytes
     assert view.needed_bytes + view.left_bytes == view.budget_bytes == 8 * GIB
     assert view.headline == (
-        "Within 8.00 GiB: keep text_encoder and text_encoder_2 on the card for good, "
+        "Within 8.00 GiB: keep text_encoder and text_encoder_2 on the GPU for good, "
         "offload the rest"
     )
 
@@ -218,7 +218,7 @@ def test_the_same_recording_gives_the_same_files(profile: Profile, tmp_path: Pat
 def test_one_line_in_a_prompt() -> None:
     assert repr(Story(()).profile(model="sd15")) == (
         "<Profile sd15, model, predicted for NVIDIA GeForce RTX 4060: "
-        "peak 0 B, on the card 300.0 MiB, 0 events>"
+        "peak 0 B, on the GPU 300.0 MiB, 0 events>"
     )
 
 

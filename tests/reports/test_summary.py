@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 import pytest
-from profile_worlds import CARD, Story, sdxl_model_offload
+from profile_worlds import GPU, Story, sdxl_model_offload
 
 from profiler.record.profile import Profile
 from profiler.record.verdict import verdict
@@ -112,9 +112,9 @@ def test_the_verdict_counts_the_error_band(spare_bytes: int, answer: str) -> Non
     profile = sdxl_model_offload(steps=1)
     needed = verdict(profile).needed_bytes
     assert needed == profile.totals.device_bytes + 160_715_244
-    card = dataclasses.replace(CARD, capacity_bytes=needed + spare_bytes)
+    spec = dataclasses.replace(GPU, capacity_bytes=needed + spare_bytes)
 
-    found = verdict(dataclasses.replace(profile, gpu=card))
+    found = verdict(dataclasses.replace(profile, gpu=spec))
 
     assert (found.answer, found.spare_bytes) == (answer, spare_bytes)
 
@@ -127,8 +127,8 @@ def test_the_verdict_counts_the_error_band(spare_bytes: int, answer: str) -> Non
     ],
 )
 def test_a_run_that_ended_early_is_judged_by_its_end(error: str, answer: str) -> None:
-    card = dataclasses.replace(CARD, capacity_bytes=80 * GIB)
+    spec = dataclasses.replace(GPU, capacity_bytes=80 * GIB)
     profile = dataclasses.replace(
-        sdxl_model_offload(steps=1), complete=False, error=error, gpu=card
+        sdxl_model_offload(steps=1), complete=False, error=error, gpu=spec
     )
     assert verdict(profile).answer == answer

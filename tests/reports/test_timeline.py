@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profile_worlds import CARD, Story, component, sdxl_model_offload
+from profile_worlds import GPU, Story, component, sdxl_model_offload
 
 from profiler.record.moments import compute_peaks
 from profiler.record.profile import Failure, Profile
@@ -15,7 +15,7 @@ from profiler.units import GIB, MIB
 from reports import curves
 from reports.palette import SERIES, component_colours
 from reports.steps_svg import step_runs
-from reports.sum_bar import card_share, sum_pieces
+from reports.sum_bar import gpu_share, sum_pieces
 from reports.timeline import COLUMNS, timeline
 
 
@@ -62,7 +62,7 @@ def test_columns_follow_an_upload_and_the_work_after_it() -> None:
     seen = [(c.what, c.held_before, c.held_after, c.peak_bytes, c.computing) for c in columns]
     assert seen[-4:] == [
         ("a forward", (0,), (0,), 0, "a"),
-        ("a to the card", (0,), (10 * MIB,), 10 * MIB, ""),
+        ("a to the GPU", (0,), (10 * MIB,), 10 * MIB, ""),
         ("a forward", (10 * MIB,), (10 * MIB,), 13 * MIB, "a"),
         ("a exit", (10 * MIB,), (10 * MIB,), 10 * MIB, ""),
     ]
@@ -159,7 +159,7 @@ def test_a_cast_that_doubles_a_component_still_fits_its_lane() -> None:
     assert curves.fullest(columns, 0, 10 * MIB) == 20 * MIB
 
 
-def test_the_sum_against_the_card_adds_up_to_the_card() -> None:
+def test_the_sum_against_the_gpu_adds_up_to_the_gpu() -> None:
     profile = sdxl_model_offload(steps=1)
     pieces = sum_pieces(profile)
     assert [piece.label for piece in pieces] == [
@@ -172,15 +172,15 @@ def test_the_sum_against_the_card_adds_up_to_the_card() -> None:
         "spare",
     ]
     assert (
-        sum(piece.bytes for piece in pieces) == CARD.capacity_bytes + 77
+        sum(piece.bytes for piece in pieces) == GPU.capacity_bytes + 77
     )  # the -77 unattributed does not show
-    assert card_share(profile) == 1.0
+    assert gpu_share(profile) == 1.0
 
 
-def test_what_does_not_fit_ends_beyond_the_card() -> None:
-    card = dataclasses.replace(CARD, capacity_bytes=5 * GIB)
-    profile = sdxl_model_offload(steps=1, card=card)
-    assert card_share(profile) == pytest.approx(5 * GIB / (5473 * MIB + 160_715_244))
+def test_what_does_not_fit_ends_beyond_the_gpu() -> None:
+    spec = dataclasses.replace(GPU, capacity_bytes=5 * GIB)
+    profile = sdxl_model_offload(steps=1, spec=spec)
+    assert gpu_share(profile) == pytest.approx(5 * GIB / (5473 * MIB + 160_715_244))
     assert "spare" not in [piece.kind for piece in sum_pieces(profile)]
 
 

@@ -6,20 +6,20 @@ import pytest
 
 from profiler.errors import InputError
 from profiler.gpus import nvml
-from profiler.gpus.hardware import card
-from profiler.gpus.nvml import CardMemory, Holder
+from profiler.gpus.hardware import gpu_spec
+from profiler.gpus.nvml import GpuMemory, Holder
 from profiler.sizing import budgets
-from profiler.sizing.budgets import Budget, card_budget, free_host_bytes
+from profiler.sizing.budgets import Budget, free_host_bytes, gpu_budget
 from profiler.units import GIB, MIB
 
 
 def test_a_size_is_itself():
-    assert card_budget("8GiB") == Budget(8 * GIB, "")
+    assert gpu_budget("8GiB") == Budget(8 * GIB, "")
 
 
-def test_a_card_is_all_of_it():
-    chosen = card("rtx-4090")
-    assert card_budget("rtx-4090") == Budget(
+def test_a_gpu_is_all_of_it():
+    chosen = gpu_spec("rtx-4090")
+    assert gpu_budget("rtx-4090") == Budget(
         chosen.capacity_bytes, f"all of {chosen.name}", chosen.key
     )
 
@@ -27,12 +27,12 @@ def test_a_card_is_all_of_it():
 @pytest.fixture
 def desktop(monkeypatch):
     holders = (Holder(7, "Xorg", 500 * MIB), Holder(9, "", None))
-    memory = CardMemory("RTX 4090", 24 * GIB, 20 * GIB, holders)
-    monkeypatch.setattr(nvml, "card_memory", lambda: memory)
+    memory = GpuMemory("RTX 4090", 24 * GIB, 20 * GIB, holders)
+    monkeypatch.setattr(nvml, "gpu_memory", lambda: memory)
 
 
 def test_a_minus_is_what_is_free_less_that(desktop):
-    assert card_budget("-2GiB") == Budget(
+    assert gpu_budget("-2GiB") == Budget(
         18 * GIB,
         "20.00 GiB free on RTX 4090 now beside Xorg (7) 500.0 MiB, a process (9), less 2.00 GiB",
     )
@@ -40,18 +40,18 @@ def test_a_minus_is_what_is_free_less_that(desktop):
 
 def test_a_margin_above_what_is_free_is_refused(desktop):
     with pytest.raises(InputError, match="is free: 20"):
-        card_budget("-21GiB")
+        gpu_budget("-21GiB")
 
 
 def test_without_a_driver_nobody_knows_what_is_free(monkeypatch):
-    monkeypatch.setattr(nvml, "card_memory", lambda: None)
+    monkeypatch.setattr(nvml, "gpu_memory", lambda: None)
     with pytest.raises(InputError, match="no driver is here to ask"):
-        card_budget("-2GiB")
+        gpu_budget("-2GiB")
 
 
 def test_anything_else_is_refused():
     with pytest.raises(InputError, match="vram list gpus"):
-        card_budget("my-card")
+        gpu_budget("my-card")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """No plan that is promised to fit exceeds its budget: random pipelines, calls, budgets and host memories.
 
 The pipelines are of the catalogue, with few layers of the real width. Each plan is confirmed as `vram plan` does it,
-by short calls on cards of its budget and of a little less, and then has to get through more and longer ones.
+by short calls on GPUs of its budget and of a little less, and then has to get through more and longer ones.
 `--plan-cases 500` tries as many cases.
 """
 
@@ -14,7 +14,7 @@ from shallow_models import shallow_pipeline
 
 from profiler.applying.apply import apply
 from profiler.errors import FindingError
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.pipelines.quiet import quiet
 from profiler.planning import Wish, plan_offload
 from profiler.record.readings import called_peak_bytes
@@ -23,7 +23,7 @@ from profiler.tracing import profile_pipeline, trace
 from profiler.units import GIB, TIB
 from profiler.virtual import VirtualGPU
 
-CARD = card("rtx-4090")
+GPU = gpu_spec("rtx-4090")
 MODELS = {
     "sd15": {},
     "sdxl-base": {},
@@ -46,7 +46,7 @@ def call_of(model, size, batch):
 
 @functools.lru_cache(maxsize=1)
 def profile(model, size, batch):
-    with VirtualGPU(CARD.with_capacity(TIB)), quiet():
+    with VirtualGPU(GPU.with_capacity(TIB)), quiet():
         pipe = shallow_pipeline(model)
         pipe.set_progress_bar_config(disable=True)
         call = call_of(model, size, batch)
@@ -54,8 +54,8 @@ def profile(model, size, batch):
 
 
 def run_peak(plan, model, size, batch, *, steps, capacity):
-    """Return the peak of calls of so many steps each under the plan on a card of this capacity; None if one fails."""
-    with VirtualGPU(CARD.with_capacity(capacity)), quiet():
+    """Return the peak of calls of so many steps each under the plan on a GPU of this capacity; None if one fails."""
+    with VirtualGPU(GPU.with_capacity(capacity)), quiet():
         pipe = shallow_pipeline(model)
         pipe.set_progress_bar_config(disable=True)
         try:
@@ -98,7 +98,7 @@ def test_what_three_calls_alike_did_not_show():
     assert plan is None or run_peak(plan, *call, steps=(3, 3, 3, 3, 4, 4), capacity=budget)
 
 
-def test_what_a_card_with_less_got_through():
+def test_what_a_gpu_with_less_got_through():
     """Under this budget calls get through with 64 MiB less, which empty the cache in time, and not without."""
     call, budget, ram_bytes = ("cogvideox-2b", 512, 2), 8_990_906_797, 4_642_769_543
     plan = promise(call, budget, ram_bytes)

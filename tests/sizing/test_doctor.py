@@ -26,8 +26,8 @@ def found(name, folder=None):
 
 
 @pytest.fixture
-def card(monkeypatch):
-    """Return a function that puts a card of 24 GiB, 20 of them free, into the driver, with these processes."""
+def put_gpu(monkeypatch):
+    """Return a function that puts a GPU of 24 GiB, 20 of them free, into the driver, with these processes."""
 
     def put(*processes):
         def answers(value):
@@ -112,13 +112,13 @@ def test_without_a_driver_nothing_is_wrong(monkeypatch):
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert nvml.card_memory() is None
+    assert nvml.gpu_memory() is None
     assert [check.status for check in found("card")] == [doctor.NOTE]
     assert found("memory") == []
 
 
-def test_who_holds_the_card_is_named_the_largest_first_and_not_ourselves(card):
-    card((os.getppid(), GIB), (2**22 + 1, 2 * GIB), (os.getpid(), GIB))
+def test_who_holds_the_gpu_is_named_the_largest_first_and_not_ourselves(put_gpu):
+    put_gpu((os.getppid(), GIB), (2**22 + 1, 2 * GIB), (os.getpid(), GIB))
     (check,) = found("memory")
     assert check.told.startswith(
         "20.00 GiB of 24.00 GiB are free; held by process (4194305) 2.00 GiB, "
@@ -127,8 +127,8 @@ def test_who_holds_the_card_is_named_the_largest_first_and_not_ourselves(card):
     assert f"({os.getpid()})" not in check.told
 
 
-def test_a_card_that_torch_does_not_see_is_a_problem(card, monkeypatch):
-    card()
+def test_a_gpu_that_torch_does_not_see_is_a_problem(put_gpu, monkeypatch):
+    put_gpu()
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (check,) = found("card")
     assert check.status == doctor.PROBLEM
@@ -143,7 +143,7 @@ def test_windows_is_told_about_spilling(monkeypatch):
 
 def test_the_command_says_it_and_exits_by_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(nvml, "card_memory", lambda: None)
+    monkeypatch.setattr(nvml, "gpu_memory", lambda: None)
     done = CliRunner().invoke(app, ["doctor", "--json"])
     assert done.exit_code == 0
     names = [check["name"] for check in json.loads(done.stdout)["checks"]]

@@ -40,7 +40,7 @@ def out_of_memory(profile):
 
 @cache
 def resident_on(room):
-    """Return the scenario and its profile, with a remedy, of everything on a card that is too small for it."""
+    """Return the scenario and its profile, with a remedy, of everything on a GPU that is too small for it."""
     capacity = f"{CONTEXT + room}B"
     scenario = dataclasses.replace(SMALL, capacity=capacity, mode=Mode(name="resident"))
     return scenario, with_remedy(profile_model(scenario), scenario)
@@ -52,7 +52,7 @@ def test_what_would_have_fitted_is_told_with_a_line_that_makes_it_fit():
     assert failure.remedy.startswith("A plan would have fitted")
     assert failure.remedy in found.detail
     assert found.fix == failure.remedy_code
-    with VirtualGPU(scenario.card()), quiet():
+    with VirtualGPU(scenario.gpu_spec()), quiet():
         pipe = load_pipeline("sd15")
         exec(found.fix, {"pipe": pipe})
         assert profile_pipeline(pipe, height=256, width=256, num_inference_steps=1).complete
@@ -62,12 +62,12 @@ def test_how_big_a_gpu_is_told_everywhere():
     """The smallest listed GPU runs the call as it is, with what is said to be needed there."""
     scenario, profile = resident_on(2200 * MIB)
     whole = profile.failure.whole
-    assert whole.device_bytes > scenario.card().capacity_bytes
-    listed = hardware.card(whole.gpu)
+    assert whole.device_bytes > scenario.gpu_spec().capacity_bytes
+    listed = hardware.gpu_spec(whole.gpu)
     there = profile_model(dataclasses.replace(scenario, gpu=listed.key, capacity=None))
     assert verdict(there).answer in ("fits", "tight")
     assert verdict(there).needed_bytes == whole.gpu_device_bytes
-    smaller = [one for one in hardware.cards() if one.capacity_bytes < listed.capacity_bytes]
+    smaller = [one for one in hardware.gpu_specs() if one.capacity_bytes < listed.capacity_bytes]
     assert all(one.capacity_bytes < whole.gpu_device_bytes for one in smaller)
     told = story.how_big(profile)
     assert format_bytes(whole.device_bytes) in told

@@ -1,6 +1,6 @@
-"""Torch's own memory history of a traced run, on a virtual card that answers torch's private functions.
+"""Torch's own memory history of a traced run, on a virtual GPU that answers torch's private functions.
 
-Each test of the tracer runs it as on a real card (`card_gauge`), where nothing but those functions tells anything.
+Each test of the tracer runs it as on a real GPU (`measured_reader`), where nothing but those functions tells anything.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from card_worlds import card_gauge, tiny
+from gpu_worlds import measured_reader, tiny
 from tiny_folder import write_tiny_pipeline
 from tiny_pipelines import Act, Script, build
 from torch.cuda import _memory_viz, memory
@@ -33,16 +33,18 @@ MODES = [
     ("flux", Mode(name="group-leaf", stream=True, record_stream=True)),
     ("wan", Mode(name="group-block")),
 ]
-TOLD = ("events", "totals", "bill", "insides", "components", "failure")
+RECORDED = ("events", "totals", "bill", "insides", "components", "failure")
 
 
-def traced(family, mode, *, gauge=card_gauge, placed_before=False, memory_history=True, steps=3):
+def traced(
+    family, mode, *, reader=measured_reader, placed_before=False, memory_history=True, steps=3
+):
     """Return the profile of two calls."""
-    with VirtualGPU("rtx-4090", replay=gauge is None):
+    with VirtualGPU("rtx-4090", replay=reader is None):
         pipe, call = tiny(family)
         if placed_before:
             enable_mode(pipe, mode)
-        with Trace(pipe, {}, gauge, memory_history=memory_history) as t:
+        with Trace(pipe, {}, reader, memory_history=memory_history) as t:
             if not placed_before:
                 enable_mode(pipe, mode)
             for _ in range(2):
@@ -56,11 +58,11 @@ def weights(items):
     return {name: nbytes for name, what, nbytes in items if what == "weights"}
 
 
-@pytest.mark.parametrize("gauge", [card_gauge, None])
+@pytest.mark.parametrize("reader", [measured_reader, None])
 @pytest.mark.parametrize(("family", "mode"), MODES)
-def test_the_blocks_at_the_peak_are_the_peak_and_the_bill(family, mode, gauge):
+def test_the_blocks_at_the_peak_are_the_peak_and_the_bill(family, mode, reader):
     """To the byte; and the run is what it is without a recording, also where forwards are replayed."""
-    profile = traced(family, mode, gauge=gauge)
+    profile = traced(family, mode, reader=reader)
     history = profile.memory_history
     assert history.note == "torch's recording was off; the trace turned it on and off again"
     assert history.blocks["bytes"].sum() == profile.totals.peak_allocated_bytes
@@ -68,15 +70,15 @@ def test_the_blocks_at_the_peak_are_the_peak_and_the_bill(family, mode, gauge):
     sums = history.by_component[["component", "what", "bytes"]].itertuples(index=False)
     bill = [(item.holder, item.what, item.bytes) for item in profile.bill]
     assert weights(sums) == weights(bill)
-    if gauge is None:
-        plain = traced(family, mode, gauge=gauge, memory_history=False)
+    if reader is None:
+        plain = traced(family, mode, reader=reader, memory_history=False)
         assert plain.memory_history is None
-        for field in TOLD:
+        for field in RECORDED:
             assert getattr(plain, field) == getattr(profile, field)
 
 
 def test_weights_from_before_the_trace_are_found_by_their_addresses():
-    """Which the bill counts by another way; embeddings that the user had on the card are nobody's."""
+    """Which the peak breakdown counts by another way; embeddings that the user had on the GPU are nobody's."""
     profile = traced("sdxl", Mode(), placed_before=True)
     blocks = profile.memory_history.blocks
     before = blocks[blocks["phase"] == BEFORE]
@@ -157,7 +159,7 @@ def test_running_out_of_memory_is_in_the_history():
         pipe, call = tiny("sd15")
         enable_mode(pipe, Mode(name="model"))
         memory._set_memory_metadata("mine")
-        tracing = Trace(pipe, {}, card_gauge, memory_history=True)
+        tracing = Trace(pipe, {}, measured_reader, memory_history=True)
         with pytest.raises(torch.cuda.OutOfMemoryError), tracing:
             pipe(num_inference_steps=1, **{**call, "height": 4096, "width": 4096})
         assert memory._get_memory_metadata() == "mine"
@@ -176,7 +178,7 @@ def test_running_out_of_memory_is_in_the_history():
 def test_an_interrupt_leaves_torch_as_it_was():
     with VirtualGPU("rtx-4090", replay=False):
         pipe, call = tiny("flux")
-        tracing = Trace(pipe, {}, card_gauge, memory_history=True)
+        tracing = Trace(pipe, {}, measured_reader, memory_history=True)
 
         def stop(*_, **__):
             raise KeyboardInterrupt
@@ -198,7 +200,7 @@ def test_a_user_s_own_recording_goes_on():
         memory._record_memory_history(context=None, max_entries=1 << 20)
         memory._set_memory_metadata("mine")
         earlier = torch.empty(5000, device="cuda")
-        with Trace(pipe, {}, card_gauge, memory_history=True) as t:
+        with Trace(pipe, {}, measured_reader, memory_history=True) as t:
             pipe.to("cuda")
             pipe(num_inference_steps=1, **call)
             memory._set_memory_metadata("mine, later")
@@ -226,7 +228,7 @@ def test_a_recording_that_forgets_is_no_truth_about_the_peak(settings):
     with VirtualGPU("rtx-4090", replay=False):
         pipe, call = tiny("flux")
         memory._record_memory_history(context=None, **settings)
-        with Trace(pipe, {}, card_gauge, memory_history=True) as t:
+        with Trace(pipe, {}, measured_reader, memory_history=True) as t:
             pipe.to("cuda")
             pipe(num_inference_steps=1, **call)
     history = t.profile.memory_history
@@ -332,7 +334,7 @@ def test_a_twin_is_recorded_and_so_are_several_calls():
 
 
 def test_a_rest_that_is_not_split_off_belongs_to_its_block():
-    """Eleven tensors of 1,900,032 bytes leave 71,168 of 20 MiB to the last one; the bill does not count that."""
+    """Eleven tensors of 1,900,032 bytes leave 71,168 of 20 MiB to the last one, which the peak breakdown leaves out."""
     script = Script({"a": (950_000,) * 11}, (Act("run", "a"),))
     profile = profile_pipeline(build(script), gpu="rtx-4060", memory_history=True)
     (row,) = profile.memory_history.by_component.itertuples(index=False)

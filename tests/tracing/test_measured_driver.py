@@ -1,4 +1,4 @@
-"""What the driver says of a card while it is traced: recorded, told, and acted on. The driver's library is scripted."""
+"""What the driver says of a GPU while it is traced: recorded, told, and acted on. The driver's library is scripted."""
 
 import os
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pynvml
 import pytest
-from card_worlds import card_gauge, traced_as
+from gpu_worlds import measured_reader, traced_as
 
 from profiler.libraries.modes import Mode
-from profiler.record.profile import CardState, Profile
+from profiler.record.profile import GpuState, Profile
 from profiler.sizing import doctor
 from profiler.units import GIB, MIB
 
@@ -51,7 +51,7 @@ def running(**bytes_by_pid):
 
 @pytest.fixture
 def awake(driver):
-    """A card that wakes up: idle at first, then at work on fewer lanes than it has, and too hot."""
+    """A GPU that wakes up: idle at first, then at work on fewer lanes than it has, and too hot."""
     ours = {f"p{os.getpid()}": 3 * GIB}
     asked = cycle([4, 1, 3, 5, 2])  # GiB in use, whenever it is asked
     at_work = pynvml.nvmlClocksEventReasonSwPowerCap | pynvml.nvmlClocksEventReasonSwThermalSlowdown
@@ -77,8 +77,8 @@ def awake(driver):
 
 def test_a_trace_keeps_what_the_driver_said(awake, tmp_path):
     """In use at most 5 GiB; another process has 1 GiB, counted once, and a third one a quarter."""
-    profile = traced_as(card_gauge, "flux", Mode(name="model"), calls=1, steps=1)
-    assert profile.card_state == CardState(
+    profile = traced_as(measured_reader, "flux", Mode(name="model"), calls=1, steps=1)
+    assert profile.card_state == GpuState(
         readings=profile.card_state.readings,
         used_bytes=5 * GIB,
         others_bytes=GIB + 256 * MIB,
@@ -97,15 +97,15 @@ def test_a_trace_keeps_what_the_driver_said(awake, tmp_path):
     assert loaded.summary()["card_state"]["held_back_by"] == ["power limit", "temperature"]
 
 
-def test_a_narrow_link_and_a_hot_card_are_findings(awake):
+def test_a_narrow_link_and_a_hot_gpu_are_findings(awake):
     """Half of the lanes: half of the seconds that the moves took would be saved."""
-    profile = traced_as(card_gauge, "flux", Mode(name="model"), calls=1, steps=1)
+    profile = traced_as(measured_reader, "flux", Mode(name="model"), calls=1, steps=1)
     found = {one.kind: one for one in profile.findings}
     assert found["slow_link"].title == "The link ran as PCIe 4 x8, and could as PCIe 4 x16"
     moves = [event for event in profile.events if event.kind in ("onload", "offload")]
     assert found["slow_link"].bytes == sum(event.bytes for event in moves)
     assert found["slow_link"].seconds == pytest.approx(sum(e.seconds for e in moves) / 2)
-    assert found["held_back"].title == "The card ran below its clocks: temperature"
+    assert found["held_back"].title == "The GPU ran below its clocks: temperature"
 
 
 def test_a_full_link_and_a_power_limit_are_none(awake, driver):
@@ -113,7 +113,7 @@ def test_a_full_link_and_a_power_limit_are_none(awake, driver):
         nvmlDeviceGetCurrPcieLinkWidth=16,
         nvmlDeviceGetCurrentClocksEventReasons=pynvml.nvmlClocksEventReasonSwPowerCap,
     )
-    profile = traced_as(card_gauge, "flux", Mode(name="model"), calls=1, steps=1)
+    profile = traced_as(measured_reader, "flux", Mode(name="model"), calls=1, steps=1)
     kinds = {one.kind for one in profile.findings}
     assert not kinds & {"slow_link", "held_back"}
 
@@ -126,7 +126,7 @@ def test_what_the_driver_does_not_tell_is_left_open(awake, driver):
         nvmlDeviceGetCurrPcieLinkGeneration=unknown,
         nvmlDeviceGetComputeRunningProcesses=running(p3=None),
     )
-    profile = traced_as(card_gauge, "flux", Mode(name="model"), calls=1, steps=1)
+    profile = traced_as(measured_reader, "flux", Mode(name="model"), calls=1, steps=1)
     state = profile.card_state
     assert (state.received_bytes, state.link_generation, state.others_bytes) == (None, None, None)
     assert (state.used_bytes, state.link_width) == (5 * GIB, 8)
@@ -135,7 +135,7 @@ def test_what_the_driver_does_not_tell_is_left_open(awake, driver):
 
 def test_the_doctor_names_the_lanes(awake, driver):
     (link,) = [check for check in doctor.examine() if check.name == "link"]
-    assert (link.status, link.told) == (doctor.NOTE, "PCIe 4 x8, and card and slot have x16")
+    assert (link.status, link.told) == (doctor.NOTE, "PCIe 4 x8, and GPU and slot have x16")
     driver(nvmlDeviceGetCurrPcieLinkWidth=16)
     (link,) = [check for check in doctor.examine() if check.name == "link"]
     assert (link.status, link.told) == (doctor.OK, "PCIe 4 x16")

@@ -1,14 +1,14 @@
-"""Which forwards are looked at on a card, what stands for the others, and whose times they are."""
+"""Which forwards are looked at on a GPU, what stands for the others, and whose times they are."""
 
 import pytest
 import torch
-from card_worlds import card_gauge, tiny, traced_as
+from gpu_worlds import measured_reader, tiny, traced_as
 from torch import nn
 
 from profiler.libraries.modes import Mode
 from profiler.libraries.placing import enable_mode
 from profiler.tracing import Trace
-from profiler.tracing.measured.gauge import CardGauge
+from profiler.tracing.measured.reader import MeasuredReader
 from profiler.virtual import VirtualGPU
 from profiler.virtual.tensor import VirtualTensor
 from profiler.virtual.torch_api.functions import active_gpu
@@ -31,7 +31,7 @@ class Net(nn.Module):
 
 def insides_of(net, *fetches):
     """Return what the events of each forward, entering apart, say of the parts; the net fetches as told."""
-    tracing = Trace(net, {}, card_gauge)
+    tracing = Trace(net, {}, measured_reader)
     with tracing:
         for net.fetches in fetches:
             net(torch.ones(8, 64, device="cuda"))
@@ -55,7 +55,7 @@ def test_a_forward_that_does_otherwise_is_not_vouched_for_and_the_next_is_looked
 def test_other_shapes_are_another_kind():
     with VirtualGPU("rtx-4090", replay=False):
         net = Net().to("cuda")
-        tracing = Trace(net, {}, card_gauge)
+        tracing = Trace(net, {}, measured_reader)
         with tracing:
             for rows in (8, 8, 8, 16, 16, 16):
                 net(torch.ones(rows, 64, device="cuda"))
@@ -76,8 +76,8 @@ def test_the_hook_at_the_parts_stands_for_two_forwards_of_a_kind():
     assert seen == [True, True, False, False]
 
 
-class HeldUp(CardGauge):
-    """A gauge that takes its time, as a real one does; the host cannot go on meanwhile."""
+class HeldUp(MeasuredReader):
+    """A reader that takes its time, as a real one does; the host cannot go on meanwhile."""
 
     def take(self):
         active_gpu().clock.spend(50e-6)
@@ -97,7 +97,7 @@ def test_times_are_those_of_forwards_that_nobody_looked_at():
         tracing = Trace(pipe, {}, held_up)
         with tracing:
             pipe(num_inference_steps=5, **call)
-    plain = traced_as(card_gauge, "flux", Mode(), calls=1, steps=5)
+    plain = traced_as(measured_reader, "flux", Mode(), calls=1, steps=5)
     (_, steady), (_, true) = tracing.profile.insides, plain.insides
     reading = 2 * 50_000  # one before the forward is left, and one after it was entered
     assert steady.host_nanoseconds == pytest.approx(true.host_nanoseconds, abs=reading)

@@ -1,4 +1,4 @@
-"""A tracer holds nothing: what a traced script drops leaves the card, as it would without a trace."""
+"""A tracer holds nothing: what a traced script drops leaves the GPU, as it would without a trace."""
 
 import gc
 from contextlib import nullcontext, suppress
@@ -6,8 +6,8 @@ from weakref import ref
 
 import pytest
 import torch
-from card_worlds import card_gauge
 from diffusers import DDIMScheduler
+from gpu_worlds import measured_reader
 from tiny_pipelines import Act, Script, TinyModel, build
 
 from profiler.libraries.modes import Mode
@@ -24,7 +24,7 @@ SCRIPT = Script(
 ONLY_B = Script(SCRIPT.components, (Act("encode", "b"), Act("run", "b", scratch=900)))
 # Half precision, rounded up to 512 B each, and three int64.
 A_BYTES, B_BYTES = 200_192 + 1024 + 512, 140_288 + 512
-GAUGES = pytest.mark.parametrize("gauge", [None, card_gauge])
+READERS = pytest.mark.parametrize("reader", [None, measured_reader])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -42,7 +42,7 @@ def placed(mode="resident"):
     return pipe
 
 
-def at_each_point(mode, gauge, look, *, collected):
+def at_each_point(mode, reader, look, *, collected):
     """Return what is allocated, and whether the encoder lives, at each point of a script that drops its components."""
     seen = []
     with VirtualGPU("rtx-4090"):
@@ -55,7 +55,7 @@ def at_each_point(mode, gauge, look, *, collected):
             torch.cuda.empty_cache()
             seen.append((torch.cuda.memory_allocated(), encoder() is not None))
 
-        tracing = Trace(pipe, {}, gauge) if look else nullcontext()
+        tracing = Trace(pipe, {}, reader) if look else nullcontext()
         with tracing:
             pipe()
             note()
@@ -70,21 +70,21 @@ def at_each_point(mode, gauge, look, *, collected):
     return seen
 
 
-@GAUGES
+@READERS
 @pytest.mark.parametrize("collected", [False, True])
 @pytest.mark.parametrize("mode", ["resident", "model", "sequential", "group-leaf"])
-def test_what_is_dropped_inside_a_trace_goes_when_it_goes_without_one(mode, collected, gauge):
+def test_what_is_dropped_inside_a_trace_goes_when_it_goes_without_one(mode, collected, reader):
     untraced = at_each_point(mode, None, False, collected=collected)
-    assert at_each_point(mode, gauge, True, collected=collected) == untraced
+    assert at_each_point(mode, reader, True, collected=collected) == untraced
     if collected:
         assert untraced[-1] == (0, False)
 
 
-@GAUGES
-def test_a_profile_says_when_a_dropped_component_left_the_card(gauge):
+@READERS
+def test_a_profile_says_when_a_dropped_component_left_the_gpu(reader):
     with VirtualGPU("rtx-4090"):
         pipe = placed()
-        with Trace(pipe, {}, gauge) as tracing:
+        with Trace(pipe, {}, reader) as tracing:
             pipe()
             pipe.a = None
             gc.collect()
@@ -99,24 +99,24 @@ def test_a_profile_says_when_a_dropped_component_left_the_card(gauge):
         B_BYTES,
         0,
     )
-    on_card = profile.residency.groupby("component", sort=False)["device_bytes"].agg(list)
-    assert on_card.to_dict() == {"a": [A_BYTES, 0], "b": [B_BYTES]}
+    on_gpu = profile.residency.groupby("component", sort=False)["device_bytes"].agg(list)
+    assert on_gpu.to_dict() == {"a": [A_BYTES, 0], "b": [B_BYTES]}
     assert profile.totals.d2h_bytes == 0
 
 
-@GAUGES
-def test_a_component_that_goes_at_the_end_of_a_trace_is_told(gauge):
+@READERS
+def test_a_component_that_goes_at_the_end_of_a_trace_is_told(reader):
     with VirtualGPU("rtx-4090"):
         pipe = placed()
-        with Trace(pipe, {}, gauge) as tracing:
+        with Trace(pipe, {}, reader) as tracing:
             pipe()
             pipe.b = None
             gc.collect()
     assert tracing.profile.events[-1][2:4] == ("offload", "b")
 
 
-@GAUGES
-def test_an_error_that_the_script_handled_is_not_held_with_all_its_frames(gauge, monkeypatch):
+@READERS
+def test_an_error_that_the_script_handled_is_not_held_with_all_its_frames(reader, monkeypatch):
     frames = []
 
     def broken_at_first(model, scratch, kept):
@@ -129,7 +129,7 @@ def test_an_error_that_the_script_handled_is_not_held_with_all_its_frames(gauge,
     monkeypatch.setattr(TinyModel, "encode", broken_at_first)
     with VirtualGPU("rtx-4090"):
         pipe = placed()
-        with Trace(pipe, {}, gauge) as tracing:
+        with Trace(pipe, {}, reader) as tracing:
             with suppress(torch.cuda.OutOfMemoryError):
                 pipe()
             assert frames[0]() is None
@@ -138,13 +138,13 @@ def test_an_error_that_the_script_handled_is_not_held_with_all_its_frames(gauge,
     assert (tracing.profile.complete, tracing.profile.failure) == (True, None)
 
 
-@GAUGES
-def test_a_pipe_and_all_it_has_may_go_before_its_trace_ends(gauge):
+@READERS
+def test_a_pipe_and_all_it_has_may_go_before_its_trace_ends(reader):
     with VirtualGPU("rtx-4090"):
         pipe = placed("model")
         pipe.scheduler = DDIMScheduler()
         parts = [ref(part) for part in (pipe, pipe.a, pipe.b, pipe.scheduler)]
-        with Trace(pipe, {}, gauge) as tracing:
+        with Trace(pipe, {}, reader) as tracing:
             pipe()
             del pipe
             gc.collect()
@@ -158,12 +158,12 @@ def test_a_pipe_and_all_it_has_may_go_before_its_trace_ends(gauge):
     assert profile.sequence == ("a", "b", "c", "d")
 
 
-@GAUGES
-def test_a_finished_trace_and_its_profile_hold_no_part_of_the_pipe(gauge):
+@READERS
+def test_a_finished_trace_and_its_profile_hold_no_part_of_the_pipe(reader):
     with VirtualGPU("rtx-4090"):
         pipe = placed("model")
         parts = [ref(part) for part in (pipe, pipe.a, pipe.b)]
-        with Trace(pipe, {}, gauge) as tracing:
+        with Trace(pipe, {}, reader) as tracing:
             pipe()
         plan_offload(tracing.profile, 8 * GIB)
         del pipe
@@ -185,14 +185,14 @@ def test_a_scheduler_that_is_replaced_goes():
             assert before() is None
 
 
-@GAUGES
+@READERS
 def test_a_component_that_is_replaced_goes_and_the_profile_says_that_it_does_not_know_the_new_one(
-    gauge,
+    reader,
 ):
     with VirtualGPU("rtx-4090"):
         pipe = placed()
         before = ref(pipe.a)
-        with Trace(pipe, {}, gauge) as tracing:
+        with Trace(pipe, {}, reader) as tracing:
             pipe()
             pipe.a = build(SCRIPT).a
             gc.collect()

@@ -8,7 +8,7 @@ import out_of_memory
 import pytest
 from tiny_folder import write_tiny_pipeline
 
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 
 CALL = {"num_inference_steps": 1, "height": 256, "width": 256}
 # Wide enough for weights and activations of more than a segment of the allocator.
@@ -43,7 +43,7 @@ def model(tmp_path_factory):
 
 
 def test_each_forced_failure_is_told_and_the_pipe_works_under_the_plan_that_fits(model):
-    h200 = card("h200")
+    h200 = gpu_spec("h200")
     moments = {
         moment.id: moment
         for mode in forced_failures.MODES
@@ -59,7 +59,7 @@ def test_each_forced_failure_is_told_and_the_pipe_works_under_the_plan_that_fits
 
 
 def test_a_limit_lies_between_what_is_there_and_what_is_needed(model):
-    for moment in forced_failures.moments_of(model, CALL, "resident", card("h200")):
+    for moment in forced_failures.moments_of(model, CALL, "resident", gpu_spec("h200")):
         assert moment.before_bytes < moment.limit_bytes < moment.peak_bytes
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from card_worlds import card_gauge
+from gpu_worlds import measured_reader
 from pipeline_states import state_of
 from tiny_pipelines import Act, Script, build
 
@@ -30,21 +30,21 @@ def placed(mode):
     return pipe
 
 
-@pytest.mark.parametrize("gauge", [None, card_gauge])
+@pytest.mark.parametrize("reader", [None, measured_reader])
 @pytest.mark.parametrize("mode", ["resident", "model", "sequential", "group-leaf"])
-def test_a_traced_call_leaves_the_pipe_as_an_untraced_one_does(mode, gauge):
+def test_a_traced_call_leaves_the_pipe_as_an_untraced_one_does(mode, reader):
     with VirtualGPU("rtx-4090"):
         traced, untraced = placed(mode), placed(mode)
         untraced()
-        with Trace(traced, {}, gauge):
+        with Trace(traced, {}, reader):
             traced()
         assert state_of(traced) == state_of(untraced)
 
 
-@pytest.mark.parametrize("gauge", [None, card_gauge])
+@pytest.mark.parametrize("reader", [None, measured_reader])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_interrupted_call_leaves_the_pipe_as_without_a_tracer_and_keeps_what_was_seen(
-    error, gauge, monkeypatch
+    error, reader, monkeypatch
 ):
     def broken(*_):
         raise error("stopped")
@@ -55,7 +55,7 @@ def test_an_interrupted_call_leaves_the_pipe_as_without_a_tracer_and_keeps_what_
             monkeypatch.setattr(pipe.b, "encode", broken, raising=False)
         with pytest.raises(error):
             untraced()
-        tracing = Trace(traced, {}, gauge)
+        tracing = Trace(traced, {}, reader)
         with pytest.raises(error), tracing:
             traced()
         assert state_of(traced) == state_of(untraced)
@@ -110,7 +110,7 @@ def test_a_trace_has_no_profile_before_its_block_ends():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, tracing needs no virtual one")
-def test_tracing_without_any_card_says_what_to_do():
+def test_tracing_without_any_gpu_says_what_to_do():
     with pytest.raises(InputError, match="profile_pipeline"), trace(build(SCRIPT)):
         pass
 

@@ -1,4 +1,4 @@
-"""Which attention runs on which card, against a table worked out from PyTorch's rules, and what it takes."""
+"""Which attention runs on which GPU, against a table worked out from PyTorch's rules, and what it takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 from profiler.virtual.operators.attention import backend
@@ -21,7 +21,7 @@ def chosen(
     value = torch.empty(values or keys or shape, dtype=dtype, device="meta")
     if mask is not None:
         mask = torch.empty(mask, dtype=dtype, device="meta")
-    return backend(card(name), query, key, value, mask, is_causal=causal, enable_gqa=gqa)
+    return backend(gpu_spec(name), query, key, value, mask, is_causal=causal, enable_gqa=gqa)
 
 
 PLAIN = (2, 24, 512, 128)

@@ -53,23 +53,23 @@ def test_the_operators_are_those_that_torch_runs_itself(variant, dtype):
 
 
 @pytest.mark.parametrize(
-    ("card", "dtype", "forced"),
+    ("gpu", "dtype", "forced"),
     [
         ("t4", torch.bfloat16, False),  # no fused kernel serves bfloat16 below sm_80
         ("v100", torch.bfloat16, False),
         ("rtx-4090", torch.float16, True),
     ],
 )
-def test_causal_attention_holds_its_mask_and_the_scores_twice(card, dtype, forced):
+def test_causal_attention_holds_its_mask_and_the_scores_twice(gpu, dtype, forced):
     """Queries `[1, 8, 512, 64]` in half precision take half a MiB, and 1 MiB as they are computed with."""
     scores, mask = 8 * MIB, MIB  # 8 heads, 512 x 512, 4 bytes
     singles = 4 * MIB  # queries, keys and values in single precision, and the queries scaled
     # In the safe softmax: scores and softmax, a bool for each score and each row, and a zero.
     softmax = 2 * scores + scores // 4 + 8 * 512 + 512
-    with VirtualGPU(card) as gpu:
+    with VirtualGPU(gpu) as virtual:
         query = torch.zeros(1, 8, 512, 64, device="cuda", dtype=dtype)
         torch.ops.aten.mm(query[0, 0], query[0, 0].T)  # cuBLAS's workspace
-        before = gpu.allocator.allocated_bytes
+        before = virtual.allocator.allocated_bytes
         torch.cuda.reset_peak_memory_stats()
         with sdpa_kernel(
             [SDPBackend.MATH] if forced else list(SDPBackend.__members__.values())[1:]
@@ -78,7 +78,7 @@ def test_causal_attention_holds_its_mask_and_the_scores_twice(card, dtype, force
                 query, query, query, is_causal=True
             )
         assert (out.device.type, out.dtype, out.shape) == ("cuda", dtype, query.shape)
-        assert gpu.allocator.peak_bytes - before == singles + mask + softmax
+        assert virtual.allocator.peak_bytes - before == singles + mask + softmax
 
 
 def test_a_safe_softmax_is_taken_apart_whoever_calls_it():
@@ -98,10 +98,10 @@ def test_dropout_on_the_gpu_is_one_kernel_with_a_mask():
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("card", ["t4", "v100", "rtx-2080-ti"])
-def test_a_pipeline_in_bfloat16_runs_where_bfloat16_has_no_fused_attention(card, tmp_path):
+@pytest.mark.parametrize("gpu", ["t4", "v100", "rtx-2080-ti"])
+def test_a_pipeline_in_bfloat16_runs_where_bfloat16_has_no_fused_attention(gpu, tmp_path):
     """FLUX.1: its CLIP attends causally, its T5 with a bias, its transformer without either."""
-    with VirtualGPU(card):
+    with VirtualGPU(gpu):
         pipe = load_pipeline(str(write_tiny_flux(tmp_path)), dtype="bfloat16").to("cuda")
         embeds, pooled, _ = pipe.encode_prompt("a prompt", "a prompt", max_sequence_length=32)
         image = pipe(

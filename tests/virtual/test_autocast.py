@@ -187,7 +187,7 @@ def test_casts_take_time_and_memory_while_they_are_made(gpu, layer):
         peaks.append((gpu.allocator.peak_bytes - before) // MIB)
         seconds.append(gpu.clock.host - began)
     assert peaks == [16, 8 + 2 + 8]
-    casts = (16 + 8 + 4 + 2) * MIB / gpu.card.memory_bytes_per_second
+    casts = (16 + 8 + 4 + 2) * MIB / gpu.spec.memory_bytes_per_second
     assert seconds[1] > casts
 
 

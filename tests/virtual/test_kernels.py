@@ -1,16 +1,16 @@
-"""Seconds of a kernel: the roofline, reckoned by hand, on a card whose fractions differ by class."""
+"""Seconds of a kernel: the roofline, reckoned by hand, on a GPU whose fractions differ by class."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.virtual.operators.kernels import Kernel
 
 aten = torch.ops.aten
-CARD = replace(
-    card("a100-80gb"),
+GPU = replace(
+    gpu_spec("a100-80gb"),
     memory_bytes_per_second=1e12,
     flops_per_second=dict.fromkeys(("float16", "float32"), 1e12),
     achieved={"matrix_product": 0.5, "convolution": 0.25, "attention": 0.2, "memory": 0.1},
@@ -55,4 +55,4 @@ def attention_case():
     ],
 )
 def test_a_kernel_takes_what_its_class_achieves(func, args, seconds):
-    assert Kernel(CARD, func, args, func(*args)).seconds() == pytest.approx(seconds)
+    assert Kernel(GPU, func, args, func(*args)).seconds() == pytest.approx(seconds)

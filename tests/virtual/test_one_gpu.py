@@ -101,7 +101,7 @@ def test_the_one_gpu_goes_by_all_its_names(gpu):
     held = torch.zeros(2, device="cuda")
     for name in (None, 0, "cuda", "cuda:0", held.device):
         assert cuda.memory_allocated(name) == 512
-        assert cuda.get_device_properties(name).name == gpu.card.name
+        assert cuda.get_device_properties(name).name == gpu.spec.name
     for name in (0, -1, "cuda:0"):
         with cuda.device(name), cuda.device_of(held):
             assert torch.accelerator.current_device_index() == 0

@@ -1,4 +1,4 @@
-"""Every operator that a card runs for the catalogue has a rule for its memory; an unknown one widens the band."""
+"""Every operator that a GPU runs for the catalogue has a rule for its memory; an unknown one widens the band."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ FAMILIES = {
 
 @pytest.fixture
 def met(monkeypatch):
-    """Return the set of operators that the card has worked on."""
+    """Return the set of operators that the GPU has worked on."""
     operators = set()
     learn = Operators.learn
 
     def spy(self, func, args, kwargs, tensors):
         entry = learn(self, func, args, kwargs, tensors)
-        if entry.on_card:
+        if entry.on_gpu:
             operators.add(func)
         return entry
 

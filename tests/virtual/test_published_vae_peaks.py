@@ -1,4 +1,4 @@
-"""Peaks of VAEs alone, measured by others on real cards, are predicted to two parts in a thousand."""
+"""Peaks of VAEs alone, measured by others on real GPUs, are predicted to two parts in a thousand."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def test_a_log_holds_every_request_in_order():
         nbytes = 256 * 256 * 4
         (stretch,) = log.stretches
         kept = [item for item in stretch.items if not isinstance(item, float)]
-        assert kept == [nbytes, gpu.card.cublas_workspace_bytes, nbytes, -3]
+        assert kept == [nbytes, gpu.spec.cublas_workspace_bytes, nbytes, -3]
         assert [type(item) for item in stretch.items].count(float) == 2
         assert log.survivors == (1, 2)
         assert log.operators == 2

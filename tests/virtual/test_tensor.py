@@ -127,19 +127,19 @@ def test_pinned_memory_is_rounded_up_to_a_power_of_two_and_kept_when_freed(gpu):
 
 def test_factories_and_non_blocking_copies_to_the_host_pin(gpu):
     made = torch.empty(3000, dtype=torch.uint8, pin_memory=True)  # 4096
-    card = torch.empty(100, device="cuda")
-    sent = card.to("cpu", non_blocking=True)  # 400 bytes, rounded to 512
-    waited = card.to("cpu")
+    spec = torch.empty(100, device="cuda")
+    sent = spec.to("cpu", non_blocking=True)  # 400 bytes, rounded to 512
+    waited = spec.to("cpu")
     assert [tensor.is_pinned() for tensor in (made, sent, waited)] == [True, True, False]
     assert gpu.host.pinned_bytes == 4096 + 512
 
 
-def test_only_copies_between_pinned_memory_and_the_card_let_the_host_go_on(gpu):
+def test_only_copies_between_pinned_memory_and_the_gpu_let_the_host_go_on(gpu):
     """The time a gibibyte takes: 1/25 s at 25 GB/s from pinned memory, 1/9 s at 9 GB/s from pageable memory."""
     gib = 1 << 30
     pageable = torch.empty(gib, dtype=torch.uint8)
     pinned = pageable.pin_memory()
-    card = torch.empty(gib, dtype=torch.uint8, device="cuda")
+    spec = torch.empty(gib, dtype=torch.uint8, device="cuda")
     host = {}
     for name, source, non_blocking in (
         ("pinned", pinned, True),
@@ -148,9 +148,9 @@ def test_only_copies_between_pinned_memory_and_the_card_let_the_host_go_on(gpu):
     ):
         torch.cuda.synchronize()
         began = gpu.clock.host
-        card.copy_(source, non_blocking)
+        spec.copy_(source, non_blocking)
         host[name] = gpu.clock.host - began
-    link = gpu.card
+    link = gpu.spec
     assert host == pytest.approx(
         {
             "pinned": 0.0,
@@ -163,20 +163,20 @@ def test_only_copies_between_pinned_memory_and_the_card_let_the_host_go_on(gpu):
 
 def test_a_pinned_tensor_is_reused_when_its_copy_is_done(gpu):
     pinned = torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True)
-    card = pinned.to("cuda", non_blocking=True)
+    spec = pinned.to("cuda", non_blocking=True)
     del pinned
     torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True)
     assert gpu.host.pinned_bytes == 2 << 30
     torch.cuda.synchronize()
     both = [torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
-    assert (gpu.host.pinned_bytes, len(both), card.is_cuda) == (2 << 30, 2, True)
+    assert (gpu.host.pinned_bytes, len(both), spec.is_cuda) == (2 << 30, 2, True)
 
 
 def test_weights_cast_on_the_way_to_the_host_wait_there_in_both_dtypes(gpu):
     """A blocking copy sends what is there and casts on the host: 2 bytes an element cross, 2 + 4 lie there at most."""
-    card = torch.empty(1 << 20, dtype=torch.float16, device="cuda")
+    spec = torch.empty(1 << 20, dtype=torch.float16, device="cuda")
     gpu.host.take_peak()
-    sent = card.to("cpu", torch.float32)
+    sent = spec.to("cpu", torch.float32)
     assert (gpu.d2h_bytes, gpu.host.take_peak(), gpu.host.pageable_bytes) == (
         2 << 20,
         6 << 20,
@@ -241,12 +241,12 @@ def test_streams_and_events_measure_the_model_s_time(gpu):
     big @ big
     end.record()
     torch.cuda.synchronize()
-    # 2 * 4096^3 operations at 60 % of the card's rate
-    rate = gpu.card.flops_per_second["float16"] * 0.6
+    # 2 * 4096^3 operations at 60 % of the GPU's rate
+    rate = gpu.spec.flops_per_second["float16"] * 0.6
     assert begin.elapsed_time(end) == pytest.approx(1000 * 2 * 4096**3 / rate, rel=0.05)
 
 
-def test_a_generator_claims_the_card_and_moves_nothing(gpu):
+def test_a_generator_claims_the_gpu_and_moves_nothing(gpu):
     generator = torch.Generator("cuda").manual_seed(0)
     noise = torch.randn(4, generator=generator, device="cuda")
     assert (generator.device, noise.device, isinstance(generator, torch.Generator)) == (

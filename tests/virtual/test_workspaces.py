@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.units import MIB
 from profiler.virtual import VirtualGPU
 from profiler.virtual.workspaces import Workspace, convolution, group_norm
@@ -22,7 +22,7 @@ def workspace(gpu, image, out_channels, dtype, *, kernel=3, groups=1, transposed
     )
     output = torch.empty(image[0], out_channels, *image[2:], dtype=dtype, device="meta")
     args = (taken, weight, None, [1], [kernel // 2], [1], transposed, [0], groups)
-    found = convolution(card(gpu), args, output)
+    found = convolution(gpu_spec(gpu), args, output)
     return tuple(round(nbytes / MIB, 3) for nbytes in (found, found.least, found.most))
 
 
@@ -39,7 +39,7 @@ FOUR = (4, 128, 256, 256)
         ((("h100", FOUR, 256, HALF), {}), (64.562, 64.562, 192.562)),
         # Single precision: input 32, weight 1.125.
         ((("a100-80gb", IMAGE, 256, SINGLE), {}), (33.125, 33.125, 33.125)),
-        # Nobody measured this card.
+        # Nobody measured this GPU.
         ((("t4", IMAGE, 256, HALF), {}), (48.562, 0, 48.562)),
         ((("t4", IMAGE, 256, SINGLE), {}), (33.125, 0, 97.125)),
         # A kernel of one element, depthwise and transposed: perhaps none, perhaps all.
@@ -69,7 +69,7 @@ def test_a_convolution_lays_out_what_is_not_channels_last(image_last, weight_las
     image = image.contiguous(memory_format=formats[image_last])
     weight = weight.contiguous(memory_format=formats[weight_last])
     found = convolution(
-        card("rtx-4090"), (image, weight, None, [1], [1], [1], False, [0], 1), image
+        gpu_spec("rtx-4090"), (image, weight, None, [1], [1], [1], False, [0], 1), image
     )
     assert (found, found.least, found.most) == (copied_bytes,) * 3
 

@@ -10,7 +10,7 @@ from profiler.record.events import Event
 from profiler.record.profile import Gpu, Profile, Totals
 
 BLOCK = 512
-CARD = "cuda:0"
+GPU = "cuda:0"
 
 
 def component(
@@ -38,9 +38,9 @@ def component(
 
 
 def gpu(**changes: object) -> Gpu:
-    """Return a card whose copies run at one byte per microsecond, without context and slack."""
+    """Return a GPU whose copies run at one byte per microsecond, without context and slack."""
     facts: dict[str, object] = {
-        "name": "Test card",
+        "name": "Test GPU",
         "capacity_bytes": 1 << 30,
         "context_bytes": 0,
         "slack_bytes": 0,
@@ -56,12 +56,12 @@ class Recorder:
     def __init__(self, *components: Component) -> None:
         self.components = components
         self._events: list[Event] = []
-        self._on_card = {
-            one.name: one.allocated_bytes if one.tensors and one.tensors[0].device == CARD else 0
+        self._on_gpu = {
+            one.name: one.allocated_bytes if one.tensors and one.tensors[0].device == GPU else 0
             for one in components
         }
         self.floating = 0
-        self._weights = sum(self._on_card.values())  # before the event that is being written
+        self._weights = sum(self._on_gpu.values())  # before the event that is being written
         self._lead = 0
         self._call = -1
         self.phase, self.step = "place", -1
@@ -91,55 +91,55 @@ class Recorder:
         return self._log("exit", name, entry=entry)
 
     def run(self, name: str, peak: int = 0, keep: int = 0, entry: str = "forward") -> Recorder:
-        """Enter a component that is on the card, work, and leave it."""
+        """Enter a component that is on the GPU, work, and leave it."""
         return self.enter(name, entry).work(peak, keep).exit(name, entry)
 
     def onload(self, name: str, asked_by: str = "accelerate.CpuOffload") -> Recorder:
-        """Move a component to the card."""
+        """Move a component to the GPU."""
         size = self._component(name)
-        self._on_card[name] = size.allocated_bytes
+        self._on_gpu[name] = size.allocated_bytes
         return self._log(
             "onload",
             name,
             count=size.bytes,
             dtype=size.dtype,
-            devices=("cpu", CARD),
+            devices=("cpu", GPU),
             asked_by=asked_by,
         )
 
     def onload_bytes(self, name: str, count: int) -> Recorder:
-        """Move a component to the card that takes `count` bytes there since a cast."""
-        self._on_card[name] = _rounded(count)
+        """Move a component to the GPU that takes `count` bytes there since a cast."""
+        self._on_gpu[name] = _rounded(count)
         return self._log(
             "onload",
             name,
             count=count,
             dtype="float32",
-            devices=("cpu", CARD),
+            devices=("cpu", GPU),
             asked_by="accelerate.CpuOffload",
         )
 
     def offload(self, name: str, asked_by: str = "accelerate.CpuOffload") -> Recorder:
         """Move a component to the CPU."""
         size = self._component(name)
-        self._on_card[name] = 0
+        self._on_gpu[name] = 0
         return self._log(
             "offload",
             name,
             count=size.bytes,
             dtype=size.dtype,
-            devices=(CARD, "cpu"),
+            devices=(GPU, "cpu"),
             asked_by=asked_by,
         )
 
     def empty_cache(self, asked_by: str = "accelerate.CpuOffload") -> Recorder:
-        """Empty the card's cache."""
+        """Empty the GPU's cache."""
         return self._log("empty_cache", asked_by=asked_by)
 
     def cast(self, name: str, dtype: str, *, count: int, resident: int, held: int = 0) -> Recorder:
-        """Cast a component, which then takes `count` bytes, `resident` of the card, and held `held` more meanwhile."""
-        self._on_card[name] = resident
-        device = CARD if resident else "cpu"
+        """Cast a component, which then takes `count` bytes, `resident` of the GPU, and held `held` more meanwhile."""
+        self._on_gpu[name] = resident
+        device = GPU if resident else "cpu"
         self._log("cast", name, count=count, dtype=dtype, devices=(device, device))
         cast = self._events[-1]
         self._events[-1] = cast._replace(peak_bytes=cast.peak_bytes + held)
@@ -165,7 +165,7 @@ class Recorder:
         return next(one for one in self.components if one.name == name)
 
     def _allocated(self) -> int:
-        return sum(self._on_card.values()) + self.floating
+        return sum(self._on_gpu.values()) + self.floating
 
     def _log(
         self,
@@ -202,7 +202,7 @@ class Recorder:
                 peak_bytes=max(before, after),
                 after_bytes=after,
                 reserved_bytes=0,
-                resident_bytes=self._on_card.get(name, 0),
+                resident_bytes=self._on_gpu.get(name, 0),
                 start_seconds=float(len(self._events)),
                 seconds=0.0,
             )

@@ -66,8 +66,8 @@ def workload(family):
 
 
 @cache
-def rides(family):
-    """Return the rides of a family's workload."""
+def cost_table(family):
+    """Return the cost_table of a family's workload."""
     return tabulate(workload(family), LINK)
 
 
@@ -76,7 +76,7 @@ def insides(family):
     """Return how each component can be split, and streamed."""
     ways = {}
     for part in workload(family).components:
-        table = rides(family)
+        table = cost_table(family)
         split = tuple(placements(part, table, (*LEVERS, DISK), leaving_rest=False))
         ways[part.name] = split, tuple(placements(part, table, LEVERS, leaving_rest=True))
     return ways

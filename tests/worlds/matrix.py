@@ -15,7 +15,7 @@ from shallow_models import shallow_pipeline
 from zoo import MODES
 
 from profiler.errors import InputError
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.pipelines.sensible_call import blank_pictures
 from profiler.record.profile import Profile
 from profiler.tracing import profile_pipeline
@@ -51,7 +51,7 @@ CALLS = {
 # Their schedulers divide by zero, or give no second result, for a single step.
 TWO_STEPS = ("ltx-video", "mochi-1", "pixart-alpha-xl")
 
-# What stock diffusers cannot run on the virtual card; by its code, not on a real one either:
+# What stock diffusers cannot run on the virtual GPU; by its code, not on a real one either:
 # - with a stream, group offload keeps pinned half-precision copies, while the pipeline casts this VAE to single
 #   precision;
 STALE_PINS = "RuntimeError in vae: Input type (float) and bias type (c10::Half) should be the same"
@@ -104,7 +104,7 @@ FAILS = {
 }
 
 # Its transformer's rotary frequencies stay in a cache of diffusers' that no pipe ever leaves: 2 x 4096 positions of 64
-# complex numbers on the card and on the host, and on the card those of the picture's 20 x 20 tokens. (card, host)
+# complex numbers on the GPU and on the host, and on the GPU those of the picture's 20 x 20 tokens. (GPU, host)
 KEPT = {"qwen-image": (8 * 64 * (2 * 4096 + 400), 8 * 64 * 2 * 4096)}
 
 
@@ -116,7 +116,7 @@ class Run(NamedTuple):
     h2d_bytes: int
     d2h_bytes: int
     peak_bytes: int
-    left_bytes: int  # on the card, when the pipe was gone
+    left_bytes: int  # on the GPU, when the pipe was gone
     host_bytes: int  # of the host's memory besides what the model takes that the twin is made from
 
     @property
@@ -128,7 +128,7 @@ class Run(NamedTuple):
 @functools.cache
 def runs(model) -> dict[str, Run]:
     """Return the runs of a model by mode."""
-    with VirtualGPU(card("h200").with_capacity(TIB)) as gpu:
+    with VirtualGPU(gpu_spec("h200").with_capacity(TIB)) as gpu:
         pipe = shallow_pipeline(model)
         gc.collect()
         gc.freeze()  # what is there already need not be looked at again after each run
@@ -140,7 +140,7 @@ def runs(model) -> dict[str, Run]:
 
 def _run(gpu, pipe, model, mode) -> Run:
     counted = gpu.h2d_bytes, gpu.d2h_bytes, _host_bytes(gpu)
-    held_bytes = _card_bytes(gpu)
+    held_bytes = _gpu_bytes(gpu)
     gpu.allocator.reset_peak()
     sized = "height" in inspect.signature(type(pipe).__call__).parameters
     call = {**(SIZE if sized else blank_pictures(pipe, SIZE)), **CALLS.get(model, {})}
@@ -161,15 +161,15 @@ def _run(gpu, pipe, model, mode) -> Run:
         gpu.h2d_bytes - counted[0],
         gpu.d2h_bytes - counted[1],
         peak_bytes,
-        _card_bytes(gpu) - held_bytes,
+        _gpu_bytes(gpu) - held_bytes,
         _host_bytes(gpu) - counted[2],
     )
 
 
-def _card_bytes(gpu) -> int:
-    """Return what tensors on the card ask for; cuBLAS's workspaces, one a stream, stay."""
+def _gpu_bytes(gpu) -> int:
+    """Return what tensors on the GPU ask for; cuBLAS's workspaces, one a stream, stay."""
     gpu.empty_cache()  # and so those that a stream was not done with
-    workspace_bytes = gpu.card.cublas_workspace_bytes
+    workspace_bytes = gpu.spec.cublas_workspace_bytes
     streams = gpu.workspace_bytes // workspace_bytes
     return gpu.allocator.all.requested_bytes.current - streams * workspace_bytes
 
@@ -197,7 +197,7 @@ def check(model, mode) -> None:
 
 
 def _check_residency(profile) -> None:
-    """Assert that no component ever has more on the card than it has, and everything resident stays there."""
+    """Assert that no component ever has more on the GPU than it has, and everything resident stays there."""
     # Casting to single precision doubles a VAE; accelerate rounds each tensor up.
     whole = {part.name: 2 * part.allocated_bytes for part in profile.components}
     for event in profile.events:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builders import CARD, Recorder, component
+from builders import GPU, Recorder, component
 from hypothesis import strategies as st
 
 from profiler.placements.scheme import scheme_for
@@ -15,9 +15,9 @@ WORK = st.tuples(st.integers(0, 5000), st.integers(-200, 1000))
 
 @st.composite
 def workloads(draw, most=4):
-    """Components that are all on the card, called in any order, nested, repeated, with casts."""
+    """Components that are all on the GPU, called in any order, nested, repeated, with casts."""
     count = draw(st.integers(1, most))
-    parts = [component(name, tuple(draw(SIZES)), device=CARD) for name in NAMES[:count]]
+    parts = [component(name, tuple(draw(SIZES)), device=GPU) for name in NAMES[:count]]
     log = Recorder(*parts)
     for _ in range(draw(st.integers(1, 2))):
         log.begin()

@@ -213,7 +213,7 @@ def nets(width: int = 8) -> NetPipeline:
 
 
 def ways(pipe: DiffusionPipeline) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a scheme of each kind that runs without a card, and some that mix them, by a name."""
+    """Yield a scheme of each kind that runs without a GPU, and some that mix them, by a name."""
     names = [name for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)]
     denoiser = "unet" if "unet" in names else "transformer"
     rest = [name for name in names if name != denoiser]
@@ -237,7 +237,7 @@ def ways(pipe: DiffusionPipeline) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "each its own way", {"excluded": rest[1:], "inside": split}
 
 
-def ways_on_a_card(pipe: DiffusionPipeline) -> Iterator[tuple[str, dict[str, Any]]]:
+def ways_on_a_gpu(pipe: DiffusionPipeline) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield those, and the ones that need streams or a device that is not the CPU."""
     yield from ways(pipe)
     names = list(private.modules_of(pipe))

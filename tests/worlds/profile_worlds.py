@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from profiler.record.components import Component, TensorSize
 from profiler.record.events import Event
-from profiler.record.profile import Assumption, BillItem, Gpu, Profile, Totals
+from profiler.record.profile import Assumption, Gpu, PeakItem, Profile, Totals
 from profiler.units import GIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CARD = Gpu(
+GPU = Gpu(
     name="NVIDIA GeForce RTX 4060",
     capacity_bytes=8 * GIB,
     context_bytes=300 * MIB,
@@ -46,7 +46,7 @@ class Story:
     """Writes events one after the other and keeps the books: allocated, resident, clock."""
 
     components: tuple[Component, ...]
-    card: Gpu = CARD
+    spec: Gpu = GPU
     events: list[Event] = field(default_factory=list)
     call: int = 0
     phase: str = "encode"
@@ -58,8 +58,8 @@ class Story:
 
     def __post_init__(self) -> None:
         for part in self.components:
-            on_card = part.tensors[0].device.startswith("cuda")
-            self.resident[part.name] = part.allocated_bytes if on_card else 0
+            on_gpu = part.tensors[0].device.startswith("cuda")
+            self.resident[part.name] = part.allocated_bytes if on_gpu else 0
         self.allocated_bytes = self.lead_peak_bytes = sum(self.resident.values())
 
     def add(
@@ -146,7 +146,7 @@ class Story:
         self, kind: str, name: str, size: int, source: str, target: str, asked_by: str
     ) -> None:
         after = self.allocated_bytes + (size if target != "cpu" else -size)
-        rate = self.card.h2d_bytes_per_second if target != "cpu" else self.card.d2h_bytes_per_second
+        rate = self.spec.h2d_bytes_per_second if target != "cpu" else self.spec.d2h_bytes_per_second
         where = {
             "from_device": source,
             "to_device": target,
@@ -158,7 +158,7 @@ class Story:
     def part(self, name: str) -> Component:
         return next(part for part in self.components if part.name == name)
 
-    def profile(self, *, bill: Iterable[BillItem] = (), **more: object) -> Profile:
+    def profile(self, *, bill: Iterable[PeakItem] = (), **more: object) -> Profile:
         """Return the profile of what was told so far, with totals counted from the events."""
         facts: dict[str, object] = {
             "source": "predicted",
@@ -167,7 +167,7 @@ class Story:
             **more,
         }
         return Profile(
-            gpu=self.card,
+            gpu=self.spec,
             components=self.components,
             events=tuple(self.events),
             totals=self.totals(),
@@ -187,7 +187,7 @@ class Story:
                 (max(e.lead_peak_bytes, e.peak_bytes) for e in self.events), default=0
             ),
             peak_reserved_bytes=reserved,
-            device_bytes=reserved + self.card.context_bytes,
+            device_bytes=reserved + self.spec.context_bytes,
             host_pinned_bytes=0,
             h2d_bytes=moved("cuda", ("onload", "copy")),
             d2h_bytes=moved("cpu", ("offload", "copy")),
@@ -205,9 +205,9 @@ SDXL = (
 )
 
 
-def sdxl_model_offload(*, steps: int = 30, calls: int = 1, card: Gpu = CARD) -> Profile:
+def sdxl_model_offload(*, steps: int = 30, calls: int = 1, spec: Gpu = GPU) -> Profile:
     """Return stock model offload of an SDXL-like pipeline: each component evicts its predecessor."""
-    story = Story(SDXL, card=card)
+    story = Story(SDXL, spec=spec)
     for call in range(calls):
         story.begin(call)
         previous = ""
@@ -243,10 +243,10 @@ def sdxl_model_offload(*, steps: int = 30, calls: int = 1, card: Gpu = CARD) -> 
         error_band=0.03,
         error_band_below=0.03,
         bill=(
-            BillItem(holder="unet", what="weights", bytes=4897 * MIB),
-            BillItem(holder="unet", what="activations", bytes=180 * MIB + 77),
-            BillItem(holder="", what="workspace", bytes=32 * MIB),
-            BillItem(holder="", what="unattributed", bytes=-77),
+            PeakItem(holder="unet", what="weights", bytes=4897 * MIB),
+            PeakItem(holder="unet", what="activations", bytes=180 * MIB + 77),
+            PeakItem(holder="", what="workspace", bytes=32 * MIB),
+            PeakItem(holder="", what="unattributed", bytes=-77),
         ),
     )
 

@@ -95,13 +95,13 @@ class StreamedOffload(CpuOffload):
         chosen = [blocks[index] for index in streamed_blocks(len(blocks), self.resident_blocks)]
         slots = [own_slots(module, block) for block in chosen]
         everything = [one for of_block in slots for one in of_block]
-        on_card = self.execution_device.type != "cpu"
+        on_gpu = self.execution_device.type != "cpu"
         self._travelling = chosen
         self.rest.copies.staying = frozenset(slot for slot, _ in everything)
-        self._pack.take_in(everything, pin=on_card)
+        self._pack.take_in(everything, pin=on_gpu)
         stream = (
             TorchDeviceBackend(self.execution_device).Stream(self.execution_device)
-            if on_card
+            if on_gpu
             else None
         )
         places = _places(module)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from profiler.planning.costs.link import Link
     from profiler.planning.replaying.workload import Op, Stretch, Workload
     from profiler.record.components import Component
-    from profiler.record.events import Inside, Visit
+    from profiler.record.events import SubmoduleSpan, Visit
 
 
 class Spot(NamedTuple):
@@ -86,7 +86,7 @@ class Walk:
         names = {name: index for index, name in enumerate(workload.names)}
         self.spots: list[
             tuple[Spot | None, ...]
-        ] = []  # by operation: the spot of each stretch of its lead
+        ] = []  # by operation: the spot of each stretch of its gap
         self._kinds: list[dict[object, int]] = [{} for _ in names]
         self._forwards: list[list[Forward]] = [[] for _ in names]
         self._known = [True] * len(names)
@@ -94,8 +94,8 @@ class Walk:
         self._casts: list[list[str]] = [[] for _ in names]
         self._open: list[tuple[int, Forward, list[tuple[int, int]]]] = []
         for number, op in enumerate(ops):
-            self.spots.append((None,) * len(op.lead))
-            self._lead(number, op)
+            self.spots.append((None,) * len(op.gap))
+            self._gap(number, op)
             index = names.get(op.event.component, -1)
             if op.kind == "enter":
                 forward = self._entered(op, index)
@@ -122,11 +122,11 @@ class Walk:
         if any(index == running for running, _, _ in self._open):
             self._known[index] = False
 
-    def _lead(self, number: int, op: Op) -> None:
+    def _gap(self, number: int, op: Op) -> None:
         if not self._open:
             return
         index, forward, places = self._open[-1]
-        for position, stretch in enumerate(op.lead):
+        for position, stretch in enumerate(op.gap):
             places.append((number, position))
             forward.stretches.append(stretch)
             if stretch.inside is None and not _is_empty(op, position):
@@ -152,7 +152,7 @@ class Walk:
 
 def _is_empty(op: Op, position: int) -> bool:
     """Tell whether the stretch lies between events of hooks, where no part can have run."""
-    return position < len(op.lead) - 1 or op.kind != "exit"
+    return position < len(op.gap) - 1 or op.kind != "exit"
 
 
 def passes(
@@ -259,7 +259,9 @@ class _Passing:
         self._sound &= self._machine.here((*own.parameters, *own.buffers))
 
 
-def _thin(inside: Inside | None, component: int, parts: frozenset[int]) -> Inside | None:
+def _thin(
+    inside: SubmoduleSpan | None, component: int, parts: frozenset[int]
+) -> SubmoduleSpan | None:
     if inside is None:
         return None
     kept: list[Visit] = []

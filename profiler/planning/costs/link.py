@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from profiler.errors import InputError
-from profiler.gpus.hardware import card
+from profiler.gpus.hardware import gpu_spec
 from profiler.units import NANOSECONDS
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _other_seconds(profile: Profile, call: int) -> float:
 def _known_rates(name: str) -> tuple[float, float]:
     """Return the bytes per second to a GPU of this name and back; 0 if it is unknown."""
     try:
-        known = card(name)
+        known = gpu_spec(name)
     except InputError:
         return 0.0, 0.0
     return known.h2d_bytes_per_second, known.d2h_bytes_per_second

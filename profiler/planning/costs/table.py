@@ -2,8 +2,8 @@
 
 Two facts make this possible. Under model offload, a component's time on the GPU depends only on its own entries and on
 its *successor* in the sequence (the component whose hook evicts it). And hooks inside a component act only during its
-own forwards. So a plan is the sum of the costs of its placements (`Ride`), one for each component, each tabulated
-independently, and the allocated bytes at any moment are the floating bytes plus the placements' loads.
+own forwards. So a plan is the sum of the costs of its placements (`PlacementCost`), one for each component, each
+tabulated independently, and the allocated bytes at any moment are the floating bytes plus the placements' loads.
 
 Moments at which every placement's load is equal are kept once, with the highest floating bytes; this collapses runs
 of equal denoise steps. A property test checks that `evaluate` equals `simulate`.
@@ -24,7 +24,7 @@ from profiler.placements.table import host_bytes
 from profiler.placements.weights import Weights
 from profiler.planning.costs.forwards import Forwards, Spot, Walk, passes
 from profiler.planning.costs.link import HOST_COPY_BYTES_PER_SECOND, UNKNOWN
-from profiler.planning.costs.whole_components import STAYS, TRAVELS, UNEVICTED, ride_whole
+from profiler.planning.costs.whole_components import STAYS, TRAVELS, UNEVICTED, whole_cost
 from profiler.units import NANOSECONDS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from profiler.placements.scheme import Scheme
     from profiler.placements.weights import WeightSize
     from profiler.planning.costs.link import Link
-    from profiler.planning.costs.whole_components import Moved, WholeRide
+    from profiler.planning.costs.whole_components import Moved, WholeCost
     from profiler.planning.replaying.workload import Op, Workload
     from profiler.record.components import Component
     from profiler.record.events import Event
@@ -56,7 +56,7 @@ class Choice(NamedTuple):
     inside: Placement | None = None
 
 
-class Ride(NamedTuple):
+class PlacementCost(NamedTuple):
     """The cost of one component under one placement."""
 
     h2d_bytes: int  # weights moved in a round of calls, once rounds repeat
@@ -92,10 +92,10 @@ _T = TypeVar("_T")
 
 
 def _remembering(method: Callable[..., _T]) -> Callable[..., _T]:
-    """Return a method of `Rides` that caches its results."""
+    """Return a method of `CostTable` that caches its results."""
 
     @wraps(method)
-    def remembered(self: Rides, *question: Any) -> _T:
+    def remembered(self: CostTable, *question: Any) -> _T:
         key = (method.__name__, *question)
         if key not in self._remembered:
             self._remembered[key] = method(self, *question)
@@ -106,7 +106,7 @@ def _remembering(method: Callable[..., _T]) -> Callable[..., _T]:
 
 
 @dataclass
-class Rides:
+class CostTable:
     """Placement costs of all components of a workload, computed on demand, and the moments that they refer to."""
 
     names: tuple[str, ...]
@@ -114,7 +114,7 @@ class Rides:
     fixed: frozenset[str]
     _components: dict[str, Component]
     _forwards: dict[str, Forwards]
-    _whole: dict[tuple[str, str], WholeRide]  # by component and placement
+    _whole: dict[tuple[str, str], WholeCost]  # by component and placement
     _link: Link
     _round: tuple[
         tuple[int, int], ...
@@ -126,49 +126,49 @@ class Rides:
         """Gather the floating bytes of all moments."""
         self._floating = np.array([one.floating_bytes for one in self.moments], dtype=np.int64)
 
-    def of_call(self, place: int) -> Rides:
+    def of_call(self, place: int) -> CostTable:
         """Return the table for a single call of a round, by its place in the round."""
         alone = tuple((call, int(at == place)) for at, (call, _) in enumerate(self._round))
         return replace(self, _round=alone)
 
-    def rides(self, scheme: Scheme) -> list[Ride]:
+    def placement_costs(self, scheme: Scheme) -> list[PlacementCost]:
         """Return the cost of each component under `scheme`."""
-        made, ridden = self._remembered, []
+        made, placed = self._remembered, []
         for question in choices_in(scheme, self.names).items():
-            key = ("ride_of", *question)
-            ridden.append(made[key] if key in made else self.ride_of(*question))
-        return ridden
+            key = ("placement_cost", *question)
+            placed.append(made[key] if key in made else self.placement_cost(*question))
+        return placed
 
     def loads(self, scheme: Scheme) -> list[int]:
         """Return the allocated bytes at each moment under `scheme`."""
-        return list(map(int, self._loads(self.rides(scheme))))
+        return list(map(int, self._loads(self.placement_costs(scheme))))
 
     def sound(self, scheme: Scheme) -> bool:
         """Tell whether no component leaves the GPU while it runs."""
-        return all(ride.sound for ride in self.rides(scheme))
+        return all(cost.sound for cost in self.placement_costs(scheme))
 
     def totals(self, scheme: Scheme) -> SchemeTotals:
         """Return the sums over all components."""
-        ridden = self.rides(scheme)
+        placed = self.placement_costs(scheme)
         up = down = exposed = first = pageable = pinned = 0
-        for ride in ridden:
-            up += ride.h2d_bytes
-            down += ride.d2h_bytes
-            exposed += ride.exposed_nanoseconds
-            first += ride.first_nanoseconds
-            pageable += ride.host.pageable
-            pinned += ride.host.pinned
+        for cost in placed:
+            up += cost.h2d_bytes
+            down += cost.d2h_bytes
+            exposed += cost.exposed_nanoseconds
+            first += cost.first_nanoseconds
+            pageable += cost.host.pageable
+            pinned += cost.host.pinned
         host = HostBytes(pageable, pinned)
-        return SchemeTotals(int(self._loads(ridden).max()), up, down, exposed, first, host)
+        return SchemeTotals(int(self._loads(placed).max()), up, down, exposed, first, host)
 
-    def _loads(self, ridden: list[Ride]) -> NDArray[np.int64]:
+    def _loads(self, placed: list[PlacementCost]) -> NDArray[np.int64]:
         loads = self._floating.copy()
-        for ride in ridden:
-            loads += ride.load
+        for cost in placed:
+            loads += cost.load
         return loads
 
     @_remembering
-    def ride_of(self, name: str, choice: Choice) -> Ride:
+    def placement_cost(self, name: str, choice: Choice) -> PlacementCost:
         """Return the cost of `name` under `choice`."""
         component = self._components[name]
         where = STAYS if name in self.fixed else choice.where
@@ -184,19 +184,19 @@ class Rides:
         whole = self._whole[name, where].of_size(size)
         swap = DROP if EVICTIONS[choice.swap].copies_back else choice.swap  # the host has its copy
         sound = travelling.sound and not whole.is_cast
-        ride = self._with_whole(whole, size.moved_bytes, swap, host, sound=sound)
-        return ride._replace(
-            h2d_bytes=ride.h2d_bytes + travelling.h2d_bytes,
-            exposed_nanoseconds=ride.exposed_nanoseconds + travelling.exposed_nanoseconds,
-            first_nanoseconds=ride.first_nanoseconds
+        cost = self._with_whole(whole, size.moved_bytes, swap, host, sound=sound)
+        return cost._replace(
+            h2d_bytes=cost.h2d_bytes + travelling.h2d_bytes,
+            exposed_nanoseconds=cost.exposed_nanoseconds + travelling.exposed_nanoseconds,
+            first_nanoseconds=cost.first_nanoseconds
             + travelling.first_nanoseconds
             + _packing(host.pinned),
-            load=ride.load + travelling.load,
+            load=cost.load + travelling.load,
         )
 
     def _with_whole(
-        self, whole: WholeRide, nbytes: int, swap: str, host: HostBytes, *, sound: bool
-    ) -> Ride:
+        self, whole: WholeCost, nbytes: int, swap: str, host: HostBytes, *, sound: bool
+    ) -> PlacementCost:
         link = self._link
         way = link.pinned if EVICTIONS[swap].pinned else link.pageable
 
@@ -209,7 +209,7 @@ class Rides:
             up, down, exposed = up + times * one[0], down + times * one[1], exposed + times * one[2]
         placing = link.pageable(nbytes) if whole.placed else 0
         packing = _packing(host.pinned) if EVICTIONS[swap].pinned else 0
-        return Ride(
+        return PlacementCost(
             up,
             down,
             exposed,
@@ -229,7 +229,7 @@ class Rides:
         return host_bytes(self._components[name], inside, swap, stays=where == STAYS)
 
     @_remembering
-    def _inside(self, name: str, inside: Placement) -> Ride:
+    def _inside(self, name: str, inside: Placement) -> PlacementCost:
         """Return the cost of the weights that move during the component's forwards."""
         number = self.names.index(name)
         forwards = self._forwards[name]
@@ -247,7 +247,7 @@ class Rides:
             else left_bytes
             for moment in self.moments
         ]
-        return Ride(
+        return PlacementCost(
             sum(times * one.h2d_bytes for times, one in last),
             sum(times * one.d2h_bytes for times, one in last),
             sum(times * one.exposed_nanoseconds for times, one in last),
@@ -275,9 +275,9 @@ class Rides:
         return all(kind.entry == "forward" for kind in self._forwards[name].kinds)
 
 
-def evaluate(rides: Rides, scheme: Scheme) -> SchemeTotals:
+def evaluate(cost_table: CostTable, scheme: Scheme) -> SchemeTotals:
     """Return the totals of `scheme`, equal to what `simulate` logs."""
-    return rides.totals(known_part(scheme, rides.names))
+    return cost_table.totals(known_part(scheme, cost_table.names))
 
 
 def choices_in(scheme: Scheme, names: tuple[str, ...]) -> dict[str, Choice]:
@@ -304,7 +304,7 @@ def choices_in(scheme: Scheme, names: tuple[str, ...]) -> dict[str, Choice]:
     return made
 
 
-def tabulate(workload: Workload, link: Link | None = None) -> Rides:
+def tabulate(workload: Workload, link: Link | None = None) -> CostTable:
     """Return the placement costs of every component of `workload`.
 
     Args:
@@ -321,13 +321,13 @@ def tabulate(workload: Workload, link: Link | None = None) -> Rides:
         weights = Weights(part)
         others = (other for other in workload.names if other != part.name)
         for where in (TRAVELS, STAYS, UNEVICTED, *others):
-            ridden = STAYS if part.name in workload.fixed else where
-            whole[part.name, where] = ride_whole(part.name, weights, ridden, ops, last_round)
+            placed = STAYS if part.name in workload.fixed else where
+            whole[part.name, where] = whole_cost(part.name, weights, placed, ops, last_round)
     moments = [
         moment for op, spots in zip(ops, walk.spots, strict=True) for moment in _moments(op, spots)
     ]
     kept = _collapse(moments, whole)
-    return Rides(
+    return CostTable(
         workload.names,
         tuple(moments[index] for index in kept),
         workload.fixed,
@@ -340,12 +340,12 @@ def tabulate(workload: Workload, link: Link | None = None) -> Rides:
 
 
 def _moments(op: Op, spots: tuple[Spot | None, ...]) -> Iterator[LoadMoment]:
-    for stretch, spot in zip(op.lead, spots, strict=True):
+    for stretch, spot in zip(op.gap, spots, strict=True):
         yield LoadMoment(stretch.peak_floating_bytes, op.event, spot)
     yield LoadMoment(op.peak_floating_bytes, op.event)
 
 
-def _collapse(moments: list[LoadMoment], whole: dict[tuple[str, str], WholeRide]) -> list[int]:
+def _collapse(moments: list[LoadMoment], whole: dict[tuple[str, str], WholeCost]) -> list[int]:
     """Return the moments to keep: of all with equal loads, the one with the highest floating bytes."""
     best: dict[tuple[object, ...], int] = {}
     columns = np.array([one.load for one in whole.values()], dtype=np.int64)

@@ -36,7 +36,7 @@ class Moved(NamedTuple):
         return Moved(*map(sum, zip(self, other, strict=True)))
 
 
-class WholeRide(NamedTuple):
+class WholeCost(NamedTuple):
     """The traffic and the load of a component that moves as a whole."""
 
     first: Moved  # in the first call
@@ -49,11 +49,11 @@ class WholeRide(NamedTuple):
     is_cast: bool
     is_moved: bool  # by the pipeline itself
 
-    def at(self, moments: list[int]) -> WholeRide:
+    def at(self, moments: list[int]) -> WholeCost:
         """Return the record with the load at these moments only."""
         return self._replace(load=self.load[moments])
 
-    def of_size(self, size: WeightSize) -> WholeRide:
+    def of_size(self, size: WeightSize) -> WholeCost:
         """Return the record for weights of another size; only for a component that is never cast."""
         own = max(self.moved_bytes, 1)
         present = self.load > 0
@@ -70,9 +70,9 @@ class WholeRide(NamedTuple):
         )
 
 
-def ride_whole(
+def whole_cost(
     name: str, weights: Weights, where: str, ops: list[Op], last: Iterable[int]
-) -> WholeRide:
+) -> WholeCost:
     """Return the traffic and the load of a component through all calls.
 
     Args:
@@ -82,31 +82,31 @@ def ride_whole(
         ops: The operations of all calls.
         last: The numbers of the last round's calls.
     """
-    return _Rider(name, weights, where).ride(ops, last)
+    return _WholeReplay(name, weights, where).run(ops, last)
 
 
-class _Rider:
+class _WholeReplay:
     """Simulation of one component that moves as a whole, through the operations of all calls."""
 
     def __init__(self, name: str, weights: Weights, where: str) -> None:
         self._name, self._weights, self._where = name, weights, where
-        self._on_card = self._placed = where in (TRAVELS, STAYS)
-        self._hooked = not self._on_card
+        self._on_gpu = self._placed = where in (TRAVELS, STAYS)
+        self._hooked = not self._on_gpu
         self._cast: str | None = None
-        self._cast_on_card = False
+        self._cast_on_gpu = False
         self._sound, self._is_cast, self._is_moved = True, False, False
         self._call = 0
         self._moved: defaultdict[int, Moved] = defaultdict(Moved)  # by call
 
-    def ride(self, ops: list[Op], last: Iterable[int]) -> WholeRide:
+    def run(self, ops: list[Op], last: Iterable[int]) -> WholeCost:
         """Simulate all operations, and return the traffic and the load."""
         load: list[int] = []
         for op in ops:
             self._call = op.event.call
-            load += [self._resident_bytes()] * len(op.lead)
+            load += [self._resident_bytes()] * len(op.gap)
             load.append(self._react(op))
         size = self._weights.size(None)
-        return WholeRide(
+        return WholeCost(
             self._moved[ops[0].event.call],
             tuple(self._moved[call] for call in last),
             size.moved_bytes,
@@ -134,7 +134,7 @@ class _Rider:
         elif own and op.fires and self._hooked:
             self._move(on=True)
         elif own and op.kind == "exit":
-            self._sound &= self._on_card or not op.event.resident_bytes
+            self._sound &= self._on_gpu or not op.event.resident_bytes
         return self._resident_bytes()
 
     def _free(self) -> None:
@@ -146,22 +146,22 @@ class _Rider:
 
     def _recast(self, dtype: str) -> int:
         """Cast the weights, and return the load: during a cast on the GPU, one tensor is allocated twice."""
-        extra = self._weights.cast_extra_bytes(self._cast, dtype) if self._on_card else 0
+        extra = self._weights.cast_extra_bytes(self._cast, dtype) if self._on_gpu else 0
         load = self._resident_bytes() + extra
         if self._weights.changed_bytes(self._cast, dtype):
-            self._cast_on_card |= self._on_card
+            self._cast_on_gpu |= self._on_gpu
             self._cast = dtype
         return load
 
     def _move(self, *, on: bool) -> None:
-        if on == self._on_card:
+        if on == self._on_gpu:
             return
-        self._on_card = on
+        self._on_gpu = on
         moved = self._weights.size(self._cast).moved_bytes
-        cast = self._weights.floating_bytes(self._cast) if self._cast_on_card else 0
+        cast = self._weights.floating_bytes(self._cast) if self._cast_on_gpu else 0
         more = Moved(h2d_bytes=moved) if on else Moved(0, moved, cast)
         self._moved[self._call] = self._moved[self._call].and_also(more)
-        self._cast_on_card = False
+        self._cast_on_gpu = False
 
     def _resident_bytes(self) -> int:
-        return self._weights.size(self._cast).allocated_bytes if self._on_card else 0
+        return self._weights.size(self._cast).allocated_bytes if self._on_gpu else 0

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from profiler.placements.acts import CARD, META, OFFLOAD, ONLOAD
+from profiler.placements.acts import GPU, META, OFFLOAD, ONLOAD
 from profiler.placements.group_structure import ROOT
 from profiler.placements.scheme import known_part
 from profiler.placements.table import drops_its_copy, whole_part
@@ -97,9 +97,9 @@ def simulate(workload: Workload, scheme: Scheme, *, calls: int | None = None) ->
 
 @dataclass
 class _State:
-    on_card: bool = False
+    on_gpu: bool = False
     cast: str | None = None
-    cast_on_card: bool = False  # since it was onloaded: the host's copy differs
+    cast_on_gpu: bool = False  # since it was onloaded: the host's copy differs
 
 
 class _Machine:
@@ -130,7 +130,7 @@ class _Machine:
         """Set up the hooks, as `enable_model_cpu_offload` does on a pipeline that is on the CPU."""
         for name in self._states:
             if name not in self._names:
-                self._states[name].on_card = True
+                self._states[name].on_gpu = True
                 self._weight_bytes += self._resident_bytes(name)
         self._high_bytes = self._weight_bytes
         if any(self._scheme.split(name) is None for name in self._names):
@@ -141,7 +141,7 @@ class _Machine:
 
     def run(self, op: Op) -> None:
         """Simulate one operation of the workload, and whatever the hooks add to it."""
-        for stretch in op.lead:
+        for stretch in op.gap:
             self._pass(stretch, op.event)
         self._floating_bytes = op.before_floating_bytes
         event = op.event
@@ -224,7 +224,7 @@ class _Machine:
 
     def _fire(self, at: Event) -> None:
         predecessor = self._predecessors.get(at.component)
-        if predecessor is not None and self._states[predecessor].on_card:
+        if predecessor is not None and self._states[predecessor].on_gpu:
             self._move(at, predecessor, on=False, asked_by=HOOK_ASKER)
             self._empty_cache(at, HOOK_ASKER)
         self._move(at, at.component, on=True, asked_by=HOOK_ASKER)
@@ -252,15 +252,15 @@ class _Machine:
             self._settle(at, name)
         state = self._states[name]
         size = self._weights[name].size(state.cast)
-        if state.on_card == on or not size.moved_bytes:
-            state.on_card = on
+        if state.on_gpu == on or not size.moved_bytes:
+            state.on_gpu = on
             return
-        state.on_card = on
+        state.on_gpu = on
         drops = not on and drops_its_copy(self._scheme, name)
         moved = size.moved_bytes
         if drops:
-            moved = self._weights[name].floating_bytes(state.cast) if state.cast_on_card else 0
-        state.cast_on_card = False
+            moved = self._weights[name].floating_bytes(state.cast) if state.cast_on_gpu else 0
+        state.cast_on_gpu = False
         devices = ("cpu", self._device) if on else (self._device, "cpu" if moved else DROPPED)
         self._append(
             _moment(at)._replace(
@@ -290,13 +290,13 @@ class _Machine:
         if not changed:
             return
         old, new = weights.size(state.cast), weights.size(at.dtype)
-        extra = weights.cast_extra_bytes(state.cast, at.dtype) if state.on_card else 0
+        extra = weights.cast_extra_bytes(state.cast, at.dtype) if state.on_gpu else 0
         state.cast = at.dtype
-        state.cast_on_card |= state.on_card
-        device = self._device if state.on_card else "cpu"
+        state.cast_on_gpu |= state.on_gpu
+        device = self._device if state.on_gpu else "cpu"
         self._append(
             at._replace(bytes=changed, from_device=device, to_device=device),
-            weight_change=new.allocated_bytes - old.allocated_bytes if state.on_card else 0,
+            weight_change=new.allocated_bytes - old.allocated_bytes if state.on_gpu else 0,
             transient=extra,
         )
 
@@ -306,7 +306,7 @@ class _Machine:
         self._states[at.component].cast = at.dtype
         if not act.tensors:
             return
-        device = {CARD: self._device, META: "meta"}.get(act.source, "cpu")
+        device = {GPU: self._device, META: "meta"}.get(act.source, "cpu")
         self._inside_bytes[at.component] += act.change_bytes
         self._append(
             at._replace(bytes=act.reported_bytes, from_device=device, to_device=device),
@@ -349,7 +349,7 @@ class _Machine:
     def _resident_bytes(self, name: str) -> int:
         inside_bytes = self._inside_bytes.get(name, 0)
         state = self._states[name]
-        if not state.on_card:
+        if not state.on_gpu:
             return inside_bytes
         return inside_bytes + self._weights[name].size(state.cast).allocated_bytes
 

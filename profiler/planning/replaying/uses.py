@@ -68,7 +68,7 @@ class _Reader:
 
     def _read(self, op: Op) -> None:
         name = op.event.component
-        self._need(op.lead_floating_bytes)
+        self._need(op.gap_floating_bytes)
         if op.kind == "enter":
             if op.fires and name not in self._fixed:
                 within = tuple(dict.fromkeys(self._entered))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from profiler.record.components import Component
-    from profiler.record.events import Event, Inside
+    from profiler.record.events import Event, SubmoduleSpan
     from profiler.record.profile import Profile
 
 FREE = "free"
@@ -39,7 +39,7 @@ class Stretch(NamedTuple):
 
     peak_floating_bytes: int
     base_floating_bytes: int  # at its beginning
-    inside: Inside | None = None  # the parts that were entered and left in it
+    inside: SubmoduleSpan | None = None  # the parts that were entered and left in it
 
     def raised(self, by_bytes: int) -> Stretch:
         """Return the stretch with more floating bytes."""
@@ -55,15 +55,15 @@ class Op(NamedTuple):
     kind: str  # a kind of events, or FREE
     event: Event
     fires: bool  # whether accelerate's hook acts here: an entry by `forward` or by a method that diffusers wrapped
-    lead: tuple[Stretch, ...]  # since the previous operation
+    gap: tuple[Stretch, ...]  # since the previous operation
     before_floating_bytes: int
     peak_floating_bytes: int
     after_floating_bytes: int
 
     @property
-    def lead_floating_bytes(self) -> int:
+    def gap_floating_bytes(self) -> int:
         """The highest floating bytes since the previous operation."""
-        return max(stretch.peak_floating_bytes for stretch in self.lead)
+        return max(stretch.peak_floating_bytes for stretch in self.gap)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Workload:
             repeated.append(
                 op._replace(
                     event=event,
-                    lead=tuple(stretch.raised(before) for stretch in op.lead),
+                    gap=tuple(stretch.raised(before) for stretch in op.gap),
                     before_floating_bytes=op.before_floating_bytes + before,
                     peak_floating_bytes=op.peak_floating_bytes + after,
                     after_floating_bytes=op.after_floating_bytes + after,
@@ -192,9 +192,9 @@ class _Residents:
 
 
 def _read_ops(profile: Profile) -> Iterator[Op]:
-    """Yield the operations of all calls, with the hooks' own events merged into the lead of the next operation."""
-    residents = _Residents(weights_of(profile.components), _card(profile))
-    lead: list[Stretch] = []
+    """Yield the operations of all calls, with the hooks' own events merged into the gap of the next operation."""
+    residents = _Residents(weights_of(profile.components), _gpu_device(profile))
+    gap: list[Stretch] = []
     base, free_seen = 0, False
     for event in profile.events:
         before = residents.total()
@@ -203,28 +203,28 @@ def _read_ops(profile: Profile) -> Iterator[Op]:
         if event.call < 0:
             continue
         peak = max(base, event.lead_peak_bytes - before, event.before_bytes - before)
-        lead.append(
+        gap.append(
             Stretch(peak, base, profile.insides[event.inside] if event.inside >= 0 else None)
         )
         floating, base = event.before_bytes - before, event.after_bytes - after
         if _is_hook_event(event):
             if event.asked_by in FREE_ASKERS and not free_seen:
                 free_seen = True
-                yield Op(FREE, event, False, tuple(lead), floating, floating, base)
-                lead = []
+                yield Op(FREE, event, False, tuple(gap), floating, floating, base)
+                gap = []
             continue
         free_seen = False
-        yield _op(event, tuple(lead), before, after)
-        lead = []
+        yield _op(event, tuple(gap), before, after)
+        gap = []
 
 
-def _op(event: Event, lead: tuple[Stretch, ...], before: int, after: int) -> Op:
+def _op(event: Event, gap: tuple[Stretch, ...], before: int, after: int) -> Op:
     floating_before, floating_after = event.before_bytes - before, event.after_bytes - after
     peak = max(floating_before, floating_after)
     if event.kind == "copy":
         peak = max(peak, event.peak_bytes - after)
     fires = event.kind == "enter" and event.entry in _FIRING_ENTRIES
-    return Op(event.kind, event, fires, lead, floating_before, peak, floating_after)
+    return Op(event.kind, event, fires, gap, floating_before, peak, floating_after)
 
 
 def _is_hook_event(event: Event) -> bool:
@@ -239,11 +239,11 @@ def _with_free(ops: list[Op]) -> Iterable[Op]:
         return ops
     end = next(index for index, op in enumerate(ops) if op.kind == "end")
     floating = ops[end].before_floating_bytes
-    free = Op(FREE, ops[end].event, False, ops[end].lead, floating, floating, floating)
-    ended = ops[end]._replace(lead=(Stretch(floating, floating),))
+    free = Op(FREE, ops[end].event, False, ops[end].gap, floating, floating, floating)
+    ended = ops[end]._replace(gap=(Stretch(floating, floating),))
     return [*ops[:end], free, ended, *ops[end + 1 :]]
 
 
-def _card(profile: Profile) -> str:
+def _gpu_device(profile: Profile) -> str:
     devices = {tensor.device for component in profile.components for tensor in component.tensors}
     return next((device for device in sorted(devices) if device.startswith("cuda")), "cuda:0")

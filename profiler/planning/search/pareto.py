@@ -60,26 +60,26 @@ class _Walker:
 
     def ends(self, limit: int | None) -> list[_Range]:
         """Find the two ends; return what is between them."""
-        low = self._look(limit, None, peak_first=True)
+        low = self._found_within(limit, None, peak_first=True)
         if low is None:
             return []
-        high = self._look(limit, low.cost - 1)
+        high = self._found_within(limit, low.cost - 1)
         return [] if high is None else _range(low.peak + 1, high.peak - 1, low.cost - 1)
 
     def halve(self, around: _Range) -> list[_Range]:
         """Find one more point of a range, if there is one; return what is left of it."""
         _, lowest, highest, cost_limit = around
         middle = (lowest + highest) // 2
-        found = self._look(middle, cost_limit)
+        found = self._found_within(middle, cost_limit)
         if found is not None:
             above = _range(middle + 1, highest, found.cost - 1)
             return [*_range(lowest, found.peak - 1, cost_limit), *above]
         if middle == highest:
             return []
-        found = self._look(highest, cost_limit)
+        found = self._found_within(highest, cost_limit)
         return [] if found is None else _range(middle + 1, found.peak - 1, cost_limit)
 
-    def _look(
+    def _found_within(
         self, limit: int | None, cost_limit: int | None, *, peak_first: bool = False
     ) -> Found | None:
         outcome = self._best(limit, cost_limit, peak_first=peak_first)

@@ -18,7 +18,7 @@ _READ_AT_ONCE = 4  # so that each mark takes about the same time, and more event
 _NEW_ANCHOR_MILLISECONDS = 8192.0
 
 
-class CardClock:
+class GpuClock:
     """Marks moments on the current stream.
 
     A mark is the moment at which the stream reaches it: the host's present, if the stream has nothing left to do.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from profiler.patching import Patches
-from profiler.tracing.gauge import CopyObserver
+from profiler.tracing.reader import CopyObserver
 from profiler.virtual.copies import crossing_dtype
 
 _RETURNING = ("to", "cpu", "cuda")

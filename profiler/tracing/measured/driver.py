@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from profiler.gpus import nvml
-from profiler.record.profile import CardState
+from profiler.record.profile import GpuState
 
 _HIGHER = 1.02  # times what was reserved at the last driver call
 
@@ -32,7 +32,7 @@ class DriverWatch:
         if status is not None:
             self._readings.append(status)
 
-    def state(self) -> CardState | None:
+    def state(self) -> GpuState | None:
         """Query the driver once more, and return the readings; None if there is no driver."""
         self._ask()
         if not self._readings:
@@ -40,7 +40,7 @@ class DriverWatch:
         links = [reading.link for reading in self._readings]
         received, sent = self._since()
         reasons = (why for reading in self._readings for why in reading.held_back_by)
-        return CardState(
+        return GpuState(
             readings=len(self._readings),
             used_bytes=_highest(self._readings, lambda reading: reading.used_bytes),
             others_bytes=_highest(self._readings, lambda reading: reading.others_bytes),

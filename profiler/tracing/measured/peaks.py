@@ -57,7 +57,7 @@ class Peaks:
         }
         for owner in (torch.cuda, torch.cuda.memory):
             for name, answer in ours.items():
-                patches.replace(owner, name, _for_this_card(answer, getattr(owner, name)))
+                patches.replace(owner, name, _for_this_gpu(answer, getattr(owner, name)))
 
     def _taken(self) -> Figures:
         now = figures()
@@ -75,7 +75,7 @@ class Peaks:
         self._users = Figures(now.allocated_bytes, 0, now.reserved_bytes, 0)
 
 
-def _for_this_card(ours: Callable[[], Any], original: Callable[..., Any]) -> Callable[..., Any]:
+def _for_this_gpu(ours: Callable[[], Any], original: Callable[..., Any]) -> Callable[..., Any]:
     def answer(device: Any = None) -> Any:
         index = device if isinstance(device, int | None) else torch.device(device).index
         if index is None or index == torch.cuda.current_device():

@@ -1,4 +1,4 @@
-"""Turn sampled forwards into `Inside` records once their CUDA events have completed.
+"""Turn sampled forwards into `SubmoduleSpan` records once their CUDA events have completed.
 
 Times are those of the GPU, by its events, in the probed forward, which probing slows down; if there are others of its
 kind, they are scaled to the times of those. A component that runs only once or twice has no others, and its first
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from profiler.allocator.history_replay import DoesNotAddUpError
 from profiler.errors import InputError
-from profiler.record.events import Inside
-from profiler.tracing.measured.probes import Look
+from profiler.record.events import SubmoduleSpan
+from profiler.tracing.measured.probes import ProbedForward
 from profiler.units import NANOSECONDS
 
 Seconds = Callable[[int], float]
@@ -35,8 +35,8 @@ class Interval(NamedTuple):
     The number of its moment stands in for the peak of each visit, the mark for the stream's time.
     """
 
-    inside: Inside
-    look: Look
+    inside: SubmoduleSpan
+    probes: ProbedForward
     base_bytes: int
     start: int  # the last moment before it; -1 for none
     began: int  # the mark at which it began
@@ -46,7 +46,7 @@ class Interval(NamedTuple):
 class ForwardKind:
     """The forwards of one kind. Steps are those of the first probed forward, and of the last one."""
 
-    looked: int = 0
+    probed: int = 0
     first: tuple[ProbedStep, ...] = ()
     steady: tuple[ProbedStep, ...] = ()
     others: list[tuple[int, int, float]] = field(
@@ -54,9 +54,9 @@ class ForwardKind:
     )  # two marks and the host seconds of each forward that was not probed
 
 
-def told(
+def resolved(
     intervals: Iterable[Interval], kinds: Iterable[ForwardKind], at: Seconds
-) -> list[Inside | None]:
+) -> list[SubmoduleSpan | None]:
     """Return the intervals with their readings; None for those whose readings are not usable.
 
     Args:
@@ -71,10 +71,10 @@ def told(
     return found
 
 
-def _read_off(interval: Interval, at: Seconds) -> Inside | None:
+def _read_off(interval: Interval, at: Seconds) -> SubmoduleSpan | None:
     """Return an interval with its moments and marks read; None if the moments cannot be determined."""
     try:
-        moments = interval.look.moments()
+        moments = interval.probes.moments()
     except (DoesNotAddUpError, InputError):
         return None
     inside, base_bytes = interval.inside, interval.base_bytes
@@ -104,27 +104,29 @@ def _read_off(interval: Interval, at: Seconds) -> Inside | None:
     )
 
 
-def _scale(kind: ForwardKind, found: list[Inside | None], done: set[int], at: Seconds) -> None:
+def _scale(
+    kind: ForwardKind, found: list[SubmoduleSpan | None], done: set[int], at: Seconds
+) -> None:
     """Scale the probed forwards to the times of the others, and give the first one the times of the second."""
-    looked = {step.inside: inside for step in kind.steady if (inside := _of(step, found))}
-    if kind.others and looked:
+    probed = {step.inside: inside for step in kind.steady if (inside := _of(step, found))}
+    if kind.others and probed:
         stream = median(at(end) - at(begin) for begin, end, _ in kind.others)
         host = median(host_seconds for _, _, host_seconds in kind.others)
         factors = (
-            _factor(host, sum(inside.host_nanoseconds for inside in looked.values())),
-            _factor(stream, sum(inside.stream_nanoseconds for inside in looked.values())),
+            _factor(host, sum(inside.host_nanoseconds for inside in probed.values())),
+            _factor(stream, sum(inside.stream_nanoseconds for inside in probed.values())),
         )
-        for index, inside in looked.items():
+        for index, inside in probed.items():
             if index not in done:
                 found[index] = _scaled(inside, *factors)
-    done |= looked.keys()
+    done |= probed.keys()
     for first, steady in zip(kind.first, kind.steady, strict=False):
         cold, warm = _of(first, found), _of(steady, found)
         if cold is not None and warm is not None and first.inside not in done:
             found[first.inside] = _timed_as(cold, warm)
 
 
-def _of(step: ProbedStep, found: list[Inside | None]) -> Inside | None:
+def _of(step: ProbedStep, found: list[SubmoduleSpan | None]) -> SubmoduleSpan | None:
     return found[step.inside] if step.inside >= 0 else None
 
 
@@ -133,26 +135,26 @@ def _factor(seconds: float, nanoseconds: int) -> float:
     return min(seconds * NANOSECONDS / nanoseconds, 1.0) if nanoseconds else 1.0
 
 
-def _scaled(inside: Inside, host: float, stream: float) -> Inside:
+def _scaled(inside: SubmoduleSpan, host: float, stream: float) -> SubmoduleSpan:
     times = [(round(a * host), round(b * stream)) for a, b in _times(inside)]
     return _with_times(inside, times)
 
 
-def _timed_as(inside: Inside, other: Inside) -> Inside:
+def _timed_as(inside: SubmoduleSpan, other: SubmoduleSpan) -> SubmoduleSpan:
     """Return `inside` with the times of another interval, if the same submodules were visited in both."""
     alike = [visit[:3] for visit in inside.visits] == [visit[:3] for visit in other.visits]
     return _with_times(inside, _times(other)) if alike else inside
 
 
-def _times(inside: Inside) -> list[tuple[int, int]]:
+def _times(inside: SubmoduleSpan) -> list[tuple[int, int]]:
     visits = [(visit.host_nanoseconds, visit.stream_nanoseconds) for visit in inside.visits]
     return [*visits, (inside.host_nanoseconds, inside.stream_nanoseconds)]
 
 
-def _with_times(inside: Inside, times: list[tuple[int, int]]) -> Inside:
+def _with_times(inside: SubmoduleSpan, times: list[tuple[int, int]]) -> SubmoduleSpan:
     *of_visits, (host, stream) = times
     visits = [
         visit._replace(host_nanoseconds=at_host, stream_nanoseconds=at_stream)
         for visit, (at_host, at_stream) in zip(inside.visits, of_visits, strict=True)
     ]
-    return Inside(tuple(visits), inside.peak_bytes, host, stream)
+    return SubmoduleSpan(tuple(visits), inside.peak_bytes, host, stream)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from profiler.allocator.history_replay import BlockReplay, segments_of, settings_of
-from profiler.tracing.gauge import Gauge
+from profiler.tracing.reader import MemoryReader
 
 
 class Probe(NamedTuple):
@@ -28,7 +28,7 @@ class Probe(NamedTuple):
     allocated_bytes: int
 
 
-class Look(Protocol):
+class ProbedForward(Protocol):
     """The probes of one forward."""
 
     def pass_moment(self, peak_bytes: int) -> int:
@@ -56,13 +56,13 @@ class Look(Protocol):
 class ProbeReading:
     """Reads memory at every moment."""
 
-    def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
+    def __init__(self, reader: MemoryReader) -> None:
+        self._reader = reader
         self._moments: list[Probe] = []
         self._highest = 0
 
     def pass_moment(self, peak_bytes: int) -> int:
-        read = self._gauge.take()
+        read = self._reader.take()
         moment = Probe(max(read.peak_bytes, peak_bytes), read.allocated_bytes)
         self._highest = max(self._highest, read.peak_bytes)
         self._moments.append(moment)

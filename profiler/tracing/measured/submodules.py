@@ -21,27 +21,27 @@ from profiler.allocator.history_replay import DoesNotAddUpError
 from profiler.errors import InputError
 from profiler.libraries import offload_state as hooks
 from profiler.patching import Patches
-from profiler.record.events import Event, Inside, Visit
-from profiler.tracing.measured.gauge import CardGauge
-from profiler.tracing.measured.probed_forwards import ForwardKind, Interval, ProbedStep, told
-from profiler.tracing.measured.probes import Look, ProbeReading, Recording, can_record
-from profiler.tracing.submodules import Insides
+from profiler.record.events import Event, SubmoduleSpan, Visit
+from profiler.tracing.measured.probed_forwards import ForwardKind, Interval, ProbedStep, resolved
+from profiler.tracing.measured.probes import ProbedForward, ProbeReading, Recording, can_record
+from profiler.tracing.measured.reader import MeasuredReader
+from profiler.tracing.submodules import SubmoduleSpans
 from profiler.units import NANOSECONDS
 
-LOOKED_AT = 2
+PROBED_FORWARDS = 2
 MOST_KINDS = 32
 """The most kinds of forwards that are probed; a run with more does not repeat itself."""
 
 _MOVES = frozenset({"onload", "offload", "cast", "empty_cache", "sync"})
 
 
-class CardInsides(Insides):
+class MeasuredSpans(SubmoduleSpans):
     """Collects the visits of submodules on a real GPU."""
 
-    def __init__(self, gauge: CardGauge, modules: Mapping[str, nn.Module]) -> None:
-        self._watch = _Watch(gauge)
-        super().__init__(gauge, modules, self._watch)
-        self._card = gauge
+    def __init__(self, reader: MeasuredReader, modules: Mapping[str, nn.Module]) -> None:
+        self._watch = _Watch(reader)
+        super().__init__(reader, modules, self._watch)
+        self._measured = reader
         self._call_impl: Any = None
         self._standing = Patches()
         self._running: list[str] = []
@@ -50,7 +50,7 @@ class CardInsides(Insides):
         self._steps: list[ProbedStep] = []
         self._moved = False
         self._entered = 0, 0.0  # a mark, and the host's seconds
-        self._look: Look = ProbeReading(gauge)
+        self._probes: ProbedForward = ProbeReading(reader)
         self._start = -1
         self._records = can_record()
         self._proved = False  # whether a recording added up
@@ -64,7 +64,7 @@ class CardInsides(Insides):
 
     def unwatch(self) -> None:
         self._standing.restore()
-        self._look.end()
+        self._probes.end()
 
     # -- forwards
 
@@ -77,12 +77,12 @@ class CardInsides(Insides):
         self._kind = self._kind_of(component, entry, arguments)
         if self._kind is None:
             return
-        self._watch.running = self._looks()
+        self._watch.running = self._is_probed()
         if self._watch.running:
-            self._look, self._start = self._new_look(), -1
+            self._probes, self._start = self._new_probes(), -1
             self._standing.replace(nn.Module, "_call_impl", self._call_impl)
             self._watch.restart()
-        self._entered = self._card.mark(), self._card.host_seconds()
+        self._entered = self._measured.mark(), self._measured.host_seconds()
 
     def leaving(self, component: str) -> None:
         self._running.remove(component)
@@ -91,40 +91,40 @@ class CardInsides(Insides):
             return
         self._standing.restore()
         if self._watch.running:
-            self._look.end()
+            self._probes.end()
         if self._watch.running and not self._adds_up():
             self._unlike.add(self._forward)
         elif self._watch.running:
             kind.first = kind.first or tuple(self._steps)
             kind.steady = tuple(self._steps)
-            kind.looked += 1
+            kind.probed += 1
         elif self._forward in self._unlike or len(self._steps) != len(kind.steady):
             self._unlike.add(self._forward)
-            kind.looked = LOOKED_AT - 1
+            kind.probed = PROBED_FORWARDS - 1
         elif not self._moved:
             began, host_began = self._entered
-            host_seconds = self._card.host_seconds() - host_began
-            kind.others.append((began, self._card.mark(), host_seconds))
+            host_seconds = self._measured.host_seconds() - host_began
+            kind.others.append((began, self._measured.mark(), host_seconds))
         self._kind, self._watch.running = None, False
 
-    def _new_look(self) -> Look:
+    def _new_probes(self) -> ProbedForward:
         self._records = self._records and can_record()
-        return Recording() if self._records else ProbeReading(self._card)
+        return Recording() if self._records else ProbeReading(self._measured)
 
     def _adds_up(self) -> bool:
         """Tell whether the finished probes can be read; checked for the first recording, before others follow it."""
         if self._proved or not self._records:
             return True
         try:
-            self._look.moments()
+            self._probes.moments()
         except (DoesNotAddUpError, InputError):
             self._records = False
             return False
         self._proved = True
         return True
 
-    def _looks(self) -> bool:
-        return self._kind is not None and self._kind.looked < LOOKED_AT
+    def _is_probed(self) -> bool:
+        return self._kind is not None and self._kind.probed < PROBED_FORWARDS
 
     def _kind_of(
         self, component: str, entry: str, arguments: tuple[Any, ...]
@@ -138,19 +138,19 @@ class CardInsides(Insides):
             kind = self._kinds[key] = ForwardKind()
         return kind
 
-    def keep(self, inside: Inside | None, ended_by: tuple[str, str]) -> int:
+    def keep(self, inside: SubmoduleSpan | None, ended_by: tuple[str, str]) -> int:
         self._forwards.append(self._forward if self._running else -1)
         kind, moves = self._kind, ended_by[0] in _MOVES
         self._moved |= moves
         if kind is None:
             return -1
-        if not self._looks():
+        if not self._is_probed():
             return self._as_before(kind, ended_by, moves=moves)
         index = -1
         if inside is not None:
             index = len(self._intervals)
             self._intervals.append(
-                Interval(inside, self._look, self._base_bytes, self._start, self._watch.began)
+                Interval(inside, self._probes, self._base_bytes, self._start, self._watch.began)
             )
         if index >= 0 or not moves:
             self._steps.append(ProbedStep(ended_by, index))
@@ -172,30 +172,30 @@ class CardInsides(Insides):
     def begin(self, base_bytes: int) -> None:
         super().begin(base_bytes)
         if self._watch.running:
-            self._start = self._look.pass_moment(0)
+            self._start = self._probes.pass_moment(0)
 
-    def ended(self) -> Inside | None:
+    def ended(self) -> SubmoduleSpan | None:
         if not self._watch.running or not self._visits:
             return None
-        tail = self._look.pass_moment(self.pending_peak_bytes)
-        return Inside(tuple(self._visits), tail, *self._watch.since())
+        tail = self._probes.pass_moment(self.pending_peak_bytes)
+        return SubmoduleSpan(tuple(self._visits), tail, *self._watch.since())
 
     def take_peak_of_visits(self) -> int:
-        return self._look.take_peak()
+        return self._probes.take_peak()
 
     def _visit(self, component: int, part: int, entering: int) -> None:
-        began = self._card.host_seconds()
-        moment = self._look.pass_moment(self.pending_peak_bytes)
+        began = self._measured.host_seconds()
+        moment = self._probes.pass_moment(self.pending_peak_bytes)
         self.pending_peak_bytes = 0
         host = self._watch.host_until(began)
-        visit = Visit(component, part, entering, moment, 0, host, self._card.mark())
+        visit = Visit(component, part, entering, moment, 0, host, self._measured.mark())
         self._visits.append(visit)
-        self._watch.looking_seconds += self._card.host_seconds() - began
+        self._watch.probing_seconds += self._measured.host_seconds() - began
 
     # -- results
 
     def settled(self, events: list[Event]) -> list[Event]:
-        found = told(self._intervals, self._kinds.values(), self._card.seconds_at)
+        found = resolved(self._intervals, self._kinds.values(), self._measured.seconds_at)
         indices = [-1 if inside is None else self._keep(inside) for inside in found]
         return [
             event._replace(inside=-1 if forward in self._unlike else indices[event.inside])
@@ -204,7 +204,7 @@ class CardInsides(Insides):
             for event, forward in zip(events, self._forwards, strict=True)
         ]
 
-    def _keep(self, inside: Inside) -> int:
+    def _keep(self, inside: SubmoduleSpan) -> int:
         """Return the index of an interval, by what was visited and allocated."""
         return super().keep(inside, ("", ""))
 
@@ -212,24 +212,24 @@ class CardInsides(Insides):
 class _Watch:
     """Reads the host's clock, less the time spent on probing, and marks the stream."""
 
-    def __init__(self, gauge: CardGauge) -> None:
+    def __init__(self, reader: MeasuredReader) -> None:
         self.running = False
         self.began = 0
-        self.looking_seconds = 0.0  # since it began
-        self._gauge = gauge
+        self.probing_seconds = 0.0  # since it began
+        self._reader = reader
         self._host_began = 0.0
 
     def restart(self) -> None:
         if self.running:
-            self.began = self._gauge.mark()
-            self._host_began, self.looking_seconds = self._gauge.host_seconds(), 0.0
+            self.began = self._reader.mark()
+            self._host_began, self.probing_seconds = self._reader.host_seconds(), 0.0
 
     def since(self) -> tuple[int, int]:
-        return self.host_until(self._gauge.host_seconds()), self._gauge.mark()
+        return self.host_until(self._reader.host_seconds()), self._reader.mark()
 
     def host_until(self, now: float) -> int:
         """Return the host's nanoseconds from the beginning to `now`, less those of probing."""
-        return round((now - self._host_began - self.looking_seconds) * NANOSECONDS)
+        return round((now - self._host_began - self.probing_seconds) * NANOSECONDS)
 
 
 def _shapes(value: Any) -> Any:

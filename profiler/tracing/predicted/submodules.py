@@ -12,18 +12,18 @@ from torch import nn
 
 from profiler.patching import Patches
 from profiler.record.events import Visit
-from profiler.tracing.predicted.gauge import VirtualGauge
-from profiler.tracing.submodules import Insides
+from profiler.tracing.predicted.reader import PredictedReader
+from profiler.tracing.submodules import SubmoduleSpans
 from profiler.units import NANOSECONDS
 from profiler.virtual.step_replay.replay import ForwardCall
 
 
-class VirtualInsides(Insides):
+class PredictedSpans(SubmoduleSpans):
     """Collects the visits of submodules on a virtual GPU."""
 
-    def __init__(self, gauge: VirtualGauge, modules: Mapping[str, nn.Module]) -> None:
-        super().__init__(gauge, modules, _Ideally(gauge))
-        self._watched = gauge
+    def __init__(self, reader: PredictedReader, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__(reader, modules, _Ideally(reader))
+        self._watched = reader
         self._calls: WeakKeyDictionary[ForwardCall, tuple[tuple[Visit, ...], int]] = (
             WeakKeyDictionary()
         )
@@ -41,7 +41,7 @@ class VirtualInsides(Insides):
     def begins(self, call: ForwardCall) -> None:
         """Note that a forward begins: its readings are kept apart from those before it."""
         self.read()
-        now = self._gauge.allocated() - self._base_bytes, *self._stopwatch.since()
+        now = self._reader.allocated() - self._base_bytes, *self._stopwatch.since()
         self._forwards.append((len(self._visits), self.pending_peak_bytes, now))
         self.pending_peak_bytes = 0
 
@@ -56,7 +56,7 @@ class VirtualInsides(Insides):
 
     def replayed(self, call: ForwardCall) -> None:
         """Note that it was replayed: insert the visits of its recorded run."""
-        self._peak_seen = max(self._peak_seen, self._gauge.take().peak_bytes)
+        self._peak_seen = max(self._peak_seen, self._reader.take().peak_bytes)
         start, before_bytes, now = self._forwards.pop()
         if call not in self._calls:  # it ran before the trace began
             self._unknown = True
@@ -84,15 +84,15 @@ class VirtualInsides(Insides):
 class _Ideally:
     """Reads the clock on which copies take no time."""
 
-    def __init__(self, gauge: VirtualGauge) -> None:
-        self._gauge = gauge
+    def __init__(self, reader: PredictedReader) -> None:
+        self._reader = reader
         self._began = (0.0, 0.0)
 
     def restart(self) -> None:
-        self._began = self._gauge.ideally()
+        self._began = self._reader.ideally()
 
     def since(self) -> tuple[int, int]:
-        host, stream = self._gauge.ideally()
+        host, stream = self._reader.ideally()
         return (
             round((host - self._began[0]) * NANOSECONDS),
             round((stream - self._began[1]) * NANOSECONDS),

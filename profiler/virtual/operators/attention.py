@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from profiler.gpus.hardware import Card
+from profiler.gpus.hardware import GpuSpec
 from profiler.virtual.operators.attention_math import additive_mask, attend_by_math
 from profiler.virtual.tensor import aten
 
@@ -34,7 +34,7 @@ _CUDNN_FIRST = (9, 10)  # major compute capabilities: `check_prefer_cudnn_attent
 
 
 def backend(
-    card: Card, query: Any, key: Any, value: Any, mask: Any, *, is_causal: bool, enable_gqa: bool
+    spec: GpuSpec, query: Any, key: Any, value: Any, mask: Any, *, is_causal: bool, enable_gqa: bool
 ) -> str:
     """Return "cudnn", "flash", "efficient" or "math" for tensors `[B, H, S, D]`, `[B, H, T, D]`, `[B, H, T, D]`.
 
@@ -44,9 +44,9 @@ def backend(
         RuntimeError: if they leave no backend that can run, with PyTorch's wording.
     """
     runs = {
-        "cudnn": _cudnn_serves(card, query, key, value),
-        "flash": mask is None and _flash_serves(card, query, key, value, is_causal),
-        "efficient": _efficient_serves(card, query, key, value),
+        "cudnn": _cudnn_serves(spec, query, key, value),
+        "flash": mask is None and _flash_serves(spec, query, key, value, is_causal),
+        "efficient": _efficient_serves(spec, query, key, value),
         "math": True,
     }
     if not _is_dense(query, key, value, mask):
@@ -54,16 +54,16 @@ def backend(
     elif not query.shape[1] == key.shape[1] == value.shape[1]:
         grouped = enable_gqa and _is_grouped(query, key, value)
         runs = {**runs, "efficient": False} if grouped else {"math": True}
-    for name in _order(card):
+    for name in _order(spec):
         if runs.get(name):
             return name
     raise RuntimeError("No available kernel. Aborting execution.")
 
 
-def _order(card: Card) -> list[str]:
+def _order(spec: GpuSpec) -> list[str]:
     """Return the backends that are switched on, in order of preference. Source: `priority_order`."""
     order = torch._C._get_sdp_priority_order()
-    if order == _PLAIN_ORDER and card.compute_capability[0] in _CUDNN_FIRST:
+    if order == _PLAIN_ORDER and spec.compute_capability[0] in _CUDNN_FIRST:
         order = [_CUDNN, *(number for number in order if number != _CUDNN)]
     switches = torch.backends.cuda
     enabled = {
@@ -93,14 +93,14 @@ def _is_grouped(query: Any, key: Any, value: Any) -> bool:
     return bool(key_heads == value.shape[1] and heads % key_heads == 0)
 
 
-def _cudnn_serves(card: Card, query: Any, key: Any, value: Any) -> bool:
+def _cudnn_serves(spec: GpuSpec, query: Any, key: Any, value: Any) -> bool:
     """Tell whether cuDNN serves these tensors. Source: `check_cudnn_tensor_shapes`, `check_cudnn_deterministic`."""
     sizes = query.shape[-1], value.shape[-1]
-    most = 256 if card.compute_capability == (9, 0) else 128
-    if card.compute_capability[0] == 10 and sizes == (192, 128):
+    most = 256 if spec.compute_capability == (9, 0) else 128
+    if spec.compute_capability[0] == 10 and sizes == (192, 128):
         most = 192
     return (
-        card.compute_capability >= (8, 0)
+        spec.compute_capability >= (8, 0)
         and query.dtype in _HALF
         and max(sizes) <= most
         and all(size % 8 == 0 for size in sizes)
@@ -109,21 +109,21 @@ def _cudnn_serves(card: Card, query: Any, key: Any, value: Any) -> bool:
     )
 
 
-def _flash_serves(card: Card, query: Any, key: Any, value: Any, is_causal: bool) -> bool:
+def _flash_serves(spec: GpuSpec, query: Any, key: Any, value: Any, is_causal: bool) -> bool:
     return (
-        card.compute_capability >= (8, 0)
+        spec.compute_capability >= (8, 0)
         and query.dtype in _HALF
         and query.shape[-1] == value.shape[-1] <= FLASH_MOST_HEAD_SIZE
         and (query.shape[-2] == key.shape[-2] or not is_causal)
     )
 
 
-def _efficient_serves(card: Card, query: Any, key: Any, value: Any) -> bool:
+def _efficient_serves(spec: GpuSpec, query: Any, key: Any, value: Any) -> bool:
     """Tell whether the memory-efficient kernel serves these tensors.
 
     Source: also `minimum_gemm_alignment` and `check_data_ptr_alignment_mem_efficient`.
     """
-    modern = card.compute_capability >= (8, 0)
+    modern = spec.compute_capability >= (8, 0)
     served = (*_HALF, torch.float32) if modern else (torch.float16, torch.float32)
     alignment = 8 if query.dtype in _HALF else 4 if modern else 1
     return (
@@ -137,7 +137,7 @@ def _efficient_serves(card: Card, query: Any, key: Any, value: Any) -> bool:
 
 
 def attend(
-    card: Card,
+    spec: GpuSpec,
     query: Any,
     key: Any,
     value: Any,
@@ -149,7 +149,7 @@ def attend(
     enable_gqa: bool = False,
 ) -> Any:
     """Return attention's output `[B, H, S, D]`, computed by the operators that CUDA would run."""
-    chosen = backend(card, query, key, value, mask, is_causal=is_causal, enable_gqa=enable_gqa)
+    chosen = backend(spec, query, key, value, mask, is_causal=is_causal, enable_gqa=enable_gqa)
     mask = additive_mask(mask, query.dtype)
     if chosen == "flash":
         return _flash(query, key, value, dropout_p, is_causal, scale)

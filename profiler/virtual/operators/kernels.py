@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from profiler.gpus import calibration
-from profiler.gpus.hardware import Card
+from profiler.gpus.hardware import GpuSpec
 from profiler.virtual import workspaces
 from profiler.virtual.operators.rules import DEFAULT, rule_of
 from profiler.virtual.operators.signatures import signature
@@ -52,14 +52,14 @@ class Kernel:
     """One operator with meta arguments, on one GPU.
 
     Args:
-        card: the GPU that it runs on.
+        spec: the GPU that it runs on.
         func: the operator.
         args: its positional arguments, tensors on `meta`.
         result: its return value on `meta`.
     """
 
-    def __init__(self, card: Card, func: Any, args: tuple[Any, ...], result: Any) -> None:
-        self._card = card
+    def __init__(self, spec: GpuSpec, func: Any, args: tuple[Any, ...], result: Any) -> None:
+        self._spec = spec
         self._func = func
         self._args = args
         self._result = result
@@ -91,14 +91,14 @@ class Kernel:
     @cached_property
     def _measured_bytes(self) -> int | None:
         name = self._signature
-        return calibration.workspace_bytes(self._card, name) if name else None
+        return calibration.workspace_bytes(self._spec, name) if name else None
 
     @cached_property
     def _signature(self) -> str:
         """Its name in calibration tables, which hold convolutions, matrix products and attention; "" for others."""
         counted = self._func._overloadpacket in flop_registry
         return (
-            signature(self._func, self._args) if counted and calibration.knows(self._card) else ""
+            signature(self._func, self._args) if counted and calibration.knows(self._spec) else ""
         )
 
     @property
@@ -113,7 +113,7 @@ class Kernel:
         if self._measured_bytes is not None:
             return Workspace(self._measured_bytes)
         if self._func in _CONVOLUTIONS:
-            return workspaces.convolution(self._card, self._args, self._result)
+            return workspaces.convolution(self._spec, self._args, self._result)
         if self._func is aten.native_group_norm.default:
             return workspaces.group_norm(self._args)
         share = (rule_of(self._func) or DEFAULT).share_at_most
@@ -121,16 +121,16 @@ class Kernel:
 
     def seconds(self) -> float:
         """Return the time it takes: as measured on this GPU, else by the roofline model."""
-        measured = calibration.kernel_cost(self._card, self._signature) if self._signature else None
+        measured = calibration.kernel_cost(self._spec, self._signature) if self._signature else None
         if measured is not None:
             return measured.seconds
-        tensors, moved, achieved = self._tensors, self._moved_bytes, self._card.achieved
-        seconds = moved / (self._card.memory_bytes_per_second * achieved["memory"])
+        tensors, moved, achieved = self._tensors, self._moved_bytes, self._spec.achieved
+        seconds = moved / (self._spec.memory_bytes_per_second * achieved["memory"])
         count = flop_registry.get(self._func._overloadpacket)
         if count is None:
             return seconds
         operations = count(*self._args, out_val=self._result)
-        rates = self._card.flops_per_second
+        rates = self._spec.flops_per_second
         rate = rates.get(_dtype_name(tensors[0].dtype), rates["float32"])
         return max(seconds, operations / (rate * achieved[self._class]))
 

@@ -133,18 +133,18 @@ class Operators:
         if device.type == "cuda" and entry.copy is None and _works(outs, entry.writes):
             tell_modes(self.gpu, func, tensors[0].dtype if tensors else torch.get_default_dtype())
             if rule_of(func) is None:
-                told = f"{name_of(func)} takes no memory beside inputs and outputs"
-                self.gpu.values.assume("operator", told)
-            kernel = Kernel(self.gpu.card, func, meta_args, result)
-            entry.on_card = True
+                effect = f"{name_of(func)} takes no memory beside inputs and outputs"
+                self.gpu.values.assume("operator", effect)
+            kernel = Kernel(self.gpu.spec, func, meta_args, result)
+            entry.on_gpu = True
             entry.seconds = kernel.seconds()
             entry.workspace = kernel.workspace()
             entry.soft = kernel.soft
             entry.blas = kernel.needs_blas_workspace
             if kernel.is_measured:
-                self.gpu.values.assume("calibration", calibration.told(self.gpu.card))
+                self.gpu.values.assume("calibration", calibration.source_of(self.gpu.spec))
         elif entry.copy is not None:
-            entry.workspace = Workspace(entry.copy.card_scratch_bytes)
+            entry.workspace = Workspace(entry.copy.gpu_scratch_bytes)
         return entry.settle()
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

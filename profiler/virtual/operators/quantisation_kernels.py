@@ -49,7 +49,7 @@ class LibraryKernels:
 
     def find(self, func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
         """Return the function that serves a library's operator on the GPU, or None if learning it is enough."""
-        if func.namespace not in _LIBRARIES or not _on_card(args):
+        if func.namespace not in _LIBRARIES or not _on_gpu(args):
             return None
         name = func.name().removesuffix(".default")
         written = self._implementations(func.namespace).get(name)
@@ -155,7 +155,7 @@ def _check_addresses(func: Any, values: tuple[Any, ...]) -> None:
             )
 
 
-def _on_card(args: tuple[Any, ...]) -> bool:
+def _on_gpu(args: tuple[Any, ...]) -> bool:
     return any(isinstance(arg, VirtualTensor) and arg.is_cuda for arg in args)
 
 

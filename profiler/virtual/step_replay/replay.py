@@ -149,8 +149,8 @@ class Replay:
         except BaseException:
             self.listener.failed(call)
             raise
-        told = self.listener.ran if self.replayed == before else self.listener.replayed
-        told(call)
+        notify = self.listener.ran if self.replayed == before else self.listener.replayed
+        notify(call)
         return result
 
     def _served(self, call: ForwardCall, module: nn.Module, forward: Callable[[], Any]) -> Any:

@@ -159,12 +159,12 @@ def _functions(gpu: Device) -> dict[str, Callable[..., Any]]:
 
 
 def _identity(gpu: Device) -> dict[str, Callable[..., Any]]:
-    card = gpu.card
+    spec = gpu.spec
     return {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: (
-            card.compute_capability >= (8, 0) or including_emulation
+            spec.compute_capability >= (8, 0) or including_emulation
         ),
         "_lazy_init": lambda: None,
         "init": lambda: None,
@@ -173,10 +173,10 @@ def _identity(gpu: Device) -> dict[str, Callable[..., Any]]:
         "set_device": lambda device: None,
         "device": lambda device: nullcontext(),
         "device_of": lambda obj: nullcontext(),
-        "get_device_name": lambda device=None: card.name,
-        "get_device_capability": lambda device=None: card.compute_capability,
+        "get_device_name": lambda device=None: spec.name,
+        "get_device_capability": lambda device=None: spec.compute_capability,
         "get_device_properties": lambda device=None: _properties(gpu),
-        "get_arch_list": lambda: [card.architecture],
+        "get_arch_list": lambda: [spec.architecture],
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
         "seed": lambda: None,
@@ -295,17 +295,17 @@ def _accelerator_functions(gpu: Device) -> dict[str, Callable[..., Any]]:
 
 
 def _properties(gpu: Device) -> SimpleNamespace:
-    card = gpu.card
+    spec = gpu.spec
     return SimpleNamespace(
-        name=card.name,
-        major=card.compute_capability[0],
-        minor=card.compute_capability[1],
+        name=spec.name,
+        major=spec.compute_capability[0],
+        minor=spec.compute_capability[1],
         total_memory=gpu.capacity_bytes,
-        multi_processor_count=card.multi_processor_count,
-        L2_cache_size=card.l2_cache_bytes,
+        multi_processor_count=spec.multi_processor_count,
+        L2_cache_size=spec.l2_cache_bytes,
         is_integrated=0,
         is_multi_gpu_board=0,
         warp_size=32,
-        gcnArchName=card.architecture,
+        gcnArchName=spec.architecture,
         pci_bus_id=os.getpid() % 256,
     )

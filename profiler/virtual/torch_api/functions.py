@@ -207,6 +207,6 @@ def _attention(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
         options["dropout_p"] = dropout_p
         if not query.is_cuda:
             return attention.attend_on_host(*given, **options)
-        return attention.attend(gpu.card, *given, **options)
+        return attention.attend(gpu.spec, *given, **options)
 
     return gpu.autocast.around("scaled_dot_product_attention", scaled_dot_product_attention)

@@ -34,7 +34,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 CUDA_VERSION = "13.0"
 """The value of `torch.version.cuda` with a virtual GPU, if torch itself was built for the CPU alone."""
 
-_LOOK_FOR_A_CARD = ("bitsandbytes", "torchao")
+_LOOK_FOR_A_GPU = ("bitsandbytes", "torchao")
 _ASK_FOR_PLAIN = (
     "optimum.quanto.library.qbytes_mm",
     "optimum.quanto.tensor.activations.qbytes_ops",
@@ -61,7 +61,7 @@ def import_libraries() -> None:
 
     Otherwise diffusers would import them along with its models, that is, on the virtual GPU.
     """
-    wanted = [name for name in _LOOK_FOR_A_CARD if name not in sys.modules and find_spec(name)]
+    wanted = [name for name in _LOOK_FOR_A_GPU if name not in sys.modules and find_spec(name)]
     if not wanted:
         return
     before = logging.root.manager.disable

@@ -33,7 +33,7 @@ def install(gpu: Device, patches: Patches) -> None:
                 patches.replace(owner, name, _refusing(gpu, what, original))
     for name in _RECURRENT:
         original = getattr(torch._VF, name)
-        patches.replace(torch._VF, name, here_or(gpu, _told(gpu, name, original), original))
+        patches.replace(torch._VF, name, here_or(gpu, _assuming(gpu, name, original), original))
     plain = torch.backends.mha.get_fastpath_enabled
     patches.replace(
         torch.backends.mha,
@@ -59,7 +59,7 @@ def _refusing(gpu: Device, what: str, original: type) -> type:
     return Refused
 
 
-def _told(gpu: Device, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+def _assuming(gpu: Device, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         if any(isinstance(arg, torch.Tensor) and arg.is_cuda for arg in args):
             gpu.values.assume(MODE, f"{name} runs step by step, where cuDNN runs one kernel")

@@ -8,8 +8,8 @@ from profiler.allocator.caching import Allocator
 from profiler.libraries.compiled import COMPILE
 from profiler.patching import Patches
 from profiler.record.profile import Assumption, Gpu
-from profiler.tracing.gauge import CopyObserver, Reading
 from profiler.tracing.host import HostNow, LinkSince, modelled_host, modelled_link
+from profiler.tracing.reader import CopyObserver, Reading
 from profiler.virtual.device import Device
 from profiler.virtual.lending.left_behind import HOOK
 from profiler.virtual.step_replay.replay import Listener
@@ -22,7 +22,7 @@ ROUNDING_BAND = 0.01
 
 _STEERS = "code that branches on it may take another way on real data"
 _EFFECTS = {
-    "calibration": "measured on a card, in place of the rule",
+    "calibration": "measured on a GPU, in place of the rule",
     "numpy": "pixels of an image are unknown; their number is not",
     HOOK: "what it allocates is not counted, nor what it changes",
     "nonzero": "the most memory that a mask can take",
@@ -33,8 +33,8 @@ _EFFECTS = {
 }
 
 
-class VirtualGauge:
-    """Reads a virtual GPU. The methods are those of `Gauge`."""
+class PredictedReader:
+    """Reads a virtual GPU. The methods are those of `MemoryReader`."""
 
     predicted = True
 
@@ -136,16 +136,16 @@ class VirtualGauge:
         return ROUNDING_BAND + 1 - self._least_highest / self.peak_allocated_bytes
 
     def gpu(self) -> Gpu:
-        card = self._gpu.card
+        spec = self._gpu.spec
         return Gpu(
-            name=card.name,
+            name=spec.name,
             capacity_bytes=self._gpu.capacity_bytes,
-            context_bytes=card.context_bytes,
-            slack_bytes=card.slack_bytes,
-            architecture=card.architecture,
-            h2d_bytes_per_second=card.h2d_bytes_per_second,
-            d2h_bytes_per_second=card.d2h_bytes_per_second,
-            pinned_bytes_per_second=card.pinned_bytes_per_second,
+            context_bytes=spec.context_bytes,
+            slack_bytes=spec.slack_bytes,
+            architecture=spec.architecture,
+            h2d_bytes_per_second=spec.h2d_bytes_per_second,
+            d2h_bytes_per_second=spec.d2h_bytes_per_second,
+            pinned_bytes_per_second=spec.pinned_bytes_per_second,
         )
 
     def card_state(self) -> None:

@@ -1,6 +1,6 @@
 """The interface through which the tracer reads a GPU: torch for a real one, the model for a virtual one.
 
-The implementations are in `measured/gauge.py` and `predicted/gauge.py`; `tracer.py` chooses between them, and nothing
+The implementations are in `measured/reader.py` and `predicted/reader.py`; `tracer.py` chooses between them, and nothing
 else depends on which one it is.
 """
 
@@ -13,7 +13,7 @@ import torch
 
 from profiler.libraries.out_of_memory import Shortage, parse
 from profiler.patching import Patches
-from profiler.record.profile import Assumption, CardState, Gpu
+from profiler.record.profile import Assumption, Gpu, GpuState
 from profiler.tracing.host import HostNow, LinkSince
 
 CopyObserver = Callable[[str, str, int], None]
@@ -28,7 +28,7 @@ class Reading(NamedTuple):
     reserved_bytes: int
 
 
-class Gauge(Protocol):
+class MemoryReader(Protocol):
     """Memory reader: reads the current device's memory and clock for the length of one trace.
 
     Attributes:
@@ -86,7 +86,7 @@ class Gauge(Protocol):
     def gpu(self) -> Gpu:
         """Return the GPU's record."""
 
-    def card_state(self) -> CardState | None:
+    def card_state(self) -> GpuState | None:
         """Return what the driver reported during the trace; None for a GPU without a driver."""
 
     def assumptions(self) -> tuple[Assumption, ...]:

@@ -12,19 +12,19 @@ import torch
 
 from profiler.gpus import nvml
 from profiler.patching import Patches
-from profiler.record.profile import Assumption, CardState, Gpu
-from profiler.tracing.gauge import CopyObserver, Reading
+from profiler.record.profile import Assumption, Gpu, GpuState
 from profiler.tracing.host import HostNow, LinkSince, measured_host
-from profiler.tracing.measured.clock import CardClock
+from profiler.tracing.measured.clock import GpuClock
 from profiler.tracing.measured.copies import watch_methods
 from profiler.tracing.measured.driver import DriverWatch
 from profiler.tracing.measured.peaks import Peaks
+from profiler.tracing.reader import CopyObserver, Reading
 
 _NOTHING_KNOWN = LinkSince(0.0, 0.0)
 
 
-class CardGauge:
-    """Reads the current device. The methods are those of `Gauge`.
+class MeasuredReader:
+    """Reads the current device. The methods are those of `MemoryReader`.
 
     Args:
         tensors: the classes of tensors whose copies are watched.
@@ -41,12 +41,12 @@ class CardGauge:
         torch.cuda.init()  # otherwise torch has no statistics yet
         self._tensors = tensors
         self.host_seconds = host_seconds
-        self._clock = CardClock(host_seconds)
+        self._clock = GpuClock(host_seconds)
         self.peak_allocated_bytes = 0
         self.peak_reserved_bytes = 0
         self._host = measured_host()
         self._driver = DriverWatch()
-        self._state: CardState | None = None
+        self._state: GpuState | None = None
         self._peaks = Peaks()
 
     def watch(self, patches: Patches, observer: CopyObserver) -> None:
@@ -117,7 +117,7 @@ class CardGauge:
             driver=nvml.driver_version(),
         )
 
-    def card_state(self) -> CardState | None:
+    def card_state(self) -> GpuState | None:
         return self._state
 
     def assumptions(self) -> tuple[Assumption, ...]:

@@ -1,11 +1,11 @@
-"""The tracer as it works on a real card, run where the truth is known: on a virtual one that answers torch's calls."""
+"""The tracer as it works on a real GPU, run where the truth is known: on a virtual one that answers torch's calls."""
 
 import dataclasses
 from collections import Counter
 
 import pytest
 import torch
-from card_worlds import card_gauge, tiny, traced_as
+from gpu_worlds import measured_reader, tiny, traced_as
 
 from profiler.allocator.history_replay import BlockReplay, DoesNotAddUpError
 from profiler.libraries.modes import Mode
@@ -27,7 +27,7 @@ MODES = [
     ("flux", Mode(name="group-leaf", **STREAMED)),
     ("wan", Mode(name="group-block")),
 ]
-# What a card does not tell, or another gauge reads: the resident set of the process is no count of tensors.
+# What a GPU does not tell, or another reader reads: the resident set of the process is no count of tensors.
 NOT_TOLD = (
     "host_pageable_bytes",
     "host_peak_bytes",
@@ -51,10 +51,10 @@ def told(profile, *besides):
 
 
 @pytest.mark.parametrize(("family", "mode"), MODES)
-def test_a_card_is_read_event_for_event_as_the_model_tells(family, mode):
+def test_a_gpu_is_read_event_for_event_as_the_model_tells(family, mode):
     """Kinds, bytes, peaks, pinned memory, streams and seconds; parts where no hook acts inside a component."""
     inside = () if mode.name in ("resident", "model") else ("inside",)
-    measured = traced_as(card_gauge, family, mode, steps=2)
+    measured = traced_as(measured_reader, family, mode, steps=2)
     predicted = traced_as(None, family, mode, steps=2)
     assert (measured.source, predicted.source) == ("measured", "predicted")
     assert told(measured, *inside) == told(predicted, *inside)
@@ -69,11 +69,11 @@ def test_a_card_is_read_event_for_event_as_the_model_tells(family, mode):
 def test_groups_on_several_streams_are_told_by_component():
     """The UNet and the VAE each have a stream of their own, and both are in use in one call.
 
-    The scheduler reads a value off the card, a copy inside C++ that only a model tells: just moves are compared.
+    The scheduler reads a value off the GPU, a copy inside C++ that only a model tells: just moves are compared.
     """
     mode = Mode(name="group-leaf", stream=True)
     measured, predicted = (
-        traced_as(gauge, "sd15", mode, calls=1, steps=2) for gauge in (card_gauge, None)
+        traced_as(reader, "sd15", mode, calls=1, steps=2) for reader in (measured_reader, None)
     )
     moves = [
         [
@@ -107,7 +107,7 @@ def test_a_trace_allocates_nothing_on_the_gpu_and_lets_peaks_start_anew(family, 
         with VirtualGPU("rtx-4090", replay=False):
             pipe, call = tiny(family)
             if traced:
-                with Trace(pipe, {}, card_gauge) as t:
+                with Trace(pipe, {}, measured_reader) as t:
                     enable_mode(pipe, mode)
                     pipe(num_inference_steps=2, **call)
                 assert torch.cuda.max_memory_allocated() == torch.cuda.memory_allocated()
@@ -143,9 +143,9 @@ def test_peaks_are_those_of_the_user_while_the_trace_runs():
 
 @pytest.mark.parametrize("family", ["flux", "sdxl"])
 def test_a_plan_from_a_measured_run_is_the_plan_from_a_predicted_one(family):
-    """The card's record is the model's, and a measurement has no error band."""
+    """The GPU's record is the model's, and a measurement has no error band."""
     measured, predicted = (
-        traced_as(gauge, family, Mode(name="model"), steps=3) for gauge in (card_gauge, None)
+        traced_as(reader, family, Mode(name="model"), steps=3) for reader in (measured_reader, None)
     )
     predicted = dataclasses.replace(predicted, error_band=0.0)
     measured = dataclasses.replace(measured, gpu=predicted.gpu)
@@ -167,18 +167,18 @@ def test_a_plan_from_a_measured_run_is_the_plan_from_a_predicted_one(family):
             assert ours.predicted.seconds == pytest.approx(theirs.predicted.seconds, rel=1e-3)
 
 
-def test_a_run_that_copied_nothing_back_is_planned_at_the_rate_of_its_card():
-    """Everything was on the card: what it would take to bring weights home is nowhere in the run."""
-    measured, predicted = (traced_as(gauge, "sdxl", Mode()) for gauge in (card_gauge, None))
+def test_a_run_that_copied_nothing_back_is_planned_at_the_rate_of_its_gpu():
+    """Everything was on the GPU: what it would take to bring weights home is nowhere in the run."""
+    measured, predicted = (traced_as(reader, "sdxl", Mode()) for reader in (measured_reader, None))
     assert measured.gpu.d2h_bytes_per_second == 0
     assert link_of(measured).back(10**9) == link_of(predicted).back(10**9)
-    unknown = dataclasses.replace(measured, gpu=dataclasses.replace(measured.gpu, name="A card"))
+    unknown = dataclasses.replace(measured, gpu=dataclasses.replace(measured.gpu, name="A GPU"))
     assert link_of(unknown) is None
 
 
 def test_later_forwards_are_what_the_second_one_did():
     """Three steps of two calls: the first forward of six makes the workspaces, all others are alike."""
-    profile = traced_as(card_gauge, "flux", Mode())
+    profile = traced_as(measured_reader, "flux", Mode())
     exits = [
         event.inside
         for event in profile.events
@@ -191,7 +191,7 @@ def test_later_forwards_are_what_the_second_one_did():
 def test_parts_are_read_where_torch_records_for_somebody_else():
     """That recording goes on, and every part's memory and time is what our own would have told."""
     read, recorded = (
-        traced_as(card_gauge, "sdxl", Mode(), recorded=theirs) for theirs in (True, False)
+        traced_as(measured_reader, "sdxl", Mode(), recorded=theirs) for theirs in (True, False)
     )
     assert read.insides == recorded.insides
     assert told(read) == told(recorded)
@@ -203,7 +203,7 @@ def test_a_recording_that_does_not_add_up_is_no_longer_asked_for(monkeypatch):
     for broken in (False, True):
         if broken:
             monkeypatch.setattr(BlockReplay, "check", _does_not_add_up)
-        profile = traced_as(card_gauge, "flux", Mode())
+        profile = traced_as(measured_reader, "flux", Mode())
         visits = [inside.visits for inside in profile.insides]
         exits.append(
             [
@@ -233,7 +233,7 @@ def test_an_interrupt_at_a_part_that_is_looked_at_leaves_nothing(error, monkeypa
         pipe, call = tiny("flux")
         pipe.to("cuda")
         monkeypatch.setattr(pipe.transformer.transformer_blocks[1], "forward", broken)
-        tracing = Trace(pipe, {}, card_gauge)
+        tracing = Trace(pipe, {}, measured_reader)
         with pytest.raises(error), tracing:
             pipe(num_inference_steps=1, **call)
     assert torch.nn.Module._call_impl is call_impl
@@ -242,14 +242,14 @@ def test_an_interrupt_at_a_part_that_is_looked_at_leaves_nothing(error, monkeypa
     assert tracing.profile.failure.component == "transformer"
 
 
-def test_running_out_of_memory_on_a_card_is_told_as_the_model_tells_it():
-    """The card's own words say less exactly what was asked for; who held what is the same."""
+def test_running_out_of_memory_on_a_gpu_is_told_as_the_model_tells_it():
+    """The GPU's own words say less exactly what was asked for; who held what is the same."""
     failures = []
-    for gauge in (card_gauge, None):
+    for reader in (measured_reader, None):
         with VirtualGPU("rtx-4090", capacity="1GiB", replay=False):
             pipe, call = tiny("sd15")
             enable_mode(pipe, Mode(name="model"))
-            tracing = Trace(pipe, {}, gauge)
+            tracing = Trace(pipe, {}, reader)
             with pytest.raises(torch.cuda.OutOfMemoryError), tracing:
                 pipe(num_inference_steps=1, **{**call, "height": 4096, "width": 4096})
             failures.append(tracing.profile.failure)

@@ -10,7 +10,7 @@ from profiler.record.finding import HINT, Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from profiler.record.profile import CardState, Profile
+    from profiler.record.profile import GpuState, Profile
 
 _EXPECTED = "power limit"  # normal for a GPU under load
 
@@ -28,7 +28,7 @@ def slow_link(profile: Profile) -> Iterator[Finding]:
         severity=HINT,
         title=f"The link ran as PCIe {now.generation} x{now.width}, and could as "
         f"PCIe {most.generation} x{most.width}",
-        detail="The driver was asked while weights travelled, when a link is awake. Lanes are lost to a second card, a "
+        detail="The driver was asked while weights travelled, when a link is awake. Lanes are lost to a second GPU, a "
         "riser, or a slot that has fewer; a generation to a riser or the firmware's setting.",
         fix="another slot, or the slot's generation in the firmware's settings",
         changes={},
@@ -47,8 +47,8 @@ def held_back(profile: Profile) -> Iterator[Finding]:
     yield Finding(
         kind="held_back",
         severity=HINT,
-        title=f"The card ran below its clocks: {', '.join(reasons)}",
-        detail="So the driver said when it was asked; seconds of this run are no measure of the card.",
+        title=f"The GPU ran below its clocks: {', '.join(reasons)}",
+        detail="So the driver said when it was asked; seconds of this run are no measure of the GPU.",
         fix="better cooling or supply, or a lower power limit: nvidia-smi -pl",
         changes={},
         bytes=0,
@@ -65,7 +65,7 @@ class _Link(NamedTuple):
         return self.width << (self.generation - 1)
 
 
-def _links(state: CardState | None) -> tuple[_Link, _Link] | None:
+def _links(state: GpuState | None) -> tuple[_Link, _Link] | None:
     """Return the link as it ran, and its limit; None if either is unknown."""
     if state is None or state.link_generation is None or state.link_width is None:
         return None
