@@ -125,7 +125,9 @@ def build_pipeline(
                 raise out_of_memory(entry.name, slot, error, components) from error
         pipe = _assemble(cls, entry, components)
     assume_dtype(
-        pipe, entry.dtype, [slot for slot in models if slot in entry.unstated and slot not in chosen]
+        pipe,
+        entry.dtype,
+        [slot for slot in models if slot in entry.unstated and slot not in chosen],
     )
     return pipe
 

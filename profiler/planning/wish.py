@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from profiler.checking.given import named, words_of
 from profiler.errors import InputError
@@ -56,11 +56,22 @@ class Wish:
             raise InputError(f"{named(limit)} is no time limit: give seconds, more than none")
 
 
+class WishWords(TypedDict, total=False):
+    """A request as users write it, by keywords: sizes as text or bytes, levers as words or as one text."""
+
+    ram_bytes: str | int | None
+    objective: str | None
+    sticky: bool
+    levers: str | Sequence[str] | None
+    time_limit_seconds: float | None
+    slack_bytes: str | int | None
+
+
 def wish_of(
     budget_bytes: str | int,
     *,
     ram_bytes: str | int | None = None,
-    levers: str | Sequence[str] = LEVERS,
+    levers: str | Sequence[str] | None = None,
     slack_bytes: str | int | None = None,
     **others: Any,
 ) -> Wish:
@@ -69,7 +80,7 @@ def wish_of(
     Args:
         budget_bytes: As in `Wish`.
         ram_bytes: As in `Wish`.
-        levers: As in `Wish`; "none" for none.
+        levers: As in `Wish`; "none" for none, None for all but the disk.
         slack_bytes: As in `Wish`.
         others: The other fields of `Wish`.
 
@@ -79,7 +90,7 @@ def wish_of(
     return Wish(
         budget_bytes=parse_bytes(budget_bytes),
         ram_bytes=None if ram_bytes is None else parse_bytes(ram_bytes),
-        levers=words_of(levers, "levers"),
+        levers=LEVERS if levers is None else words_of(levers, "levers"),
         slack_bytes=parse_bytes(slack_bytes) if isinstance(slack_bytes, str) else slack_bytes,
         **others,
     )

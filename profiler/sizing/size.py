@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from profiler.checking.given import check_given, words_of
 from profiler.errors import FindingError, InputError
@@ -20,6 +20,7 @@ from profiler.units import TIB, format_bytes
 if TYPE_CHECKING:
     from profiler.applying import Verification
     from profiler.planning import Plan, Wish
+    from profiler.planning.wish import WishWords
     from profiler.tracing import Call
 
 _SCENARIO = "write profiler.Scenario(model='sdxl-base')"
@@ -54,80 +55,80 @@ def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -
     return replace(profile, gpu=replace(profile.gpu, capacity_bytes=own.capacity_bytes))
 
 
-def plan_model(  # noqa: PLR0913  # each part of the request has its own name
+def plan_model(
     source: Scenario | Profile,
     budget_bytes: str | int,
     *,
-    ram_bytes: str | int | None = None,
-    objective: str | None = None,
-    sticky: bool = True,
-    levers: str | Sequence[str] | None = None,
-    time_limit_seconds: float | None = None,
-    slack_bytes: str | int | None = None,
     allow: str | Sequence[str] = (),
     report: Report | None = None,
+    **wishes: Unpack[WishWords],
 ) -> Plan:
     """Return the best plan under a budget.
 
     Args:
         source: The scenario to plan for (its `model` may be a saved profile), or a profile.
         budget_bytes: GPU memory that the driver may show as used: "8GiB", or bytes.
-        ram_bytes: As in `profiler.plan_offload`.
-        objective: As in `profiler.plan_offload`.
-        sticky: Whether the plan may replace diffusers' end of a call.
-        levers: Placements that may be used besides sequence and exclusions; None for all but the disk.
-        time_limit_seconds: Time limit of the search.
-        slack_bytes: Allowance for fragmentation.
         allow: Modifiers that may be used although they can change the picture, of `placements.MODIFIERS`, as a tuple or
             as comma-separated text; the fewest that let a plan fit are used.
         report: Called with each step as it begins.
+        wishes: `ram_bytes`, `objective`, `sticky`, `levers`, `time_limit_seconds` and `slack_bytes`, each as in
+            `profiler.plan_offload`.
 
     Raises:
         InputError: if the scenario cannot be run, or the profile cannot be planned from.
         FindingError: if nothing fits; the message says by how much, and what to try.
+
+    Example:
+        >>> plan_model(Scenario(model="sdxl", gpu="rtx-4060"), "8GiB", ram_bytes="32GiB")
     """
-    from profiler.placements.placement import LEVERS
-    from profiler.placements.table import scheme_in_mode
     from profiler.planning.wish import wish_of
-    from profiler.sizing.modifying import combinations_of, modified
+    from profiler.sizing.modifying import combinations_of
 
     check_given(source, Scenario | Profile, to="plan_model()", instead=_SCENARIO)
     allow = words_of(allow, "what is allowed")
-    wished = wish_of(
-        budget_bytes,
-        ram_bytes=ram_bytes,
-        objective=objective,
-        sticky=sticky,
-        levers=LEVERS if levers is None else levers,
-        time_limit_seconds=time_limit_seconds,
-        slack_bytes=slack_bytes,
-    )
+    wished = wish_of(budget_bytes, **wishes)
     first: FindingError | None = None
     for modifiers in combinations_of(allow):
-        if isinstance(source, Profile):
-            if modifiers:
-                raise InputError(
-                    f"{', '.join(allow)} need another run: plan from the model instead"
-                )
-            profile = source
-        else:
-            scenario = modified(source, modifiers)
-            if modifiers and scenario == source:
-                continue  # already in effect
-            profile = _to_plan_from(scenario, report)
-            names = [part.name for part in profile.components]
-            wished = replace(wished, compared_with=scheme_in_mode(scenario.mode, names))
+        tried = _profile_with(source, modifiers, wished, report)
+        if tried is None:
+            continue  # already in effect
+        profile, wish = tried
         _tell(report, "searching")
         try:
-            plan = _planned(profile, wished, report)
+            plan = _planned(profile, wish, report)
         except FindingError as error:
             first = first or error
             continue
-        if wished.ram_bytes is not None:
-            _check_loading(profile, wished.ram_bytes)
+        if wish.ram_bytes is not None:
+            _check_loading(profile, wish.ram_bytes)
         return plan
     assert first is not None
     raise first
+
+
+def _profile_with(
+    source: Scenario | Profile, modifiers: tuple[str, ...], wish: Wish, report: Report | None
+) -> tuple[Profile, Wish] | None:
+    """Return a run with `modifiers` to plan from, and the request for it; None if they change nothing.
+
+    Raises:
+        InputError: if the source is a profile and there are modifiers, or the scenario cannot be run.
+    """
+    from profiler.placements.table import scheme_in_mode
+    from profiler.sizing.modifying import modified
+
+    if isinstance(source, Profile):
+        if modifiers:
+            raise InputError(
+                f"{', '.join(modifiers)} would need another run: plan from the model instead"
+            )
+        return source, wish
+    scenario = modified(source, modifiers)
+    if modifiers and scenario == source:
+        return None
+    profile = _to_plan_from(scenario, report)
+    names = [part.name for part in profile.components]
+    return profile, replace(wish, compared_with=scheme_in_mode(scenario.mode, names))
 
 
 def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:

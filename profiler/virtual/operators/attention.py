@@ -13,7 +13,7 @@ aten/src/ATen/native/transformers/attention.cpp: the order of their calls, likew
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 
@@ -136,20 +136,23 @@ def _efficient_serves(spec: GpuSpec, query: Any, key: Any, value: Any) -> bool:
     )
 
 
+class Options(TypedDict):
+    """The keywords of torch's `scaled_dot_product_attention`."""
+
+    dropout_p: float
+    is_causal: bool
+    scale: float | None
+    enable_gqa: bool
+
+
 def attend(
-    spec: GpuSpec,
-    query: Any,
-    key: Any,
-    value: Any,
-    mask: Any,
-    *,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    spec: GpuSpec, query: Any, key: Any, value: Any, mask: Any, **options: Unpack[Options]
 ) -> Any:
     """Return attention's output `[B, H, S, D]`, computed by the operators that CUDA would run."""
-    chosen = backend(spec, query, key, value, mask, is_causal=is_causal, enable_gqa=enable_gqa)
+    dropout_p, is_causal, scale = options["dropout_p"], options["is_causal"], options["scale"]
+    chosen = backend(
+        spec, query, key, value, mask, is_causal=is_causal, enable_gqa=options["enable_gqa"]
+    )
     mask = additive_mask(mask, query.dtype)
     if chosen == "flash":
         return _flash(query, key, value, dropout_p, is_causal, scale)
@@ -163,16 +166,7 @@ def attend(
         return aten._scaled_dot_product_efficient_attention.default(
             query, key, value, mask, False, dropout_p, is_causal, scale=scale
         )[0]
-    return attend_by_math(
-        query,
-        key,
-        value,
-        mask,
-        dropout_p=dropout_p,
-        is_causal=is_causal,
-        scale=scale,
-        enable_gqa=enable_gqa,
-    )[0]
+    return attend_by_math(query, key, value, mask, **options)[0]
 
 
 def attend_on_host(
