@@ -7,15 +7,17 @@ INSTALLED := $(VENV)/.installed
 # Installed is what these two files say; a change of either installs again, into the same .venv.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check zoo compare-presets format nightly-cuda nightly-plans nightly-search nightly-interrupts clean
+.PHONY: demo test check zoo compare-presets format nightly nightly-cuda nightly-plans nightly-search nightly-interrupts clean
 
 demo: $(INSTALLED)
 	$(BIN)/vram demo
 
 # Two processes: the tests are many and small, and a laptop has at least two cores. Files in their own order: by the
-# number of their tests, the few long ones would come last, in one process.
+# number of their tests, the few long ones would come last, in one process. One thread each: tensors here are small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -35,6 +37,10 @@ compare-presets: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Every test, the long matrices included: each model under each mode, every command of the guide. Half an hour.
+nightly: $(INSTALLED)
+	$(PYTEST) --nightly
 
 # The CUDA build of torch in an environment of its own (6 GB, once), and its predictions against ours. Needs no GPU.
 nightly-cuda: $(INSTALLED)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import pytest
 from left_behind import changes, snapshot
+
+# The heap is large and lives as long as the process: looking through it again and again took an eighth of the time.
+gc.set_threshold(100_000, 50, 1000)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +54,8 @@ def interrupts(request):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add how expected outputs change (review the diff), how many random cases are run, how much is interrupted."""
     parser.addoption("--update-goldens", action="store_true", help="write what is printed now")
-    parser.addoption("--plan-cases", type=int, default=50, help="random plans to run to capacity")
+    parser.addoption("--nightly", action="store_true", help="run what takes long, too")
+    parser.addoption("--plan-cases", type=int, default=12, help="random plans to run to capacity")
     parser.addoption(
         "--search-cases", type=int, default=0, help="searches of full size, beside CP-SAT"
     )
@@ -62,8 +67,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests marked `gpu` skip themselves where torch sees no GPU."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests marked `nightly` without `--nightly`, and skip those marked `gpu` if torch sees no GPU."""
+    if not config.getoption("--nightly"):
+        late = {item for item in items if item.get_closest_marker("nightly")}
+        items[:] = [item for item in items if item not in late]
+        config.hook.pytest_deselected(items=list(late))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shallow_models import shallow_pipeline
+from tiny_folder import write_tiny_pipeline
 from typer.testing import CliRunner
 
 from profiler.applying import apply, verify
@@ -184,9 +185,13 @@ def test_words_of_a_call():
 def test_the_command_plans_for_several_calls(tmp_path):
     words = [
         "plan",
-        "sd15",
+        str(write_tiny_pipeline(tmp_path / "tiny")),
+        "--height",
+        "64",
+        "--width",
+        "64",
         "--budget",
-        "3GiB",
+        "2GiB",
         "--steps",
         "2",
         "--weight",
@@ -194,14 +199,14 @@ def test_the_command_plans_for_several_calls(tmp_path):
         "--levers",
         "none",
     ]
-    also = ["--also", "cached-prompt height=256 width=256 steps=2 weight=5"]
+    also = ["--also", "cached-prompt height=128 width=128 steps=2 weight=5"]
     path = tmp_path / "plan.json"
     answer = CliRunner().invoke(app, [*words, *also, "--json", "-o", str(path)])
     assert answer.exit_code == 0, answer.output
     plan = json.loads(answer.stdout)["plan"]
     assert [(one["weight"], one["call"].get("height")) for one in plan["signatures"]] == [
-        (2, None),
-        (5, 256),
+        (2, 64),
+        (5, 128),
     ]
     held = CliRunner().invoke(app, ["verify", str(path)])
     assert held.exit_code == 0, held.output

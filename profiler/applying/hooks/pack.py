@@ -27,10 +27,13 @@ def slots_of(module: nn.Module) -> Iterator[tuple[Slot, torch.Tensor]]:
 
 
 def view_into(region: torch.Tensor, begin: int, tensor: torch.Tensor) -> torch.Tensor:
-    """Return a view at byte `begin` of `region` with the shape, layout and dtype of `tensor`."""
-    strides = torch.empty_like(tensor, device="meta").stride()
-    piece = region[begin : begin + tensor.nbytes].view(tensor.dtype)
-    return piece.as_strided(tensor.shape, strides)
+    """Return a view at byte `begin` of `region` with the shape, layout and dtype of `tensor`.
+
+    Both `begin` and the region's bytes are multiples of 512, so of every element size.
+    """
+    dense = tensor if tensor.is_contiguous() else torch.empty_like(tensor, device="meta")
+    whole = region.view(tensor.dtype)
+    return whole.as_strided(tensor.shape, dense.stride(), begin // tensor.element_size())
 
 
 class Pack:
