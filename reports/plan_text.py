@@ -19,7 +19,7 @@ def text_of(plan: Plan) -> str:
     own = plan.pipeline_class
     what = f"{plan.model} ({own})" if plan.model else own
     lines = [
-        f"Plan for {one_line(what)} within {format_bytes(plan.budget_bytes)}",
+        f"Plan for {what} within {format_bytes(plan.budget_bytes)}",
         f"  sequence   {' -> '.join(plan.sequence) or 'none'}",
         f"  resident   {', '.join(plan.excluded) or 'none'}{' (sticky)' if plan.sticky else ''}",
         *_outside(plan),
@@ -44,12 +44,8 @@ def text_of(plan: Plan) -> str:
         lines.append(f"  runner-up  {_alternative(plan.runner_up)}")
     decider = plan.smallest.component or "the pipeline"
     smallest = format_bytes(plan.smallest_budget_bytes)
-    return "\n".join(
-        [
-            *lines,
-            f"  smallest   {smallest}, decided by {decider} ({one_line(plan.smallest.moment)})",
-        ]
-    )
+    lines.append(f"  smallest   {smallest}, decided by {decider} ({plan.smallest.moment})")
+    return "\n".join(map(one_line, lines))  # any of them may hold a text from the plan's file
 
 
 def html_of(plan: Plan) -> str:

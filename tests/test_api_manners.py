@@ -63,7 +63,7 @@ TAKES = {
     "Profile": (Profile.load, ""),
     "Plan.save": (PLAN.save, ""),
     "VirtualGPU, capacity": (lambda x: VirtualGPU(capacity=x), "None"),
-    "Wish, levers": (lambda x: profiler.plan_offload(PROFILE, GIB, levers=x), ""),
+    "Wish, levers": (lambda x: profiler.plan_offload(PROFILE, GIB, levers=x), "None"),
 }
 GIVEN = {
     "None": None,

@@ -242,7 +242,7 @@ def _continued(fresh: Calibration, path: Path | None) -> Calibration:
     if not path.exists():
         return fresh
     known = load(path)
-    for what in ("card", "dry", "versions"):
+    for what in ("gpu", "dry", "versions"):
         was, now = getattr(known, what), getattr(fresh, what)
         if was != now:
             raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from profiler.checking.given import named, words_of
 from profiler.errors import InputError
@@ -54,17 +54,6 @@ class Wish:
         limit: Any = self.time_limit_seconds
         if limit is not None and not (isinstance(limit, int | float) and limit > 0):
             raise InputError(f"{named(limit)} is no time limit: give seconds, more than none")
-
-
-class WishWords(TypedDict, total=False):
-    """A request as users write it, by keywords: sizes as text or bytes, levers as words or as one text."""
-
-    ram_bytes: str | int | None
-    objective: str | None
-    sticky: bool
-    levers: str | Sequence[str] | None
-    time_limit_seconds: float | None
-    slack_bytes: str | int | None
 
 
 def wish_of(

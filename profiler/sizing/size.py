@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 from profiler.checking.given import check_given, words_of
 from profiler.errors import FindingError, InputError
@@ -20,7 +20,6 @@ from profiler.units import TIB, format_bytes
 if TYPE_CHECKING:
     from profiler.applying import Verification
     from profiler.planning import Plan, Wish
-    from profiler.planning.wish import WishWords
     from profiler.tracing import Call
 
 _SCENARIO = "write profiler.Scenario(model='sdxl-base')"
@@ -55,24 +54,33 @@ def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -
     return replace(profile, gpu=replace(profile.gpu, capacity_bytes=own.capacity_bytes))
 
 
-def plan_model(
+def plan_model(  # noqa: PLR0913  # each part of the request has its own name
     source: Scenario | Profile,
     budget_bytes: str | int,
     *,
+    ram_bytes: str | int | None = None,
+    objective: str | None = None,
+    sticky: bool = True,
+    levers: str | Sequence[str] | None = None,
+    time_limit_seconds: float | None = None,
+    slack_bytes: str | int | None = None,
     allow: str | Sequence[str] = (),
     report: Report | None = None,
-    **wishes: Unpack[WishWords],
 ) -> Plan:
     """Return the best plan under a budget.
 
     Args:
         source: The scenario to plan for (its `model` may be a saved profile), or a profile.
         budget_bytes: GPU memory that the driver may show as used: "8GiB", or bytes.
+        ram_bytes: As in `profiler.plan_offload`.
+        objective: As in `profiler.plan_offload`.
+        sticky: Whether the plan may replace diffusers' end of a call.
+        levers: Placements that may be used besides sequence and exclusions; None for all but the disk.
+        time_limit_seconds: Time limit of the search.
+        slack_bytes: Allowance for fragmentation.
         allow: Modifiers that may be used although they can change the picture, of `placements.MODIFIERS`, as a tuple or
             as comma-separated text; the fewest that let a plan fit are used.
         report: Called with each step as it begins.
-        wishes: `ram_bytes`, `objective`, `sticky`, `levers`, `time_limit_seconds` and `slack_bytes`, each as in
-            `profiler.plan_offload`.
 
     Raises:
         InputError: if the scenario cannot be run, or the profile cannot be planned from.
@@ -82,11 +90,26 @@ def plan_model(
         >>> plan_model(Scenario(model="sdxl", gpu="rtx-4060"), "8GiB", ram_bytes="32GiB")
     """
     from profiler.planning.wish import wish_of
-    from profiler.sizing.modifying import combinations_of
 
     check_given(source, Scenario | Profile, to="plan_model()", instead=_SCENARIO)
-    allow = words_of(allow, "what is allowed")
-    wished = wish_of(budget_bytes, **wishes)
+    wish = wish_of(
+        budget_bytes,
+        ram_bytes=ram_bytes,
+        objective=objective,
+        sticky=sticky,
+        levers=levers,
+        time_limit_seconds=time_limit_seconds,
+        slack_bytes=slack_bytes,
+    )
+    return _best_plan(source, wish, words_of(allow, "what is allowed"), report)
+
+
+def _best_plan(
+    source: Scenario | Profile, wished: Wish, allow: tuple[str, ...], report: Report | None
+) -> Plan:
+    """Return the best plan with the fewest modifiers, of those allowed, that let one fit."""
+    from profiler.sizing.modifying import combinations_of
+
     first: FindingError | None = None
     for modifiers in combinations_of(allow):
         tried = _profile_with(source, modifiers, wished, report)

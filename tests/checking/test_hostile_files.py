@@ -213,6 +213,17 @@ def test_a_changed_plan_is_refused_or_harmless(tmp_path, plain, known, data):
     assert "<script" not in plan._repr_html_()
 
 
+def test_no_text_of_a_plan_is_shown_as_it_is(plain):
+    """Wherever a text may stand; a line separator splits lines in some terminals and editors."""
+    texts = [
+        one.name for one in dataclasses.fields(plain) if isinstance(getattr(plain, one.name), str)
+    ]
+    assert {"model", "gpu", "dtype"} <= set(texts)
+    for name in texts:
+        shown = dataclasses.replace(plain, **{name: "vae\u2028x"}).to_text()
+        assert "\u2028" not in shown, name
+
+
 @pytest.mark.parametrize("text", INJECTED)
 def test_a_plan_in_memory_becomes_no_code_of_its_own_either(plain, text):
     for change in ({"sequence": (text,)}, {"pipeline_class": text}, {"inside": {text: {}}}):
