@@ -242,8 +242,8 @@ def _continued(fresh: Calibration, path: Path | None) -> Calibration:
     if not path.exists():
         return fresh
     known = load(path)
-    for what in ("gpu", "dry", "versions"):
-        was, now = getattr(known, what), getattr(fresh, what)
+    for what, name in (("GPU", "gpu"), ("dry", "dry"), ("versions", "versions")):
+        was, now = getattr(known, name), getattr(fresh, name)
         if was != now:
             raise InputError(
                 f"{path} was measured with {what} {was}, here it is {now}: name another file"

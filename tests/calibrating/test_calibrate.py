@@ -112,7 +112,7 @@ def test_a_table_of_another_gpu_is_not_continued(tiny, tmp_path):
     path = tmp_path / "t.toml"
     calibrate([], output=path, dry=True, gpu="h200")
     before = path.read_bytes()
-    with pytest.raises(InputError, match="measured with gpu NVIDIA H200"):
+    with pytest.raises(InputError, match="measured with GPU NVIDIA H200"):
         calibrate([tiny], output=path, dry=True, gpu="rtx-4090")
     assert path.read_bytes() == before
 
