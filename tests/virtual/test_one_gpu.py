@@ -140,6 +140,24 @@ def test_a_pipeline_on_a_second_gpu_fails_before_it_counts_for_the_first(gpu, tm
     assert cuda.max_memory_allocated() == 0
 
 
+def test_tables_of_functions_that_torch_makes_inside_hold_its_own():
+    """Torch makes them once, at their first use."""
+    code = """
+import torch
+from torch import overrides
+from profiler import VirtualGPU
+
+with VirtualGPU("rtx-4060"):
+    tables = [make() for make in (
+        overrides.get_ignored_functions, overrides.get_testing_overrides, overrides.get_overridable_functions)]
+ignored, testing, overridable = tables
+assert torch.as_tensor in ignored
+assert torch.nn.functional.scaled_dot_product_attention in testing
+assert torch.nn.functional.scaled_dot_product_attention in overridable[torch.nn.functional]
+"""
+    run_afresh(code)
+
+
 def test_a_device_context_that_began_inside_serves_torch_s_own_factories_afterwards():
     """Torch keeps the set of them from its first use on, so a fresh process has to find out."""
     code = """
@@ -154,6 +172,10 @@ with torch.device("meta"):
     found.append(torch.tensor([1.0]).device.type)
 assert found == ["meta"] * 3, found
 """
+    run_afresh(code)
+
+
+def run_afresh(code):
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(Path(profiler.__file__).parents[1])},

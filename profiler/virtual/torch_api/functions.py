@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import overrides
 from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import core_model_loading
@@ -37,10 +38,20 @@ def active_gpu() -> Device | None:
     return gpu if gpu is not None and gpu.here() else None
 
 
+_TABLES = (
+    _device_constructors,  # the factories that `with torch.device(...)` serves
+    overrides.get_ignored_functions,
+    overrides.get_default_nowrap_functions,
+    overrides.get_testing_overrides,
+    overrides.get_overridable_functions,
+)
+"""Tables of its own functions that torch makes once, at their first use: not with ours in them."""
+
+
 def install(gpu: Device, patches: Patches) -> None:
     """Make `gpu` this thread's active one, and serve torch's device-dependent free functions for it."""
-    # Torch keeps the set of factories that `with torch.device(...)` serves from its first use on: not with ours in it.
-    _device_constructors()
+    for known in _TABLES:
+        known()
     patches.replace(_active, "gpu", gpu)
     functional = torch.nn.functional
     for owner, name, make in (
