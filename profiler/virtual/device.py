@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -129,6 +129,20 @@ class Device(ABC):
             return self.allocator.allocate(nbytes, self.clock.current if stream is None else stream)
         except BlockTooLargeError as error:
             raise self._no_memory(error.segment_bytes) from None
+
+    @contextmanager
+    def temporary(self, sizes: tuple[int, ...]) -> Iterator[None]:
+        """Allocate blocks of these sizes in bytes, one after the other, and free them at the end, the last one first.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: as `allocate`; what was allocated is free again.
+        """
+        with ExitStack() as blocks:
+            for nbytes in sizes:
+                block = self.allocate(nbytes)
+                if block is not None:
+                    blocks.callback(self.allocator.free, block)
+            yield
 
     def use_workspace(self, workspace: Workspace, *, soft: bool) -> None:
         """Allocate and free a kernel's workspace; a soft one is skipped if it does not fit."""

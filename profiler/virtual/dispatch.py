@@ -48,7 +48,9 @@ class LearnedOperator:
     Attributes:
         outs: its outputs, in order; those that are not tensors as themselves.
         shape_of_result: "one", "list" or "none".
-        workspace: the kernel's workspace, taken after the outputs are allocated.
+        before: bytes of the temporaries that are allocated before the outputs, and freed at the end.
+        after: bytes of those that are allocated after the outputs.
+        workspace: the kernel's workspace, taken after the outputs and the temporaries are allocated.
         soft: whether the kernel runs without it if it does not fit.
         blas: whether it needs the cuBLAS handle's workspace.
         seconds: the time that the GPU works on it; 0 on the host.
@@ -58,6 +60,8 @@ class LearnedOperator:
     """
 
     __slots__ = (
+        "after",
+        "before",
         "blas",
         "copy",
         "on_gpu",
@@ -74,6 +78,8 @@ class LearnedOperator:
     def __init__(self, outs: tuple[Out | int | None, ...], shape_of_result: str) -> None:
         self.outs = outs
         self.shape_of_result = shape_of_result
+        self.before: tuple[int, ...] = ()
+        self.after: tuple[int, ...] = ()
         self.workspace = NOTHING
         self.soft = False
         self.blas = False
@@ -87,7 +93,13 @@ class LearnedOperator:
     def settle(self) -> LearnedOperator:
         """Determine whether the short path may be taken; to be called once all attributes are set."""
         self.plain = not (
-            self.workspace.most or self.blas or self.writes or self.valued or self.copy
+            self.workspace.most
+            or self.before
+            or self.after
+            or self.blas
+            or self.writes
+            or self.valued
+            or self.copy
         )
         return self
 
@@ -194,6 +206,20 @@ class Dispatcher:
         """Apply `entry` and return the operator's result."""
         gpu = self.gpu
         self.operators += 1
+        if entry.before:
+            with gpu.temporary(entry.before):
+                return self._result(entry, func, args, kwargs, tensors)
+        return self._result(entry, func, args, kwargs, tensors)
+
+    def _result(
+        self,
+        entry: LearnedOperator,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        tensors: list[VirtualTensor],
+    ) -> Any:
+        gpu = self.gpu
         result: Any
         if entry.shape_of_result == "one":
             result = self.build(entry.outs[0], tensors)
@@ -243,11 +269,18 @@ class Dispatcher:
         gpu = self.gpu
         if entry.blas:
             gpu.need_blas_workspace()
-        if entry.workspace.most:
-            gpu.use_workspace(entry.workspace, soft=entry.soft)
+        if entry.after:
+            with gpu.temporary(entry.after):
+                self._use_workspace(entry)
+        else:
+            self._use_workspace(entry)
         if entry.copy is not None:
             host = tensors[-1] if entry.copy.source == "cpu" else result
             storage = host.storage_record
             gpu.copy(entry.copy, storage.pinned_block, pinned=storage.pinned)
         if entry.valued or entry.writes:
             gpu.values.follow(entry, func, args, kwargs, tensors, result)
+
+    def _use_workspace(self, entry: LearnedOperator) -> None:
+        if entry.workspace.most:
+            self.gpu.use_workspace(entry.workspace, soft=entry.soft)

@@ -60,7 +60,7 @@ class Storage:
             self.block = gpu.allocate(nbytes)
         elif pinned:
             self.pinned_block = gpu.host.pin(nbytes)
-        elif device.type == "cpu":
+        elif device.type == "cpu" and nbytes:
             gpu.host.take(nbytes)
 
     @classmethod
@@ -84,7 +84,7 @@ class Storage:
             self.gpu.allocator.free(self.block)
         elif self.pinned_block is not None:
             self.gpu.host.pinned.free(self.pinned_block)
-        elif self.device.type == "cpu":
+        elif self.device.type == "cpu" and self.nbytes:
             self.gpu.host.give(self.nbytes)
 
 

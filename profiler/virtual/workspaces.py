@@ -29,7 +29,6 @@ from typing import Any, Self
 import torch
 from torch._prims_common import suggest_memory_format
 
-from profiler.allocator.settings import round_block
 from profiler.gpus.hardware import GpuSpec
 from profiler.units import KIB
 
@@ -66,8 +65,7 @@ def convolution(spec: GpuSpec, args: tuple[Any, ...], output: torch.Tensor) -> W
     image, weight, transposed, groups = args[0], args[1], args[6], args[8]
     layout = convolution_layout(args)
     if layout != torch.contiguous_format:
-        others = [one for one in (image, weight) if not one.is_contiguous(memory_format=layout)]
-        return Workspace(_nbytes(*others))  # copies in that layout
+        return NOTHING  # it computes in that layout; see `operators/temporaries.py` for the copies into it
     whole, given = _nbytes(image, weight, output), _nbytes(image, weight)
     pointwise = math.prod(weight.shape[2:]) == 1
     if transposed or pointwise or _has_kernel_of_pytorch(image, weight, groups):
@@ -99,17 +97,6 @@ def convolution_layout(args: tuple[Any, ...]) -> torch.memory_format:
             if layout != torch.contiguous_format:
                 return layout
     return torch.contiguous_format
-
-
-def group_norm(args: tuple[Any, ...]) -> Workspace:
-    """Return the workspace of `aten.native_group_norm` with `args`: a scale and a shift `[N, C]` in single precision.
-
-    Source: `GroupNormKernelImplInternal` in PyTorch's aten/src/ATen/native/cuda/group_norm_kernel.cu, from knowledge.
-    """
-    weight, bias, batch, channels, elements = args[1:6]
-    if elements == 1 or (weight is None and bias is None):
-        return NOTHING
-    return Workspace(2 * round_block(batch * channels * 4))
 
 
 def matrix_product(spec: GpuSpec) -> int:

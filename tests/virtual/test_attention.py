@@ -103,8 +103,12 @@ def peak_of_attention(name, mask_shape=None, mask_dtype=torch.bool):
 
 def test_what_attention_takes():
     scalars = 2 * 512  # random state and offset
-    # Flash: the output, and a log-sum-exp of 8 x 1024 numbers; cuDNN the output alone.
-    assert peak_of_attention("a100") == MIB + 8 * 1024 * 4 + scalars
+    # Flash: the output, and a log-sum-exp of 8 x 1024 numbers; both once more in single precision for each of four
+    # splits of the keys, since 8 x 16 blocks do not fill 108 multiprocessors twice. cuDNN: the output alone.
+    statistics = 8 * 1024 * 4
+    splits = 4 * (statistics + 2 * MIB)
+    assert peak_of_attention("a100") == MIB + statistics + splits + scalars
     assert peak_of_attention("h100") == MIB + scalars
-    # Memory-efficient with a mask of 1024 x 1024 bools: 2 MiB in the queries' dtype and no step in single precision.
-    assert peak_of_attention("a100", (1, 1, 1024, 1024)) == MIB + 2 * MIB + scalars
+    # Memory-efficient with a mask of 1024 x 1024 bools: 2 MiB in the queries' dtype and no step in single precision; its
+    # random state is in the host's memory.
+    assert peak_of_attention("a100", (1, 1, 1024, 1024)) == MIB + 2 * MIB

@@ -145,6 +145,14 @@ class Options(TypedDict):
     enable_gqa: bool
 
 
+def on_host(func: Any, output: int) -> bool:
+    """Tell whether this output is in the host's memory: the memory-efficient kernel's seed and offset, 8 bytes each.
+
+    Source: `_efficient_attention_forward` in transformers/cuda/attention.cu; on the GPU only while a graph is captured.
+    """
+    return output in (2, 3) and func is aten._scaled_dot_product_efficient_attention.default
+
+
 def attend(
     spec: GpuSpec, query: Any, key: Any, value: Any, mask: Any, **options: Unpack[Options]
 ) -> Any:

@@ -1,6 +1,6 @@
 """The costs of a kernel besides its inputs and outputs: its workspace, the cuBLAS workspace, and time.
 
-- Convolutions and group normalisation: `workspaces.py`.
+- Copies and buffers of its C++: `temporaries.py`. Workspaces of convolutions: `workspaces.py`.
 - cuBLAS allocates one workspace per handle and stream with the first matrix product, keeps it, and shares it with
   cuBLASLt. Source: `setWorkspaceForHandle` and `getCUDABlasLtWorkspace` in PyTorch's
   aten/src/ATen/cuda/CublasHandlePool.cpp, read in copies from before and after torch 2.13.0; sizes and sharing follow
@@ -25,6 +25,7 @@ from profiler.gpus.hardware import GpuSpec
 from profiler.virtual import workspaces
 from profiler.virtual.operators.rules import DEFAULT, rule_of
 from profiler.virtual.operators.signatures import signature
+from profiler.virtual.operators.temporaries import NONE, Temporaries, temporaries
 from profiler.virtual.tensor import aten
 from profiler.virtual.workspaces import Workspace
 
@@ -114,10 +115,14 @@ class Kernel:
             return Workspace(self._measured_bytes)
         if self._func in _CONVOLUTIONS:
             return workspaces.convolution(self._spec, self._args, self._result)
-        if self._func is aten.native_group_norm.default:
-            return workspaces.group_norm(self._args)
         share = (rule_of(self._func) or DEFAULT).share_at_most
         return Workspace(0, most=int(self._moved_bytes * share)) if share else workspaces.NOTHING
+
+    def temporaries(self) -> Temporaries:
+        """Return what it allocates besides; nothing if its workspace was measured, which holds all of it."""
+        if self.is_measured:
+            return NONE
+        return temporaries(self._spec, self._func, self._args, self._result)
 
     def seconds(self) -> float:
         """Return the time it takes: as measured on this GPU, else by the roofline model."""

@@ -15,7 +15,7 @@ from profiler.errors import InputError
 from profiler.gpus import calibration
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, LearnedOperator, Out
-from profiler.virtual.operators.attention import without_statistics
+from profiler.virtual.operators.attention import on_host, without_statistics
 from profiler.virtual.operators.attention_math import safe_softmax
 from profiler.virtual.operators.kernels import Kernel
 from profiler.virtual.operators.pointwise_layout import laid_out
@@ -122,7 +122,12 @@ class Operators:
         meta_args = tree_map(to_meta, tuple(args))
         meta_kwargs = {name: tree_map(to_meta, value) for name, value in kwargs.items()}
         result = self._on_meta(func, meta_args, _for_meta(func, meta_kwargs, tensors))
-        outs = tuple(self._out(leaf, device, tensors, metas) for leaf in _listed(result))
+        outs = tuple(
+            self._out(leaf, CPU, tensors, metas, counted=False)
+            if on_host(func, index)
+            else self._out(leaf, device, tensors, metas)
+            for index, leaf in enumerate(_listed(result))
+        )
         copy = self._copy(func, device, tensors, (args, kwargs), (metas, result))
         if _pins(func, copy, device, kwargs):
             outs = tuple(_pinned(out) for out in outs)
@@ -135,17 +140,20 @@ class Operators:
             if rule_of(func) is None:
                 effect = f"{name_of(func)} takes no memory beside inputs and outputs"
                 self.gpu.values.assume("operator", effect)
-            kernel = Kernel(self.gpu.spec, func, meta_args, result)
-            entry.on_gpu = True
-            entry.seconds = kernel.seconds()
-            entry.workspace = kernel.workspace()
-            entry.soft = kernel.soft
-            entry.blas = kernel.needs_blas_workspace
-            if kernel.is_measured:
-                self.gpu.values.assume("calibration", calibration.source_of(self.gpu.spec))
+            self._take_costs(entry, Kernel(self.gpu.spec, func, meta_args, result))
         elif entry.copy is not None:
             entry.workspace = Workspace(entry.copy.gpu_scratch_bytes)
         return entry.settle()
+
+    def _take_costs(self, entry: LearnedOperator, kernel: Kernel) -> None:
+        entry.on_gpu = True
+        entry.seconds = kernel.seconds()
+        entry.workspace = kernel.workspace()
+        entry.before, entry.after = kernel.temporaries()
+        entry.soft = kernel.soft
+        entry.blas = kernel.needs_blas_workspace
+        if kernel.is_measured:
+            self.gpu.values.assume("calibration", calibration.source_of(self.gpu.spec))
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of `func` on meta tensors; an unknown operator returns tensors like its first argument.
@@ -176,6 +184,8 @@ class Operators:
         device: torch.device,
         tensors: list[VirtualTensor],
         metas: dict[int, torch.Tensor],
+        *,
+        counted: bool = True,
     ) -> Out | int | None:
         if not isinstance(leaf, torch.Tensor):
             return leaf
@@ -192,7 +202,7 @@ class Operators:
             device = tensors[source].device
         shape, stride, offset = tuple(leaf.shape), tuple(leaf.stride()), int(leaf.storage_offset())
         tag = self.gpu.tags.of((shape, stride, leaf.dtype, offset, device))
-        nbytes = storage.nbytes() if source == NEW else 0
+        nbytes = storage.nbytes() if source == NEW and counted else 0
         return Out(source, shape, stride, leaf.dtype, offset, nbytes, tag, device, index)
 
     def _device(

@@ -51,7 +51,11 @@ class ValuedOperators:
     def _item(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
         if tensor.is_cuda:
-            self.gpu.copy(LinkCopy("cuda", "cpu", tensor.element_size()), None, pinned=True)
+            # Source: `_local_scalar_dense_cuda` in cuda/CUDAScalar.cu.
+            block = self.gpu.host.pin(tensor.element_size())
+            self.gpu.copy(LinkCopy("cuda", "cpu", tensor.element_size()), block, pinned=True)
+            if block is not None:
+                self.gpu.host.pinned.free(block)
         with self.gpu.suspended():
             return self.gpu.values.read(tensor, "item").item()
 

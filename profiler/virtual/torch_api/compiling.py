@@ -122,7 +122,12 @@ def _fused_attention(query: Any, key: Any, value: Any) -> tuple[Any, Any, Any]:
 
     The share of the scores that a mask leaves out is unknown; the time is that of all of them.
     """
-    out, logsumexp = aten._scaled_dot_product_flash_attention.default(query, key, value)[:2]
+    # The plain kernel, not the one of `scaled_dot_product_attention`, which may split the keys.
+    turned = [tensor.transpose(1, 2) for tensor in (query, key, value)]
+    out, logsumexp = aten._flash_attention_forward.default(
+        *turned, None, None, query.shape[2], key.shape[2], 0.0, False, False
+    )[:2]
+    out = out.transpose(1, 2)
     if value.shape[-1] != query.shape[-1]:
         out = query.new_empty((*query.shape[:-1], value.shape[-1]))
     return out, logsumexp, torch.empty_like(logsumexp)

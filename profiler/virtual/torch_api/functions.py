@@ -21,6 +21,7 @@ from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import core_model_loading
 
+from profiler.libraries.quantised import is_wrapper
 from profiler.patching import Patches
 from profiler.virtual.operators import attention
 from profiler.virtual.tensor import VirtualTensor, aten
@@ -64,6 +65,7 @@ def install(gpu: Device, patches: Patches) -> None:
         (torch, "dropout", _dropout),
         (torch._VF, "dropout", _dropout),
         (functional, "scaled_dot_product_attention", _attention),
+        (functional, "linear", _linear),
         (functional, "one_hot", _one_hot),
         (torch._C._nn, "pad_sequence", _pad_sequence),
         (core_model_loading, "spawn_materialize", _materialize_here),
@@ -123,6 +125,25 @@ def _rms_norm(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
         )[0]  # type: ignore[no-any-return]
 
     return gpu.autocast.around("rms_norm", rms_norm)
+
+
+def _linear(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `linear` that adds the bias in place if the input is not contiguous.
+
+    So C++ does for a plain bias; for one of another class, as ours is, it makes a new tensor.
+
+    Source: `linear` in PyTorch's aten/src/ATen/native/Linear.cpp.
+    """
+
+    def linear(
+        input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        plain = type(bias) in (VirtualTensor, torch.nn.Parameter) and not is_wrapper(weight)
+        if not plain or not input.is_cuda or input.dim() < 3 or input.is_contiguous():
+            return original(input, weight, bias)  # type: ignore[no-any-return]
+        return torch.matmul(input, weight.t()).add_(bias)  # type: ignore[arg-type]
+
+    return gpu.autocast.around("linear", linear)
 
 
 def _dropout(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
