@@ -49,7 +49,9 @@ def set_up() -> None:
     torch = next(site_packages().glob("torch-*.dist-info/METADATA"))
     _step("headers", torch.read_text(encoding="utf-8"), _unpack_headers)
     sources = "".join(path.read_text(encoding="utf-8") for path in sorted(RUNTIME.iterdir()))
-    builders = "".join(path.read_text(encoding="utf-8") for path in RUNTIME.parent.glob("stand_in_*.py"))
+    builders = "".join(
+        path.read_text(encoding="utf-8") for path in RUNTIME.parent.glob("stand_in_*.py")
+    )
     includes = [HEADERS / "nvidia" / "cu13" / "include", HEADERS / "nvidia" / "cudnn" / "include"]
     _step("libraries", sources + builders, lambda: build(site_packages(), includes))
 
