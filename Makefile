@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 # Installed is what these two files say; a change of either installs again, into the same .venv.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test check zoo compare-presets format nightly nightly-cuda nightly-plans nightly-search nightly-interrupts clean
+.PHONY: demo test check zoo compare-presets format nightly nightly-cuda nightly-plans nightly-search nightly-interrupts \
+	oracle clean
 
 demo: $(INSTALLED)
 	$(BIN)/vram demo
@@ -58,8 +59,13 @@ nightly-search: $(INSTALLED)
 nightly-interrupts: $(INSTALLED)
 	$(BIN)/python -m pytest tests/tracing/test_interrupted.py tests/applying/test_interrupted_plans.py --interrupts 0 -rP
 
+# PyTorch's own CUDA build on a stand-in for the GPU, and its figures against ours: tests/oracle/README.md. It sets up an
+# environment of its own (5 GB, once). An hour the first time; what was run before is not run again.
+oracle: $(INSTALLED)
+	$(BIN)/python tests/oracle/oracle.py
+
 clean:
-	rm -rf $(VENV) .venv-cuda vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-cuda .venv-oracle vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # torch comes first and alone, so that whichever build your index offers first (the CPU build is
 # enough) stays, and nothing after it can ask for another.

@@ -76,19 +76,23 @@ def batches(chosen: list[Case], digests: dict[str, str]) -> Iterator[tuple[str, 
                 yield side, waiting[start : start + BATCH]
 
 
-def start(side: str, batch: list[Case], current: str) -> subprocess.Popen[bytes]:
-    """Start the process that runs a batch."""
-    (RESULTS / side).mkdir(parents=True, exist_ok=True)
-    environment = {
+def environment() -> dict[str, str]:
+    """Return the environment variables that a side runs with."""
+    return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "VRAM_CALIBRATION": "",  # whatever was measured on this machine
         "OMP_NUM_THREADS": "1",
     }
+
+
+def start(side: str, batch: list[Case], current: str) -> subprocess.Popen[bytes]:
+    """Start the process that runs a batch."""
+    (RESULTS / side).mkdir(parents=True, exist_ok=True)
     command = [INTERPRETERS[side], str(HERE / "oracle_side.py"), side, str(RESULTS / side)]
     command += [case.name for case in batch] + ["--digest", current]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
 
 
 def run(chosen: list[Case], digests: dict[str, str], jobs: int, budget_seconds: float) -> bool:

@@ -25,7 +25,7 @@ class Library:
 
 LIBRARIES = (
     Library("libcudart.so.13", ("gpu.c", "memory.c", "streams.c", "kernels.c")),
-    Library("libcuda.so.1", ("driver.c",), pattern=r"cu[A-Z](?!File)\w+"),
+    Library("libcuda.so.1", ("driver.c",), pattern=r"cu(?!File)[A-Z]\w+"),
     Library("libnvidia-ml.so.1", ("nvml.c",), pattern=r"nvml\w+"),
     Library("libcublas.so.13", ("cublas.c",)),
     Library("libcublasLt.so.13", ("cublasLt.c",)),
