@@ -66,14 +66,13 @@ def read(side: str, case: Case) -> dict[str, Any]:
 def batches(chosen: list[Case], digests: dict[str, str]) -> Iterator[tuple[str, list[Case]]]:
     """Yield the side and the cases of each process that is to be run: of one GPU, whose facts torch keeps."""
     for gpu in GPUS:
-        for side, current in digests.items():
-            waiting = [
-                case
-                for case in chosen
-                if case.gpu == gpu and read(side, case).get("digest") != current
-            ]
-            for start in range(0, len(waiting), BATCH):
-                yield side, waiting[start : start + BATCH]
+        alike = [case for case in chosen if case.gpu == gpu]
+        for start in range(0, len(alike), BATCH):
+            for side, current in digests.items():
+                batch = alike[start : start + BATCH]
+                waiting = [case for case in batch if read(side, case).get("digest") != current]
+                if waiting:
+                    yield side, waiting
 
 
 def environment() -> dict[str, str]:
@@ -87,7 +86,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def start(side: str, batch: list[Case], current: str) -> subprocess.Popen[bytes]:
+def begin(side: str, batch: list[Case], current: str) -> subprocess.Popen[bytes]:
     """Start the process that runs a batch."""
     (RESULTS / side).mkdir(parents=True, exist_ok=True)
     command = [INTERPRETERS[side], str(HERE / "oracle_side.py"), side, str(RESULTS / side)]
@@ -105,7 +104,7 @@ def run(chosen: list[Case], digests: dict[str, str], jobs: int, budget_seconds: 
                 time.sleep(0.2)
             if time.monotonic() > deadline:
                 return False
-            running.append(start(side, batch, digests[side]))
+            running.append(begin(side, batch, digests[side]))
     finally:
         for one in running:
             one.wait()
@@ -144,10 +143,10 @@ def main() -> None:
     pairs = [(read("oracle", case), read("predicted", case)) for case in chosen]
     found = compare(pair for pair in pairs if all(pair))
     print(report(found))
-    if not complete:
-        raise SystemExit("the time is over: run it again, and it goes on")
     if not options.only:
         keep(found)
+    if not complete:
+        raise SystemExit("the time is over: run it again, and it goes on")
     if found.differences or found.ended_otherwise:
         raise SystemExit(4)
 
