@@ -19,6 +19,10 @@ UNKNOWN = "not known yet"
 # What is known of other differences, by a pattern of the case's name. Found with oracle_history.py.
 CAUSES = (
     (
+        "^t4 flux1-dev (sequential|group-leaf)",
+        "a convolution in bfloat16 on Turing is PyTorch's own, with its columns; the virtual GPU takes it for cuDNN's",
+    ),
+    (
         "hunyuandit",
         "layer_norm copies an input that is not contiguous, which the virtual GPU leaves out",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,9 @@ def recorded(file: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.disable()  # what it frees would be an entry more while the entries are read
         trace = torch.cuda.memory._snapshot()["device_traces"][0]
+        gc.enable()
         entries = [[entry["action"], entry["size"], _lines(entry)] for entry in trace]
         file.write_text(json.dumps(entries))
 
