@@ -33,7 +33,8 @@ INTERPRETERS = {"oracle": str(PYTHON), "predicted": sys.executable}
 BUILT = (
     "constraints.txt",
     "profiler/pipelines/*.py",
-    "profiler/data/*.toml",
+    "profiler/data/catalogue.toml",
+    "profiler/data/hardware.toml",
     "profiler/libraries/modes.py",
     "profiler/libraries/placing.py",
     "tests/oracle/oracle_side.py",
