@@ -109,6 +109,6 @@ def test_what_attention_takes():
     splits = 4 * (statistics + 2 * MIB)
     assert peak_of_attention("a100") == MIB + statistics + splits + scalars
     assert peak_of_attention("h100") == MIB + scalars
-    # Memory-efficient with a mask of 1024 x 1024 bools: 2 MiB in the queries' dtype and no step in single precision. The
-    # random state is in the host's memory.
+    # Memory-efficient with a mask of 1024 x 1024 bools: 2 MiB in the queries' dtype and no step in single precision.
+    # The random state is in the host's memory.
     assert peak_of_attention("a100", (1, 1, 1024, 1024)) == MIB + 2 * MIB
