@@ -193,6 +193,10 @@ def test_what_is_read_goes_through_a_few_pinned_bytes():
         before = gpu.host.pinned_bytes
         assert [one.item(), one.item()] == [1.0, 1.0]
         assert gpu.host.pinned_bytes - before == 4
+        (torch.arange(3, device="cuda") == 1).nonzero()  # their number, an int: the same block
+        assert gpu.host.pinned_bytes - before == 4
+        assert (torch.arange(3, device="cuda") == 1).any()
+        assert gpu.host.pinned_bytes - before == 5
 
 
 def test_what_does_not_fit_leaves_nothing_behind():

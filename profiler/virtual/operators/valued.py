@@ -51,13 +51,19 @@ class ValuedOperators:
     def _item(self, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
         if tensor.is_cuda:
-            # Source: `_local_scalar_dense_cuda` in cuda/CUDAScalar.cu.
-            block = self.gpu.host.pin(tensor.element_size())
-            self.gpu.copy(LinkCopy("cuda", "cpu", tensor.element_size()), block, pinned=True)
-            if block is not None:
-                self.gpu.host.pinned.free(block)
+            self._read(tensor.element_size())
         with self.gpu.suspended():
             return self.gpu.values.read(tensor, "item").item()
+
+    def _read(self, nbytes: int) -> None:
+        """Bring so many bytes from the GPU, through pinned memory.
+
+        Source: `_local_scalar_dense_cuda` in cuda/CUDAScalar.cu, `nonzero_cuda_out_impl` in cuda/Nonzero.cu.
+        """
+        block = self.gpu.host.pin(nbytes)
+        self.gpu.copy(LinkCopy("cuda", "cpu", nbytes), block, pinned=True)
+        if block is not None:
+            self.gpu.host.pinned.free(block)
 
     def _equal(self, func: Any, args: Any, kwargs: Any) -> bool:
         one, other = (self.gpu.values.known(tensor) for tensor in args)
@@ -81,6 +87,8 @@ class ValuedOperators:
 
     def _nonzero(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
         mask = args[0]
+        if mask.is_cuda:
+            self._read(4)  # how many there are, an int
         known = self.gpu.values.known(mask)
         if known is not None:
             with self.gpu.suspended():
