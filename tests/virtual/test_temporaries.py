@@ -125,6 +125,13 @@ CASES = {
         HALF,
         8_654_848,
     ),
+    "nearest upsampling of rows cut, half": (
+        plain(lambda x: functional.interpolate(x[:, :, :32], scale_factor=2.0, mode="nearest")),
+        image,
+        HALF,
+        4 * 2_097_152 + 2_097_152,
+    ),
+    "a power, half": (plain(lambda x: 2.0**x), image, HALF, 4_194_304 + 8),
     "unfold, half": (plain(lambda x: functional.unfold(x, 3)), image, HALF, 39_620_608),
     "unfold of channels last, half": (
         plain(lambda x: functional.unfold(x, 3)),

@@ -43,12 +43,16 @@ _COPIED_AFTER = {  # structured: the output is there before the kernel's own fun
     aten.reflection_pad3d.default,
 }
 _COPIED_AFTER_UNLESS_CHANNELS_LAST = {  # cuda/UpSampleNearest1d.cu, 2d and 3d
-    aten.upsample_nearest1d.default,
-    aten.upsample_nearest2d.default,
-    aten.upsample_nearest3d.default,
-    aten._upsample_nearest_exact1d.default,
-    aten._upsample_nearest_exact2d.default,
-    aten._upsample_nearest_exact3d.default,
+    overload
+    for packet in (
+        aten.upsample_nearest1d,
+        aten.upsample_nearest2d,
+        aten.upsample_nearest3d,
+        aten._upsample_nearest_exact1d,
+        aten._upsample_nearest_exact2d,
+        aten._upsample_nearest_exact3d,
+    )
+    for overload in (packet.default, packet.vec)
 }
 
 
@@ -162,7 +166,16 @@ def _splits(spec: GpuSpec, heads: int, queries: int, keys: int, head_size: int) 
     return next(splits for splits, found in efficiency.items() if found >= 0.85 * most)
 
 
+def _scalar_power(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Temporaries:
+    """Return the base of `2.0**x` as a tensor on the GPU, a double.
+
+    Source: `pow_Scalar_out` in Pow.cpp.
+    """
+    return NONE if args[0] == 1 else Temporaries(after=(8,))
+
+
 _RULES = {
+    aten.pow.Scalar: _scalar_power,
     aten.convolution.default: _convolution,
     aten.native_group_norm.default: _group_norm,
     aten.im2col.default: _im2col,
