@@ -64,8 +64,8 @@ def convolution(spec: GpuSpec, args: tuple[Any, ...], output: torch.Tensor) -> W
     """Return the workspace of `aten.convolution` with `args` and its output, all on `meta`."""
     image, weight, transposed, groups = args[0], args[1], args[6], args[8]
     layout = convolution_layout(args)
-    if layout != torch.contiguous_format:
-        return NOTHING  # it computes in that layout; see `operators/temporaries.py` for the copies into it
+    if layout != torch.contiguous_format or is_without_cudnn(spec, args):
+        return NOTHING  # see `operators/temporaries.py` for copies into its layout, and columns
     whole, given = _nbytes(image, weight, output), _nbytes(image, weight)
     pointwise = math.prod(weight.shape[2:]) == 1
     if transposed or pointwise or _has_kernel_of_pytorch(image, weight, groups):
@@ -80,6 +80,16 @@ def convolution(spec: GpuSpec, args: tuple[Any, ...], output: torch.Tensor) -> W
         flat = image.dim() == 4
         return Workspace(given) if measured and flat else Workspace(given, least=0, most=whole)
     return NOTHING
+
+
+def is_without_cudnn(spec: GpuSpec, args: tuple[Any, ...]) -> bool:
+    """Tell whether PyTorch's own convolution serves it: bfloat16 on a GPU before Ampere, which cuDNN does not.
+
+    Source: `use_cudnn` in PyTorch's aten/src/ATen/native/Convolution.cpp. Transposed ones and those in groups are left
+    to the rules for cuDNN.
+    """
+    plain = not args[6] and args[8] == 1
+    return plain and args[0].dtype == torch.bfloat16 and spec.compute_capability < (8, 0)
 
 
 def convolution_layout(args: tuple[Any, ...]) -> torch.memory_format:

@@ -194,6 +194,13 @@ def test_group_norm_takes_a_scale_and_a_shift_and_in_half_precision_its_statisti
     assert taken == plain_bytes + 2 * 2048 + statistics
 
 
+def test_a_convolution_that_cudnn_does_not_serve_takes_its_columns():
+    """In bfloat16 on Turing: output `[1, 256, 64, 64]`, and columns `[512 * 9, 64 * 64]`."""
+    with VirtualGPU("t4") as gpu:
+        taken = peak_bytes(gpu, convolution(torch.bfloat16), image(torch.bfloat16))
+    assert taken == 256 * 4096 * 2 + 512 * 9 * 4096 * 2
+
+
 def test_what_is_read_goes_through_a_few_pinned_bytes():
     with VirtualGPU("h100") as gpu:
         one = torch.ones(1, device="cuda")

@@ -77,7 +77,10 @@ class Kernel:
     @property
     def needs_blas_workspace(self) -> bool:
         """True if cuBLAS serves it."""
-        return self._func in _BLAS
+        return self._func in _BLAS or (
+            self._func is aten.convolution.default
+            and workspaces.is_without_cudnn(self._spec, self._args)
+        )
 
     @property
     def soft(self) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from profiler.gpus.hardware import GpuSpec
 from profiler.virtual.tensor import aten
-from profiler.virtual.workspaces import convolution_layout
+from profiler.virtual.workspaces import convolution_layout, is_without_cudnn
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -89,9 +89,17 @@ def _is_channels_last(tensor: torch.Tensor) -> bool:
 def _convolution(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Temporaries:
     """Return copies in the layout that it computes in: of the input before its output is made, of the weight after.
 
-    Source: `cudnn_convolution` in cudnn/ConvShared.cpp.
+    Without cuDNN, the columns `[C * kernel, pixels of the output]` that are multiplied with the weight, of one image at
+    a time; a kernel of one pixel needs none.
+
+    Source: `cudnn_convolution` in cudnn/ConvShared.cpp; `slow_conv2d_forward` in cuda/ConvolutionMM2d.cu.
     """
     image, weight = args[:2]
+    if is_without_cudnn(spec, args):
+        taps = math.prod(weight.shape[1:])
+        pixels = math.prod(result.shape[2:])
+        pointwise = math.prod(weight.shape[2:]) == 1
+        return Temporaries(after=() if pointwise else (taps * pixels * image.element_size(),))
     layout = convolution_layout(args)
     copied = [
         () if tensor.is_contiguous(memory_format=layout) else (tensor.nbytes,)
