@@ -12,7 +12,7 @@ from plan_cases import MANAGER, MMGP, MODEL_OFFLOAD, OURS, WAYS, Case
 from tiny_folder import write_tiny_pipeline
 
 from profiler.gpus.hardware import gpu_spec
-from profiler.units import GIB
+from profiler.units import GIB, KIB
 
 ROOT = Path(__file__).parents[2]
 H200 = gpu_spec("h200")
@@ -40,7 +40,8 @@ def test_each_kind_of_way_gets_through_in_a_budget(way, tmp_path):
     assert measured["fits"], measured
     assert measured["device_bytes"] <= GIB
     assert (measured["weight_bytes"] > 0) == (way != "resident")
-    assert (measured["host_pinned_bytes"] > 0) == ("stream" in way)
+    # What `.item()` and its like read through pinned memory is some bytes.
+    assert (measured["host_pinned_bytes"] > KIB) == ("stream" in way)
 
 
 def test_mmgp_is_left_out_with_the_reason():
