@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from profiler.units import GIB, format_bytes, format_seconds
-from reports import curves
+from reports import curves, story
 from reports.palette import LIMIT, OTHER, PAGEABLE, PINNED, REST, RULE, SOFT, TRACK
 
 if TYPE_CHECKING:
@@ -146,9 +146,9 @@ def host(axes: Axes, profile: Profile, picture: Timeline) -> None:
     axes.text(-0.1954, highest, "host memory", va="top", color=SOFT, clip_on=False)
     high = totals.host_peak_bytes
     axes.text(1.008, high, format_bytes(high), color=SOFT, va="center", size=8.5)
-    if totals.host_pinned_bytes:
+    label = story.pinned_words(profile)
+    if label:
         low = min(totals.host_pinned_bytes, high - 0.2 * highest)
-        label = f"{format_bytes(totals.host_pinned_bytes)} pinned"
         axes.text(1.008, low, label, color=PINNED, va="center", size=8.5)
 
 

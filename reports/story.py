@@ -13,7 +13,7 @@ from profiler.findings.failures import whole_words
 from profiler.record import moments
 from profiler.record import readings as reading
 from profiler.record import verdict as verdicts
-from profiler.units import format_band, format_bytes, format_seconds
+from profiler.units import MIB, format_band, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from profiler.findings import Finding
@@ -131,9 +131,8 @@ def figures(profile: Profile) -> list[Figure]:
     ):  # a run that ended while the pipeline was placed has no seconds of a call
         shown.append(Figure("Time", format_seconds(totals.seconds), _waiting(profile)))
     if totals.host_peak_bytes:
-        note = "of the process" if profile.source == "measured" else "for tensors"
-        if totals.host_pinned_bytes:
-            note = f"{format_bytes(totals.host_pinned_bytes)} pinned"
+        plain = "of the process" if profile.source == "measured" else "for tensors"
+        note = pinned_words(profile) or plain
         shown.append(Figure("Host RAM", format_bytes(totals.host_peak_bytes), note))
     loading_bytes = totals.loading_host_peak_bytes
     if loading_bytes is not None:
@@ -208,6 +207,12 @@ def _headline(profile: Profile) -> str:
     if verdicts.ran_out_of_memory(profile):
         return f"Does not fit the {gpu}: it ran out of memory"
     return f"Does not fit the {gpu}: {format_bytes(-verdict.spare_bytes)} too much"
+
+
+def pinned_words(profile: Profile) -> str:
+    """Return how much host memory is pinned at most; "" for the few bytes that values are read through."""
+    pinned_bytes = profile.totals.host_pinned_bytes
+    return f"{format_bytes(pinned_bytes)} pinned" if pinned_bytes >= MIB else ""
 
 
 def short_gpu(profile: Profile) -> str:

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from profiler.units import GIB, format_bytes, format_seconds
-from reports import curves, svg
+from reports import curves, story, svg
 from reports.palette import OTHER, component_colours
 from reports.timeline import timeline
 
@@ -259,9 +259,9 @@ def _host(layout: Layout) -> Iterator[str]:
         format_bytes(totals.host_peak_bytes),
         class_="tick",
     )
-    if totals.host_pinned_bytes:
+    label = story.pinned_words(layout.profile)
+    if label:
         y = layout.host_y.at(totals.host_pinned_bytes)
-        label = f"{format_bytes(totals.host_pinned_bytes)} pinned"
         apart = layout.host_y.at(totals.host_peak_bytes) + 14
         yield svg.text(RIGHT + 6, max(y + 4, apart + 4), label, class_="tick")
 

@@ -29,7 +29,7 @@ for (const figure of document.querySelectorAll("[data-figure]")) {
     held.forEach((size, index) => {
       if (size) rows.push(row(data.components[index][0], size, data.components[index][1]));
     });
-    if (up) rows.push(row("to the card", up));
+    if (up) rows.push(row("to the GPU", up));
     if (down) rows.push(row("to the CPU", down));
     if (host) rows.push(row("host memory", host));
     tip.replaceChildren(...rows);

@@ -237,3 +237,10 @@ def test_several_calls_are_told_one_by_one() -> None:
     ):
         assert told in reports.render_html([profile])
         assert told in as_text(profile)
+
+
+def test_bytes_that_values_are_read_through_are_not_called_pinned_memory():
+    profile = sdxl_model_offload(steps=1)
+    for pinned_bytes, words in ((9, ""), (3 * GIB, "3.00 GiB pinned")):
+        totals = dataclasses.replace(profile.totals, host_pinned_bytes=pinned_bytes)
+        assert story.pinned_words(dataclasses.replace(profile, totals=totals)) == words
