@@ -202,24 +202,15 @@ class Dispatcher:
         args: Any,
         kwargs: dict[str, Any],
         tensors: list[VirtualTensor],
+        *,
+        held: bool = False,
     ) -> Any:
-        """Apply `entry` and return the operator's result."""
+        """Apply `entry` and return the operator's result; `held` if the temporaries before its outputs are there."""
         gpu = self.gpu
-        self.operators += 1
-        if entry.before:
+        if entry.before and not held:
             with gpu.temporary(entry.before):
-                return self._result(entry, func, args, kwargs, tensors)
-        return self._result(entry, func, args, kwargs, tensors)
-
-    def _result(
-        self,
-        entry: LearnedOperator,
-        func: Any,
-        args: Any,
-        kwargs: dict[str, Any],
-        tensors: list[VirtualTensor],
-    ) -> Any:
-        gpu = self.gpu
+                return self.run(entry, func, args, kwargs, tensors, held=True)
+        self.operators += 1
         result: Any
         if entry.shape_of_result == "one":
             result = self.build(entry.outs[0], tensors)
