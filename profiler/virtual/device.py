@@ -145,22 +145,37 @@ class Device(ABC):
             yield
 
     def use_workspace(self, workspace: Workspace, *, soft: bool) -> None:
-        """Allocate and free a kernel's workspace; a soft one is skipped if it does not fit."""
+        """Allocate and free a kernel's workspace; if a soft one does not fit, the largest smaller one that does.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: if it does not fit and is not soft.
+        """
         allocator = self.allocator
         self.most_peak_bytes = max(self.most_peak_bytes, allocator.allocated_bytes + workspace.most)
         if not workspace:
             return
         before = allocator.peak_bytes
+        taken = workspace
         try:
             allocator.touch(workspace, self.clock.current)
         except BlockTooLargeError as error:
             if not soft:
                 raise self._no_memory(error.segment_bytes) from None
             self.values.assume(
-                "workspace", "a convolution does without the workspace that does not fit"
+                "workspace", "a convolution takes another plan, whose workspace does fit"
             )
+            taken = Workspace(next(filter(self._fits, workspace.smaller), 0))
         if allocator.peak_bytes > before:
-            self.workspace_peak = (allocator.peak_bytes, workspace)
+            self.workspace_peak = (allocator.peak_bytes, taken)
+
+    def _fits(self, nbytes: int) -> bool:
+        """Allocate and free, and tell whether that could be done; nothing always can."""
+        try:
+            if nbytes:
+                self.allocator.touch(nbytes, self.clock.current)
+        except BlockTooLargeError:
+            return False
+        return True
 
     def need_blas_workspace(self) -> None:
         """Allocate the current stream's cuBLAS workspace, once; it is kept."""

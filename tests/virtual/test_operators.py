@@ -137,7 +137,7 @@ def test_inference_mode_runs_the_same_kernels():
             with mode():
                 unet(torch.zeros(1, 4, 32, 32, **half), 3, torch.zeros(1, 77, 32, **half))
             found.append((gpu.allocator.peak_bytes, gpu.dispatch.operators, gpu.clock.host))
-            assert not gpu.values.assumed
+            assert {asked for asked, _ in gpu.values.assumed} <= {"cudnn", "rule"}
     assert found[0] == found[1]
 
 

@@ -23,10 +23,12 @@ ROUNDING_BAND = 0.01
 _STEERS = "code that branches on it may take another way on real data"
 _EFFECTS = {
     "calibration": "measured on a GPU, in place of the rule",
+    "cudnn": "asked without a GPU, in place of the rule",
+    "rule": 'it may take more or less; the error band counts that: pip install "vram-profiler[cudnn]" to ask cuDNN',
     "numpy": "pixels of an image are unknown; their number is not",
     HOOK: "what it allocates is not counted, nor what it changes",
     "nonzero": "the most memory that a mask can take",
-    "workspace": "slower than with it; the peak is lower",
+    "workspace": "slower than the first one; the peak is lower",
     "mode": "some bytes or seconds differ; nothing that steers the run",
     COMPILE: "compiled, it takes less memory and less time",
     "operator": "it may take as much again; the error band counts that",

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from profiler.gpus import calibration
 from profiler.gpus.hardware import GpuSpec
 from profiler.virtual import workspaces
+from profiler.virtual.convolutions import is_without_cudnn
 from profiler.virtual.operators.rules import DEFAULT, rule_of
 from profiler.virtual.operators.signatures import signature
 from profiler.virtual.operators.temporaries import NONE, Temporaries, temporaries
@@ -78,13 +79,12 @@ class Kernel:
     def needs_blas_workspace(self) -> bool:
         """True if cuBLAS serves it."""
         return self._func in _BLAS or (
-            self._func is aten.convolution.default
-            and workspaces.is_without_cudnn(self._spec, self._args)
+            self._func is aten.convolution.default and is_without_cudnn(self._spec, self._args)
         )
 
     @property
-    def soft(self) -> bool:
-        """True if it runs without its workspace when that does not fit."""
+    def is_convolution(self) -> bool:
+        """True for a convolution, which takes another plan if its workspace does not fit."""
         return self._func in _CONVOLUTIONS
 
     @property
@@ -108,7 +108,7 @@ class Kernel:
     @property
     def _class(self) -> str:
         """The name of the GPU's achieved fraction that applies to its operations."""
-        if self._func in _CONVOLUTIONS:
+        if self.is_convolution:
             return "convolution"
         return "attention" if "attention" in self._func.name() else "matrix_product"
 
@@ -116,7 +116,7 @@ class Kernel:
         """Return its workspace, with bounds."""
         if self._measured_bytes is not None:
             return Workspace(self._measured_bytes)
-        if self._func in _CONVOLUTIONS:
+        if self.is_convolution:
             return workspaces.convolution(self._spec, self._args, self._result)
         share = (rule_of(self._func) or DEFAULT).share_at_most
         return Workspace(0, most=int(self._moved_bytes * share)) if share else workspaces.NOTHING

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from profiler.errors import InputError
 from profiler.gpus import calibration
+from profiler.virtual.convolutions import convolution_layout
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, LearnedOperator, Out
 from profiler.virtual.operators.attention import on_host, without_statistics
@@ -21,11 +22,11 @@ from profiler.virtual.operators.kernels import Kernel
 from profiler.virtual.operators.pointwise_layout import laid_out
 from profiler.virtual.operators.quantisation_kernels import LibraryKernels
 from profiler.virtual.operators.rules import name_of, rule_of
-from profiler.virtual.operators.unfollowed import refuse_layout, tell_modes
+from profiler.virtual.operators.unfollowed import refuse_layout, tell_modes, tell_source
 from profiler.virtual.operators.valued import ValuedOperators
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 from profiler.virtual.values import MOST_ELEMENTS
-from profiler.virtual.workspaces import Workspace, convolution_layout
+from profiler.virtual.workspaces import Workspace
 
 if TYPE_CHECKING:
     from profiler.virtual.device import Device
@@ -150,10 +151,12 @@ class Operators:
         entry.seconds = kernel.seconds()
         entry.workspace = kernel.workspace()
         entry.before, entry.after = kernel.temporaries()
-        entry.soft = kernel.soft
+        entry.soft = kernel.is_convolution
         entry.blas = kernel.needs_blas_workspace
         if kernel.is_measured:
             self.gpu.values.assume("calibration", calibration.source_of(self.gpu.spec))
+        elif kernel.is_convolution and entry.workspace.most:
+            tell_source(self.gpu, entry.workspace)
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of `func` on meta tensors; an unknown operator returns tensors like its first argument.

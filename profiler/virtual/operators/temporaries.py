@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 
 from profiler.gpus.hardware import GpuSpec
+from profiler.virtual.convolutions import convolution_layout, is_without_cudnn
 from profiler.virtual.tensor import aten
-from profiler.virtual.workspaces import convolution_layout, is_without_cudnn
 
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -14,6 +14,7 @@ from profiler.virtual.tensor import aten
 
 if TYPE_CHECKING:
     from profiler.virtual.device import Device
+    from profiler.virtual.workspaces import Workspace
 
 MODE = "mode"
 """The subject of the assumption made if torch's switches select other kernels."""
@@ -48,3 +49,11 @@ def tell_modes(gpu: Device, func: Any, dtype: torch.dtype) -> None:
 
 def _in_tf32() -> bool:
     return torch._C._get_fp32_precision_getter("cuda", "matmul") == "tf32"
+
+
+def tell_source(gpu: Device, workspace: Workspace) -> None:
+    """Note who says what a convolution takes beside its tensors."""
+    if workspace.source:
+        gpu.values.assume("cudnn", f"{workspace.source} says what convolutions take")
+    else:
+        gpu.values.assume("rule", "what convolutions take, by rule")

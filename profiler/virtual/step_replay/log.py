@@ -26,17 +26,17 @@ class StorageUse(NamedTuple):
     Attributes:
         workspace: its size.
         soft: whether the kernel runs without it if it does not fit.
-        bounds: the workspace's bounds, which distinguish it from another one of the same size.
+        rest: the workspace's bounds and smaller plans, which distinguish it from another one of the same size.
     """
 
     workspace: Workspace
     soft: bool
-    bounds: tuple[int, int]
+    rest: tuple[int, ...]
 
 
 def use_of(workspace: Workspace, *, soft: bool) -> StorageUse:
     """Return the log item for a workspace."""
-    return StorageUse(workspace, soft, (workspace.least, workspace.most))
+    return StorageUse(workspace, soft, (workspace.least, workspace.most, *workspace.smaller))
 
 
 Item = int | float | StorageUse
