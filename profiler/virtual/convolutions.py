@@ -23,8 +23,8 @@ _OF_CUDNN = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32
 def convolution_backend(spec: GpuSpec, args: tuple[Any, ...]) -> str:
     """Return who computes `aten.convolution` with `args`, whose tensors are on `meta`: one of the backends' names.
 
-    bfloat16 on a GPU before Ampere is not cuDNN's; a transposed or grouped one is taken for cuDNN's all the same, and so
-    is everything where `torch.backends.cudnn` is off (`operators/unfollowed.py` tells).
+    bfloat16 on a GPU before Ampere is not cuDNN's; a transposed or grouped one is taken for cuDNN's all the same, and
+    so is everything where `torch.backends.cudnn` is off (`operators/unfollowed.py` tells).
     """
     image, transposed, groups = args[0], args[6], args[8]
     refused = image.dtype == torch.bfloat16 and spec.compute_capability < (8, 0)
