@@ -62,6 +62,7 @@ nightly-interrupts: $(INSTALLED)
 # PyTorch's own CUDA build on a stand-in for the GPU, and its figures against ours: tests/oracle/README.md. It sets up an
 # environment of its own (5 GB, once). An hour the first time; what was run before is not run again.
 oracle: $(INSTALLED)
+	$(BIN)/python tests/oracle/oracle_operators.py
 	$(BIN)/python tests/oracle/oracle.py
 
 clean:
