@@ -34,6 +34,7 @@ class GpuSpec:
     generation: str  # turing, ampere, ada, hopper, blackwell, ...
     compute_capability: tuple[int, int]
     multi_processor_count: int
+    threads_per_multiprocessor: int  # resident at once, at most
     capacity_bytes: (
         int  # `total_memory` of torch.cuda.get_device_properties, not the number on the box
     )
@@ -191,6 +192,7 @@ def _gpu_spec(key: str, own: dict[str, Any], facts: dict[str, Any]) -> GpuSpec:
         generation=own["generation"],
         compute_capability=tuple(own.get("compute_capability", generation["compute_capability"])),
         multi_processor_count=own["multi_processors"],
+        threads_per_multiprocessor=generation["threads_per_multiprocessor"],
         capacity_bytes=own["total_memory_mib"] * MIB,
         context_bytes=generation["context_mib"] * MIB,
         slack_bytes=facts["slack_mib"] * MIB,

@@ -23,14 +23,13 @@ _OF_CUDNN = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32
 def convolution_backend(spec: GpuSpec, args: tuple[Any, ...]) -> str:
     """Return who computes `aten.convolution` with `args`, whose tensors are on `meta`: one of the backends' names.
 
-    bfloat16 on a GPU before Ampere is not cuDNN's; a transposed or grouped one is taken for cuDNN's all the same, and
-    so is everything where `torch.backends.cudnn` is off (`operators/unfollowed.py` tells).
+    bfloat16 on a GPU before Ampere is not cuDNN's. If `torch.backends.cudnn` is switched off, everything is taken for
+    cuDNN's all the same (`operators/unfollowed.py` tells).
     """
-    image, transposed, groups = args[0], args[6], args[8]
-    refused = image.dtype == torch.bfloat16 and spec.compute_capability < (8, 0)
+    refused = args[0].dtype == torch.bfloat16 and spec.compute_capability < (8, 0)
     if _is_depthwise(args) and (refused or not _cudnn_serves_depthwise(args)):
         return DEPTHWISE
-    return SLOW if refused and not transposed and groups == 1 else CUDNN
+    return SLOW if refused else CUDNN
 
 
 def is_without_cudnn(spec: GpuSpec, args: tuple[Any, ...]) -> bool:
@@ -38,11 +37,15 @@ def is_without_cudnn(spec: GpuSpec, args: tuple[Any, ...]) -> bool:
     return convolution_backend(spec, args) == SLOW
 
 
-def convolution_layout(args: tuple[Any, ...]) -> torch.memory_format:
+def convolution_layout(spec: GpuSpec, args: tuple[Any, ...]) -> torch.memory_format:
     """Return the memory layout of the output of `aten.convolution`: channels last if its input or its weight is.
 
-    Torch's meta function makes all of them contiguous.
+    Torch's meta function makes all of them contiguous; so does PyTorch where it multiplies columns.
     """
+    return torch.contiguous_format if is_without_cudnn(spec, args) else _layout(args)
+
+
+def _layout(args: tuple[Any, ...]) -> torch.memory_format:
     image, weight = args[:2]
     if image.dim() in (4, 5) and torch.float64 not in (image.dtype, weight.dtype):
         for tensor in (image, weight):
@@ -71,7 +74,7 @@ def as_cudnn_takes_it(args: tuple[Any, ...], output: torch.Tensor) -> Convolutio
 
     return Convolution(
         dtype=dtype,
-        layout="nchw" if convolution_layout(args) == torch.contiguous_format else "nhwc",
+        layout="nchw" if _layout(args) == torch.contiguous_format else "nhwc",
         image=shape(image),
         weight=shape(weight),
         output=shape(output),
@@ -96,7 +99,7 @@ def _cudnn_serves_depthwise(args: tuple[Any, ...]) -> bool:
     Source: `use_cudnn_depthwise` and `check_cudnn_depthwise_workload_with_filter` in Convolution.cpp.
     """
     image, weight, stride, dilation = args[0], args[1], args[3], args[5]
-    if convolution_layout(args) != torch.contiguous_format:
+    if _layout(args) != torch.contiguous_format:
         return True
     if image.dtype != torch.float16 or image.dim() != 4 or any(one != 1 for one in dilation):
         return False

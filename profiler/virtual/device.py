@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -27,6 +27,7 @@ from profiler.libraries.out_of_memory import Shortage
 from profiler.patching import Patches
 from profiler.units import format_bytes
 from profiler.virtual.copies import LinkCopy
+from profiler.virtual.steps import HeldBlocks
 from profiler.virtual.workspaces import NOTHING, Workspace, matrix_product
 
 _T = TypeVar("_T")
@@ -131,18 +132,17 @@ class Device(ABC):
             raise self._no_memory(error.segment_bytes) from None
 
     @contextmanager
-    def temporary(self, sizes: tuple[int, ...]) -> Iterator[None]:
-        """Allocate blocks of these sizes in bytes, one after the other, and free them at the end, the last one first.
+    def temporaries(self) -> Iterator[HeldBlocks]:
+        """Hold blocks that are freed at the end at the latest, the last one first.
 
         Raises:
             torch.cuda.OutOfMemoryError: as `allocate`; what was allocated is free again.
         """
-        with ExitStack() as blocks:
-            for nbytes in sizes:
-                block = self.allocate(nbytes)
-                if block is not None:
-                    blocks.callback(self.allocator.free, block)
-            yield
+        held = HeldBlocks(self.allocate, self.allocator.free)
+        try:
+            yield held
+        finally:
+            held.free_all()
 
     def use_workspace(self, workspace: Workspace, *, soft: bool) -> None:
         """Allocate and free a kernel's workspace; if a soft one does not fit, the largest smaller one that does.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from profiler.libraries.quantised import is_wrapper
+from profiler.virtual.steps import OUTPUT, Output, Steps, around_work
 from profiler.virtual.storage import Storage
 from profiler.virtual.tensor import EXTRA_KEYS, META, VirtualTensor
 from profiler.virtual.workspaces import NOTHING
@@ -48,8 +49,7 @@ class LearnedOperator:
     Attributes:
         outs: its outputs, in order; those that are not tensors as themselves.
         shape_of_result: "one", "list" or "none".
-        before: bytes of the temporaries that are allocated before the outputs, and freed at the end.
-        after: bytes of those that are allocated after the outputs.
+        steps: what it allocates and frees around and between its outputs (`steps.py`).
         workspace: the kernel's workspace, taken after the outputs and the temporaries are allocated.
         soft: whether the kernel runs without it if it does not fit.
         blas: whether it needs the cuBLAS handle's workspace.
@@ -60,8 +60,6 @@ class LearnedOperator:
     """
 
     __slots__ = (
-        "after",
-        "before",
         "blas",
         "copy",
         "on_gpu",
@@ -70,6 +68,7 @@ class LearnedOperator:
         "seconds",
         "shape_of_result",
         "soft",
+        "steps",
         "valued",
         "workspace",
         "writes",
@@ -78,8 +77,7 @@ class LearnedOperator:
     def __init__(self, outs: tuple[Out | int | None, ...], shape_of_result: str) -> None:
         self.outs = outs
         self.shape_of_result = shape_of_result
-        self.before: tuple[int, ...] = ()
-        self.after: tuple[int, ...] = ()
+        self.steps: Steps = ()
         self.workspace = NOTHING
         self.soft = False
         self.blas = False
@@ -94,8 +92,7 @@ class LearnedOperator:
         """Determine whether the short path may be taken; to be called once all attributes are set."""
         self.plain = not (
             self.workspace.most
-            or self.before
-            or self.after
+            or self.steps
             or self.blas
             or self.writes
             or self.valued
@@ -202,15 +199,12 @@ class Dispatcher:
         args: Any,
         kwargs: dict[str, Any],
         tensors: list[VirtualTensor],
-        *,
-        held: bool = False,
     ) -> Any:
-        """Apply `entry` and return the operator's result; `held` if the temporaries before its outputs are there."""
+        """Apply `entry` and return the operator's result."""
         gpu = self.gpu
-        if entry.before and not held:
-            with gpu.temporary(entry.before):
-                return self.run(entry, func, args, kwargs, tensors, held=True)
         self.operators += 1
+        if entry.steps:
+            return self._run_in_steps(entry, func, args, kwargs, tensors)
         result: Any
         if entry.shape_of_result == "one":
             result = self.build(entry.outs[0], tensors)
@@ -220,6 +214,34 @@ class Dispatcher:
             gpu.clock.launch(gpu.launch_seconds, entry.seconds)
         if not entry.plain:
             self._account(entry, func, args, kwargs, tensors, result)
+        return result
+
+    def _run_in_steps(
+        self,
+        entry: LearnedOperator,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        tensors: list[VirtualTensor],
+    ) -> Any:
+        """Do the same for an operator with temporaries; the kernel runs before the last of them are freed."""
+        gpu = self.gpu
+        made: dict[int, Any] = {}
+        until_work, afterwards = around_work(entry.steps)
+        with gpu.temporaries() as held:
+            for step in until_work:
+                if not isinstance(step, Output):
+                    held.take(step)
+                    continue
+                for index in _made_at(step, entry):
+                    if index not in made:
+                        made[index] = self.build(entry.outs[index], tensors)
+            result = _shaped(entry, [made[index] for index in range(len(entry.outs))])
+            if entry.on_gpu:
+                gpu.clock.launch(gpu.launch_seconds, entry.seconds)
+            self._account(entry, func, args, kwargs, tensors, result)
+            for step in afterwards:
+                held.take(step)
         return result
 
     def build(self, out: Out | int | None, tensors: list[VirtualTensor]) -> Any:
@@ -260,11 +282,7 @@ class Dispatcher:
         gpu = self.gpu
         if entry.blas:
             gpu.need_blas_workspace()
-        if entry.after:
-            with gpu.temporary(entry.after):
-                self._use_workspace(entry)
-        else:
-            self._use_workspace(entry)
+        self._use_workspace(entry)
         if entry.copy is not None:
             host = tensors[-1] if entry.copy.source == "cpu" else result
             storage = host.storage_record
@@ -275,3 +293,14 @@ class Dispatcher:
     def _use_workspace(self, entry: LearnedOperator) -> None:
         if entry.workspace.most:
             self.gpu.use_workspace(entry.workspace, soft=entry.soft)
+
+
+def _shaped(entry: LearnedOperator, made: list[Any]) -> Any:
+    if entry.shape_of_result == "none":
+        return None
+    return made[0] if entry.shape_of_result == "one" else made
+
+
+def _made_at(step: Output, entry: LearnedOperator) -> range | tuple[int]:
+    """Return the positions of the outputs that a step makes."""
+    return range(len(entry.outs)) if step == OUTPUT else (step.position,)

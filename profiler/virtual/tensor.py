@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 if TYPE_CHECKING:
     from profiler.virtual.device import Device
@@ -121,7 +122,7 @@ class VirtualTensor(torch.Tensor):
         same = device == self.device and dtype == self.dtype and not copy
         if same and (
             memory_format in (None, torch.preserve_format)
-            or self.is_contiguous(memory_format=memory_format)
+            or suggest_memory_format(self) == memory_format
         ):
             return self
         if device == META:
@@ -200,6 +201,37 @@ class VirtualTensor(torch.Tensor):
             return aten._softmax.default(self, dim, True)  # type: ignore[no-any-return]
         source = self if dtype is None else self.to(dtype)
         return aten._softmax.default(source, dim, False)  # type: ignore[no-any-return]
+
+    def log_softmax(self, dim: int, dtype: Any = None) -> VirtualTensor:  # type: ignore[override]
+        """Convert inside the kernel as `softmax` does."""
+        dtype = self.gpu.autocast.softmax_dtype(self, dtype)
+        if self.is_cuda and self.dtype == torch.float16 and dtype == torch.float32:
+            return aten._log_softmax.default(self, dim, True)  # type: ignore[no-any-return]
+        source = self if dtype is None else self.to(dtype)
+        return aten._log_softmax.default(source, dim, False)  # type: ignore[no-any-return]
+
+    def quantile(self, q: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Make a number a tensor on the GPU, as `quantile` in ATen's Sorting.cpp does."""
+        return super().quantile(self._where_it_is(q), *args, **kwargs)
+
+    def nanquantile(self, q: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Do the same."""
+        return super().nanquantile(self._where_it_is(q), *args, **kwargs)
+
+    def _where_it_is(self, number: Any) -> torch.Tensor:
+        if isinstance(number, torch.Tensor):
+            return number
+        return torch.scalar_tensor(number, dtype=self.dtype, device=self.device)
+
+    def allclose(
+        self, other: torch.Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+    ) -> bool:
+        """Read one value of a comparison; C++ would read it from `meta`. Source: `allclose` in TensorCompare.cpp."""
+        close = torch.isclose(self, other, rtol, atol, equal_nan)
+        every = close.all()
+        answer = bool(every)
+        del every, close
+        return answer
 
     # -- replacing the storage
 

@@ -55,4 +55,4 @@ def attention_case():
     ],
 )
 def test_a_kernel_takes_what_its_class_achieves(func, args, seconds):
-    assert Kernel(GPU, func, args, func(*args)).seconds() == pytest.approx(seconds)
+    assert Kernel(GPU, func, args, {}, func(*args)).seconds() == pytest.approx(seconds)

@@ -34,7 +34,15 @@ _CUDNN_FIRST = (9, 10)  # major compute capabilities: `check_prefer_cudnn_attent
 
 
 def backend(
-    spec: GpuSpec, query: Any, key: Any, value: Any, mask: Any, *, is_causal: bool, enable_gqa: bool
+    spec: GpuSpec,
+    query: Any,
+    key: Any,
+    value: Any,
+    mask: Any,
+    *,
+    is_causal: bool,
+    enable_gqa: bool,
+    dropout_p: float = 0.0,
 ) -> str:
     """Return "cudnn", "flash", "efficient" or "math" for tensors `[B, H, S, D]`, `[B, H, T, D]`, `[B, H, T, D]`.
 
@@ -44,7 +52,7 @@ def backend(
         RuntimeError: if they leave no backend that can run, with PyTorch's wording.
     """
     runs = {
-        "cudnn": _cudnn_serves(spec, query, key, value),
+        "cudnn": not dropout_p and _cudnn_serves(spec, query, key, value),
         "flash": mask is None and _flash_serves(spec, query, key, value, is_causal),
         "efficient": _efficient_serves(spec, query, key, value),
         "math": True,
@@ -159,17 +167,28 @@ def attend(
     """Return attention's output `[B, H, S, D]`, computed by the operators that CUDA would run."""
     dropout_p, is_causal, scale = options["dropout_p"], options["is_causal"], options["scale"]
     chosen = backend(
-        spec, query, key, value, mask, is_causal=is_causal, enable_gqa=options["enable_gqa"]
+        spec,
+        query,
+        key,
+        value,
+        mask,
+        is_causal=is_causal,
+        enable_gqa=options["enable_gqa"],
+        dropout_p=dropout_p,
     )
     mask = additive_mask(mask, query.dtype)
     if chosen == "flash":
         return _flash(query, key, value, dropout_p, is_causal, scale)
     if chosen == "cudnn":
-        return aten._scaled_dot_product_cudnn_attention.default(
-            query, key, value, mask, False, dropout_p, is_causal, False, scale=scale
-        )[0]
+        return _first_of(
+            aten._scaled_dot_product_cudnn_attention.default(
+                query, key, value, mask, False, dropout_p, is_causal, False, scale=scale
+            )
+        )
     if chosen == "efficient":
         if mask is not None:
+            if mask.dtype != query.dtype:
+                raise RuntimeError("invalid dtype for bias - should match query's dtype")
             mask = _aligned(mask).expand(*query.shape[:3], key.shape[-2])
         return aten._scaled_dot_product_efficient_attention.default(
             query, key, value, mask, False, dropout_p, is_causal, scale=scale
@@ -210,14 +229,6 @@ def attend_on_host(
     )[0]
 
 
-def without_statistics(result: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what cuDNN's attention returns without gradients: torch's meta function still allocates a log-sum-exp.
-
-    Source: `run_cudnn_SDP_fprop` in aten/src/ATen/native/cudnn/MHA.cpp, by the machine code.
-    """
-    return (result[0], result[1].new_empty(0), *result[2:])
-
-
 def _flash(
     query: Any, key: Any, value: Any, dropout_p: float, is_causal: bool, scale: float | None
 ) -> Any:
@@ -228,10 +239,22 @@ def _flash(
         query, key, value = (
             torch.nn.functional.pad(tensor, (0, missing)) for tensor in (query, key, value)
         )
-    output = aten._scaled_dot_product_flash_attention.default(
-        query, key, value, dropout_p, is_causal, False, scale=scale
-    )[0]
+    output = _first_of(
+        aten._scaled_dot_product_flash_attention.default(
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )
+    )
     return output[..., :head_size] if missing else output
+
+
+def _first_of(results: tuple[Any, ...]) -> Any:
+    """Return the first result; the others are freed in the order in which C++ frees a tuple's, the first one first."""
+    left = list(results)
+    del results
+    first = left.pop(0)
+    while left:
+        left.pop(0)
+    return first
 
 
 def _aligned(mask: Any) -> Any:

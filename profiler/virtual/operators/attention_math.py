@@ -51,7 +51,10 @@ def attend_by_math(
     if dropout_p > 0.0:
         weights = torch.dropout(weights, dropout_p, True)
     returned = weights.to(dtype)
-    return torch.matmul(weights, values).to(dtype), returned
+    output = torch.matmul(weights, values).to(dtype)
+    # In the order in which C++ leaves its variables, the last one first.
+    del weights, keys, values, scaled, mask, value, key, query
+    return output, returned
 
 
 def additive_mask(mask: Any, dtype: torch.dtype) -> Any:
@@ -67,7 +70,9 @@ def safe_softmax(scores: Any, dim: int, dtype: torch.dtype | None = None) -> Any
     out = torch.softmax(scores, dim, dtype=dtype)
     masked = torch.isneginf(scores)
     rows = masked.all(dim, keepdim=True)
-    return torch.where(rows, _scalar(0.0, out.dtype, out), out, out=out)
+    result = torch.where(rows, _scalar(0.0, out.dtype, out), out, out=out)
+    del rows, masked
+    return result
 
 
 def _accumulated(tensor: Any) -> Any:

@@ -25,8 +25,9 @@ from profiler.gpus.hardware import GpuSpec
 from profiler.virtual import workspaces
 from profiler.virtual.convolutions import is_without_cudnn
 from profiler.virtual.operators.rules import DEFAULT, rule_of
-from profiler.virtual.operators.signatures import signature
-from profiler.virtual.operators.temporaries import NONE, Temporaries, temporaries
+from profiler.virtual.operators.signatures import every_argument, signature
+from profiler.virtual.operators.temporaries import steps_of
+from profiler.virtual.steps import Steps
 from profiler.virtual.tensor import aten
 from profiler.virtual.workspaces import Workspace
 
@@ -57,13 +58,22 @@ class Kernel:
         spec: the GPU that it runs on.
         func: the operator.
         args: its positional arguments, tensors on `meta`.
+        kwargs: its keyword arguments.
         result: its return value on `meta`.
     """
 
-    def __init__(self, spec: GpuSpec, func: Any, args: tuple[Any, ...], result: Any) -> None:
+    def __init__(
+        self,
+        spec: GpuSpec,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Any,
+    ) -> None:
         self._spec = spec
         self._func = func
         self._args = args
+        self._kwargs = kwargs
         self._result = result
 
     @cached_property
@@ -121,11 +131,12 @@ class Kernel:
         share = (rule_of(self._func) or DEFAULT).share_at_most
         return Workspace(0, most=int(self._moved_bytes * share)) if share else workspaces.NOTHING
 
-    def temporaries(self) -> Temporaries:
+    def steps(self) -> Steps:
         """Return what it allocates besides; nothing if its workspace was measured, which holds all of it."""
         if self.is_measured:
-            return NONE
-        return temporaries(self._spec, self._func, self._args, self._result)
+            return ()
+        every = every_argument(self._func, self._args, self._kwargs)
+        return steps_of(self._spec, self._func, every, self._result)
 
     def seconds(self) -> float:
         """Return the time it takes: as measured on this GPU, else by the roofline model."""

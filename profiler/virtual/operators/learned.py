@@ -16,13 +16,20 @@ from profiler.gpus import calibration
 from profiler.virtual.convolutions import convolution_layout
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, LearnedOperator, Out
-from profiler.virtual.operators.attention import on_host, without_statistics
-from profiler.virtual.operators.attention_math import safe_softmax
+from profiler.virtual.operators.attention import on_host
+from profiler.virtual.operators.composed import composed
 from profiler.virtual.operators.kernels import Kernel
+from profiler.virtual.operators.mixed_dtypes import refuse_mixed_dtypes
 from profiler.virtual.operators.pointwise_layout import laid_out
 from profiler.virtual.operators.quantisation_kernels import LibraryKernels
-from profiler.virtual.operators.rules import name_of, rule_of
-from profiler.virtual.operators.unfollowed import refuse_layout, tell_modes, tell_source
+from profiler.virtual.operators.results import as_on_cuda
+from profiler.virtual.operators.rules import rule_of
+from profiler.virtual.operators.unfollowed import (
+    refuse_layout,
+    tell_modes,
+    tell_source,
+    tell_unknown,
+)
 from profiler.virtual.operators.valued import ValuedOperators
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 from profiler.virtual.values import MOST_ELEMENTS
@@ -98,8 +105,8 @@ class Operators:
             return valued
         if func._schema.name.endswith("_") and torch.Tag.inplace_view in func.tags:
             return self._inplace_view
-        if func is aten._safe_softmax.default:
-            return self._safe_softmax
+        if composed(func, args) is not None:
+            return self._compose
         if func not in _FUSED and _is_composite(func):
             return self._decompose
         return self._libraries.find(func, args)
@@ -115,6 +122,8 @@ class Operators:
             RuntimeError: if its tensors are on different devices, with torch's wording.
         """
         device = self._device(func, kwargs, tensors)
+        if device.type == "cuda":
+            refuse_mixed_dtypes(func, args)
         metas = {id(tensor): _meta_of(tensor) for tensor in tensors}
 
         def to_meta(leaf: Any) -> Any:
@@ -123,6 +132,8 @@ class Operators:
         meta_args = tree_map(to_meta, tuple(args))
         meta_kwargs = {name: tree_map(to_meta, value) for name, value in kwargs.items()}
         result = self._on_meta(func, meta_args, _for_meta(func, meta_kwargs, tensors))
+        if device.type == "cuda":
+            result = as_on_cuda(func, meta_args, result)
         outs = tuple(
             self._out(leaf, CPU, tensors, metas, counted=False)
             if on_host(func, index)
@@ -138,10 +149,8 @@ class Operators:
         entry.copy = copy
         if device.type == "cuda" and entry.copy is None and _works(outs, entry.writes):
             tell_modes(self.gpu, func, tensors[0].dtype if tensors else torch.get_default_dtype())
-            if rule_of(func) is None:
-                effect = f"{name_of(func)} takes no memory beside inputs and outputs"
-                self.gpu.values.assume("operator", effect)
-            self._take_costs(entry, Kernel(self.gpu.spec, func, meta_args, result))
+            tell_unknown(self.gpu, func)
+            self._take_costs(entry, Kernel(self.gpu.spec, func, meta_args, meta_kwargs, result))
         elif entry.copy is not None:
             entry.workspace = Workspace(entry.copy.gpu_scratch_bytes)
         return entry.settle()
@@ -150,7 +159,7 @@ class Operators:
         entry.on_gpu = True
         entry.seconds = kernel.seconds()
         entry.workspace = kernel.workspace()
-        entry.before, entry.after = kernel.temporaries()
+        entry.steps = kernel.steps()
         entry.soft = kernel.is_convolution
         entry.blas = kernel.needs_blas_workspace
         if kernel.is_measured:
@@ -168,10 +177,9 @@ class Operators:
         (torch/_library/custom_ops.py) RuntimeError.
         """
         refuse_layout(func)
-        if func is aten._scaled_dot_product_cudnn_attention.default and not args[4]:
-            return without_statistics(func(*args, **kwargs))
         if func is aten.convolution.default:
-            return func(*args, **kwargs).contiguous(memory_format=convolution_layout(args))
+            layout = convolution_layout(self.gpu.spec, args)
+            return func(*args, **kwargs).contiguous(memory_format=layout)
         try:
             return laid_out(func, args, func(*args, **kwargs))
         except (NotImplementedError, RuntimeError) as error:
@@ -258,9 +266,9 @@ class Operators:
         tensor.data = twin(*args, **kwargs)
         return tensor  # type: ignore[no-any-return]
 
-    def _safe_softmax(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _compose(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self.gpu.mode():
-            return safe_softmax(*args, **kwargs)
+            return composed(func, args)(*args, **kwargs)  # type: ignore[misc]
 
     def _decompose(self, func: Any, args: Any, kwargs: Any) -> Any:
         with self.gpu.mode():
@@ -339,10 +347,13 @@ def _writes(
             continue
         value = args[position] if position < len(args) else kwargs.get(argument.name)
         leaves = [leaf for leaf in tree_leaves(value) if isinstance(leaf, VirtualTensor)]
-        written += [
-            index for index, tensor in enumerate(tensors) if any(tensor is leaf for leaf in leaves)
-        ]
+        written += [_index_of(leaf, tensors) for leaf in leaves]
     return tuple(written)
+
+
+def _index_of(leaf: VirtualTensor, tensors: list[VirtualTensor]) -> int:
+    """Return the first place of a tensor; `x.copy_(x)` has it twice."""
+    return next(index for index, tensor in enumerate(tensors) if tensor is leaf)
 
 
 def _works(outs: tuple[Out | int | None, ...], writes: tuple[int, ...]) -> bool:

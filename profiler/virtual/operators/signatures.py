@@ -7,7 +7,7 @@ memory, and are written `_`. A tensor is written `float16[2,4,64,64]`, followed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,12 @@ import torch
 def signature(func: Any, args: Sequence[Any]) -> str:
     """Return the signature of operator `func` with positional arguments `args`, tensors on any device."""
     return f"{func}({', '.join(map(_argument, args))})"
+
+
+def every_argument(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the arguments of a call in the order of the operator's schema, defaults among them."""
+    left = func._schema.arguments[len(args) :]
+    return (*args, *(kwargs.get(one.name, one.default_value) for one in left))
 
 
 def _argument(value: Any) -> str:

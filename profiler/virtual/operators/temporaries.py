@@ -2,62 +2,79 @@
 
 Most of them are copies of inputs that a kernel wants contiguous. Each rule names the source that it was read from
 (PyTorch's aten/src/ATen/native at 2.13.0, from knowledge) and follows what PyTorch's own CUDA build allocates when it
-runs against a stand-in for the CUDA runtime.
+runs against a stand-in for the CUDA runtime. Reductions: `reductions.py`. Sorting: `sorting.py`. Attention:
+`attention_steps.py`. Convolutions: `convolutions.py`. Operators that are composed of others: `composed.py`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from profiler.gpus.hardware import GpuSpec
-from profiler.virtual.convolutions import convolution_layout, is_without_cudnn
+from profiler.virtual.operators import attention_steps, convolutions, indexing, products, sorting
+from profiler.virtual.operators.reductions import REDUCTIONS, reduction_steps
+from profiler.virtual.steps import OUTPUT, Output, Steps
 from profiler.virtual.tensor import aten
 
 _HALF = (torch.float16, torch.bfloat16)
 
-
-class Temporaries(NamedTuple):
-    """Bytes of the blocks that are allocated before the outputs and after them; all are freed when the kernel ran."""
-
-    before: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
-
-
-NONE = Temporaries()
-
-_COPIED_BEFORE = {  # source: layer_norm_cuda in cuda/layer_norm_kernel.cu
-    aten.native_layer_norm.default,
+_COPIED_BEFORE = {
+    aten.native_layer_norm.default,  # layer_norm_cuda in cuda/layer_norm_kernel.cu
+    aten._fused_rms_norm.default,
+    aten.median.dim,  # cuda/Sorting.cpp
+    aten.kthvalue.default,
 }
 _COPIED_AFTER = {  # structured: the output is there before the kernel's own function asks for a contiguous input
     aten._softmax.default,  # host_softmax in cuda/SoftMax.cu
     aten._log_softmax.default,
-    aten.cumsum.default,  # cuda/ScanKernels.cpp
-    aten.cumprod.default,
-    aten.topk.default,  # cuda/TensorTopK.cpp
+    aten.mode.default,  # cuda/TensorModeKernel.cpp
     aten.roll.default,  # cuda/TensorTransformations.cu
     aten.reflection_pad1d.default,  # cuda/ReflectionPad.cu
     aten.reflection_pad2d.default,
     aten.reflection_pad3d.default,
+    aten.avg_pool3d.default,  # cuda/AveragePool3d.cu
 }
-_COPIED_AFTER_UNLESS_CHANNELS_LAST = {  # cuda/UpSampleNearest1d.cu, 2d and 3d
+_SCANS = {  # cuda/ScanKernels.cpp
+    aten.cumsum.default,
+    aten.cumprod.default,
+    aten.cummax.default,
+    aten.cummin.default,
+    aten._cummax_helper.default,
+    aten._cummin_helper.default,
+    aten.logcumsumexp.default,
+    aten._logcumsumexp.default,
+}
+_COPIED_AFTER_UNLESS_CHANNELS_LAST = {  # cuda/UpSampleNearest1d.cu, 2d
     overload
     for packet in (
         aten.upsample_nearest1d,
         aten.upsample_nearest2d,
-        aten.upsample_nearest3d,
         aten._upsample_nearest_exact1d,
         aten._upsample_nearest_exact2d,
-        aten._upsample_nearest_exact3d,
     )
     for overload in (packet.default, packet.vec)
 }
+_COPIED_BEFORE_UNLESS_CHANNELS_LAST = {  # cuda/AdaptiveAveragePooling.cu
+    aten._adaptive_avg_pool2d.default,
+}
+_CONTIGUOUS_INSIDE = {  # UpSampleNearest3d.cu, UpSampleBilinear2d.cu (gen2d_aa), AdaptiveMaxPooling2d.cu in cuda
+    overload
+    for packet in (
+        aten.upsample_nearest3d,
+        aten._upsample_nearest_exact3d,
+        aten._upsample_bilinear2d_aa,
+        aten._upsample_bicubic2d_aa,
+        aten.adaptive_max_pool2d,
+    )
+    for overload in map(packet.__getattr__, packet.overloads())
+}
 
 
-def temporaries(spec: GpuSpec, func: Any, args: tuple[Any, ...], result: Any) -> Temporaries:
-    """Return the temporaries of an operator on a GPU.
+def steps_of(spec: GpuSpec, func: Any, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return what an operator allocates on a GPU besides its outputs.
 
     Args:
         spec: the GPU.
@@ -68,16 +85,33 @@ def temporaries(spec: GpuSpec, func: Any, args: tuple[Any, ...], result: Any) ->
     rule = _RULES.get(func)
     if rule is not None:
         return rule(spec, args, result)
+    if func._overloadpacket in REDUCTIONS:
+        return reduction_steps(func, args, result, spec)
     given = args[0] if args else None
-    if not isinstance(given, torch.Tensor) or given.is_contiguous():
-        return NONE
-    if func in _COPIED_BEFORE:
-        return Temporaries(before=(given.nbytes,))
-    if func in _COPIED_AFTER or (
-        func in _COPIED_AFTER_UNLESS_CHANNELS_LAST and not _is_channels_last(given)
+    if func in _SCANS:
+        return _scan(args, result)
+    if not isinstance(given, torch.Tensor) or (
+        given.is_contiguous() and func not in _CONTIGUOUS_INSIDE
     ):
-        return Temporaries(after=(given.nbytes,))
-    return NONE
+        return ()
+    return _copies(func, given, result)
+
+
+def _copies(func: Any, given: torch.Tensor, result: Any) -> Steps:
+    """Return contiguous copies of the input, and contiguous twins of outputs that are not."""
+    if func in _COPIED_BEFORE:
+        return given.nbytes, OUTPUT
+    if func in _COPIED_AFTER:
+        return (given.nbytes,)
+    if func in _CONTIGUOUS_INSIDE:
+        outputs = (result,) if isinstance(result, torch.Tensor) else result
+        return tuple(one.nbytes for one in (*outputs, given) if not one.is_contiguous())
+    if not _is_channels_last(given):
+        if func in _COPIED_AFTER_UNLESS_CHANNELS_LAST:
+            return (given.nbytes,)
+        if func in _COPIED_BEFORE_UNLESS_CHANNELS_LAST:
+            return given.nbytes, OUTPUT
+    return ()
 
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
@@ -86,107 +120,137 @@ def _is_channels_last(tensor: torch.Tensor) -> bool:
     return layout is not None and tensor.is_contiguous(memory_format=layout)
 
 
-def _convolution(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Temporaries:
-    """Return copies in the layout that it computes in: of the input before its output is made, of the weight after.
-
-    Without cuDNN, the columns `[C * kernel, pixels of the output]` that are multiplied with the weight, of one image at
-    a time; a kernel of one pixel needs none.
-
-    Source: `cudnn_convolution` in cudnn/ConvShared.cpp; `slow_conv2d_forward` in cuda/ConvolutionMM2d.cu.
-    """
-    image, weight = args[:2]
-    if is_without_cudnn(spec, args):
-        taps = math.prod(weight.shape[1:])
-        pixels = math.prod(result.shape[2:])
-        pointwise = math.prod(weight.shape[2:]) == 1
-        return Temporaries(after=() if pointwise else (taps * pixels * image.element_size(),))
-    layout = convolution_layout(args)
-    copied = [
-        () if tensor.is_contiguous(memory_format=layout) else (tensor.nbytes,)
-        for tensor in (image, weight)
-    ]
-    return Temporaries(*copied)
+def _scan(args: tuple[Any, ...], result: Any) -> Steps:
+    """Return a copy in the dtype of the output, and a contiguous one. Source: ReduceOps.cpp, cuda/ScanKernels.cpp."""
+    given = args[0]
+    first = result if isinstance(result, torch.Tensor) else result[0]
+    nbytes = given.numel() * first.element_size()
+    converted = (nbytes,) if given.dtype != first.dtype else ()
+    return (*converted, *(() if given.is_contiguous() else (nbytes,)))
 
 
-def _group_norm(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Temporaries:
+def _group_norm(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
     """Return a scale and a shift `[N, C]` in single precision; in half precision mean and deviation `[N, G]` before.
 
     Source: `GroupNormKernelImplInternal` in cuda/group_norm_kernel.cu.
     """
     image, weight, bias, batch, channels, elements, groups = args[:7]
-    if elements == 1 or (weight is None and bias is None):
-        return NONE
     statistics = (batch * groups * 4,) * 2 if image.dtype in _HALF else ()
-    return Temporaries(after=(*statistics, *(batch * channels * 4,) * 2))
+    if elements == 1 or (weight is None and bias is None):
+        return statistics
+    return (*statistics, *(batch * channels * 4,) * 2)
 
 
-def _im2col(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Temporaries:
-    """Return a copy of its input, contiguous or not, and one more if it is not.
+def _im2col(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return a copy of its input, contiguous or not, and one more if it is not; patches side by side need only that.
 
     Source: `im2col_out_cuda_template` in cuda/Im2Col.cu.
     """
-    image = args[0]
-    return Temporaries(before=(image.nbytes,) * (1 if image.is_contiguous() else 2))
+    image, size, dilation, padding, stride = args[:5]
+    side_by_side = (
+        list(stride) == list(size)
+        and not any(padding)
+        and all(step == 1 for step in dilation)
+        and all(pixels % step == 0 for pixels, step in zip(image.shape[-2:], stride, strict=True))
+    )
+    copies = (not image.is_contiguous()) + (not side_by_side)
+    return (*(image.nbytes,) * copies, OUTPUT)
 
 
-def _efficient_attention(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Temporaries:
-    """Return the output once more in single precision, if it is in half and too wide for the registers.
-
-    Source: `kNeedsOutputAccumulatorBuffer` in transformers/cuda/mem_eff_attention/kernel_forward.h.
-    """
-    output = result[0]
-    wide = output.dtype in _HALF and output.shape[-1] > 128
-    return Temporaries(after=(output.numel() * 4,) if wide else ())
-
-
-def _flash_attention(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Temporaries:
-    """Return what is added up over splits of the keys: log-sum-exp `[S, B, H, L]` and output `[S, B, H, L, D]`.
-
-    Source: `set_params_splitkv` in transformers/cuda/flash_attn/flash_api.cpp. A split is half precision's alone, and
-    without dropout.
-    """
-    query, key, dropout_p = args[0], args[1], args[3] if len(args) > 3 else 0.0
-    batch, heads, length, size = query.shape
-    rounded = -(-size // 32) * 32 if size <= 128 else -(-size // 64) * 64
-    splits = 1 if dropout_p else _splits(spec, batch * heads, length, key.shape[2], size)
-    if splits == 1:
-        return NONE
-    rows = splits * batch * heads * length
-    return Temporaries(after=(rows * 4, rows * rounded * 4))
-
-
-def _splits(spec: GpuSpec, heads: int, queries: int, keys: int, head_size: int) -> int:
-    """Return in how many parts the keys are split, so that the blocks fill the multiprocessors.
-
-    Source: `num_splits_heuristic` in transformers/cuda/flash_attn/flash_api.cpp.
-    """
-    keys_a_block = 256 if head_size <= 64 else 128 if head_size <= 128 else 64
-    key_blocks, blocks = -(-keys // keys_a_block), heads * -(-queries // 64)
-    slots = 2 * spec.multi_processor_count
-    if blocks >= 0.8 * slots:
-        return 1
-    efficiency = {}
-    for splits in range(1, min(128, slots, key_blocks) + 1):
-        if splits == 1 or -(-key_blocks // splits) != -(-key_blocks // (splits - 1)):
-            waves = blocks * splits / slots
-            efficiency[splits] = waves / math.ceil(waves)
-    most = max(efficiency.values())
-    return next(splits for splits, found in efficiency.items() if found >= 0.85 * most)
-
-
-def _scalar_power(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Temporaries:
+def _scalar_power(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
     """Return the base of `2.0**x` as a tensor on the GPU, a double.
 
     Source: `pow_Scalar_out` in Pow.cpp.
     """
-    return NONE if args[0] == 1 else Temporaries(after=(8,))
+    return () if args[0] == 1 else (8,)
+
+
+def _where(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return numbers as tensors on the GPU. C++ makes them on `meta`. Source: `where` in TensorCompare.cpp."""
+    made = [one.nbytes for one in args[1:] if one.dim() == 0 and one.fake_device.type == "meta"]
+    return (*made, OUTPUT)
+
+
+def _embedding(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return its indices in a row, if they are not. Source: `embedding_symint` in Embedding.cpp."""
+    indices = args[1]
+    return () if indices.is_contiguous() else (indices.nbytes, OUTPUT)
+
+
+def _dropout(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return its mask before its output. Source: `dropout_cuda` in cuda/Dropout.cu."""
+    return (Output(1),)
+
+
+def _bernoulli(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return probabilities in single precision. Source: `bernoulli_tensor_cuda_kernel` in cuda/Distributions.cu."""
+    return (args[0].numel() * 4,) if args[0].dtype in _HALF else ()
+
+
+def _normal_around(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return what is added to means. Source: `normal_impl` in DistributionTemplates.h of 2.13.0."""
+    return (result.nbytes,)
+
+
+def _complex_to_real(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return a copy of the input, which cuFFT overwrites. Source: `_fft_c2r_cufft` in cuda/SpectralOps.cpp."""
+    return (args[0].nbytes,)
+
+
+def _masked_scatter(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return positions in the source, and contiguous copies. Source: `masked_scatter__cuda` in cuda/IndexKernel.cpp."""
+    given, mask, source = args[:3]
+    copied = [one.nbytes for one in (mask, source) if not one.is_contiguous()]
+    return (given.numel() * INT64_BYTES, *copied)
+
+
+def _is_in(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return comparisons with each of a few elements. Source: `isin_default_kernel_gpu` in cuda/TensorCompare.cu."""
+    elements, tests = args[:2]
+    if not isinstance(elements, torch.Tensor) or not isinstance(tests, torch.Tensor):
+        return ()
+    if tests.numel() >= 10 * elements.numel() ** 0.145:
+        return ()  # sorted
+    return elements.numel() * tests.numel(), elements.numel()
+
+
+def _random_order(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return numbers in order, and random keys in and out. Source: `randperm_out_cuda` in cuda/Randperm.cu."""
+    count = result.numel()
+    if not count:
+        return ()
+    # So many bits that nine of ten orders have no key twice.
+    bits = math.ceil(math.log2(count - (6 * count**2 + 1) / (12 * math.log(0.9))))
+    keys = count * (4 if bits <= 32 else 8)
+    return INT64_BYTES, -INT64_BYTES, result.nbytes, keys, keys
+
+
+INT64_BYTES = 8
+
+
+def _histogram(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return the least and the largest value, unless they are given. Source: `_histc_cuda` in cuda/SummaryOps.cu."""
+    least, largest = args[2:4]
+    return (args[0].element_size(),) * 2 if least == largest else ()
 
 
 _RULES = {
     aten.pow.Scalar: _scalar_power,
-    aten.convolution.default: _convolution,
     aten.native_group_norm.default: _group_norm,
+    aten.native_dropout.default: _dropout,
     aten.im2col.default: _im2col,
-    aten._scaled_dot_product_efficient_attention.default: _efficient_attention,
-    aten._scaled_dot_product_flash_attention.default: _flash_attention,
+    aten.embedding.default: _embedding,
+    aten.bernoulli.default: _bernoulli,
+    aten.normal.Tensor_float: _normal_around,
+    aten._fft_c2r.default: _complex_to_real,
+    aten.masked_scatter.default: _masked_scatter,
+    aten.histc.default: _histogram,
+    aten.where.self: _where,
+    aten.isin.Tensor_Tensor: _is_in,
+    aten.randperm.default: _random_order,
+    **attention_steps.RULES,
+    **convolutions.RULES,
+    **indexing.RULES,
+    **products.RULES,
+    **sorting.RULES,
 }

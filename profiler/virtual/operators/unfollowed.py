@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from profiler.errors import InputError
+from profiler.virtual.operators.rules import name_of, rule_of
 from profiler.virtual.tensor import aten
 
 if TYPE_CHECKING:
@@ -49,6 +50,13 @@ def tell_modes(gpu: Device, func: Any, dtype: torch.dtype) -> None:
 
 def _in_tf32() -> bool:
     return torch._C._get_fp32_precision_getter("cuda", "matmul") == "tf32"
+
+
+def tell_unknown(gpu: Device, func: Any) -> None:
+    """Record an operator without a rule."""
+    if rule_of(func) is None:
+        effect = f"{name_of(func)} takes no memory beside inputs and outputs"
+        gpu.values.assume("operator", effect)
 
 
 def tell_source(gpu: Device, workspace: Workspace) -> None:

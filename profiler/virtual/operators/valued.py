@@ -87,8 +87,15 @@ class ValuedOperators:
 
     def _nonzero(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
         mask = args[0]
-        if mask.is_cuda:
-            self._read(4)  # how many there are, an int
+        if not mask.is_cuda:
+            return self._positions(mask)
+        with self.gpu.temporaries() as held:
+            held.take(4)  # how many there are, an int
+            self._read(4)
+            return self._positions(mask)
+
+    def _positions(self, mask: VirtualTensor) -> VirtualTensor:
+        """Return where a mask is true `[count, dimensions]`."""
         known = self.gpu.values.known(mask)
         if known is not None:
             with self.gpu.suspended():

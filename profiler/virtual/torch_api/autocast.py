@@ -111,7 +111,12 @@ class Autocast:
             with torch._C._ExcludeDispatchKeyGuard(_ALL_KEYS):
                 for kind in kinds:
                     args, kwargs = self.prepared(kind, name, args, kwargs)
-                return function(*args, **kwargs)
+                cast = list(args)
+                del args
+                result = function(*cast, **kwargs)
+                while cast:  # freed in the order of C++, the first one first
+                    cast.pop(0)
+            return result
 
         return call
 
@@ -134,7 +139,10 @@ class Autocast:
                 return self._cast(leaf, to, lower)
             return leaf
 
-        return tree_map(cast, args), tree_map(cast, kwargs)
+        # The last argument first: so the compiler of torch's builds evaluates them.
+        named = {name: tree_map(cast, value) for name, value in reversed(kwargs.items())}
+        given = [tree_map(cast, value) for value in reversed(args)]
+        return tuple(reversed(given)), named
 
     @staticmethod
     def softmax_dtype(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype | None:

@@ -115,10 +115,19 @@ def _absent(name: str) -> Callable[..., Any]:
 def here_or(
     gpu: Device, ours: Callable[..., Any], original: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Return a function that is `ours` on the thread where `gpu` is active, and `original` on every other."""
+    """Return a function that is `ours` on the thread where `gpu` is active, and `original` on every other.
 
-    def chosen(*args: Any, **kwargs: Any) -> Any:
-        return ours(*args, **kwargs) if gpu.here() else original(*args, **kwargs)
+    Arguments that nobody else keeps are let go of as a function in C lets go of them, the first one first; Python would
+    begin with the last one.
+    """
+
+    def chosen(*given: Any, **kwargs: Any) -> Any:
+        args = list(given)
+        del given
+        result = (ours if gpu.here() else original)(*args, **kwargs)
+        while args:
+            args.pop(0)
+        return result
 
     chosen.__name__ = getattr(original, "__name__", "chosen")
     chosen.__doc__ = original.__doc__

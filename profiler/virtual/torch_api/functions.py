@@ -24,6 +24,7 @@ from transformers import core_model_loading
 from profiler.libraries.quantised import is_wrapper
 from profiler.patching import Patches
 from profiler.virtual.operators import attention
+from profiler.virtual.operators.normalisation import is_fused, rms_norm_of_parts
 from profiler.virtual.tensor import VirtualTensor, aten
 from profiler.virtual.torch_api.cuda import here_or
 
@@ -61,7 +62,11 @@ def install(gpu: Device, patches: Patches) -> None:
         (torch, "asarray", _constructor),
         (torch, "from_numpy", _from_numpy),
         (torch, "rms_norm", _rms_norm),
-        (torch, "softmax", _softmax),
+        (torch, "softmax", _as_method),
+        (torch, "log_softmax", _as_method),
+        (torch, "quantile", _as_method),
+        (torch, "nanquantile", _as_method),
+        (torch, "allclose", _as_method),
         (torch, "dropout", _dropout),
         (torch._VF, "dropout", _dropout),
         (functional, "scaled_dot_product_attention", _attention),
@@ -106,7 +111,7 @@ def _from_numpy(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]
 
 
 def _rms_norm(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an `rms_norm` that is one fused kernel on CUDA.
+    """Return an `rms_norm` that is one fused kernel on CUDA, unless dtypes or the layout speak against it.
 
     Source: `rms_norm_symint` in PyTorch's aten/src/ATen/native/layer_norm.cpp.
     """
@@ -119,6 +124,8 @@ def _rms_norm(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
     ) -> torch.Tensor:
         if not input.is_cuda:
             return original(input, normalized_shape, weight, eps)  # type: ignore[no-any-return]
+        if not is_fused(input, weight):
+            return rms_norm_of_parts(input, normalized_shape, weight, eps)  # type: ignore[no-any-return]
         # Called past C++, which would take it apart for `meta`.
         return gpu.dispatch(
             aten._fused_rms_norm.default, (input, list(normalized_shape), weight, eps), {}
@@ -210,15 +217,15 @@ def _pad_sequence(gpu: Device, original: Callable[..., Any]) -> Callable[..., An
     return pad_sequence
 
 
-def _softmax(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    def softmax(
-        input: torch.Tensor, dim: int, *args: Any, dtype: Any = None, **kwargs: Any
-    ) -> torch.Tensor:
-        if isinstance(input, VirtualTensor) and not args and not kwargs:
-            return input.softmax(dim, dtype=dtype)
-        return original(input, dim, *args, dtype=dtype, **kwargs)  # type: ignore[no-any-return]
+def _as_method(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is a virtual tensor's own method."""
 
-    return softmax
+    def call(input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(input, VirtualTensor) and "out" not in kwargs:
+            return getattr(input, original.__name__)(*args, **kwargs)
+        return original(input, *args, **kwargs)
+
+    return call
 
 
 def _attention(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
