@@ -16,6 +16,7 @@ from profiler.gpus import calibration
 from profiler.virtual.convolutions import convolution_layout
 from profiler.virtual.copies import LinkCopy, link_copy, pins_its_result
 from profiler.virtual.dispatch import ARGUMENT, NEW, LearnedOperator, Out
+from profiler.virtual.operators import unfollowed
 from profiler.virtual.operators.attention import on_host
 from profiler.virtual.operators.composed import composed
 from profiler.virtual.operators.kernels import Kernel
@@ -24,12 +25,6 @@ from profiler.virtual.operators.pointwise_layout import laid_out
 from profiler.virtual.operators.quantisation_kernels import LibraryKernels
 from profiler.virtual.operators.results import as_on_cuda
 from profiler.virtual.operators.rules import rule_of
-from profiler.virtual.operators.unfollowed import (
-    refuse_layout,
-    tell_modes,
-    tell_source,
-    tell_unknown,
-)
 from profiler.virtual.operators.valued import ValuedOperators
 from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
 from profiler.virtual.values import MOST_ELEMENTS
@@ -148,8 +143,10 @@ class Operators:
         entry.valued = _may_have_value(func, device, tensors, outs)
         entry.copy = copy
         if device.type == "cuda" and entry.copy is None and _works(outs, entry.writes):
-            tell_modes(self.gpu, func, tensors[0].dtype if tensors else torch.get_default_dtype())
-            tell_unknown(self.gpu, func)
+            unfollowed.tell_modes(
+                self.gpu, func, tensors[0].dtype if tensors else torch.get_default_dtype()
+            )
+            unfollowed.tell_unknown(self.gpu, func)
             self._take_costs(entry, Kernel(self.gpu.spec, func, meta_args, meta_kwargs, result))
         elif entry.copy is not None:
             entry.workspace = Workspace(entry.copy.gpu_scratch_bytes)
@@ -165,7 +162,7 @@ class Operators:
         if kernel.is_measured:
             self.gpu.values.assume("calibration", calibration.source_of(self.gpu.spec))
         elif kernel.is_convolution and entry.workspace.most:
-            tell_source(self.gpu, entry.workspace)
+            unfollowed.tell_source(self.gpu, entry.workspace)
 
     def _on_meta(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the result of `func` on meta tensors; an unknown operator returns tensors like its first argument.
@@ -176,7 +173,7 @@ class Operators:
         Source: without a kernel for `meta`, an operator from C++ raises NotImplementedError, and one from Python
         (torch/_library/custom_ops.py) RuntimeError.
         """
-        refuse_layout(func)
+        unfollowed.refuse_layout(func)
         if func is aten.convolution.default:
             layout = convolution_layout(self.gpu.spec, args)
             return func(*args, **kwargs).contiguous(memory_format=layout)
