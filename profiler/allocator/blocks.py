@@ -1,6 +1,8 @@
 """Blocks of device memory, the sorted lists of free ones, and the addresses of segments.
 
-Source: `Block`, `BlockPool` and its comparators in PyTorch's c10/cuda/CUDACachingAllocator.cpp.
+Source: `Block`, `BlockPool` and its comparators in PyTorch's c10/cuda/CUDACachingAllocator.cpp. Torch 2.13.0 sorts free
+blocks by `BlockComparatorSizeCounterAddress`, whose counter numbers the segments as they come from the driver (pull
+request 183591); before, blocks of a size were sorted by address alone.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from profiler.allocator.statistics import StatisticsTally
 
-_ADDRESS_BITS = 48
+_OFFSET_BITS = 40
+_ORDER_BITS = _OFFSET_BITS + 32  # a segment's number before it
 _FIRST_ADDRESS = 1 << 33
 _LAST_ADDRESS = 1 << 44  # host addresses of virtual tensors begin here
 _PAGE_BYTES = 2 << 20
@@ -23,6 +26,7 @@ class Block:
 
     Attributes:
         address, size: its address and length.
+        order: among free blocks of its size: the number of its segment, then its place there.
         stream: the stream that it was reserved for; only that stream reuses it.
         pool: the pool that it belongs to.
         previous, next: its neighbours in the segment.
@@ -41,6 +45,7 @@ class Block:
         "free",
         "mapped",
         "next",
+        "order",
         "pool",
         "previous",
         "requested",
@@ -57,9 +62,11 @@ class Block:
         size: int,
         stream: int,
         pool: Pool,
+        order: int,
         segment: ExpandableSegment | None = None,
     ) -> None:
         self.address = address
+        self.order = order
         self.size = size
         self.stream = stream
         self.pool = pool
@@ -85,7 +92,14 @@ class Block:
 
     def cut(self, size: int) -> Block:
         """Split off everything behind the first `size` bytes and return it."""
-        rest = Block(self.address + size, self.size - size, self.stream, self.pool, self.segment)
+        rest = Block(
+            self.address + size,
+            self.size - size,
+            self.stream,
+            self.pool,
+            self.order + size,
+            self.segment,
+        )
         rest.mapped = self.mapped
         rest.previous, rest.next = self, self.next
         if self.next is not None:
@@ -113,15 +127,17 @@ class ExpandableSegment:
 
     __slots__ = ("address", "head", "page_bytes")
 
-    def __init__(self, address: int, nbytes: int, page_bytes: int, stream: int, pool: Pool) -> None:
+    def __init__(
+        self, address: int, nbytes: int, page_bytes: int, stream: int, pool: Pool, number: int
+    ) -> None:
         self.address = address
         self.page_bytes = page_bytes
-        self.head = Block(address, nbytes, stream, pool, self)
+        self.head = Block(address, nbytes, stream, pool, first_order(number), self)
         self.head.mapped = False
 
 
 class Pool:
-    """The free blocks for small or for large requests, by stream and sorted by (size, address).
+    """The free blocks for small or for large requests, by stream and sorted by (size, order).
 
     Attributes:
         small: whether it serves requests up to 1 MiB.
@@ -152,15 +168,15 @@ class Pool:
     def fitting(self, size: int, stream: int) -> Iterator[Block]:
         """Yield the free blocks of `stream` that hold `size`, the best fit first."""
         keys, blocks = self._lists.get(stream, ((), ()))
-        for index in range(bisect_left(keys, size << _ADDRESS_BITS), len(keys)):
+        for index in range(bisect_left(keys, size << _ORDER_BITS), len(keys)):
             yield blocks[index]
 
     def take(self, size: int, stream: int) -> Block | None:
-        """Remove and return the best fit: the smallest block of `stream` that holds `size`, the lowest among equals."""
+        """Remove and return the best fit: the smallest block of `stream` that holds `size`, the first among equals."""
         if stream not in self._lists:
             return None
         keys, blocks = self._lists[stream]
-        index = bisect_left(keys, size << _ADDRESS_BITS)
+        index = bisect_left(keys, size << _ORDER_BITS)
         if index == len(keys):
             return None
         del keys[index]
@@ -174,7 +190,7 @@ class Pool:
             keys, blocks = self._lists[block.stream]
         except KeyError:
             keys, blocks = self._lists[block.stream] = ([], [])
-        key = block.size << _ADDRESS_BITS | block.address
+        key = key_of(block)
         index = bisect_left(keys, key)
         keys.insert(index, key)
         blocks.insert(index, block)
@@ -184,7 +200,7 @@ class Pool:
     def remove(self, block: Block) -> None:
         """Remove `block` from the free blocks."""
         keys, blocks = self._lists[block.stream]
-        index = bisect_left(keys, block.size << _ADDRESS_BITS | block.address)
+        index = bisect_left(keys, key_of(block))
         del keys[index], blocks[index]
         block.free = False
 
@@ -262,20 +278,25 @@ class Pool:
             block.free = False
 
 
+def first_order(number: int) -> int:
+    """Return the order of the first block of a segment, the `number`th that came from the driver."""
+    return number << _OFFSET_BITS
+
+
 def least_key(size: int) -> int:
     """Return the smallest key of free blocks that hold `size`."""
-    return size << _ADDRESS_BITS
+    return size << _ORDER_BITS
 
 
 def key_of(block: Block) -> int:
     """Return the sort key of a free block."""
-    return block.size << _ADDRESS_BITS | block.address
+    return block.size << _ORDER_BITS | block.order
 
 
 class AddressSpace:
     """Hands out ranges of virtual addresses, each from the lowest gap that holds it, in pages of 2 MiB.
 
-    Only their order matters: among equally good blocks, the one at the lowest address is taken.
+    Nothing that is predicted depends on which they are.
     """
 
     def __init__(self) -> None:

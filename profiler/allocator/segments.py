@@ -7,8 +7,9 @@ function names its counterpart there.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 
-from profiler.allocator.blocks import AddressSpace, Block, ExpandableSegment, Pool
+from profiler.allocator.blocks import AddressSpace, Block, ExpandableSegment, Pool, first_order
 from profiler.allocator.settings import (
     BLOCK_BYTES,
     LARGE_STEP_BYTES,
@@ -59,6 +60,7 @@ class Segments:
         self._settings = settings
         self._tally = tally
         self._addresses = AddressSpace()
+        self._numbers = count(1)
         self._heads: dict[int, Block] = {}
         self._expandable: list[ExpandableSegment] = []
 
@@ -89,7 +91,8 @@ class Segments:
             return self._expand(pool, size, stream) if size <= self.limit_bytes else None
         if not self._driver_has(nbytes):
             return None
-        block = Block(self._addresses.reserve(nbytes), nbytes, stream, pool)
+        order = first_order(next(self._numbers))
+        block = Block(self._addresses.reserve(nbytes), nbytes, stream, pool, order)
         self._heads[block.address] = block
         self._count(pool, nbytes)
         self._count_segments(pool, 1)
@@ -200,7 +203,8 @@ class Segments:
         page = SMALL_SEGMENT_BYTES if pool.small else self._settings.large_segment_bytes
         pages = -(-self.limit_bytes * 9 // 8 // page)
         address = self._addresses.reserve(pages * page)
-        segment = ExpandableSegment(address, pages * page, page, stream, pool)
+        number = next(self._numbers)
+        segment = ExpandableSegment(address, pages * page, page, stream, pool, number)
         self._expandable.append(segment)
         pool.add_unmapped(segment.head)
         return segment.head
@@ -271,9 +275,9 @@ class Segments:
         else:
             self.frees += 1
 
-    def _count_segments(self, pool: Pool, count: int) -> None:
+    def _count_segments(self, pool: Pool, change: int) -> None:
         for tally in pool.tallies:
-            tally.segment.change(count)
+            tally.segment.change(change)
 
 
 def _free_bytes(block: Block | None) -> int:

@@ -52,7 +52,7 @@ def test_requests_from_10_mib_get_a_segment_in_steps_of_2_mib():
     assert allocator.all.requested_bytes.current == 33 * MIB + 512
 
 
-def test_the_smallest_block_that_fits_is_taken_and_the_lowest_among_equals():
+def test_the_smallest_block_that_fits_is_taken_and_the_first_among_equals():
     allocator = Allocator(256 * MIB)
     held = [allocator.allocate(size * MIB) for size in (30, 12, 20, 12)]
     for block in held:
@@ -62,6 +62,20 @@ def test_the_smallest_block_that_fits_is_taken_and_the_lowest_among_equals():
     assert layout(allocator) == [[-30 * MIB], [12 * MIB], [-20 * MIB], [-12 * MIB]]
     allocator.allocate(14 * MIB)
     assert layout(allocator) == [[-30 * MIB], [12 * MIB], [14 * MIB, -6 * MIB], [-12 * MIB]]
+
+
+def test_among_equals_the_segment_that_came_first_is_taken_wherever_it_lies():
+    """As torch 2.13.0's CUDA build does where the driver reuses low addresses: the older one, at the higher address."""
+    allocator = Allocator(256 * MIB)
+    low, older = allocator.allocate(40 * MIB), allocator.allocate(12 * MIB)
+    allocator.free(low)
+    allocator.empty_cache()
+    newer = allocator.allocate(12 * MIB)
+    assert newer.address < older.address
+    old_address = older.address
+    allocator.free(newer)
+    allocator.free(older)
+    assert allocator.allocate(12 * MIB).address == old_address
 
 
 def test_a_freed_block_merges_with_both_neighbours():
