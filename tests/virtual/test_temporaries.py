@@ -213,6 +213,15 @@ def test_what_is_read_goes_through_a_few_pinned_bytes():
         assert gpu.host.pinned_bytes - before == 5
 
 
+def test_a_tensor_made_of_numbers_on_the_gpu_reads_each_of_them():
+    """Two of 8 bytes, as torch's CUDA build does."""
+    with VirtualGPU("h100"):
+        one, other = torch.arange(2, device="cuda")
+        before = torch.cuda.host_memory_stats()["active_bytes.allocated"]
+        assert torch.tensor([one, other]).tolist() == [0, 1]
+        assert torch.cuda.host_memory_stats()["active_bytes.allocated"] - before == 16
+
+
 def test_what_does_not_fit_leaves_nothing_behind():
     with VirtualGPU("h100", capacity="2GiB") as gpu:
         given = torch.empty(1 << 28, dtype=HALF, device="cuda").view(2, -1).t()

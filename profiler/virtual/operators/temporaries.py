@@ -12,6 +12,7 @@ import math
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from profiler.gpus.hardware import GpuSpec
 from profiler.virtual.operators import attention_steps, convolutions, indexing, products, sorting
@@ -47,24 +48,24 @@ _SCANS = {  # cuda/ScanKernels.cpp
     aten.logcumsumexp.default,
     aten._logcumsumexp.default,
 }
-_COPIED_AFTER_UNLESS_CHANNELS_LAST = {  # cuda/UpSampleNearest1d.cu, 2d
+_NEAREST = {
     overload
     for packet in (
         aten.upsample_nearest1d,
         aten.upsample_nearest2d,
+        aten.upsample_nearest3d,
         aten._upsample_nearest_exact1d,
         aten._upsample_nearest_exact2d,
+        aten._upsample_nearest_exact3d,
     )
     for overload in (packet.default, packet.vec)
 }
 _COPIED_BEFORE_UNLESS_CHANNELS_LAST = {  # cuda/AdaptiveAveragePooling.cu
     aten._adaptive_avg_pool2d.default,
 }
-_CONTIGUOUS_INSIDE = {  # UpSampleNearest3d.cu, UpSampleBilinear2d.cu (gen2d_aa), AdaptiveMaxPooling2d.cu in cuda
+_CONTIGUOUS_INSIDE = {  # UpSampleBilinear2d.cu (gen2d_aa), AdaptiveMaxPooling2d.cu in cuda
     overload
     for packet in (
-        aten.upsample_nearest3d,
-        aten._upsample_nearest_exact3d,
         aten._upsample_bilinear2d_aa,
         aten._upsample_bicubic2d_aa,
         aten.adaptive_max_pool2d,
@@ -106,11 +107,8 @@ def _copies(func: Any, given: torch.Tensor, result: Any) -> Steps:
     if func in _CONTIGUOUS_INSIDE:
         outputs = (result,) if isinstance(result, torch.Tensor) else result
         return tuple(one.nbytes for one in (*outputs, given) if not one.is_contiguous())
-    if not _is_channels_last(given):
-        if func in _COPIED_AFTER_UNLESS_CHANNELS_LAST:
-            return (given.nbytes,)
-        if func in _COPIED_BEFORE_UNLESS_CHANNELS_LAST:
-            return given.nbytes, OUTPUT
+    if func in _COPIED_BEFORE_UNLESS_CHANNELS_LAST and not _is_channels_last(given):
+        return given.nbytes, OUTPUT
     return ()
 
 
@@ -166,9 +164,45 @@ def _scalar_power(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
 
 
 def _where(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
-    """Return numbers as tensors on the GPU. C++ makes them on `meta`. Source: `where` in TensorCompare.cpp."""
-    made = [one.nbytes for one in args[1:] if one.dim() == 0 and one.fake_device.type == "meta"]
+    """Return choices in the dtype of the result, if they have another; numbers as tensors, which C++ makes on `meta`.
+
+    Source: `where` in TensorCompare.cpp.
+    """
+    made = [
+        one.numel() * result.element_size()
+        for one in args[1:]
+        if one.dtype != result.dtype or (one.dim() == 0 and one.fake_device.type == "meta")
+    ]
     return (*made, OUTPUT)
+
+
+def _nearest(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return a contiguous twin of the output and a contiguous copy of the input, where they are not.
+
+    In two dimensions pixels of four channels and more that lie together have a kernel of their own.
+
+    Source: cuda/UpSampleNearest1d.cu, 2d and 3d.
+    """
+    image = args[0]
+    if image.dim() == 4 and image.shape[1] >= 4 and _suggests_channels_last(image):
+        return () if _is_channels_last(image) else (image.nbytes,)
+    if image.shape == result.shape:
+        return ()
+    return tuple(one.nbytes for one in (result, image) if not one.is_contiguous())
+
+
+def _pooled(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return a copy of the input in the layout that its strides come closest to, if it has gaps or another order.
+
+    Source: cuda/AveragePool2d.cu, cuda/DilatedMaxPool2d.cu.
+    """
+    image = args[0]
+    fits = image.is_contiguous(memory_format=suggest_memory_format(image))
+    return () if fits else (image.nbytes,)
+
+
+def _suggests_channels_last(image: torch.Tensor) -> bool:
+    return suggest_memory_format(image) == torch.channels_last
 
 
 def _embedding(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
@@ -248,6 +282,9 @@ _RULES = {
     aten.where.self: _where,
     aten.isin.Tensor_Tensor: _is_in,
     aten.randperm.default: _random_order,
+    aten.avg_pool2d.default: _pooled,
+    aten.max_pool2d_with_indices.default: _pooled,
+    **dict.fromkeys(_NEAREST, _nearest),
     **attention_steps.RULES,
     **convolutions.RULES,
     **indexing.RULES,

@@ -12,10 +12,15 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from profiler.virtual.copies import LinkCopy
+from profiler.virtual.operators.indexing import fills_a_mask, is_mask
+from profiler.virtual.operators.scratch import counting_scratch, selecting_scratch
 from profiler.virtual.tensor import CPU, VirtualTensor, aten, canonical
 
 if TYPE_CHECKING:
     from profiler.virtual.device import Device
+
+_INDEXED = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
+_COUNT_BYTES = 4  # how many elements are not zero, an int
 
 
 class ValuedOperators:
@@ -26,6 +31,7 @@ class ValuedOperators:
         self._specials: dict[Any, Callable[..., Any]] = {
             aten._local_scalar_dense.default: self._item,
             aten.equal.default: self._equal,
+            aten.allclose.default: self._allclose,
             aten.lift_fresh.default: self._lift,
             aten.lift.default: self._lift,
             aten.nonzero.default: self._nonzero,
@@ -44,8 +50,8 @@ class ValuedOperators:
 
     def find(self, func: Any, args: Any) -> Callable[..., Any] | None:
         """Return the function that serves an operator, or None if it does not depend on values."""
-        if func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
-            return self._index_mask
+        if func in _INDEXED and any(map(is_mask, args[1])):
+            return None if self._fills(func, args) else self._index_mask
         return self._specials.get(func)
 
     def _item(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -66,11 +72,35 @@ class ValuedOperators:
             self.gpu.host.pinned.free(block)
 
     def _equal(self, func: Any, args: Any, kwargs: Any) -> bool:
-        one, other = (self.gpu.values.known(tensor) for tensor in args)
-        if one is not None and other is not None:
+        """Compare two tensors; on the GPU by a mask, all of which must be true.
+
+        Source: `cuda_equal` in cuda/Equal.cpp.
+        """
+        one, other = args
+        if one.is_cuda and one.shape == other.shape:
+            with self.gpu.mode():
+                mask = torch.eq(one, other)
+                self._found(mask.all())
+        return self._compared(torch.equal, "equal", args, {})
+
+    def _allclose(self, func: Any, args: Any, kwargs: Any) -> bool:
+        """Compare two tensors as `torch.isclose` does. Source: `allclose` in TensorCompare.cpp."""
+        with self.gpu.mode():
+            mask = torch.isclose(*args, **kwargs)
+            self._found(mask.all())
+        return self._compared(torch.allclose, "allclose", args, kwargs)
+
+    def _found(self, answer: Any) -> None:
+        """Read an answer from the GPU."""
+        if answer.is_cuda:
+            self._read(answer.element_size())
+
+    def _compared(self, compare: Callable[..., bool], name: str, args: Any, kwargs: Any) -> bool:
+        reals = [self.gpu.values.known(tensor) for tensor in args[:2]]
+        if all(real is not None for real in reals):
             with self.gpu.suspended():
-                return torch.equal(one, other)
-        self.gpu.values.assume("equal", "taken to be equal")
+                return compare(*reals, *args[2:], **kwargs)
+        self.gpu.values.assume(name, "taken to be equal")
         return True
 
     def _lift(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
@@ -86,13 +116,25 @@ class ValuedOperators:
         return self.gpu.place(real, canonical(kwargs.get("device") or CPU))
 
     def _nonzero(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
+        """Find the elements that are not zero: on the GPU they are counted first, then selected, by CUB.
+
+        Source: `nonzero_cuda_out_impl` in cuda/Nonzero.cu.
+        """
         mask = args[0]
         if not mask.is_cuda:
             return self._positions(mask)
         with self.gpu.temporaries() as held:
-            held.take(4)  # how many there are, an int
-            self._read(4)
-            return self._positions(mask)
+            if not mask.is_contiguous():
+                held.take(mask.nbytes)
+            held.take(_COUNT_BYTES)
+            for nbytes in counting_scratch(mask.numel()):
+                held.take(nbytes)
+                held.take(-nbytes)
+            self._read(_COUNT_BYTES)
+            found = self._positions(mask)
+            for nbytes in selecting_scratch(self.gpu.spec, mask.numel()):
+                held.take(nbytes)
+        return found
 
     def _positions(self, mask: VirtualTensor) -> VirtualTensor:
         """Return where a mask is true `[count, dimensions]`."""
@@ -107,17 +149,21 @@ class ValuedOperators:
         source, mask = torch.broadcast_tensors(*args)
         return self._index_mask(aten.index.Tensor, (source, [mask]), {})
 
+    @staticmethod
+    def _fills(func: Any, args: Any) -> bool:
+        return func is not aten.index.Tensor and fills_a_mask(*args[1:3])
+
     def _index_mask(self, func: Any, args: Any, kwargs: Any) -> VirtualTensor:
         """Index by positions, as CUDA does: a mask becomes the index tensors of its nonzero elements."""
-        source, indices = args
+        source, indices, *values = args
         positions: list[Any] = []
         for index in indices:
-            if _is_mask(index):
+            if is_mask(index):
                 found = self._nonzero(aten.nonzero.default, (index,), {})
                 positions += [found.select(1, dim) for dim in range(index.dim())]
             else:
                 positions.append(index)
-        return self.gpu.dispatch(func, (source, positions), {})  # type: ignore[no-any-return]
+        return self.gpu.dispatch(func, (source, positions, *values), kwargs)  # type: ignore[no-any-return]
 
     def _computed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Serve an operator whose output size depends on values: computed, or as large as its input."""
@@ -159,7 +205,3 @@ class ValuedOperators:
         with self.gpu.suspended():
             # `torch.tensor` is served by the GPU itself, and would return a virtual one.
             return self.gpu.place(torch.LongTensor(counts), args[0].device)
-
-
-def _is_mask(index: Any) -> bool:
-    return isinstance(index, torch.Tensor) and index.dtype in (torch.bool, torch.uint8)

@@ -92,7 +92,7 @@ def _constructor(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any
             isinstance(leaf, torch.Tensor) for leaf in tree_leaves(data)
         ):
             data = tree_map(
-                lambda leaf: leaf.tolist() if isinstance(leaf, torch.Tensor) else leaf, data
+                lambda leaf: _numbers(leaf) if isinstance(leaf, torch.Tensor) else leaf, data
             )
         with gpu.suspended():
             real = original(data, *args, **kwargs)
@@ -100,6 +100,16 @@ def _constructor(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any
         return made if device is None else made.to(device)
 
     return construct
+
+
+def _numbers(tensor: torch.Tensor) -> Any:
+    """Return a tensor's elements, each read from the GPU by itself.
+
+    Source: `recursive_store` in PyTorch's torch/csrc/utils/tensor_new.cpp.
+    """
+    if not tensor.is_cuda:
+        return tensor.tolist()
+    return [_numbers(row) for row in tensor.unbind()] if tensor.dim() else tensor.item()
 
 
 def _from_numpy(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
