@@ -2,9 +2,10 @@
 
 Usage: python tests/oracle/oracle_history.py "rtx-4090 sd15 model" [--count 15]
 
-Both histories are read as sequences of actions and sizes. Each way to part is told once, with how often it comes and
-what stands around it: `+` a block, `-` one freed, `S` and `F` a segment taken and given back, `M` and `U` memory mapped
-and unmapped, `!` out of memory.
+Both histories are read as sequences of actions and sizes; blocks freed one after the other are sorted, since their
+order makes no difference. Each way to part is told once, with how often it comes and what stands around it: `+` a
+block, `-` one freed, `S` and `F` a segment taken and given back, `M` and `U` memory mapped and unmapped, `!` out of
+memory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,10 @@ SIGNS = {
 }
 WINDOW = 160  # entries that are aligned at a time: difflib's cost grows with their square
 TOGETHER = 6  # equal entries in a row that end a parting
+
+
+Entry = tuple[str, list[str]]
+"""What happened, and the lines that asked."""
 
 
 class Parting(NamedTuple):
@@ -68,7 +74,18 @@ def _together_again(one: Sequence[str], other: Sequence[str]) -> tuple[int, int]
     return len(one), len(other)
 
 
-def record(case: str, folder: Path) -> dict[str, list[tuple[str, list[str]]]]:
+def settled(entries: Sequence[Entry]) -> list[Entry]:
+    """Return a history in which blocks that are freed one after the other are sorted.
+
+    Example:
+        >>> [entry for entry, _ in settled([("+8", []), ("-8", []), ("-16", [])])]
+        ['+8', '-16', '-8']
+    """
+    runs = groupby(entries, key=lambda entry: entry[0].startswith("-"))
+    return [entry for freed, run in runs for entry in (sorted(run) if freed else run)]
+
+
+def record(case: str, folder: Path) -> dict[str, list[Entry]]:
     """Return the histories of both sides: what happened, and the lines that asked."""
     from oracle import INTERPRETERS, environment
     from oracle_environment import set_up
@@ -82,11 +99,13 @@ def record(case: str, folder: Path) -> dict[str, list[tuple[str, list[str]]]]:
         command = [interpreter, str(script), side, str(own), case, "--history"]
         subprocess.run(command, check=True, env=environment(), stderr=subprocess.DEVNULL)
         entries = json.loads(next(own.glob("*.history")).read_text())
-        found[side] = [
-            (f"{SIGNS[action]}{size:,}", lines)
-            for action, size, lines in entries
-            if action in SIGNS
-        ]
+        found[side] = settled(
+            [
+                (f"{SIGNS[action]}{size:,}", lines)
+                for action, size, lines in entries
+                if action in SIGNS
+            ]
+        )
     return found
 
 
