@@ -125,9 +125,14 @@ def stand_in(case: Case) -> Iterator[None]:
 @contextmanager
 def virtual_gpu(case: Case) -> Iterator[None]:
     """Let this process see the virtual GPU of the case."""
+    from profiler.allocator.clock import Clock, Mark
     from profiler.virtual import VirtualGPU, workspaces
 
     workspaces.convolution = lambda spec, args, output: workspaces.NOTHING
+    if mode_of(
+        case.mode
+    ).record_stream:  # how long its blocks are kept is a matter of time, which the stand-in has not
+        Clock.mark = lambda clock, stream: Mark(clock.host, clock._ideal_host)
     if case.expandable:
         os.environ[PYTORCH_SETTINGS] = "expandable_segments:True"
     with VirtualGPU(case.gpu, capacity=case.capacity or None):
