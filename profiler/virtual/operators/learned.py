@@ -19,6 +19,7 @@ from profiler.virtual.dispatch import ARGUMENT, NEW, LearnedOperator, Out
 from profiler.virtual.operators import unfollowed
 from profiler.virtual.operators.attention import on_host
 from profiler.virtual.operators.composed import composed
+from profiler.virtual.operators.devices import device_of
 from profiler.virtual.operators.kernels import Kernel
 from profiler.virtual.operators.mixed_dtypes import refuse_mixed_dtypes
 from profiler.virtual.operators.pointwise_layout import laid_out
@@ -26,7 +27,7 @@ from profiler.virtual.operators.quantisation_kernels import LibraryKernels
 from profiler.virtual.operators.results import as_on_cuda
 from profiler.virtual.operators.rules import rule_of
 from profiler.virtual.operators.valued import ValuedOperators
-from profiler.virtual.tensor import CPU, META, VirtualTensor, aten, canonical
+from profiler.virtual.tensor import CPU, META, VirtualTensor, aten
 from profiler.virtual.values import MOST_ELEMENTS
 from profiler.virtual.workspaces import Workspace
 
@@ -36,28 +37,7 @@ if TYPE_CHECKING:
 # These may mix devices: CUDA kernels take CPU tensors here (indices, or the other side of a copy).
 # The first tensor determines the result's device, whatever the others': C++ makes the indices of `x[:, [0, 1]]` on
 # `meta`.
-_MIXES_DEVICES = {
-    aten.copy_.default,
-    aten.index.Tensor,
-    aten.index_put_.default,
-    aten.index_put.default,
-    aten._index_put_impl_.default,
-    aten._unsafe_index.Tensor,
-    aten.set_.source_Tensor,
-}
-
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
-
-# If these are called for `meta`, the caller is C++, which means "the device of x" (`type_as`, circular padding), or
-# code inside `vmap`. `x.to("meta")` never reaches an operator.
-_BESIDE = {
-    aten._to_copy.default,
-    aten.new_empty.default,
-    aten.new_empty_strided.default,
-    aten.new_full.default,
-    aten.new_ones.default,
-    aten.new_zeros.default,
-}
 
 # Composite on other devices, one kernel on CUDA.
 _FUSED = {aten._fused_rms_norm.default}
@@ -116,7 +96,7 @@ class Operators:
         Raises:
             RuntimeError: if its tensors are on different devices, with torch's wording.
         """
-        device = self._device(func, kwargs, tensors)
+        device = device_of(func, kwargs, tensors)
         if device.type == "cuda":
             refuse_mixed_dtypes(func, args)
         metas = {id(tensor): _meta_of(tensor) for tensor in tensors}
@@ -213,21 +193,6 @@ class Operators:
         nbytes = storage.nbytes() if source == NEW and counted else 0
         return Out(source, shape, stride, leaf.dtype, offset, nbytes, tag, device, index)
 
-    def _device(
-        self, func: Any, kwargs: dict[str, Any], tensors: list[VirtualTensor]
-    ) -> torch.device:
-        explicit = kwargs.get("device")
-        if explicit is not None and not (func in _BESIDE and canonical(explicit) == META):
-            return canonical(explicit)
-        if func in _MIXES_DEVICES:
-            return tensors[0].device
-        devices = _devices_of(func, tensors)
-        for kind in ("cuda", "meta", "cpu"):
-            for device in devices:
-                if device.type == kind:
-                    return device
-        return CPU
-
     @staticmethod
     def _copy(
         func: Any,
@@ -271,31 +236,6 @@ class Operators:
         with self.gpu.mode():
             # Follows C++, not Python's decomposition (`func.decompose`), which exists for some of them.
             return func._op_dk(_COMPOSITE, *args, **kwargs)
-
-
-def _devices_of(func: Any, tensors: list[VirtualTensor]) -> set[torch.device]:
-    """Return the devices that may determine the device of the result.
-
-    Raises:
-        RuntimeError: if tensors that are not scalars are on different devices, with torch's wording.
-    """
-    devices = {tensor.device for tensor in tensors}
-    if len(devices) == 1:
-        return devices
-    spread = {tensor.device for tensor in tensors if tensor.dim() and not _is_number(tensor)}
-    if len(spread) > 1 and func not in _MIXES_DEVICES:
-        found = sorted(str(device) for device in spread)
-        raise RuntimeError(
-            "Expected all tensors to be on the same device, but found at least two devices, "
-            f"{found[1]} and {found[0]}! (when checking argument for {func})"
-        )
-    # C++ makes the scalars of `torch.where(mask, 0.0, 1.0)` on `meta`.
-    return devices if META in spread else devices - {META}
-
-
-def _is_number(tensor: VirtualTensor) -> bool:
-    """Tell whether a tensor is a number that C++ made on `meta` (`quantile`), the device that it sees for others."""
-    return tensor.device == META and tensor.numel() == 1
 
 
 def _is_composite(func: Any) -> bool:
