@@ -209,6 +209,7 @@ def cases() -> Iterator[OperatorCase]:
         {name: CASTS[name] for name in ("to single", "copied", "contiguous")}, STRANGE
     )
     yield from in_dtypes(MADE, INPUTS, (HALF, SINGLE))
+    yield from in_dtypes(LOSSES, {"": tokens}, (HALF, SINGLE))
     yield from _autocast()
 
 
@@ -224,6 +225,25 @@ AUTOCAST: dict[str, Any] = {
     "concatenated": lambda x: torch.cat([x, x.float()], 1),
     "RMS norm": lambda x: functional.rms_norm(x, (512,)),
     "cumsum": lambda x: x.cumsum(1),
+}
+
+
+# Where C++ asks whether a tensor is of a subclass, as a virtual one is: `areAnyTensorSubclassLike`.
+LOSSES: dict[str, Any] = {
+    "binary cross entropy": lambda x: functional.binary_cross_entropy_with_logits(x, x),
+    "weighted binary cross entropy": lambda x: functional.binary_cross_entropy_with_logits(
+        x, x, pos_weight=x[0, 0]
+    ),
+    "hinge loss": lambda x: functional.hinge_embedding_loss(x, x),
+    "ranking loss": lambda x: functional.margin_ranking_loss(x, x, x),
+    "cosine loss": lambda x: functional.cosine_embedding_loss(x[0], x[0], x[0, :, 0]),
+    "triplet loss": lambda x: functional.triplet_margin_loss(x, x, x),
+    "smoothed cross entropy": lambda x: functional.cross_entropy(
+        x[0], torch.zeros(1024, dtype=torch.int64, device=x.device), label_smoothing=0.1
+    ),
+    "absolute loss": lambda x: functional.l1_loss(x, x),
+    "smooth loss": lambda x: functional.smooth_l1_loss(x, x),
+    "divergence": lambda x: functional.kl_div(x, x),
 }
 
 

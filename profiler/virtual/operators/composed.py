@@ -17,6 +17,8 @@ import torch
 from profiler.virtual.operators.attention_math import safe_softmax
 from profiler.virtual.tensor import aten
 
+_NOT_REDUCED, _MEAN = 0, 1  # `at::Reduction`
+
 
 def _isinf(given: Any) -> Any:
     """Compare magnitudes. Source: `isinf` in TensorCompare.cpp."""
@@ -57,15 +59,43 @@ def _count_nonzero(given: Any, dims: Any = None) -> Any:
     return aten.sum.dim_IntList(given != 0, list(dims or []), False)
 
 
-def _mse_loss(given: Any, target: Any, reduction: int = 1) -> Any:
-    """Reduce squares into a result that was made as large as they are. Source: `mse_loss_out` in Loss.cpp."""
-    result = aten.mse_loss.default(given, target, _NOT_REDUCED).as_strided((), ())
-    losses = aten.mse_loss.default(given, target, _NOT_REDUCED)
-    reduce = aten.mean.out if reduction == 1 else aten.sum.IntList_out
+def _mse_loss(given: Any, target: Any, reduction: int = _MEAN) -> Any:
+    return _reduced_into_as_large(
+        lambda: aten.mse_loss.default(given, target, _NOT_REDUCED), reduction
+    )
+
+
+def _smooth_l1_loss(given: Any, target: Any, reduction: int = _MEAN, beta: float = 1.0) -> Any:
+    return _reduced_into_as_large(
+        lambda: aten.smooth_l1_loss.default(given, target, _NOT_REDUCED, beta), reduction
+    )
+
+
+def _reduced_into_as_large(losses_of: Callable[[], Any], reduction: int) -> Any:
+    """Reduce losses into a result that was made as large as they are. Source: `mse_loss_out` in Loss.cpp."""
+    result = losses_of().as_strided((), ())
+    losses = losses_of()
+    reduce = aten.mean.out if reduction == _MEAN else aten.sum.IntList_out
     return reduce(losses, [], False, out=result)
 
 
-_NOT_REDUCED = 0
+def _binary_cross_entropy(
+    given: Any, target: Any, weight: Any = None, pos_weight: Any = None, reduction: int = _MEAN
+) -> Any:
+    """Take the logarithm first, then the rest in place. Source: `binary_cross_entropy_with_logits` in Loss.cpp."""
+    logarithm = aten.log_sigmoid_forward.default(given)[0]
+    if pos_weight is not None:
+        factor = (pos_weight - 1).mul(target).add_(1)
+        logarithm.mul_(factor)
+        del factor
+    losses = (1 - target).mul_(given).sub_(logarithm)
+    if weight is not None:
+        losses.mul_(weight)
+    if reduction == _NOT_REDUCED:
+        return losses
+    result = aten.mean.default(losses) if reduction == _MEAN else aten.sum.default(losses)
+    del losses, logarithm
+    return result
 
 
 def _median(given: Any) -> Any:
@@ -104,6 +134,8 @@ _COMPOSED: dict[Any, Callable[..., Any]] = {
     aten.count_nonzero.default: _count_nonzero,
     aten.count_nonzero.dim_IntList: _count_nonzero,
     aten.mse_loss.default: _mse_loss,
+    aten.smooth_l1_loss.default: _smooth_l1_loss,
+    aten.binary_cross_entropy_with_logits.default: _binary_cross_entropy,
     aten.median.default: _median,
     aten._euclidean_dist.default: _euclidean_distances,
     aten.roll.default: _roll,
@@ -115,8 +147,8 @@ def composed(func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
     found = _COMPOSED.get(func)
     if found is None or not args[0].is_cuda:
         return None
-    if func is aten.roll.default and (len(args) < 3 or len(args[2]) < 2):
+    if found in (_mse_loss, _smooth_l1_loss) and args[2:3] == (_NOT_REDUCED,):
         return None
-    if func is aten.mse_loss.default and args[2:] == (_NOT_REDUCED,):
+    if func is aten.roll.default and (len(args) < 3 or len(args[2]) < 2):
         return None
     return found
