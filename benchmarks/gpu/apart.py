@@ -1,22 +1,20 @@
-"""A function in a process of its own, forked from one that has imported torch and never touched the GPU.
+"""A function in a process of its own, which begins as a new interpreter.
 
-Each process begins without a CUDA context, at no cost of imports; one that crashes or hangs takes nothing with it.
+Each process begins without a CUDA context; one that crashes or hangs takes nothing with it. None is forked: diffusers
+asks for the number of GPUs while it is imported, and after that question torch refuses CUDA in every fork ("Cannot
+re-initialize CUDA in forked subprocess"). So each imports torch anew, which takes seconds.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import traceback
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from above import FOLDERS
 
 from profiler.errors import ProfilerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
 
 
@@ -31,14 +29,12 @@ class Apart:
     """A running call of `function(*arguments)` in another process."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["at_hand"])
+        context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe(duplex=False)
         self._process = context.Process(
             target=_answer, args=(theirs, function, arguments), daemon=True
         )
-        with _found_by_name():
-            self._process.start()
+        self._process.start()
         theirs.close()
 
     def result(self, *, seconds: float) -> Any:
@@ -67,20 +63,6 @@ class Apart:
         """End the process, whether it is done or not."""
         self._process.kill()
         self._process.join()
-
-
-@contextmanager
-def _found_by_name() -> Iterator[None]:
-    """Let the fork server, which imports by name, find the modules beside this one and one folder up."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join((*FOLDERS, *([] if before is None else [before])))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
 
 
 def _answer(

@@ -69,6 +69,14 @@ def test_the_cases_cover_every_mode_and_lead_with_the_first_models(capsys):
     assert {name.split(":")[0] for name in listed[:18]} == {"flux1-dev", "sdxl-base"}
 
 
+def test_a_process_is_no_fork_of_one_that_imported_diffusers():
+    """It asks torch for GPUs when it is imported, and from then on CUDA is refused in every fork."""
+    import diffusers  # noqa: F401
+
+    imported = "'diffusers' in __import__('sys').modules"
+    assert not Apart(eval, imported).result(seconds=60)
+
+
 def test_a_process_that_fails_hangs_or_dies_says_so():
     with pytest.raises(FailedError, match=r"ValueError at .*invalid literal"):
         Apart(int, "no number").result(seconds=60)
