@@ -1,6 +1,7 @@
 """Copies between host and device as made by Python's tensor methods, for GPUs whose model does not report them.
 
-Copies made inside C++ are not seen: `tensor.item()`, `torch.tensor(..., device=)`.
+A value that Python reads off the GPU is one: `tensor.item()`, `if tensor:`, `table[tensor]`. Copies that C++ makes for
+purposes of its own are not seen: `tensor.nonzero()`, `torch.tensor(..., device=)`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from profiler.tracing.reader import CopyObserver
 from profiler.virtual.copies import crossing_dtype
 
 _RETURNING = ("to", "cpu", "cuda")
+_READING = ("item", "tolist", "__bool__", "__int__", "__float__", "__complex__", "__index__")
+_INDEXING = ("__getitem__", "__setitem__")
 
 
 def watch_methods(patches: Patches, owners: tuple[type, ...], observer: CopyObserver) -> None:
@@ -30,6 +33,11 @@ def watch_methods(patches: Patches, owners: tuple[type, ...], observer: CopyObse
         for name in _RETURNING:
             if owner is torch.Tensor or name in vars(owner):
                 patches.replace(owner, name, watcher.returning(getattr(owner, name)))
+        for name in _READING:
+            if owner is torch.Tensor or name in vars(owner):
+                patches.replace(owner, name, watcher.reading(getattr(owner, name)))
+    for name in _INDEXING:
+        patches.replace(torch.Tensor, name, watcher.indexing(getattr(torch.Tensor, name)))
     patches.replace(torch.Tensor, "copy_", watcher.writing(torch.Tensor.copy_))
 
 
@@ -59,6 +67,34 @@ class _Watcher:
 
         return copy_
 
+    def reading(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(tensor: torch.Tensor, *args: Any) -> Any:
+            if self._inside or not tensor.is_cuda:
+                return original(tensor, *args)
+            result = self._outermost(original, tensor, *args)
+            self._observer("cuda", "cpu", tensor.numel() * tensor.element_size())
+            return result
+
+        return method
+
+    def indexing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a method that tells of each position that is read off the GPU, as C++ does for a single one.
+
+        Source: `applySlicing` in PyTorch's torch/csrc/autograd/python_variable_indexing.cpp.
+        """
+
+        def method(tensor: torch.Tensor, index: Any, *value: Any) -> Any:
+            parts = index if isinstance(index, tuple) else (index,)
+            read = [one for one in parts if _is_position_on_gpu(one)]
+            if self._inside or not read:
+                return original(tensor, index, *value)
+            result = self._outermost(original, tensor, index, *value)  # which may use `__index__`
+            for one in read:
+                self._observer("cuda", "cpu", one.element_size())
+            return result
+
+        return method
+
     def _outermost(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._inside = True
         try:
@@ -71,6 +107,15 @@ class _Watcher:
         if kinds in (("cpu", "cuda"), ("cuda", "cpu")):
             dtype = crossing_dtype(kinds, source, target, non_blocking=non_blocking)
             self._observer(*kinds, target.numel() * dtype.itemsize)
+
+
+def _is_position_on_gpu(index: Any) -> bool:
+    return (
+        isinstance(index, torch.Tensor)
+        and index.is_cuda
+        and not index.dim()
+        and not index.is_floating_point()
+    )
 
 
 def _non_blocking(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
