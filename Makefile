@@ -66,7 +66,7 @@ oracle: $(INSTALLED)
 	$(BIN)/python tests/oracle/oracle.py
 
 clean:
-	rm -rf $(VENV) .venv-cuda .venv-oracle vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-cuda .venv-oracle* vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # torch comes first and alone, so that whichever build your index offers first (the CPU build is
 # enough) stays, and nothing after it can ask for another.

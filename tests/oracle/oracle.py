@@ -1,10 +1,14 @@
 """Compares the virtual GPU with PyTorch's own CUDA build on a stand-in for the GPU, over the whole matrix of cases.
 
-Usage: python tests/oracle/oracle.py [--only PART] [--jobs 2] [--budget-seconds 3000] [--again], or `make oracle`.
+Usage: python tests/oracle/oracle.py [--only PART] [--torch 2.14.1] [--jobs 2] [--budget-seconds 3000] [--again], or
+`make oracle`.
 
 Needs no GPU: a machine with gcc, 5 GB of disk and, the first time, the network. A case's figures are kept below
 `.venv-oracle/results` and asked again only if what they follow from was changed, so a run that was cut off goes on,
 and a change of the virtual GPU runs that side alone. Exits with 4 where any figure differs.
+
+`--torch` compares with another version, in an environment of its own. The virtual GPU then runs in that environment,
+too, on the CUDA build: which build it runs on changes no figure (`benchmarks/cuda_build.py`).
 """
 
 from __future__ import annotations
@@ -18,17 +22,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from oracle_cases import GPUS, Case, cases
 from oracle_compare import Comparison, compare, report
-from oracle_environment import FOLDER, PYTHON, ROOT, set_up
+from oracle_environment import ROOT, python_of, set_up
 
 HERE = Path(__file__).resolve().parent
-RESULTS = FOLDER / "results"
 KEPT = ROOT / "benchmarks" / "results" / "oracle.json"
-INTERPRETERS = {"oracle": str(PYTHON), "predicted": sys.executable}
 # What a side's figures follow from, below the root of the repository.
 BUILT = (
     "constraints.txt",
@@ -52,28 +55,55 @@ def digest(side: str) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-def file_of(side: str, case: Case) -> Path:
-    """Return the file of a case's figures."""
-    return RESULTS / side / f"{case.name.replace(' ', '_')}.json"
+@dataclass(frozen=True)
+class Sides:
+    """Who runs both sides, and where their figures are kept."""
+
+    interpreters: dict[str, str]
+    results: Path
+    digests: dict[str, str]  # of what the figures follow from
+
+    def file_of(self, side: str, case: Case) -> Path:
+        """Return the file of a case's figures."""
+        return self.results / side / f"{case.name.replace(' ', '_')}.json"
+
+    def read(self, side: str, case: Case) -> dict[str, Any]:
+        """Return the figures of a case, empty if it did not run."""
+        file = self.file_of(side, case)
+        found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        return found
+
+    def batches(self, chosen: list[Case]) -> Iterator[tuple[str, list[Case]]]:
+        """Yield the side and the cases of each process that is to be run: of one GPU, whose facts torch keeps."""
+        for gpu in GPUS:
+            alike = [case for case in chosen if case.gpu == gpu]
+            for start in range(0, len(alike), BATCH):
+                for side, current in self.digests.items():
+                    batch = alike[start : start + BATCH]
+                    waiting = [
+                        one for one in batch if self.read(side, one).get("digest") != current
+                    ]
+                    if waiting:
+                        yield side, waiting
+
+    def begin(self, side: str, batch: list[Case]) -> subprocess.Popen[bytes]:
+        """Start the process that runs a batch."""
+        folder = self.results / side
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [self.interpreters[side], str(HERE / "oracle_side.py"), side, str(folder)]
+        command += [case.name for case in batch] + ["--digest", self.digests[side]]
+        return subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
 
 
-def read(side: str, case: Case) -> dict[str, Any]:
-    """Return the figures of a case, empty if it did not run."""
-    file = file_of(side, case)
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
-
-
-def batches(chosen: list[Case], digests: dict[str, str]) -> Iterator[tuple[str, list[Case]]]:
-    """Yield the side and the cases of each process that is to be run: of one GPU, whose facts torch keeps."""
-    for gpu in GPUS:
-        alike = [case for case in chosen if case.gpu == gpu]
-        for start in range(0, len(alike), BATCH):
-            for side, current in digests.items():
-                batch = alike[start : start + BATCH]
-                waiting = [case for case in batch if read(side, case).get("digest") != current]
-                if waiting:
-                    yield side, waiting
+def set_up_sides(torch: str = "") -> Sides:
+    """Return both sides for a version of torch, the tested one if none is given; make what is missing."""
+    folder = set_up(torch)
+    oracle = str(python_of(folder))
+    return Sides(
+        interpreters={"oracle": oracle, "predicted": oracle if torch else sys.executable},
+        results=folder / "results",
+        digests={side: digest(side) for side in FOLLOW_FROM},
+    )
 
 
 def environment() -> dict[str, str]:
@@ -87,25 +117,17 @@ def environment() -> dict[str, str]:
     }
 
 
-def begin(side: str, batch: list[Case], current: str) -> subprocess.Popen[bytes]:
-    """Start the process that runs a batch."""
-    (RESULTS / side).mkdir(parents=True, exist_ok=True)
-    command = [INTERPRETERS[side], str(HERE / "oracle_side.py"), side, str(RESULTS / side)]
-    command += [case.name for case in batch] + ["--digest", current]
-    return subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
-
-
-def run(chosen: list[Case], digests: dict[str, str], jobs: int, budget_seconds: float) -> bool:
+def run(sides: Sides, chosen: list[Case], jobs: int, budget_seconds: float) -> bool:
     """Run what is missing, `jobs` processes at a time; return whether all of it was started."""
     deadline = time.monotonic() + budget_seconds
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for side, batch in batches(chosen, digests):
+        for side, batch in sides.batches(chosen):
             while sum(one.poll() is None for one in running) >= jobs:
                 time.sleep(0.2)
             if time.monotonic() > deadline:
                 return False
-            running.append(begin(side, batch, digests[side]))
+            running.append(sides.begin(side, batch))
     finally:
         for one in running:
             one.wait()
@@ -129,22 +151,22 @@ def main() -> None:
     """Set up the environment, run what is missing and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--torch", default="", help="a version beside the tested one, as 2.14.1")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     parser.add_argument("--budget-seconds", type=float, default=3000)
     parser.add_argument("--again", action="store_true", help="run also what is there")
     options = parser.parse_args()
-    set_up()
+    sides = set_up_sides(options.torch)
     chosen = [case for case in cases() if options.only in case.name]
-    digests = {side: digest(side) for side in INTERPRETERS}
     if options.again:
         for case in chosen:
-            for side in INTERPRETERS:
-                file_of(side, case).unlink(missing_ok=True)
-    complete = run(chosen, digests, options.jobs, options.budget_seconds)
-    pairs = [(read("oracle", case), read("predicted", case)) for case in chosen]
+            for side in sides.digests:
+                sides.file_of(side, case).unlink(missing_ok=True)
+    complete = run(sides, chosen, options.jobs, options.budget_seconds)
+    pairs = [(sides.read("oracle", case), sides.read("predicted", case)) for case in chosen]
     found = compare(pair for pair in pairs if all(pair))
     print(report(found))
-    if not options.only:
+    if not options.only and not options.torch:
         keep(found)
     if not complete:
         raise SystemExit("the time is over: run it again, and it goes on")

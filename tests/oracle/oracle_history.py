@@ -87,12 +87,10 @@ def settled(entries: Sequence[Entry]) -> list[Entry]:
 
 def record(case: str, folder: Path) -> dict[str, list[Entry]]:
     """Return the histories of both sides: what happened, and the lines that asked."""
-    from oracle import INTERPRETERS, environment
-    from oracle_environment import set_up
+    from oracle import environment, set_up_sides
 
-    set_up()
     found = {}
-    for side, interpreter in INTERPRETERS.items():
+    for side, interpreter in set_up_sides().interpreters.items():
         script = Path(__file__).with_name("oracle_side.py")
         own = folder / side
         own.mkdir()
