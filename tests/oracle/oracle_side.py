@@ -141,11 +141,16 @@ def virtual_gpu(case: Case) -> Iterator[None]:
 
 def describe_gpu(case: Case) -> None:
     """Tell the stand-in, by the environment, the GPU that the virtual one models."""
+    os.environ |= facts_of_gpu(case.gpu, case.capacity)
+
+
+def facts_of_gpu(gpu: str, capacity: str = "") -> dict[str, str]:
+    """Return the environment variables that make the stand-in one of a GPU."""
     from profiler.gpus.hardware import choose_gpu_spec
 
-    spec = choose_gpu_spec(case.gpu, case.capacity or None)
+    spec = choose_gpu_spec(gpu, capacity or None)
     major, minor = spec.compute_capability
-    os.environ |= {
+    return {
         "STAND_IN_NAME": spec.name,
         "STAND_IN_TOTAL_BYTES": str(spec.capacity_bytes),
         "STAND_IN_CONTEXT_BYTES": str(spec.context_bytes),

@@ -6,7 +6,7 @@ from pathlib import Path
 import oracle_cases
 import pytest
 from oracle_compare import UNKNOWN, compare, report
-from oracle_environment import pinned_version
+from oracle_environment import FOLDER, folder_of, pinned_version
 from oracle_history import Parting, partings
 from stand_in_symbols import LIBRARIES, Library, parse_symbols, stubs, version_script, wanted_of
 
@@ -76,6 +76,11 @@ Requires-Dist: nvidia-cublas==13.1.1.3.*; extra == "cublas"
 """
     assert pinned_version(metadata, "cuda-toolkit") == "13.0.3"
     assert pinned_version(metadata, "nvidia-cublas") == "13.1.1.3.*"
+
+
+def test_each_version_of_torch_has_an_environment_of_its_own():
+    assert folder_of() == FOLDER
+    assert folder_of("2.14.1").name == ".venv-oracle-2.14.1"
 
 
 def test_the_matrix_covers_the_catalogue_and_400_calls():
