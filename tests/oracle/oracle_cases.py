@@ -67,12 +67,18 @@ class Case:
     mode: str  # as `Mode.name`, with +stream, +record, +tiling, +layerwise
     capacity: str = ""  # in place of the GPU's own: 8GiB
     expandable: bool = False  # expandable_segments
+    settings: str = ""  # others of PYTORCH_ALLOC_CONF
 
     @property
     def name(self) -> str:
         """The name of its results."""
-        extras = [self.capacity] * bool(self.capacity) + ["expandable"] * self.expandable
-        return " ".join([self.gpu, self.model, self.mode, *extras])
+        extras = (self.capacity, "expandable" * self.expandable, self.settings)
+        return " ".join([self.gpu, self.model, self.mode, *filter(None, extras)])
+
+    @property
+    def allocator(self) -> str:
+        """What PYTORCH_ALLOC_CONF is; "" where it is not set."""
+        return ",".join(filter(None, ("expandable_segments:True" * self.expandable, self.settings)))
 
 
 EVERY_PLACEMENT = (
@@ -126,6 +132,17 @@ CAPACITIES = (
     ("wan2.1-t2v-1.3b", "8GiB"),
     ("cogvideox-5b", "12GiB"),
 )
+# Settings of the allocator, with a placement and a capacity in which they matter.
+SETTINGS = (
+    ("max_split_size_mb:64", "model", ""),
+    ("max_split_size_mb:32,max_non_split_rounding_mb:128", "group-block+stream", ""),
+    ("roundup_power2_divisions:4", "model", ""),
+    ("roundup_power2_divisions:[1:8,64:2,512:0,>:4]", "resident", ""),
+    ("large_segment_size_mb:64", "group-leaf", ""),
+    ("garbage_collection_threshold:0.5,per_process_memory_fraction:0.9", "model", "24GiB"),
+    ("pinned_max_round_threshold_mb:16,pinned_max_cached_size_mb:64", "group-leaf+stream", ""),
+    ("pinned_reserve_segment_size_mb:256", "group-leaf+stream", ""),
+)
 
 
 def cases() -> list[Case]:
@@ -145,5 +162,10 @@ def cases() -> list[Case]:
         Case(gpu="rtx-4090", model=model, mode=mode, capacity=capacity)
         for model, capacity in CAPACITIES
         for mode in ("model", "group-leaf+stream")
+    ]
+    found += [
+        Case(gpu="rtx-4090", model=model, mode=mode, capacity=capacity, settings=settings)
+        for model in ("sd15", "sdxl-base", "flux1-dev")
+        for settings, mode, capacity in SETTINGS
     ]
     return sorted(dict.fromkeys(found), key=lambda case: GPUS.index(case.gpu))

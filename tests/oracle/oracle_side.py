@@ -109,15 +109,18 @@ def stand_in(case: Case) -> Iterator[None]:
     from oracle_environment import runtime_library
     from oracle_values import SmallValues
 
+    from profiler.allocator.settings import parse_settings
     from profiler.pipelines import building
 
     building.fill_at_random = lambda module: None
     runtime = ctypes.CDLL(str(runtime_library()))
     runtime.stand_in_restart()
-    torch.cuda._is_in_bad_fork = lambda: False  # the parent never used CUDA
-    if case.expandable:
-        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+    torch.cuda._is_in_bad_fork = lambda: False  # the parent allocated nothing
     torch.cuda.init()
+    if case.allocator:
+        torch.cuda.memory._set_allocator_settings(case.allocator)
+        # Torch reads this one setting when CUDA is initialised, which the parent did: diffusers, while it is imported.
+        torch.cuda.set_per_process_memory_fraction(parse_settings(case.allocator).memory_fraction)
     with SmallValues(runtime):
         yield
 
@@ -129,12 +132,11 @@ def virtual_gpu(case: Case) -> Iterator[None]:
     from profiler.virtual import VirtualGPU, workspaces
 
     workspaces.convolution = lambda spec, args, output: workspaces.NOTHING
-    if mode_of(
-        case.mode
-    ).record_stream:  # how long its blocks are kept is a matter of time, which the stand-in has not
+    if mode_of(case.mode).record_stream:
+        # How long its blocks are kept is a matter of time, which the stand-in has not.
         Clock.mark = lambda clock, stream: Mark(clock.host, clock._ideal_host)
-    if case.expandable:
-        os.environ[PYTORCH_SETTINGS] = "expandable_segments:True"
+    if case.allocator:
+        os.environ[PYTORCH_SETTINGS] = case.allocator
     with VirtualGPU(case.gpu, capacity=case.capacity or None):
         yield
 

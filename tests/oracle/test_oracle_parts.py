@@ -91,6 +91,15 @@ def test_the_matrix_covers_the_catalogue_and_400_calls():
     assert len({case.name for case in cases}) == len(cases)
 
 
+def test_a_case_names_the_settings_of_the_allocator():
+    case = oracle_cases.Case(
+        gpu="t4", model="sd15", mode="model", expandable=True, settings="max_split_size_mb:64"
+    )
+    assert case.name == "t4 sd15 model expandable max_split_size_mb:64"
+    assert case.allocator == "expandable_segments:True,max_split_size_mb:64"
+    assert oracle_cases.Case(gpu="t4", model="sd15", mode="model").allocator == ""
+
+
 def result(*calls, error=""):
     """Return what a side writes: allocated, reserved, segments and pinned of each call."""
     names = ("allocated", "reserved", "segments", "pinned")
