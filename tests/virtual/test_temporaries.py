@@ -27,6 +27,11 @@ def channels_last(dtype):
     return torch.empty(1, 64, 64, 512, dtype=dtype, device="cuda").permute(0, 3, 1, 2)
 
 
+def handed_on_by_attention(dtype):
+    """Channels last but for the stride of its one image, which torch looks at nevertheless."""
+    return channels_last(dtype).as_strided((1, 512, 64, 64), (512, 1, 512 * 64, 512))
+
+
 def tokens(dtype):
     return torch.empty(2, 640, 4096, dtype=dtype, device="cuda").transpose(1, 2)
 
@@ -130,6 +135,18 @@ CASES = {
         image,
         HALF,
         4 * 2_097_152 + 2_097_152,
+    ),
+    "nearest upsampling of channels last, half": (
+        plain(lambda x: functional.interpolate(x, scale_factor=2.0, mode="nearest")),
+        channels_last,
+        HALF,
+        4 * 4_194_304,
+    ),
+    "nearest upsampling of what a VAE's attention hands on, half": (
+        plain(lambda x: functional.interpolate(x, scale_factor=2.0, mode="nearest")),
+        handed_on_by_attention,
+        HALF,
+        4 * 4_194_304 + 4_194_304,
     ),
     "a power, half": (plain(lambda x: 2.0**x), image, HALF, 4_194_304 + 8),
     "unfold, half": (plain(lambda x: functional.unfold(x, 3)), image, HALF, 39_620_608),
