@@ -60,11 +60,12 @@ nightly-interrupts: $(INSTALLED)
 	$(BIN)/python -m pytest tests/tracing/test_interrupted.py tests/applying/test_interrupted_plans.py --interrupts 0 -rP
 
 # PyTorch's own CUDA build on a stand-in for the GPU, and its figures against ours: tests/oracle/README.md. It sets up an
-# environment of its own (5 GB, once). First what needs a GPU, the tests marked so among it: a quarter of an hour. Then the
-# matrix of figures: an hour the first time; what was run before is not run again.
+# environment of its own (5 GB, once). First what needs a GPU, the tests marked so among it, and the tracer's events: half
+# an hour. Then the matrix of figures: an hour the first time; what was run before is not run again.
 oracle: $(INSTALLED)
 	$(BIN)/python tests/oracle/oracle_operators.py
 	$(BIN)/python tests/oracle/oracle_path.py
+	$(BIN)/python tests/oracle/oracle_events.py
 	$(BIN)/python tests/oracle/oracle.py
 
 clean:

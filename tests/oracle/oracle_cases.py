@@ -143,6 +143,21 @@ SETTINGS = (
     ("pinned_max_round_threshold_mb:16,pinned_max_cached_size_mb:64", "group-leaf+stream", ""),
     ("pinned_reserve_segment_size_mb:256", "group-leaf+stream", ""),
 )
+# Whose events are compared: every placement, of a UNet, of a transformer beside large encoders, and of a video.
+EVENT_CASES = tuple(
+    Case(gpu="rtx-4090", model=model, mode=mode)
+    for model in ("sd21", "flux1-dev", "wan2.1-t2v-1.3b")
+    for mode in (
+        "resident",
+        "model",
+        "sequential",
+        "group-block",
+        "group-block+stream",
+        "group-leaf",
+        "group-leaf+stream",
+        "group-leaf+stream+record",
+    )
+)
 
 
 def cases() -> list[Case]:

@@ -20,10 +20,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oracle_cases import CALLS, FRAMES, STEPS, Case, cases
+from oracle_cases import CALLS, EVENT_CASES, FRAMES, STEPS, Case, cases
 
 TIMEOUT_SECONDS = 600
 RAM_BYTES = 14 << 30  # that a case may take; more means that weights are written somewhere
@@ -162,8 +163,18 @@ def facts_of_gpu(gpu: str, capacity: str = "") -> dict[str, str]:
     }
 
 
-def run_here(side: str, case: Case, file: Path, digest: str, history: Path | None = None) -> None:
-    """Run a case in this process and write its figures, and its memory history if there is a file for it."""
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is done with a case, beside running it."""
+
+    digest: str = ""  # of what the figures follow from
+    history: bool = False  # its memory history is written, too
+    events: bool = False  # the tracer's events are written in place of figures
+
+
+def run_here(side: str, case: Case, file: Path, work: Work) -> None:
+    """Run a case in this process and write its figures, or its events, and its memory history if that is asked."""
+    import oracle_events
     from oracle_recording import recorded
 
     from profiler.pipelines.quiet import quiet
@@ -171,21 +182,21 @@ def run_here(side: str, case: Case, file: Path, digest: str, history: Path | Non
     started = time.perf_counter()
     describe_gpu(case)
     within, weights = (stand_in, "random") if side == "oracle" else (virtual_gpu, "none")
-    with quiet(), within(case), recorded(history):
-        found = run(case, weights)
-    found |= {"case": case.name, "side": side, "digest": digest}
+    with quiet(), within(case), recorded(file.with_suffix(".history") if work.history else None):
+        found = (oracle_events.run if work.events else run)(case, weights)
+    found |= {"case": case.name, "side": side, "digest": work.digest}
     found["seconds"] = round(time.perf_counter() - started, 1)
     file.write_text(json.dumps(found, indent=1))
     print(f"{side:9} {case.name:50} {found['seconds']:6} s  {found['error']}", flush=True)
 
 
-def run_forked(side: str, case: Case, file: Path, digest: str, history: Path | None = None) -> None:
+def run_forked(side: str, case: Case, file: Path, work: Work) -> None:
     """Run a case in a fork, and write that it was ended if it takes too much time or memory."""
     child = os.fork()
     if not child:
         status = 1
         try:
-            run_here(side, case, file, digest, history)
+            run_here(side, case, file, work)
             status = 0
         except BaseException:  # noqa: BLE001  # a fork must not go on as its parent
             traceback.print_exc()
@@ -193,7 +204,7 @@ def run_forked(side: str, case: Case, file: Path, digest: str, history: Path | N
         os._exit(status)
     why = _watched(child)
     if why:
-        lost = {"case": case.name, "side": side, "digest": digest, "stages": [], "error": why}
+        lost = {"case": case.name, "side": side, "digest": work.digest, "stages": [], "error": why}
         file.write_text(json.dumps(lost, indent=1))
         print(f"{side:9} {case.name:50} {why}", flush=True)
 
@@ -231,15 +242,16 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", help="names of cases")
     parser.add_argument("--digest", default="", help="of what the figures follow from")
     parser.add_argument("--history", action="store_true", help="record memory histories as well")
+    parser.add_argument("--events", action="store_true", help="write the tracer's events instead")
     options = parser.parse_args()
-    known = {case.name: case for case in cases()}
+    work = Work(digest=options.digest, history=options.history, events=options.events)
+    known = {case.name: case for case in (*cases(), *EVENT_CASES)}
     chosen = [known[name] for name in options.cases]
     describe_gpu(chosen[0])
     _import_slow_modules()
     for case in chosen:
         file = options.folder / f"{case.name.replace(' ', '_')}.json"
-        history = file.with_suffix(".history") if options.history else None
-        run_forked(options.side, case, file, options.digest, history)
+        run_forked(options.side, case, file, work)
 
 
 def _import_slow_modules() -> None:
