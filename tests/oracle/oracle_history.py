@@ -1,6 +1,6 @@
 """Shows where the memory histories of both sides part, and which line asked there.
 
-Usage: python tests/oracle/oracle_history.py "rtx-4090 sd15 model" [--count 15]
+Usage: python tests/oracle/oracle_history.py "rtx-4090 sd15 model" [--torch 2.14.1] [--count 15]
 
 Both histories are read as sequences of actions and sizes; blocks freed one after the other are sorted, since their
 order makes no difference. Each way to part is told once, with how often it comes and what stands around it: `+` a
@@ -85,12 +85,12 @@ def settled(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for freed, run in runs for entry in (sorted(run) if freed else run)]
 
 
-def record(case: str, folder: Path) -> dict[str, list[Entry]]:
+def record(case: str, folder: Path, torch: str = "") -> dict[str, list[Entry]]:
     """Return the histories of both sides: what happened, and the lines that asked."""
     from oracle import environment, set_up_sides
 
     found = {}
-    for side, interpreter in set_up_sides().interpreters.items():
+    for side, interpreter in set_up_sides(torch).interpreters.items():
         script = Path(__file__).with_name("oracle_side.py")
         own = folder / side
         own.mkdir()
@@ -111,10 +111,11 @@ def main() -> None:
     """Record both histories and print where they part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", help="the name of a case of the matrix")
+    parser.add_argument("--torch", default="", help="a version beside the tested one, as 2.14.1")
     parser.add_argument("--count", type=int, default=15, help="ways to part that are printed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        histories = record(options.case, Path(folder))
+        histories = record(options.case, Path(folder), options.torch)
     oracle, predicted = ([entry for entry, _ in histories[side]] for side in histories)
     alike: dict[tuple[tuple[str, ...], tuple[str, ...]], list[int]] = {}
     for one in partings(oracle, predicted):
