@@ -29,7 +29,13 @@ from profiler.cudnn.gpu_properties import kind_of, properties
 from profiler.cudnn.installed import installed_cudnn
 from profiler.cudnn.live import LiveCudnn, live_cudnn
 from profiler.cudnn.rules import estimate
-from profiler.cudnn.shipped import VERSION, file_name
+from profiler.cudnn.shipped import (
+    CONVOLUTIONS,
+    VERSION,
+    folder_name,
+    shipped_chain,
+    shipped_lines,
+)
 from profiler.gpus.hardware import GpuSpec, gpu_spec, gpu_specs
 from profiler.libraries.modes import Mode
 from profiler.pipelines import catalogue
@@ -40,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "profiler" / "data" / "cudnn"
+DATA = ROOT / "profiler" / "data" / "cudnn" / folder_name()
 DTYPES = ("float16", "bfloat16", "float32")
 GPU = "h100-sxm"
 BATCHES = (1, 2, 4, 8)
@@ -124,29 +130,29 @@ def chain_of(
 def ask(file: Path, live: LiveCudnn) -> None:
     """Write the table of the installed version."""
     texts = asked_for(file)
-    chains: dict[tuple[int, ...], int] = {}
-    answers: dict[str, list[int]] = {}
     for kind, spec in kinds().items():
-        found = (chain_of(live, spec, text) for text in texts)
-        answers[kind] = [chains.setdefault(one, len(chains)) if one else -1 for one in found]
-        print(kind, sum(index >= 0 for index in answers[kind]), flush=True)
-    table = {"convolutions": texts, "chains": list(chains), "answers": answers}
-    place = DATA / file_name(VERSION)
-    text = json.dumps(table, separators=(",", ":"))
-    with replacing(place) as temporary:
-        temporary.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
-    print(f"{place.relative_to(ROOT)}: {place.stat().st_size:,} bytes, {len(texts)} convolutions")
+        chains = [chain_of(live, spec, text) for text in texts]
+        write(kind, [" ".join(map(str, chain)) for chain in chains])
+        print(kind, sum(map(bool, chains)), flush=True)
+    write(CONVOLUTIONS, texts)
+
+
+def write(name: str, lines: list[str]) -> None:
+    """Write one file of the table."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    packed = lzma.compress("\n".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME)
+    with replacing(DATA / f"{name}.txt.xz") as temporary:
+        temporary.write_bytes(packed)
 
 
 def check(live: LiveCudnn) -> None:
     """Ask for everything in the table again, and with deterministic algorithms, which it holds for as well."""
-    table = read_table()
     asked = wrong = 0
     for kind, spec in kinds().items():
-        for text, index in zip(table["convolutions"], table["answers"][kind], strict=True):
-            chain = tuple(table["chains"][index]) if index >= 0 else ()
+        for text in shipped_lines(CONVOLUTIONS):
+            chain = shipped_chain(kind, text) or ()
             for deterministic in (False, True):
-                asked += 1
+                asked += bool(chain)
                 wrong += chain_of(live, spec, text, deterministic=deterministic) != chain
         print(f"{kind}: {asked:,} asked so far, {wrong:,} otherwise", flush=True)
     raise SystemExit(4 if wrong else 0)
@@ -154,24 +160,17 @@ def check(live: LiveCudnn) -> None:
 
 def rules() -> None:
     """Print, for each kind of GPU, how near the rules come to the answers, and how many lie within their bounds."""
-    table = read_table()
     print(f"{'':8}{'answers':>9}{'within 1 %':>12}{'in bounds':>11}   of those above 200 MB")
     for kind, spec in kinds().items():
         found = []
-        for text, index in zip(table["convolutions"], table["answers"][kind], strict=True):
-            taken = table["chains"][index][0] if index >= 0 else 0
+        for text in shipped_lines(CONVOLUTIONS):
+            taken = (shipped_chain(kind, text) or (0,))[0]
             estimated = estimate(spec.compute_capability, Convolution.parse(text))
             if max(taken, estimated.nbytes) > 200e6:
                 found.append((taken, estimated))
         near = sum(abs(taken - one.nbytes) <= 0.01 * taken for taken, one in found)
         inside = sum(one.least * 0.99 <= taken <= one.most for taken, one in found)
         print(f"{kind:8}{len(found):9,}{near / len(found):12.1%}{inside / len(found):11.1%}")
-
-
-def read_table() -> dict[str, Any]:
-    """Return the packaged table."""
-    table: dict[str, Any] = json.loads(lzma.decompress((DATA / file_name(VERSION)).read_bytes()))
-    return table
 
 
 def kinds() -> dict[str, GpuSpec]:

@@ -1,54 +1,45 @@
-"""The answers that come with the package: `data/cudnn`, a compressed file for each version of cuDNN.
+"""The answers that come with the package: `data/cudnn`, a folder for a version of cuDNN, a line for each convolution.
 
-Made by `benchmarks/cudnn_answers.py`, which can also ask for all of them again. A file holds `convolutions`, their
-texts; `chains`, the distinct lists of workspaces in bytes, as `Heuristics.workspaces` returns them; and `answers`, for
-each kind of GPU the index of a chain for each convolution, -1 where none was asked for. They hold for PyTorch's
-defaults: `torch.backends.cudnn.allow_tf32`, and deterministic or not.
+Made by `benchmarks/cudnn_answers.py`, which can also ask for all of them again. `convolutions.txt.xz` holds their
+texts; a file for each kind of GPU the workspaces of their plans in bytes, as `Heuristics.workspaces` returns them, in
+the same order, and an empty line where PyTorch does not ask cuDNN. They hold for PyTorch's defaults:
+`torch.backends.cudnn.allow_tf32`, and deterministic or not.
 """
 
 from __future__ import annotations
 
-import json
 import lzma
 from functools import cache
 from importlib import resources
-from typing import Any
 
 VERSION = (9, 20, 0)
 """The cuDNN that PyTorch 2.13's CUDA 13 build brings along: `nvidia-cudnn-cu13` in its wheel's requirements."""
 
-
-def file_name(version: tuple[int, int, int]) -> str:
-    """Return the name of a version's file."""
-    return "{}.{}.{}.json.xz".format(*version)
+CONVOLUTIONS = "convolutions"
 
 
-def shipped_chain(
-    kind: str, convolution: str, version: tuple[int, int, int] = VERSION
-) -> tuple[int, ...] | None:
+def shipped_chain(kind: str, convolution: str) -> tuple[int, ...] | None:
     """Return the workspaces of a convolution's plans, in bytes; None if the package has no answer.
 
     Args:
         kind: of the GPU, as `gpu_properties.kind_of` returns it.
         convolution: its text.
-        version: of cuDNN.
     """
-    return _chains(version, kind).get(convolution)
+    line = _answers(kind).get(convolution)
+    return tuple(map(int, line.split())) if line else None
+
+
+def shipped_lines(name: str) -> list[str]:
+    """Return the lines of a kind of GPU, or those of the convolutions; none if the package does not have them."""
+    file = resources.files("profiler") / "data" / "cudnn" / folder_name() / f"{name}.txt.xz"
+    return lzma.decompress(file.read_bytes()).decode().split("\n") if file.is_file() else []
+
+
+def folder_name() -> str:
+    """Return the name of the version's folder."""
+    return "{}.{}.{}".format(*VERSION)
 
 
 @cache
-def _chains(version: tuple[int, int, int], kind: str) -> dict[str, tuple[int, ...]]:
-    table = _table(version)
-    indices = table.get("answers", {}).get(kind, ())
-    chains = [tuple(chain) for chain in table.get("chains", ())]
-    texts = table.get("convolutions", ())
-    return {text: chains[index] for text, index in zip(texts, indices, strict=False) if index >= 0}
-
-
-@cache
-def _table(version: tuple[int, int, int]) -> dict[str, Any]:
-    file = resources.files("profiler") / "data" / "cudnn" / file_name(version)
-    if not file.is_file():
-        return {}
-    table: dict[str, Any] = json.loads(lzma.decompress(file.read_bytes()))
-    return table
+def _answers(kind: str) -> dict[str, str]:
+    return dict(zip(shipped_lines(CONVOLUTIONS), shipped_lines(kind), strict=False))

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import lzma
-from importlib import resources
-
 import pytest
 
 from profiler.cudnn import answers
@@ -14,7 +10,7 @@ from profiler.cudnn.gpu_properties import kind_of, properties
 from profiler.cudnn.installed import installed_cudnn
 from profiler.cudnn.live import LiveCudnn
 from profiler.cudnn.rules import copied_bytes, estimate
-from profiler.cudnn.shipped import VERSION, file_name, shipped_chain
+from profiler.cudnn.shipped import CONVOLUTIONS, VERSION, shipped_chain, shipped_lines
 from profiler.gpus.hardware import gpu_spec, gpu_specs
 from profiler.units import MIB
 
@@ -22,24 +18,27 @@ from profiler.units import MIB
 DECODER = Convolution.parse("f16 nchw 1,128,512,512 128,128,3,3 1,128,512,512 1,1 1,1 1,1 1")
 
 
+KINDS = sorted({kind_of(spec) for spec in gpu_specs()})
+
+
 @pytest.fixture(scope="module")
-def table():
-    file = resources.files("profiler") / "data" / "cudnn" / file_name(VERSION)
-    return json.loads(lzma.decompress(file.read_bytes()))
+def texts():
+    return shipped_lines(CONVOLUTIONS)
 
 
-def test_every_kind_of_gpu_has_an_answer_to_every_convolution_that_it_gives_cudnn(table):
-    parsed = [Convolution.parse(text) for text in table["convolutions"]]
-    assert [one.text() for one in parsed] == table["convolutions"] == sorted(table["convolutions"])
-    assert set(table["answers"]) == {kind_of(spec) for spec in gpu_specs()}
-    for kind, indices in table["answers"].items():
-        without_bfloat16 = kind in ("sm_70", "sm_75")
-        missing = {one.dtype for one, index in zip(parsed, indices, strict=True) if index < 0}
-        assert missing == ({"bfloat16"} if without_bfloat16 else set())
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_gpu_has_an_answer_to_every_convolution_that_it_gives_cudnn(kind, texts):
+    parsed = [Convolution.parse(text) for text in texts]
+    assert [one.text() for one in parsed] == texts == sorted(texts)
+    lines = shipped_lines(kind)
+    missing = {one.dtype for one, line in zip(parsed, lines, strict=True) if not line}
+    assert missing == ({"bfloat16"} if kind in ("sm_70", "sm_75") else set())
 
 
-def test_plans_take_less_and_less_down_to_nothing(table):
-    for chain in table["chains"]:
+@pytest.mark.parametrize("kind", KINDS)
+def test_plans_take_less_and_less_down_to_nothing(kind):
+    for line in filter(None, shipped_lines(kind)):
+        chain = [int(word) for word in line.split()]
         assert chain == sorted(set(chain), reverse=True)
         assert chain[-1] == 0
 
@@ -80,23 +79,21 @@ def test_channels_are_rounded_up_for_the_tensor_cores():
     assert copied_bytes(single) == ((2 * 4 * 100 + 8 * 4 * 9) * 4, 2 * 8 * 100 * 4)
 
 
-def test_the_rules_bounds_hold_what_cudnn_answers(table):
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("sm_")])
+def test_the_rules_bounds_hold_what_cudnn_answers(kind, texts):
     """Of what is above 200 MB; the few outside take less than is copied, of which no shape tells."""
-    for kind, indices in table["answers"].items():
-        if kind.startswith("sm_"):
-            capability = (int(kind[3:-1]), int(kind[-1]))
-            asked = inside = 0
-            for text, index in zip(table["convolutions"], indices, strict=True):
-                one = Convolution.parse(text)
-                found = estimate(capability, one)
-                taken = table["chains"][index][0] if index >= 0 else 0
-                if max(taken, found.nbytes) > 200e6:
-                    asked += 1
-                    inside += found.least * 0.99 <= taken <= found.most
-            assert inside >= 0.93 * asked, (kind, asked, inside)
+    capability = (int(kind[3:-1]), int(kind[-1]))
+    asked = inside = 0
+    for text in texts:
+        found = estimate(capability, Convolution.parse(text))
+        taken = (shipped_chain(kind, text) or (0,))[0]
+        if max(taken, found.nbytes) > 200e6:
+            asked += 1
+            inside += found.least * 0.99 <= taken <= found.most
+    assert inside >= 0.93 * asked
 
 
-def test_an_installed_cudnn_gives_the_packaged_answers(table, monkeypatch):
+def test_an_installed_cudnn_gives_the_packaged_answers(texts, monkeypatch):
     monkeypatch.delenv("VRAM_CUDNN")
     installed = installed_cudnn()
     if installed is None or installed.version != VERSION:
@@ -105,7 +102,7 @@ def test_an_installed_cudnn_gives_the_packaged_answers(table, monkeypatch):
     try:
         for name in ("rtx-4090", "h100-sxm"):
             spec = gpu_spec(name)
-            for text in table["convolutions"][::50]:
+            for text in texts[::50]:
                 found = live.workspaces(
                     Convolution.parse(text), properties(spec), deterministic=False, tf32=True
                 )
