@@ -279,8 +279,13 @@ class Pool:
 
 
 def first_order(number: int) -> int:
-    """Return the order of the first block of a segment, the `number`th that came from the driver."""
+    """Return the order of the first block of a segment with a number: a later one has a higher number."""
     return number << _OFFSET_BITS
+
+
+def number_of(order: int) -> int:
+    """Return the number of the segment in which a block has this order."""
+    return order >> _OFFSET_BITS
 
 
 def least_key(size: int) -> int:

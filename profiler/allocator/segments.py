@@ -7,9 +7,15 @@ function names its counterpart there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 
-from profiler.allocator.blocks import AddressSpace, Block, ExpandableSegment, Pool, first_order
+from profiler.allocator.blocks import (
+    AddressSpace,
+    Block,
+    ExpandableSegment,
+    Pool,
+    first_order,
+    number_of,
+)
 from profiler.allocator.settings import (
     BLOCK_BYTES,
     LARGE_STEP_BYTES,
@@ -60,7 +66,7 @@ class Segments:
         self._settings = settings
         self._tally = tally
         self._addresses = AddressSpace()
-        self._numbers = count(1)
+        self._numbers: list[int] = []  # of the segments that are there, the oldest first
         self._heads: dict[int, Block] = {}
         self._expandable: list[ExpandableSegment] = []
 
@@ -91,7 +97,7 @@ class Segments:
             return self._expand(pool, size, stream) if size <= self.limit_bytes else None
         if not self._driver_has(nbytes):
             return None
-        order = first_order(next(self._numbers))
+        order = first_order(self._next_number())
         block = Block(self._addresses.reserve(nbytes), nbytes, stream, pool, order)
         self._heads[block.address] = block
         self._count(pool, nbytes)
@@ -106,6 +112,7 @@ class Segments:
         block.pool.remove(block)
         del self._heads[block.address]
         self._addresses.release(block.address, block.size)
+        self._numbers.remove(number_of(block.order))
         self._count(block.pool, -block.size)
         self._count_segments(block.pool, -1)
         self._note("segment_free", block.address, block.size, block.stream)
@@ -203,7 +210,7 @@ class Segments:
         page = SMALL_SEGMENT_BYTES if pool.small else self._settings.large_segment_bytes
         pages = -(-self.limit_bytes * 9 // 8 // page)
         address = self._addresses.reserve(pages * page)
-        number = next(self._numbers)
+        number = self._next_number()
         segment = ExpandableSegment(address, pages * page, page, stream, pool, number)
         self._expandable.append(segment)
         pool.add_unmapped(segment.head)
@@ -252,6 +259,16 @@ class Segments:
             pool.drop(block)
             self._expandable.remove(segment)
             self._addresses.release(segment.address, block.size)
+
+    def _next_number(self) -> int:
+        """Return a number above those of all segments that are there.
+
+        PyTorch counts on. Here the numbers of segments that were given back come again, so that what is alike but for
+        them is the same (`net_effect.py`); their order is the same either way.
+        """
+        number = self._numbers[-1] + 1 if self._numbers else 1
+        self._numbers.append(number)
+        return number
 
     # -- counting
 
