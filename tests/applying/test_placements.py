@@ -449,6 +449,8 @@ def test_modifiers_are_set():
 def test_undo_says_that_float8_stays():
     with VirtualGPU("rtx-4090"):
         pipe, call = replay_worlds.FAMILIES["flux"]()
+        for part in (pipe.transformer, pipe.vae):
+            part.to(torch.float16)
         plan = place(pipe, **{**MODIFIED, "sequence": ["transformer", "vae"]})
         applied = apply(plan, pipe)
         with pytest.warns(UserWarning, match="float8 stay so"):

@@ -80,7 +80,7 @@ def test_a_dry_run_measures_what_the_virtual_gpu_charges(tiny, tmp_path):
     charged = {}
     for signature, operation in operations_of(tiny, H200).items():
         args, kwargs = _on_meta(operation)
-        kernel = Kernel(H200, operation.func, args, operation.func(*args, **kwargs))
+        kernel = Kernel(H200, operation.func, args, kwargs, operation.func(*args, **kwargs))
         charged[signature] = kernel.workspace()
     found = {signature: cost.workspace_bytes for signature, cost in done.table.kernels.items()}
     assert found == charged

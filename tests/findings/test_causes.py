@@ -49,7 +49,8 @@ def test_gradients_that_are_kept_are_told_with_what_they_hold_and_the_fix_frees_
     assert found.fix.startswith("with torch.no_grad():")
     results = 2 * 2 * 4 * 32 * 32 * 4
     more = kept.events[-1].after_bytes - freed.events[-1].after_bytes
-    assert found.bytes == pytest.approx(more + results, abs=MIB // 2)
+    # At least: what a convolution took at the peak is not told apart from cuBLAS's workspace, which stays.
+    assert 0 <= more + results - found.bytes < MIB
     assert more > 10 * results
     assert "gradients_kept" not in kinds(freed)
 
@@ -158,6 +159,9 @@ def test_a_picture_of_another_size_than_asked_for_is_told(family, asked, told, f
         pipe, call = replay_worlds.FAMILIES[family]()
         call = {name: value for name, value in call.items() if name not in ("height", "width")}
         pipe.vae.register_to_config(shift_factor=0.0)  # which FLUX adds
+        if family == "flux":  # whose embeddings are in half precision, and its pictures like them
+            pipe.transformer.to(torch.float16)
+            pipe.vae.to(torch.float16)
         profile = profile_pipeline(pipe, mode="model", **call | {"output_type": "pt"} | asked)
     assert profile.complete, profile.error
     found = kinds(profile).get("size_not_as_asked")

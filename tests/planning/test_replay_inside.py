@@ -7,6 +7,7 @@ offload must be what the tracer sees when these are really set up.
 from __future__ import annotations
 
 import pytest
+import torch
 from inside_worlds import SPLITS, in_calls, traced, workload
 from replay_worlds import FAMILIES
 
@@ -39,6 +40,8 @@ def test_a_run_whose_steps_were_replayed_tells_the_same_of_its_parts():
     def parts(*, replay):
         with VirtualGPU("rtx-4090", replay=replay):
             pipe, call = FAMILIES["flux"]()
+            pipe.transformer.to(torch.float16)
+            pipe.vae.to(torch.float16)
             with trace(pipe) as t:
                 pipe.enable_model_cpu_offload()
                 pipe(num_inference_steps=6, **call)

@@ -63,6 +63,15 @@ def _what_stands() -> dict[str, Any]:
     return {"replacements": list(patching._standing), "turns": list(patching._turns)}
 
 
+def _takes_numbers(tensor: Any) -> bool:
+    """Tell whether a legacy tensor is made of numbers; a class that once had a `__getitem__` refuses them for good."""
+    try:
+        tensor([tensor([0.5])[0]])
+    except TypeError:
+        return False
+    return True
+
+
 def _torch_state() -> dict[str, Any]:
     import torch
     from torch.utils import _python_dispatch
@@ -76,6 +85,7 @@ def _torch_state() -> dict[str, Any]:
             _python_dispatch._is_in_any_mode_without_ignore_compile_internals,
         ),
         "inference mode": torch.is_inference_mode_enabled(),
+        "a number is no sequence": _takes_numbers(torch.Tensor),
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
         "grad enabled": torch.is_grad_enabled(),

@@ -1,7 +1,9 @@
 """Copies between host and device as made by Python's tensor methods, for GPUs whose model does not report them.
 
-A value that Python reads off the GPU is one: `tensor.item()`, `if tensor:`, `table[tensor]`. Copies that C++ makes for
-purposes of its own are not seen: `tensor.nonzero()`, `torch.tensor(..., device=)`.
+A value that Python reads off the GPU is one: `tensor.item()`, `if tensor:`, `range(tensor)`. Copies that C++ makes for
+purposes of its own are not seen: `table[tensor]`, `tensor.nonzero()`, `torch.tensor(..., device=)`. To watch indexing,
+`__getitem__` would have to be replaced, which Python never undoes wholly: a class that had it once keeps the slot of a
+sequence, and `torch.Tensor([number])` fails from then on.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from profiler.virtual.copies import crossing_dtype
 
 _RETURNING = ("to", "cpu", "cuda")
 _READING = ("item", "tolist", "__bool__", "__int__", "__float__", "__complex__", "__index__")
-_INDEXING = ("__getitem__", "__setitem__")
 
 
 def watch_methods(patches: Patches, owners: tuple[type, ...], observer: CopyObserver) -> None:
@@ -36,8 +37,6 @@ def watch_methods(patches: Patches, owners: tuple[type, ...], observer: CopyObse
         for name in _READING:
             if owner is torch.Tensor or name in vars(owner):
                 patches.replace(owner, name, watcher.reading(getattr(owner, name)))
-    for name in _INDEXING:
-        patches.replace(torch.Tensor, name, watcher.indexing(getattr(torch.Tensor, name)))
     patches.replace(torch.Tensor, "copy_", watcher.writing(torch.Tensor.copy_))
 
 
@@ -77,24 +76,6 @@ class _Watcher:
 
         return method
 
-    def indexing(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a method that tells of each position that is read off the GPU, as C++ does for a single one.
-
-        Source: `applySlicing` in PyTorch's torch/csrc/autograd/python_variable_indexing.cpp.
-        """
-
-        def method(tensor: torch.Tensor, index: Any, *value: Any) -> Any:
-            parts = index if isinstance(index, tuple) else (index,)
-            read = [one for one in parts if _is_position_on_gpu(one)]
-            if self._inside or not read:
-                return original(tensor, index, *value)
-            result = self._outermost(original, tensor, index, *value)  # which may use `__index__`
-            for one in read:
-                self._observer("cuda", "cpu", one.element_size())
-            return result
-
-        return method
-
     def _outermost(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._inside = True
         try:
@@ -107,15 +88,6 @@ class _Watcher:
         if kinds in (("cpu", "cuda"), ("cuda", "cpu")):
             dtype = crossing_dtype(kinds, source, target, non_blocking=non_blocking)
             self._observer(*kinds, target.numel() * dtype.itemsize)
-
-
-def _is_position_on_gpu(index: Any) -> bool:
-    return (
-        isinstance(index, torch.Tensor)
-        and index.is_cuda
-        and not index.dim()
-        and not index.is_floating_point()
-    )
 
 
 def _non_blocking(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
