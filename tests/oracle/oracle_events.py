@@ -54,12 +54,14 @@ SHOWN = 6  # differences of a case that are printed
 
 def run(case: Case, weights: str) -> dict[str, Any]:
     """Return the events of placing a pipeline and calling it."""
+    from oracle_indexing import watch_indexing
     from oracle_side import call_arguments, mode_of
 
     from profiler.libraries.placing import enable_mode
     from profiler.pipelines import load_pipeline
     from profiler.tracing import trace
 
+    watch_indexing()
     pipe = load_pipeline(case.model, weights=weights)
     pipe.set_progress_bar_config(disable=True)
     arguments = call_arguments(pipe, case.model)
