@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import subprocess
 import sys
 import threading
 from functools import cache
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from profiler.cudnn.installed import InstalledCudnn, installed_cudnn
@@ -33,8 +35,10 @@ class LiveCudnn:
     def __init__(self, installed: InstalledCudnn) -> None:
         self.name = installed.name
         paths = [installed.library, installed.folder / "include", *installed.needed()]
+        here = str(Path(__file__).resolve().parents[2])  # this package, not one in the current folder
         self._process = subprocess.Popen(  # noqa: S603 - our own module, and libraries that are installed
-            [sys.executable, "-m", "profiler.cudnn.server", *map(str, paths)],
+            [sys.executable, "-P", "-m", "profiler.cudnn.server", *map(str, paths)],
+            env={**os.environ, "PYTHONPATH": here},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
