@@ -35,7 +35,9 @@ class LiveCudnn:
     def __init__(self, installed: InstalledCudnn) -> None:
         self.name = installed.name
         paths = [installed.library, installed.folder / "include", *installed.needed()]
-        here = str(Path(__file__).resolve().parents[2])  # this package, not one in the current folder
+        here = str(
+            Path(__file__).resolve().parents[2]
+        )  # this package, not one in the current folder
         self._process = subprocess.Popen(  # noqa: S603 - our own module, and libraries that are installed
             [sys.executable, "-P", "-m", "profiler.cudnn.server", *map(str, paths)],
             env={**os.environ, "PYTHONPATH": here},
