@@ -139,7 +139,8 @@ SETTINGS = (
     ("roundup_power2_divisions:4", "model", ""),
     ("roundup_power2_divisions:[1:8,64:2,512:0,>:4]", "resident", ""),
     ("large_segment_size_mb:64", "group-leaf", ""),
-    ("garbage_collection_threshold:0.5,per_process_memory_fraction:0.9", "model", "24GiB"),
+    # Of the GPU's own memory: torch reads the fraction when a process first sees the GPU, before a case's capacity.
+    ("garbage_collection_threshold:0.5,per_process_memory_fraction:0.9", "model", ""),
     ("pinned_max_round_threshold_mb:16,pinned_max_cached_size_mb:64", "group-leaf+stream", ""),
     ("pinned_reserve_segment_size_mb:256", "group-leaf+stream", ""),
 )
