@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--digest", default="", help="of what the outcomes follow from")
     options = parser.parse_args()
-    gpu = Case(gpu=options.gpu, model="", mode="")
+    gpu = Case(gpu=options.gpu, model="", mode="resident")
     describe_gpu(gpu)
     with {"oracle": stand_in, "predicted": virtual_gpu}[options.side](gpu):
         # Not earlier: torch looks for a GPU as soon as it is imported.

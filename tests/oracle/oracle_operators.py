@@ -19,9 +19,9 @@ from pathlib import Path
 import operator_recorded
 from operator_compare import KINDS, Compared, compare
 from operator_recording import Outcome
-from oracle import INTERPRETERS, RESULTS, environment
+from oracle import Sides, environment, set_up_sides
 from oracle_cases import GPUS
-from oracle_environment import ROOT, set_up
+from oracle_environment import ROOT
 
 HERE = Path(__file__).resolve().parent
 ASKED = (
@@ -36,13 +36,14 @@ FOLLOW_FROM = {
 }
 
 
-def outcomes(side: str, gpu: str) -> dict[str, Outcome]:
+def outcomes(sides: Sides, side: str, gpu: str) -> dict[str, Outcome]:
     """Return what every operator does on one side, run only if what it follows from was changed."""
-    file = RESULTS / side / f"operators_{gpu}.json"
+    file = sides.results / side / f"operators_{gpu}.json"
     current = _digest(side)
     if not file.exists() or json.loads(file.read_text())["digest"] != current:
         file.parent.mkdir(parents=True, exist_ok=True)
-        command = [INTERPRETERS[side], str(HERE / "operator_side.py"), side, gpu, str(file)]
+        script = str(HERE / "operator_side.py")
+        command = [sides.interpreters[side], script, side, gpu, str(file)]
         subprocess.run(
             [*command, "--digest", current],
             check=True,
@@ -82,16 +83,15 @@ def main() -> None:
     )
     parser.add_argument("--record", action="store_true", help="write what the CUDA build did")
     options = parser.parse_args()
-    set_up()
+    sides = set_up_sides()
     shown = KINDS[KINDS.index(options.show) :]
     compared = {}
     for gpu in [options.gpu] if options.gpu else GPUS:
-        sides = {side: outcomes(side, gpu) for side in INTERPRETERS}
-        both = compare(sides["oracle"], sides["predicted"])
+        both = compare(*(outcomes(sides, side, gpu) for side in ("oracle", "predicted")))
         compared[gpu] = [one for one in both if options.only in one.name]
         print(report(gpu, compared[gpu], shown))
     if options.record:
-        operator_recorded.write({gpu: outcomes("oracle", gpu) for gpu in GPUS})
+        operator_recorded.write({gpu: outcomes(sides, "oracle", gpu) for gpu in GPUS})
     if any(one.kind == "matter" for both in compared.values() for one in both):
         raise SystemExit(4)
 

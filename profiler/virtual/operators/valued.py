@@ -72,12 +72,12 @@ class ValuedOperators:
             self.gpu.host.pinned.free(block)
 
     def _equal(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Compare two tensors; on the GPU by a mask, all of which must be true.
+        """Compare two tensors; on the GPU by a mask, all of which must be true, unless they are the same memory.
 
         Source: `cuda_equal` in cuda/Equal.cpp.
         """
         one, other = args
-        if one.is_cuda and one.shape == other.shape:
+        if one.is_cuda and one.shape == other.shape and not _is_alias(one, other):
             with self.gpu.mode():
                 mask = torch.eq(one, other)
                 self._found(mask.all())
@@ -205,3 +205,12 @@ class ValuedOperators:
         with self.gpu.suspended():
             # `torch.tensor` is served by the GPU itself, and would return a virtual one.
             return self.gpu.place(torch.LongTensor(counts), args[0].device)
+
+
+def _is_alias(one: VirtualTensor, other: VirtualTensor) -> bool:
+    """Tell whether two tensors of one shape are the same elements of the same memory."""
+    return (
+        one.storage_record is other.storage_record
+        and one.storage_offset() == other.storage_offset()
+        and one.stride() == other.stride()
+    )
