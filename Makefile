@@ -61,7 +61,7 @@ nightly-interrupts: $(INSTALLED)
 
 # PyTorch's own CUDA build on a stand-in for the GPU, and its figures against ours: tests/oracle/README.md. It sets up an
 # environment of its own (5 GB, once). First what needs a GPU, the tests marked so among it, and the tracer's events: half
-# an hour. Then the matrix of figures: an hour the first time; what was run before is not run again.
+# an hour. Then the matrix of figures: half an hour the first time; what was run before is not run again.
 oracle: $(INSTALLED)
 	$(BIN)/python tests/oracle/oracle_operators.py
 	$(BIN)/python tests/oracle/oracle_path.py
