@@ -111,6 +111,15 @@ def format_band(above: float, below: float) -> str:
     return f"+ {format_fraction(above)}, - {format_fraction(below)}"
 
 
+def format_range(seconds: float, above: float, below: float) -> str:
+    """Return the band of seconds, given as fractions above and below: `9.8 to 15.4 s`; "" if both are 0."""
+    if not (above or below):
+        return ""
+    least, most = format_seconds(seconds * (1 - below)), format_seconds(seconds * (1 + above))
+    number, _, unit = least.rpartition(" ")
+    return f"{number if most.endswith(' ' + unit) and most.count(' ') == 1 else least} to {most}"
+
+
 def format_seconds(seconds: float) -> str:
     """Return `seconds` in the unit a reader expects: `840 ms`, `12.3 s`, `4 min 05 s`."""
     if seconds < 1:

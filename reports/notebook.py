@@ -13,7 +13,7 @@ from profiler.findings import findings
 from profiler.record import moments
 from profiler.record import readings as reading
 from profiler.record.verdict import verdict
-from profiler.units import format_band, format_bytes, format_seconds
+from profiler.units import format_band, format_bytes, format_range, format_seconds
 
 if TYPE_CHECKING:
     from profiler.record.profile import Profile
@@ -61,6 +61,11 @@ def _heading(profile: Profile) -> str:
     )
 
 
+def _time(profile: Profile) -> str:
+    likely = format_range(profile.totals.seconds, profile.seconds_band, profile.seconds_band_below)
+    return format_seconds(profile.totals.seconds) + (f" ({likely})" if likely else "")
+
+
 def _figures(profile: Profile) -> str:
     totals = profile.totals
     shown = (
@@ -68,7 +73,7 @@ def _figures(profile: Profile) -> str:
         ("on the GPU", format_bytes(totals.device_bytes)),
         ("to the GPU", format_bytes(totals.h2d_bytes)),
         ("to the CPU", format_bytes(totals.d2h_bytes)),
-        ("time", format_seconds(totals.seconds)),
+        ("time", _time(profile)),
     )
     cells = "".join(
         f'<div><div style="{_SOFT};font-size:.9em">{label}</div>'

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from profiler.checking.plain_text import one_line
 from profiler.planning.plan_calls import called_as
-from profiler.units import format_bytes, format_seconds
+from profiler.units import format_bytes, format_range, format_seconds
 from reports.placement_words import inside_words, worded
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ def _host(one: Predicted) -> str:
 
 
 def _seconds(one: Predicted | PlannedCall) -> str:
-    return "seconds unknown" if one.seconds is None else format_seconds(one.seconds)
+    if one.seconds is None:
+        return "seconds unknown"
+    likely = format_range(one.seconds, one.seconds_band, one.seconds_band_below)
+    return format_seconds(one.seconds) + (f" ({likely})" if likely else "")
 
 
 def _outside(plan: Plan) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from profiler.errors import InputError
-from profiler.units import format_bytes, format_seconds
+from profiler.units import format_bytes, format_range, format_seconds
 from reports.placement_words import inside_words, worded
 
 if TYPE_CHECKING:
@@ -178,7 +178,17 @@ def _faster(plan: Plan) -> str:
     before, after = plan.stock.predicted.seconds or 0.0, plan.predicted.seconds or 0.0
     stock, budget = plan.stock.predicted.device_bytes, plan.budget_bytes
     beyond = f", which would need {format_bytes(stock)}" if stock > budget else ""
-    return f"A call takes {format_seconds(after)}, under the pipeline as it is {format_seconds(before)}{beyond}."
+    one = plan.predicted
+    likely = format_range(after, one.seconds_band, one.seconds_band_below)
+    sure = f" ({likely} in nine calls of ten)" if likely else ""
+    within = after < before < after * (1 + one.seconds_band)
+    unsure = (
+        " The difference lies within the band: measure before you rely on it." if within else ""
+    )
+    return (
+        f"A call takes {format_seconds(after)}{sure}, under the pipeline as it is "
+        f"{format_seconds(before)}{beyond}.{unsure}"
+    )
 
 
 def cost_words(view: PlanView, cost: float) -> str:

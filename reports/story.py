@@ -13,7 +13,7 @@ from profiler.findings.failures import whole_words
 from profiler.record import moments
 from profiler.record import readings as reading
 from profiler.record import verdict as verdicts
-from profiler.units import MIB, format_band, format_bytes, format_seconds
+from profiler.units import MIB, format_band, format_bytes, format_range, format_seconds
 
 if TYPE_CHECKING:
     from profiler.findings import Finding
@@ -129,7 +129,7 @@ def figures(profile: Profile) -> list[Figure]:
     if (
         calls or totals.seconds
     ):  # a run that ended while the pipeline was placed has no seconds of a call
-        shown.append(Figure("Time", format_seconds(totals.seconds), _waiting(profile)))
+        shown.append(Figure("Time", format_seconds(totals.seconds), _time_note(profile)))
     if totals.host_peak_bytes:
         plain = "of the process" if profile.source == "measured" else "for tensors"
         note = pinned_words(profile) or plain
@@ -140,13 +140,16 @@ def figures(profile: Profile) -> list[Figure]:
     return shown
 
 
-def _waiting(profile: Profile) -> str:
-    """Return the note on the time, with the part spent waiting for copies if it is known."""
-    exposed_seconds = profile.totals.exposed_transfer_seconds
-    if exposed_seconds is None:
-        return profile.source
+def _time_note(profile: Profile) -> str:
+    """Return the note on the time: its band, and the part spent waiting for copies if that is known."""
+    totals = profile.totals
+    likely = format_range(totals.seconds, profile.seconds_band, profile.seconds_band_below)
+    basis = f"{likely} in nine calls of ten" if likely else profile.source
+    if totals.exposed_transfer_seconds is None:
+        return basis
+    exposed_seconds = totals.exposed_transfer_seconds
     waiting = format_seconds(exposed_seconds) if exposed_seconds > 0 else "none"
-    return f"{profile.source}, {waiting} of it waiting for copies"
+    return f"{basis}, {waiting} of it waiting for copies"
 
 
 def breakdown_title(profile: Profile) -> BreakdownMoment:

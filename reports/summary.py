@@ -48,6 +48,8 @@ def summary(profile: Profile) -> dict[str, Any]:
         **dataclasses.asdict(profile.totals),
         "error_band": profile.error_band,
         "error_band_below": profile.error_band_below,
+        "seconds_band": profile.seconds_band,
+        "seconds_band_below": profile.seconds_band_below,
         "peak": _peak(profile),
         "components": [_component(part) for part in profile.components],
         "phases": [

@@ -41,6 +41,9 @@ class Clock:
         self.host = 0.0
         self.current = 0
         self.link_seconds = [0.0, 0.0]
+        self._host_bound = 0.0  # up to `_waited`
+        self._waited = 0.0  # when the host last waited
+        self._idle_until = 0.0  # the last launch that found its stream idle
         self._streams: list[float] = [0.0]
         self._engines = [0.0, 0.0]
         self._ideal_host = 0.0
@@ -58,7 +61,9 @@ class Clock:
         host = self.host = self.host + overhead_seconds
         streams = self._streams
         ready = streams[current]
-        streams[current] = (max(host, ready)) + seconds
+        if host > ready:
+            ready = self._idle_until = host
+        streams[current] = ready + seconds
         host = self._ideal_host = self._ideal_host + overhead_seconds
         streams = self._ideal_streams
         ready = streams[current]
@@ -82,16 +87,25 @@ class Clock:
         self.host += seconds
         self._ideal_host += seconds
 
+    def call_driver(self, seconds: float) -> None:
+        """Advance the host by a call to the driver, for memory; a replay repeats it with the request that needs it."""
+        self.host += seconds
+        self._ideal_host += seconds
+
     def launch_all(self, overhead_seconds: float, work_seconds: Iterable[float]) -> None:
         """Launch the given work in order; the result is bit-identical to calling `launch` for each."""
         current = self.current
         host, ready = self.host, self._streams[current]
         ideal_host, ideal_ready = self._ideal_host, self._ideal_streams[current]
+        idle_until = self._idle_until
         for seconds in work_seconds:
             host += overhead_seconds
-            ready = (max(host, ready)) + seconds
+            if host > ready:
+                ready = idle_until = host
+            ready += seconds
             ideal_host += overhead_seconds
             ideal_ready = (max(ideal_host, ideal_ready)) + seconds
+        self._idle_until = idle_until
         self.host, self._streams[current] = host, ready
         self._ideal_host, self._ideal_streams[current] = ideal_host, ideal_ready
 
@@ -118,7 +132,9 @@ class Clock:
 
     def reach(self, until: Mark) -> None:
         """Make the host wait for `until`."""
-        self.host = max(self.host, until.seconds)
+        if until.seconds > self.host:
+            self._host_bound = self.host_bound_seconds
+            self.host = self._waited = until.seconds
         self._ideal_host = max(self._ideal_host, until.ideal_seconds)
 
     def join(self, stream: int) -> None:
@@ -128,6 +144,15 @@ class Clock:
     def join_all(self) -> None:
         """Make the host wait for every stream."""
         self.reach(Mark(max(self._streams), max(self._ideal_streams)))
+
+    @property
+    def host_bound_seconds(self) -> float:
+        """For how long so far the host's own work decided when things were done.
+
+        What runs between two waits ends when the last kernel that had to wait for its launch, and those behind it, are
+        done: up to that launch the host decides, from then on the kernels.
+        """
+        return self._host_bound + max(self._idle_until - self._waited, 0.0)
 
     def exposed_seconds(self, stream: int = 0) -> float:
         """Return how much earlier `stream` would be done with copies that take no time."""

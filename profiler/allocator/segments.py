@@ -6,7 +6,7 @@ function names its counterpart there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from profiler.allocator.blocks import (
     AddressSpace,
@@ -55,6 +55,7 @@ class Segments:
         oversize: the segments of at least the size that is never split.
         allocations, frees: the numbers of calls to the driver.
         note: called for them while a history is recorded; else None.
+        driver_called: called with the bytes mapped, or given back as a negative number, by each of them; else None.
     """
 
     def __init__(self, limit_bytes: int, settings: Settings, tally: StatisticsTally) -> None:
@@ -63,6 +64,7 @@ class Segments:
         self.oversize = Stat()
         self.allocations = self.frees = 0
         self.note: Note | None = None
+        self.driver_called: Callable[[int], None] | None = None
         self._settings = settings
         self._tally = tally
         self._addresses = AddressSpace()
@@ -291,6 +293,8 @@ class Segments:
             self.allocations += 1
         else:
             self.frees += 1
+        if self.driver_called is not None:
+            self.driver_called(nbytes)
 
     def _count_segments(self, pool: Pool, change: int) -> None:
         for tally in pool.tallies:

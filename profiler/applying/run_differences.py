@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from profiler.record.settings import Setting
 
 _APPLIED = frozenset({settings.VAE_TILING, settings.VAE_SLICING, settings.LAYERWISE_CASTING})
+_NOT_OF_A_PIPE = frozenset({settings.HOST_LAUNCH})
 
 
 def differences(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:
@@ -42,7 +43,7 @@ def _settings(planned: Iterable[Setting], found: Iterable[Setting]) -> Iterator[
 
 
 def _compared(given: Iterable[Setting]) -> list[Setting]:
-    return [one for one in of_workload(given) if one.what not in _APPLIED]
+    return [one for one in of_workload(given) if one.what not in _APPLIED | _NOT_OF_A_PIPE]
 
 
 def _dtypes(plan: Plan, modules: dict[str, torch.nn.Module]) -> Iterator[str]:

@@ -47,6 +47,14 @@ class ScenarioOptions:
         str | None,
         typer.Option(help="Total memory instead of the GPU's own: 8GiB.", rich_help_panel=_GPU),
     ] = None
+    host_launch: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MICROSECONDS",
+            help="What this machine's processor takes per launched kernel: 25 is fast, 40 usual, 65 slow.",
+            rich_help_panel=_GPU,
+        ),
+    ] = None
     mode: Annotated[
         str, typer.Option(help=f"One of {', '.join(MODES)}.", rich_help_panel=_PLACE)
     ] = DEFAULT_MODE
@@ -145,6 +153,7 @@ class ScenarioOptions:
             pipeline_class=self.pipeline,
             gpu=self.gpu,
             capacity=None if self.capacity is None else parse_bytes(self.capacity),
+            host_launch=self.host_launch,
             dtype=None if self.dtype is None else dtypes_of(self.dtype),
             quantization=dict(_quantised(one) for one in self.quantize or ()),
             mode=Mode(

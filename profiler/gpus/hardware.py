@@ -1,8 +1,8 @@
 """The GPUs that a virtual GPU can stand in for, and what is known of each.
 
 The facts and their sources are in `data/hardware.toml`: per generation, per link and per GPU. A
-`GpuSpec` joins the three. Rates are those of the data sheet or those that a copy achieves; the virtual clock
-turns them into predicted seconds.
+`GpuSpec` joins the three. Rates are those of the data sheet or those that a copy achieves; its cost model
+(`cost_model.py`) turns them into predicted seconds.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from profiler.checking.given import named
+from profiler.checking.given import check_given, named
 from profiler.errors import InputError
+from profiler.gpus.cost_model import CostModel, cost_model
 from profiler.units import KIB, MIB, format_bytes, parse_bytes
 
 DEFAULT_GPU = "rtx-4060"
@@ -54,10 +55,7 @@ class GpuSpec:
     )
     h2d_bytes_per_second: float  # from pageable memory; an estimate
     d2h_bytes_per_second: float  # to pageable memory; an estimate
-    launch_seconds: float  # of the host, per kernel; an estimate
-    achieved: dict[
-        str, float
-    ]  # fractions of the rates, by class of operator, and of the bandwidth; estimates
+    cost: CostModel  # of time: what is reached of the rates, and what the host takes
     aliases: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
@@ -80,6 +78,27 @@ class GpuSpec:
                 f"({format_bytes(self.context_bytes)}): give 1GiB or more"
             )
         return replace(self, capacity_bytes=capacity_bytes)
+
+    def with_host_launch(self, microseconds: float) -> GpuSpec:
+        """Return the same GPU beside another processor, which takes so long for each kernel that it launches.
+
+        The band of the seconds narrows: what a processor takes is the most uncertain part of calls that wait for it.
+
+        Raises:
+            InputError: if it is not a number from 1 to 1000.
+        """
+        check_given(
+            microseconds,
+            int | float,
+            to="with_host_launch()",
+            instead="write microseconds, such as 40",
+        )
+        if not 1 <= microseconds <= 1000:
+            raise InputError(
+                f"{named(microseconds)} microseconds per launched kernel is no time a processor takes: "
+                "write a number from 1 to 1000; 40 is usual"
+            )
+        return replace(self, cost=self.cost.with_launch(microseconds * 1e-6))
 
 
 def gpu_spec(name: str) -> GpuSpec:
@@ -186,6 +205,8 @@ def _words(name: str) -> list[str]:
 def _gpu_spec(key: str, own: dict[str, Any], facts: dict[str, Any]) -> GpuSpec:
     generation = facts["generations"][own["generation"]]
     link = facts["links"][own["link"]]
+    rates = _rates(own["tflops"])
+    cost = cost_model(own["generation"], rates, own["link"])
     return GpuSpec(
         key=key,
         name=own["name"],
@@ -199,13 +220,12 @@ def _gpu_spec(key: str, own: dict[str, Any], facts: dict[str, Any]) -> GpuSpec:
         cublas_workspace_bytes=generation["cublas_workspace_kib"] * KIB,
         l2_cache_bytes=own["l2_cache_kib"] * KIB,
         memory_bytes_per_second=own["memory_gb_per_second"] * 1e9,
-        flops_per_second=_rates(own["tflops"]),
+        flops_per_second=rates,
         link=own["link"],
         pinned_bytes_per_second=link["pinned_gb_per_second"] * 1e9,
-        h2d_bytes_per_second=link["pageable_h2d_gb_per_second"] * 1e9,
-        d2h_bytes_per_second=link["pageable_d2h_gb_per_second"] * 1e9,
-        launch_seconds=facts["launch_seconds"],
-        achieved=facts["achieved"],
+        h2d_bytes_per_second=cost.h2d_bytes_per_second,
+        d2h_bytes_per_second=cost.d2h_bytes_per_second,
+        cost=cost,
         aliases=tuple(own.get("aliases", ())),
         sources=(own["rates_source"], own["memory_source"], generation["source"], link["source"]),
     )

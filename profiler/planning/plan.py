@@ -39,6 +39,8 @@ class Predicted:
     first_seconds: float | None = None  # to the end of the first call, set-up included
     host_pageable_bytes: int = 0  # of weights, at rest
     host_pinned_bytes: int = 0
+    seconds_band: float = 0.0  # by which `seconds` may be too low, as a fraction; 0 if unknown
+    seconds_band_below: float = 0.0  # by which they may be too high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,8 @@ class PlannedCall:
     h2d_weight_bytes: int
     d2h_weight_bytes: int
     seconds: float | None = None  # None if the copy rates of the GPU are unknown
+    seconds_band: float = 0.0  # by which `seconds` may be too low, as a fraction; 0 if unknown
+    seconds_band_below: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

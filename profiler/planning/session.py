@@ -155,12 +155,16 @@ class Session:
         """Return the promised figures of a scheme."""
         totals, link = evaluate(self.cost_table, scheme), self.tables.link
         calls = sum(self.workload.weights)
+        seconds = link.call_seconds(totals.exposed_nanoseconds / calls)
+        too_low, too_high = link.band(seconds)
         return Predicted(
             peak_allocated_bytes=totals.peak_allocated_bytes,
             device_bytes=self.margin(totals.peak_allocated_bytes, 0).device_bytes,
             h2d_weight_bytes=totals.h2d_weight_bytes // calls,
             d2h_weight_bytes=totals.d2h_weight_bytes // calls,
-            seconds=link.call_seconds(totals.exposed_nanoseconds / calls),
+            seconds=seconds,
+            seconds_band=too_low,
+            seconds_band_below=too_high,
             first_seconds=link.of_call(0).call_seconds(totals.first_nanoseconds),
             host_pageable_bytes=totals.host.pageable,
             host_pinned_bytes=totals.host.pinned,
@@ -263,13 +267,17 @@ class Session:
     def _planned_call(self, signature: CallSignature, place: int, scheme: Scheme) -> PlannedCall:
         totals = evaluate(self.cost_table.of_call(place), scheme)
         link = self.tables.link.of_call(place)
+        seconds = link.call_seconds(totals.exposed_nanoseconds)
+        too_low, too_high = link.band(seconds)
         return PlannedCall(
             pipeline_class=signature.pipeline_class,
             call=dict(signature.call),
             weight=signature.weight,
             h2d_weight_bytes=totals.h2d_weight_bytes,
             d2h_weight_bytes=totals.d2h_weight_bytes,
-            seconds=link.call_seconds(totals.exposed_nanoseconds),
+            seconds=seconds,
+            seconds_band=too_low,
+            seconds_band_below=too_high,
         )
 
     def plan(self, outcome: Outcome, smallest: Smallest) -> Plan:

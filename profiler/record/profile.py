@@ -164,6 +164,7 @@ class Totals:
     loading_host_peak_bytes: int | None = None  # while the weights are loaded; None if unknown
     transfer_seconds: float | None = None  # the link was busy, in calls; None if unknown
     exposed_transfer_seconds: float | None = None
+    host_bound_seconds: float | None = None  # the GPU waited for the host; None if unknown
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -191,6 +192,8 @@ class Profile(ProfileMethods):
     assumptions: tuple[Assumption, ...] = ()
     error_band: float = 0.0  # by which the peak may be too low, as a fraction of it; 0 for measured
     error_band_below: float = 0.0  # by which it may be too high
+    seconds_band: float = 0.0  # by which the seconds may be too low; 0 for measured; since 0.6
+    seconds_band_below: float = 0.0  # by which they may be too high
     complete: bool = True
     error: str = ""  # why it is not complete
     insides: tuple[SubmoduleSpan, ...] = ()  # that events refer to

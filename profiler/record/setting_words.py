@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from profiler.record.settings import Setting
 
-_OF_THE_PROCESS = (settings.DISABLED_ATTENTION, settings.ENVIRONMENT)
+_OF_THE_PROCESS = (settings.DISABLED_ATTENTION, settings.ENVIRONMENT, settings.HOST_LAUNCH)
 _TORCH_ATTENTION = ("flash", "mem_efficient", "math", "cudnn")
 
 
@@ -94,4 +94,5 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     settings.ADAPTERS: _texts,
     settings.GROUP_OFFLOAD: lambda value: check_names("an option", value.keys()),
     settings.ENVIRONMENT: _variables,
+    settings.HOST_LAUNCH: _slices,
 }

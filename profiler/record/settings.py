@@ -26,6 +26,7 @@ CACHE = "cache"
 ADAPTERS = "adapters"
 GROUP_OFFLOAD = "group_offload"
 ENVIRONMENT = "environment"
+HOST_LAUNCH = "host_launch"
 
 VAE = "vae"
 """The component whose tiling and slicing a plan may decide."""
@@ -46,7 +47,8 @@ class Setting:
             `layerwise_casting` the dtypes `storage` and `compute`; of `attention_slicing` the slice size; of
             `attention_backend`, `attention_processor`, `memory_format` and `cache` their name; of
             `disabled_attention` the backends that torch may not choose; of `adapters` their names; of `group_offload`
-            its options by name; of `environment` the variables by name; True for those that are only on or off.
+            its options by name; of `environment` the variables by name; of `host_launch` the microseconds that the
+            host takes per launched kernel; True for those that are only on or off.
     """
 
     what: str
@@ -96,6 +98,7 @@ _WORDS = {
     ADAPTERS: "{component} with the adapters {value}",
     GROUP_OFFLOAD: "{component} in groups ({value})",
     ENVIRONMENT: "{value}",
+    HOST_LAUNCH: "a host that takes {value} µs per launched kernel",
 }
 
 

@@ -38,6 +38,7 @@ class Scenario(CallOptions):
         None  # a GPU's key; None for the default GPU, for example if only a capacity is given
     )
     capacity: str | int | None = None  # instead of the GPU's own
+    host_launch: float | None = None  # microseconds of the host per launched kernel; None for usual
     dtype: str | Mapping[str, str] | None = None  # of all or by component; the model's own if None
     quantization: dict[str, str] = field(default_factory=dict)  # component to kind, as "bnb-nf4"
     mode: Mode = field(default_factory=lambda: Mode(name=DEFAULT_MODE))
@@ -59,6 +60,7 @@ class Scenario(CallOptions):
         """Return the GPU to simulate.
 
         Raises:
-            InputError: if the GPU is unknown, or the capacity is not a size.
+            InputError: if the GPU is unknown, the capacity is not a size, or the launch takes no sensible time.
         """
-        return choose_gpu_spec(self.gpu, self.capacity)
+        chosen = choose_gpu_spec(self.gpu, self.capacity)
+        return chosen if self.host_launch is None else chosen.with_host_launch(self.host_launch)

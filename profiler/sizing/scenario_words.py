@@ -28,6 +28,7 @@ def command_words(scenario: Scenario, *, placed: bool = True) -> list[str]:
     words += _option("--pipeline", scenario.pipeline_class or None)
     words += _option("--gpu", scenario.gpu)
     words += _option("--capacity", scenario.capacity and size_word(parse_bytes(scenario.capacity)))
+    words += _option("--host-launch", scenario.host_launch)
     words += _option("--dtype", None if scenario.dtype is None else written(scenario.dtype))
     words += _each("--quantize", (f"{name}={kind}" for name, kind in scenario.quantization.items()))
     words += _mode(scenario.mode, placed=placed)

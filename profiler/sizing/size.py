@@ -13,6 +13,7 @@ from profiler.checking.given import check_given, words_of
 from profiler.errors import FindingError, InputError
 from profiler.gpus.hardware import GpuSpec, gpu_spec
 from profiler.record.profile import Profile
+from profiler.record.settings import HOST_LAUNCH
 from profiler.sizing.call_arguments import call_arguments, refusals_as_input_errors
 from profiler.sizing.scenario import CallOptions, Scenario
 from profiler.units import TIB, format_bytes
@@ -252,6 +253,9 @@ def _planned_pipeline(
         quantization=plan.quantization,
     )
     on = gpu_spec(plan.gpu).with_capacity(capacity_bytes)
+    for one in plan.settings:
+        if one.what == HOST_LAUNCH:
+            on = on.with_host_launch(one.value)
     with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
         yield pipe, folder
 

@@ -14,6 +14,7 @@ import torch
 from profiler.libraries.out_of_memory import Shortage, parse
 from profiler.patching import Patches
 from profiler.record.profile import Assumption, Gpu, GpuState
+from profiler.record.settings import Setting
 from profiler.tracing.host import HostNow, LinkSince
 
 CopyObserver = Callable[[str, str, int], None]
@@ -82,6 +83,15 @@ class MemoryReader(Protocol):
 
     def error_band_below(self) -> float:
         """Return the fraction of the peak by which it may be too high; 0 for a measurement."""
+
+    def host_bound_seconds(self) -> float | None:
+        """Return for how long the host's own work decided; None if it is not known."""
+
+    def settings(self) -> tuple[Setting, ...]:
+        """Return what was known of the machine besides the GPU's name; empty for a measurement, which says it."""
+
+    def seconds_bands(self) -> tuple[float, float]:
+        """Return the fractions by which the seconds may be too low and too high; 0 for a measurement."""
 
     def gpu(self) -> Gpu:
         """Return the GPU's record."""

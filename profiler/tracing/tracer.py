@@ -260,7 +260,8 @@ class Trace:
         events = self._spans.settled(recorder.events())
         target = self._target()
         about = self._about if target is None else _About.of(target, self._modules)
-        settings = settings_of(dict(self._modules))
+        settings = (*settings_of(dict(self._modules)), *reader.settings())
+        too_low, too_high = reader.seconds_bands()
         return Profile(
             source="predicted" if reader.predicted else "measured",
             gpu=reader.gpu(),
@@ -278,6 +279,8 @@ class Trace:
             assumptions=(*reader.assumptions(), *about.stand_ins, *self._unseen(target)),
             error_band=reader.error_band(),
             error_band_below=reader.error_band_below(),
+            seconds_band=too_low,
+            seconds_band_below=too_high,
             insides=tuple(self._spans.known),
             places_itself=about.places_itself,
             complete=error is None,
@@ -320,6 +323,7 @@ class Trace:
             host_kept_bytes=reader.take_host().kept_bytes,
             transfer_seconds=sum(event.transfer_seconds for event in within) if known else None,
             exposed_transfer_seconds=exposed_seconds if known else None,
+            host_bound_seconds=reader.host_bound_seconds(),
         )
 
 

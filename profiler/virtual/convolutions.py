@@ -45,6 +45,11 @@ def convolution_layout(spec: GpuSpec, args: tuple[Any, ...]) -> torch.memory_for
     return torch.contiguous_format if is_without_cudnn(spec, args) else _layout(args)
 
 
+def is_channels_last(args: tuple[Any, ...]) -> bool:
+    """Tell whether the channels of input or weight lie next to each other, so that the output's will, too."""
+    return _layout(args) != torch.contiguous_format
+
+
 def _layout(args: tuple[Any, ...]) -> torch.memory_format:
     image, weight = args[:2]
     if image.dim() in (4, 5) and torch.float64 not in (image.dtype, weight.dtype):
@@ -74,7 +79,7 @@ def as_cudnn_takes_it(args: tuple[Any, ...], output: torch.Tensor) -> Convolutio
 
     return Convolution(
         dtype=dtype,
-        layout="nchw" if _layout(args) == torch.contiguous_format else "nhwc",
+        layout="nhwc" if is_channels_last(args) else "nchw",
         image=shape(image),
         weight=shape(weight),
         output=shape(output),
@@ -99,7 +104,7 @@ def _cudnn_serves_depthwise(args: tuple[Any, ...]) -> bool:
     Source: `use_cudnn_depthwise` and `check_cudnn_depthwise_workload_with_filter` in Convolution.cpp.
     """
     image, weight, stride, dilation = args[0], args[1], args[3], args[5]
-    if _layout(args) != torch.contiguous_format:
+    if is_channels_last(args):
         return True
     if image.dtype != torch.float16 or image.dim() != 4 or any(one != 1 for one in dilation):
         return False

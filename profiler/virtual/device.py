@@ -66,7 +66,7 @@ class Device(ABC):
         self.host = HostMemory(settings, self.clock)
         self.allocator = self._new_allocator(settings)
         self.history = History(self.allocator, self.clock)
-        self.launch_seconds = spec.launch_seconds
+        self.launch_seconds = spec.cost.launch_seconds
         self.h2d_bytes = 0
         self.d2h_bytes = 0
         self.copy_observers: list[Callable[[str, str, int], None]] = []
@@ -116,7 +116,12 @@ class Device(ABC):
         allocator = Allocator(limit_bytes, settings, self.clock)
         if settings.memory_fraction < 1.0:
             allocator.segments.allowed_bytes = int(settings.memory_fraction * self.capacity_bytes)
+        allocator.segments.driver_called = self._driver_called
         return allocator
+
+    def _driver_called(self, nbytes: int) -> None:
+        cost = self.spec.cost
+        self.clock.call_driver(cost.allocate_seconds if nbytes > 0 else cost.release_seconds)
 
     def allocate(self, nbytes: int, stream: int | None = None) -> Block | None:
         """Allocate device memory on a stream, by default the current one, and return the block; None for 0 bytes.
@@ -202,6 +207,7 @@ class Device(ABC):
 
     def empty_cache(self) -> None:
         """Release reserved memory that is not allocated."""
+        self.clock.spend(self.spec.cost.empty_cache_seconds)
         self.allocator.empty_cache()
 
     def _no_memory(self, segment_bytes: int) -> torch.cuda.OutOfMemoryError:
@@ -255,7 +261,7 @@ class Device(ABC):
         to_gpu = copy.source == "cpu"
         self.clock.copy(
             H2D if to_gpu else D2H,
-            self.launch_seconds,
+            self.spec.cost.copy_seconds,
             copy.nbytes / self._link_rate(to_gpu, pinned),
             blocks=not (pinned and copy.non_blocking),
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from profiler.libraries.quantised import is_wrapper
+from profiler.virtual.precision import BY_PRECISION, precision_settings
 from profiler.virtual.steps import OUTPUT, Output, Steps, around_work
 from profiler.virtual.storage import Storage
 from profiler.virtual.tensor import EXTRA_KEYS, META, VirtualTensor
@@ -151,6 +152,8 @@ class Dispatcher:
         try:
             # Factories, and operators that promote integers, depend on torch's default dtype.
             key: Any = (id(func), torch.get_default_dtype(), key_of(args, tensors))
+            if func in BY_PRECISION:
+                key += precision_settings()
             if kwargs:
                 key += (tuple(kwargs), key_of(kwargs.values(), tensors))
         except LeftToWrapperError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,6 +160,37 @@ class Walk:
 
 def engine_of(other):
     return H2D if other % 2 == 0 else D2H
+
+
+def seconds_of(program, stretch=1.0):
+    """Return the clock after launches and joins on one stream, with the host's own work stretched."""
+    clock = Clock()
+    for overhead, seconds, waits in program:
+        clock.launch(overhead * stretch, seconds)
+        if waits:
+            clock.join(0)
+    return clock
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_host_decides_for_as_long_as_its_own_work_would_stretch_the_whole(seed):
+    """The whole is a sum along one path: how it grows with the host's work says how much of it is the host's."""
+    rng = random.Random(seed)
+    program = [
+        (rng.uniform(0.1, 2), rng.choice([0.1, 1, 3]) * rng.random(), rng.random() < 0.2)
+        for _ in range(20)
+    ]
+    little = 1e-7
+    plain = seconds_of(program)
+    longer = seconds_of(program, 1 + little)
+    growth = (longer.at(0) - plain.at(0)) / little
+    assert plain.host_bound_seconds == pytest.approx(growth, rel=1e-4)
+    at_once = Clock()
+    for overhead, seconds, waits in program:
+        at_once.launch_all(overhead, [seconds])
+        if waits:
+            at_once.join(0)
+    assert at_once.host_bound_seconds == plain.host_bound_seconds
 
 
 operations = st.tuples(

@@ -36,6 +36,7 @@ OPTIONS = {
     "pipeline": Option(("--pipeline", IMAGE_TO_IMAGE), IMAGE_TO_IMAGE),
     "gpu": Option(("--gpu", "rtx-3060"), "RTX 3060"),
     "capacity": Option(("--capacity", "5GiB"), "5.00 GiB"),
+    "host_launch": Option(("--host-launch", "25"), "takes 25 µs per launched kernel"),
     "mode": Option(("--mode", "sequential"), "sequential", {"kind": "sequential"}),
     "stream": Option((*GROUPS, "--stream"), "stream=True", {"stream": True}),
     "record_stream": Option(

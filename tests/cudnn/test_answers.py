@@ -18,7 +18,8 @@ from profiler.units import MIB
 DECODER = Convolution.parse("f16 nchw 1,128,512,512 128,128,3,3 1,128,512,512 1,1 1,1 1,1 1")
 
 
-KINDS = sorted({kind_of(spec) for spec in gpu_specs()})
+# Pascal is none of cuDNN 9.20's for CUDA 13: its convolutions go by rule.
+KINDS = sorted({kind_of(spec) for spec in gpu_specs() if spec.generation != "pascal"})
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from daily import daily
 from matrix import FAILS
 from zoo import MODES
 
+from profiler.gpus.hardware import gpu_spec
 from profiler.pipelines import load_pipeline
 from profiler.record import readings as reading
 from profiler.tracing import profile_pipeline
@@ -21,9 +22,9 @@ DAILY = ("sdxl-base",)
 
 
 @functools.cache
-def run(model, mode, spec="h200", steps=2):
+def run(model, mode, spec="h200", steps=2, host_launch=40):
     """Return (profile, bytes up, bytes down, peak) of one run, as the tracer and as the virtual GPU have it."""
-    with VirtualGPU(spec) as gpu:
+    with VirtualGPU(gpu_spec(spec).with_host_launch(host_launch)) as gpu:
         pipe = load_pipeline(model)
         profile = profile_pipeline(pipe, mode=MODES[mode], num_inference_steps=steps)
         return profile, gpu.h2d_bytes, gpu.d2h_bytes, gpu.allocator.peak_bytes
@@ -81,13 +82,16 @@ def test_flux_transformer_pins_what_streams_pin():
 
 def test_a_stream_hides_the_copies_that_wait_without_one():
     modes = ("group-leaf", "group-leaf-stream")
-    plain, streamed = (run("sd15", mode, spec="rtx-3060")[0].totals for mode in modes)
+    # A host that hardly takes time: where every copy makes it wait, its launches leave the GPU idle after each.
+    plain, streamed = (
+        run("sd15", mode, spec="rtx-3060", host_launch=2)[0].totals for mode in modes
+    )
     # From pageable memory every copy makes the host wait, so all of it is exposed.
     assert plain.exposed_transfer_seconds == pytest.approx(plain.transfer_seconds, rel=0.01)
     assert streamed.exposed_transfer_seconds < 0.5 * streamed.transfer_seconds
-    # What is left without copies is the same work.
+    # What is left without copies is the same work; on the stream the host issues copies while kernels run.
     rest = [totals.seconds - totals.exposed_transfer_seconds for totals in (plain, streamed)]
-    assert rest[0] == pytest.approx(rest[1], rel=0.1)
+    assert rest[1] < rest[0] < 1.2 * rest[1]
 
 
 def test_seconds_of_calls_and_steps_carry_their_copies():

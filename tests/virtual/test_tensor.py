@@ -135,7 +135,7 @@ def test_factories_and_non_blocking_copies_to_the_host_pin(gpu):
 
 
 def test_only_copies_between_pinned_memory_and_the_gpu_let_the_host_go_on(gpu):
-    """The time a gibibyte takes: 1/25 s at 25 GB/s from pinned memory, 1/9 s at 9 GB/s from pageable memory."""
+    """The time a gibibyte takes: 1/25 s at 25 GB/s from pinned memory, and longer from pageable memory."""
     gib = 1 << 30
     pageable = torch.empty(gib, dtype=torch.uint8)
     pinned = pageable.pin_memory()
@@ -157,7 +157,7 @@ def test_only_copies_between_pinned_memory_and_the_gpu_let_the_host_go_on(gpu):
             "pinned, waits": gib / link.pinned_bytes_per_second,
             "pageable": gib / link.h2d_bytes_per_second,
         },
-        abs=2e-5,  # launches
+        abs=3e-5,  # what a copy takes besides
     )
 
 
@@ -237,12 +237,13 @@ def test_a_virtual_tensor_outside_its_gpu_says_so():
 def test_streams_and_events_measure_the_model_s_time(gpu):
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     big = torch.empty(4096, 4096, dtype=torch.float16, device="cuda")
+    big @ big  # so that the next one finds its memory
     begin.record()
     big @ big
     end.record()
     torch.cuda.synchronize()
-    # 2 * 4096^3 operations at 60 % of the GPU's rate
-    rate = gpu.spec.flops_per_second["float16"] * 0.6
+    # 2 * 4096^3 operations at what products reach of the GPU's rate
+    rate = gpu.spec.flops_per_second["float16"] * gpu.spec.cost.product
     assert begin.elapsed_time(end) == pytest.approx(1000 * 2 * 4096**3 / rate, rel=0.05)
 
 

@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from profiler.errors import InputError
+from profiler.gpus.cost_model import host_constant, shares_of
 from profiler.gpus.hardware import gpu_spec
 from profiler.units import NANOSECONDS
 
 if TYPE_CHECKING:
+    from profiler.gpus.cost_model import CostModel
     from profiler.record.events import Event
     from profiler.record.profile import Profile
 
-HOST_COPY_BYTES_PER_SECOND = 8e9
-"""Rate at which weights are copied within host memory while they are page-locked. An estimate."""
+HOST_COPY_BYTES_PER_SECOND = host_constant("memory_copy_gb_per_second") * 1e9
+"""Rate at which weights are copied within host memory while they are page-locked."""
 
-DISK_BYTES_PER_SECOND = 2e9
-"""Rate at which weights are read from a local SSD. An estimate."""
+DISK_BYTES_PER_SECOND = host_constant("disk_gb_per_second") * 1e9
+"""Rate at which weights are read from a local SSD."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Link:
     Attributes:
         other_seconds: Seconds of a call without weight copies; of several calls, the mean by weight; None if unknown.
         in_calls: The same for each of several calls.
+        host_share: For which fraction of `other_seconds` the GPU waits for the host.
+        cost: The GPU's cost model; None if the GPU is unknown, or the seconds were measured.
     """
 
     pageable_seconds: float
@@ -37,6 +41,8 @@ class Link:
     pinned_seconds: float
     other_seconds: float | None = None
     in_calls: tuple[float, ...] = ()
+    host_share: float = 0.0
+    cost: CostModel | None = None
 
     def pageable(self, nbytes: int) -> int:
         """Return the nanoseconds of a copy from pageable memory."""
@@ -60,6 +66,13 @@ class Link:
             return None
         return self.other_seconds + exposed_nanoseconds / NANOSECONDS
 
+    def band(self, seconds: float | None) -> tuple[float, float]:
+        """Return by which fractions `call_seconds` may be too low and too high; 0 if that is unknown."""
+        if not seconds or self.other_seconds is None or self.cost is None:
+            return 0.0, 0.0
+        host_seconds = self.host_share * self.other_seconds
+        return self.cost.band(shares_of(seconds, host_seconds, seconds - self.other_seconds))
+
 
 UNKNOWN = Link(0.0, 0.0, 0.0)
 """The link of a GPU with unknown rates: copies take no time."""
@@ -82,7 +95,30 @@ def link_of(profile: Profile) -> Link | None:
     pinned = 1 / gpu.pinned_bytes_per_second if gpu.pinned_bytes_per_second > 0 else h2d
     in_calls = [_other_seconds(profile, last - back) for back in reversed(range(len(weights)))]
     whole = sum(times * seconds for times, seconds in zip(weights, in_calls, strict=True))
-    return Link(h2d, d2h, pinned, whole / sum(weights), tuple(in_calls))
+    return Link(
+        h2d,
+        d2h,
+        pinned,
+        whole / sum(weights),
+        tuple(in_calls),
+        _host_share(profile),
+        _cost(profile),
+    )
+
+
+def _host_share(profile: Profile) -> float:
+    totals = profile.totals
+    if totals.host_bound_seconds is None:
+        return 0.0
+    other = totals.seconds - (totals.exposed_transfer_seconds or 0.0)
+    return min(totals.host_bound_seconds / other, 1.0) if other > 0 else 0.0
+
+
+def _cost(profile: Profile) -> CostModel | None:
+    try:
+        return gpu_spec(profile.gpu.name).cost if profile.seconds_band else None
+    except InputError:
+        return None
 
 
 def _other_seconds(profile: Profile, call: int) -> float:

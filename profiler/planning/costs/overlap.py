@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from profiler.gpus.cost_model import host_constant
 from profiler.placements.acts import (
     COPIES_AWAIT_KERNELS,
     DISK,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from profiler.planning.costs.link import Link
 
 
-HOOK_NANOSECONDS = 20_000
-"""Host time of one hook that moves something. An estimate; the virtual GPU's clock does not count Python."""
+HOOK_NANOSECONDS = round(host_constant("hook_seconds") * NANOSECONDS)
+"""Host time of one hook that moves something; the virtual GPU's clock does not count it."""
 
 
 class Overlap:

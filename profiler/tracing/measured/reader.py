@@ -13,6 +13,7 @@ import torch
 from profiler.gpus import nvml
 from profiler.patching import Patches
 from profiler.record.profile import Assumption, Gpu, GpuState
+from profiler.record.settings import Setting
 from profiler.tracing.host import HostNow, LinkSince, measured_host
 from profiler.tracing.measured.clock import GpuClock
 from profiler.tracing.measured.copies import watch_methods
@@ -103,6 +104,15 @@ class MeasuredReader:
 
     def error_band_below(self) -> float:
         return 0.0
+
+    def host_bound_seconds(self) -> None:
+        return None
+
+    def settings(self) -> tuple[Setting, ...]:
+        return ()
+
+    def seconds_bands(self) -> tuple[float, float]:
+        return 0.0, 0.0
 
     def gpu(self) -> Gpu:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())

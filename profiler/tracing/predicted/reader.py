@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 
 from profiler.allocator.caching import Allocator
+from profiler.gpus.cost_model import shares_of
 from profiler.libraries.compiled import COMPILE
 from profiler.patching import Patches
 from profiler.record.profile import Assumption, Gpu
+from profiler.record.settings import HOST_LAUNCH, Setting
 from profiler.tracing.host import HostNow, LinkSince, modelled_host, modelled_link
 from profiler.tracing.reader import CopyObserver, Reading
 from profiler.virtual.device import Device
@@ -43,6 +45,8 @@ class PredictedReader:
     def __init__(self, gpu: Device) -> None:
         self._gpu = gpu
         self._began = gpu.clock.at(0)
+        self._host_bound_before = gpu.clock.host_bound_seconds
+        self._exposed_before = gpu.clock.exposed_seconds()
         self.peak_allocated_bytes = 0
         self.peak_reserved_bytes = 0
         self._workspace_at_highest = NOTHING
@@ -136,6 +140,24 @@ class PredictedReader:
         if not self.peak_allocated_bytes:
             return 0.0
         return ROUNDING_BAND + 1 - self._least_highest / self.peak_allocated_bytes
+
+    def host_bound_seconds(self) -> float:
+        return self._gpu.clock.host_bound_seconds - self._host_bound_before
+
+    def settings(self) -> tuple[Setting, ...]:
+        cost = self._gpu.spec.cost
+        if cost.has_usual_launch:
+            return ()
+        microseconds = round(cost.launch_seconds * 1e6, 1)
+        whole = int(microseconds)
+        value = whole if whole == microseconds else microseconds
+        return (Setting(what=HOST_LAUNCH, value=value),)
+
+    def seconds_bands(self) -> tuple[float, float]:
+        exposed_seconds = self._gpu.clock.exposed_seconds() - self._exposed_before
+        return self._gpu.spec.cost.band(
+            shares_of(self.mark(), self.host_bound_seconds(), exposed_seconds)
+        )
 
     def gpu(self) -> Gpu:
         spec = self._gpu.spec

@@ -7,8 +7,7 @@
   the machine code of its CUDA 13 build.
 - Measurements of an operator by `vram calibrate` on this GPU take precedence over any rule
   (`profiler/gpus/calibration.py`).
-- Time follows the roofline model: the larger of operations / rate and bytes / bandwidth, with stated achieved
-  fractions.
+- Time: what it has to do (`work.py`), by the GPU's cost model (`profiler/gpus/cost_model.py`).
 """
 
 from __future__ import annotations
@@ -27,28 +26,11 @@ from profiler.virtual.convolutions import is_without_cudnn
 from profiler.virtual.operators.rules import DEFAULT, rule_of
 from profiler.virtual.operators.signatures import every_argument, signature
 from profiler.virtual.operators.temporaries import steps_of
+from profiler.virtual.operators.work import work_of
+from profiler.virtual.precision import CONVOLUTIONS, PRODUCTS
 from profiler.virtual.steps import Steps
 from profiler.virtual.tensor import aten
 from profiler.virtual.workspaces import Workspace
-
-_BLAS = {
-    aten.mm.default,
-    aten.addmm.default,
-    aten.bmm.default,
-    aten.baddbmm.default,
-    aten.addbmm.default,
-    aten.mv.default,
-    aten.addmv.default,
-    aten.dot.default,
-    aten._scaled_mm.default,
-    aten._int_mm.default,
-    aten._addmm_activation.default,
-}
-_CONVOLUTIONS = {
-    aten.convolution.default,
-    aten._convolution.default,
-    aten.cudnn_convolution.default,
-}
 
 
 class Kernel:
@@ -88,14 +70,14 @@ class Kernel:
     @property
     def needs_blas_workspace(self) -> bool:
         """True if cuBLAS serves it."""
-        return self._func in _BLAS or (
+        return self._func in PRODUCTS or (
             self._func is aten.convolution.default and is_without_cudnn(self._spec, self._args)
         )
 
     @property
     def is_convolution(self) -> bool:
         """True for a convolution, which takes another plan if its workspace does not fit."""
-        return self._func in _CONVOLUTIONS
+        return self._func in CONVOLUTIONS
 
     @property
     def is_measured(self) -> bool:
@@ -115,13 +97,6 @@ class Kernel:
             signature(self._func, self._args) if counted and calibration.knows(self._spec) else ""
         )
 
-    @property
-    def _class(self) -> str:
-        """The name of the GPU's achieved fraction that applies to its operations."""
-        if self.is_convolution:
-            return "convolution"
-        return "attention" if "attention" in self._func.name() else "matrix_product"
-
     def workspace(self) -> Workspace:
         """Return its workspace, with bounds."""
         if self._measured_bytes is not None:
@@ -139,20 +114,10 @@ class Kernel:
         return steps_of(self._spec, self._func, every, self._result)
 
     def seconds(self) -> float:
-        """Return the time it takes: as measured on this GPU, else by the roofline model."""
+        """Return the time it takes: as measured on this GPU, else by the GPU's cost model."""
         measured = calibration.kernel_cost(self._spec, self._signature) if self._signature else None
         if measured is not None:
             return measured.seconds
-        tensors, moved, achieved = self._tensors, self._moved_bytes, self._spec.achieved
-        seconds = moved / (self._spec.memory_bytes_per_second * achieved["memory"])
-        count = flop_registry.get(self._func._overloadpacket)
-        if count is None:
-            return seconds
-        operations = count(*self._args, out_val=self._result)
+        work = work_of(self._spec, self._func, self._args, self._result, self._moved_bytes)
         rates = self._spec.flops_per_second
-        rate = rates.get(_dtype_name(tensors[0].dtype), rates["float32"])
-        return max(seconds, operations / (rate * achieved[self._class]))
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+        return self._spec.cost.kernel_seconds(work, rates, self._spec.memory_bytes_per_second)

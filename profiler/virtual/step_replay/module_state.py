@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from profiler.libraries.hooks import MODULE_STATE
+from profiler.virtual.precision import precision_settings
 from profiler.virtual.tensor import VirtualTensor
 
 # Code of these packages may be skipped; the side effects of other code are not known.
@@ -220,6 +221,7 @@ def switches() -> tuple[Any, ...] | None:
         torch.backends.cuda.math_sdp_enabled(),
         torch.backends.cuda.cudnn_sdp_enabled(),
         tuple(torch._C._get_sdp_priority_order()),
+        precision_settings(),
         _AttentionBackendRegistry._active_backend,
     )
 
