@@ -88,7 +88,7 @@ def calibrate(
         _check_real(gpu)
     with _stage(dry, gpu) as here:
         fresh = _fresh_table(here, dry=dry)
-    path = output if output is not None or dry else _own_path(fresh)
+    path = output if output is not None or dry else calibration.own_path(fresh)
     run = _Run(here, path, dry, deadline, report)
     run.table = _continued(fresh, path)
     run.measure_machine()
@@ -213,19 +213,6 @@ def _fresh_table(here: GpuSpec, *, dry: bool) -> Calibration:
         versions=machine.versions(),
         dry=dry,
     )
-
-
-def _own_path(table: Calibration) -> Path:
-    place = calibration.user_place()
-    if place.suffix == ".toml":
-        return place
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot make the folder {place} ({error.strerror}): name a file with --output"
-        ) from error
-    return place / table.file_name
 
 
 def _continued(fresh: Calibration, path: Path | None) -> Calibration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +11,10 @@ import typer
 
 from profiler.cli import printing
 from profiler.cli.options import takes_options
+from profiler.errors import InputError
 
 if TYPE_CHECKING:
-    from profiler.calibrating import Calibrated
+    from profiler.calibrating import Calibrated, Learnt
 
 
 @dataclass(kw_only=True)
@@ -37,6 +39,14 @@ class CalibrateOptions:
     budget_seconds: Annotated[
         float | None, typer.Option(help="Stop after this long; the same command goes on later.")
     ] = None
+    learn_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="PROFILE",
+            help="Learn this machine from a measured profile instead: launches, copies, what kernels reach. Repeat it.",
+        ),
+    ] = None
     dry: Annotated[
         bool, typer.Option("--dry", help="Try it on a virtual GPU; such a table is never used.")
     ] = False
@@ -51,7 +61,12 @@ def calibrate(options: CalibrateOptions) -> None:
     Predictions for this GPU then use what was measured.
 
     Example: vram calibrate --models flux1-dev,sdxl-base
+
+    Example: vram calibrate --from measured.parquet
     """
+    if options.learn_from:
+        _learn(options, options.learn_from)
+        return
     from profiler.calibrating import calibrate as measure_gpu
     from profiler.libraries.modes import Mode
     from profiler.pipelines.catalogue import catalogue
@@ -79,6 +94,56 @@ def calibrate(options: CalibrateOptions) -> None:
         printing.answer_json(found.summary())
     else:
         printing.answer(_summary(found))
+
+
+def _learn(options: CalibrateOptions, paths: list[Path]) -> None:
+    from dataclasses import asdict
+
+    from profiler.calibrating import keep, learn
+    from profiler.record.profile import Profile
+
+    if options.dry or options.gpu:
+        raise InputError("--from reads a profile that was measured: drop --dry and --gpu")
+    profiles = [Profile.load(path) for path in paths]
+    with printing.progress() as report:
+        learnt = learn(profiles, model=options.models or "", report=report)
+    path = keep(learnt, options.output)
+    if options.as_json:
+        printing.answer_json({"schema_version": 1, "path": str(path), **asdict(learnt)})
+    else:
+        printing.answer(_learnt(learnt, path))
+
+
+def _learnt(learnt: Learnt, path: Path) -> str:
+    before, after = learnt.before, learnt.after
+    rows = (
+        ("launch", before.launch_seconds * 1e6, after.launch_seconds * 1e6, "µs per kernel"),
+        ("kernels", before.kernels, after.kernels, "of what is usual for the GPU"),
+        (
+            "pageable up",
+            before.h2d_bytes_per_second / 1e9,
+            after.h2d_bytes_per_second / 1e9,
+            "GB/s",
+        ),
+        (
+            "pageable down",
+            before.d2h_bytes_per_second / 1e9,
+            after.d2h_bytes_per_second / 1e9,
+            "GB/s",
+        ),
+    )
+    calls = "call" if len(after.fitted_on) == 1 else "calls"
+    lines = [
+        f"{learnt.gpu}: learnt from {len(after.fitted_on)} {calls}",
+        *(f"  {name:14} {was:8.3g} -> {now:8.3g} {unit}" for name, was, now, unit in rows),
+        f"predictions were {_off(learnt.miss_before)} off, now {_off(learnt.miss_after)} (median of parts)",
+        f"wrote {path}",
+    ]
+    return "\n".join(lines)
+
+
+def _off(miss: float) -> str:
+    return f"{math.expm1(miss):.0%}"
 
 
 def _summary(found: Calibrated) -> str:

@@ -18,10 +18,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from profiler.errors import InputError
 from profiler.gpus.calibration_table import load
 
 if TYPE_CHECKING:
-    from profiler.gpus.calibration_table import Calibration, KernelCost
+    from profiler.gpus.calibration_table import Calibration, Fitted, KernelCost
     from profiler.gpus.hardware import GpuSpec
 
 PLACE = "VRAM_CALIBRATION"
@@ -57,10 +58,16 @@ def source_of(spec: GpuSpec) -> str:
     return f"workspaces as in the table of {tables[0]}" if tables else "no table"
 
 
-def as_measured(spec: GpuSpec) -> GpuSpec:
-    """Return the GPU with the context and copy rates of its own table, or unchanged if it has no table."""
+def as_measured(spec: GpuSpec, *, fitted: bool = True) -> GpuSpec:
+    """Return the GPU with the context and copy rates of its own table; unchanged if it has none, or has them already.
+
+    Args:
+        spec: the GPU.
+        fitted: whether what measured runs gave counts, too.
+    """
     table = table_of(spec)
-    if table is None:
+    source = f"measured: {table}"
+    if table is None or source in spec.sources:
         return spec
     found = {
         "context_bytes": max(table.context_bytes.values(), default=None),
@@ -69,7 +76,20 @@ def as_measured(spec: GpuSpec) -> GpuSpec:
         "pinned_bytes_per_second": table.bytes_per_second("h2d", pinned=True),
     }
     known: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
-    return replace(spec, **known, sources=(*spec.sources, f"measured: {table}"))
+    measured = replace(spec, **known, sources=(*spec.sources, source))
+    return measured if table.fitted is None or not fitted else with_fitted(measured, table.fitted)
+
+
+def with_fitted(spec: GpuSpec, fitted: Fitted) -> GpuSpec:
+    """Return the GPU with what measured runs on one machine gave; a time of a launch that was named stays."""
+    cost = spec.cost
+    launch_seconds = fitted.launch_seconds if cost.has_usual_launch else cost.launch_seconds
+    return replace(
+        spec,
+        h2d_bytes_per_second=fitted.h2d_bytes_per_second,
+        d2h_bytes_per_second=fitted.d2h_bytes_per_second,
+        cost=cost.as_fitted(launch_seconds, fitted.kernels),
+    )
 
 
 def _tables_for(spec: GpuSpec) -> tuple[Calibration, ...]:
@@ -102,6 +122,24 @@ def user_place() -> Path:
         return Path(named).expanduser()
     home = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(home).expanduser() / "vram" / "calibration"
+
+
+def own_path(table: Calibration) -> Path:
+    """Return where a table is kept: its file in the user's own folder, which is made, or the file named instead.
+
+    Raises:
+        InputError: if the folder cannot be made.
+    """
+    place = user_place()
+    if place.suffix == ".toml":
+        return place
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {place} ({error.strerror}): name a file with --output"
+        ) from error
+    return place / table.file_name
 
 
 def forget() -> None:

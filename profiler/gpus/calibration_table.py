@@ -41,6 +41,17 @@ class CopyCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Constants of the cost model as measured runs on one machine gave them."""
+
+    launch_seconds: float  # of the host, per launched kernel
+    kernels: float  # factor on what kernels reach of the data sheet
+    h2d_bytes_per_second: float  # from pageable memory
+    d2h_bytes_per_second: float
+    fitted_on: tuple[str, ...]  # a phrase for each run
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The table of one GPU."""
 
@@ -57,6 +68,7 @@ class Calibration:
     copies: tuple[CopyCost, ...] = ()
     kernels: dict[str, KernelCost] = field(default_factory=dict)  # by signature
     failed: dict[str, str] = field(default_factory=dict)  # signature to error message
+    fitted: Fitted | None = None  # by `vram calibrate --from`
 
     @property
     def architecture(self) -> str:
@@ -136,7 +148,17 @@ def _read(facts: dict[str, Any]) -> Calibration:
             signature: KernelCost(**cost) for signature, cost in facts.get("kernels", {}).items()
         },
         failed=dict(facts.get("failed", {})),
+        fitted=_fitted(facts.get("fitted")),
     )
+
+
+def _fitted(facts: dict[str, Any] | None) -> Fitted | None:
+    if facts is None:
+        return None
+    numbers = {name: float(value) for name, value in facts.items() if name != "fitted_on"}
+    if not all(0 < value < 1e15 for value in numbers.values()):
+        raise ValueError("a constant of [fitted] is no positive number")
+    return Fitted(fitted_on=tuple(map(str, facts["fitted_on"])), **numbers)
 
 
 def _text(table: Calibration) -> str:
@@ -158,6 +180,9 @@ def _text(table: Calibration) -> str:
         ("context_bytes", table.context_bytes),
     ):
         lines += ["", f"[{name}]", *_pairs(values)]
+    if table.fitted is not None:
+        facts = vars(table.fitted) | {"fitted_on": list(table.fitted.fitted_on)}
+        lines += ["", "[fitted]", *_pairs(facts)]
     for copy in table.copies:
         lines += ["", "[[copies]]", *_pairs(vars(copy))]
     kernels = {signature: _known(vars(cost)) for signature, cost in sorted(table.kernels.items())}
