@@ -81,9 +81,10 @@ def main() -> None:
     parser.add_argument(
         "--show", choices=KINDS[1:], default="matter", help="the least that is shown"
     )
+    parser.add_argument("--torch", default="", help="a version beside the tested one, as 2.14.1")
     parser.add_argument("--record", action="store_true", help="write what the CUDA build did")
     options = parser.parse_args()
-    sides = set_up_sides()
+    sides = set_up_sides(options.torch)
     shown = KINDS[KINDS.index(options.show) :]
     compared = {}
     for gpu in [options.gpu] if options.gpu else GPUS:

@@ -18,6 +18,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from profiler.gpus.hardware import GpuSpec
+from profiler.libraries import torch_versions
 from profiler.virtual.operators.attention_math import additive_mask, attend_by_math
 from profiler.virtual.tensor import aten
 
@@ -61,7 +62,8 @@ def backend(
         runs = {"math": True}
     elif not query.shape[1] == key.shape[1] == value.shape[1]:
         grouped = enable_gqa and _is_grouped(query, key, value)
-        runs = {**runs, "efficient": False} if grouped else {"math": True}
+        allowed = runs["efficient"] and torch_versions.GROUPED_HEADS_EVERYWHERE
+        runs = {**runs, "efficient": allowed} if grouped else {"math": True}
     for name in _order(spec):
         if runs.get(name):
             return name
@@ -156,8 +158,11 @@ class Options(TypedDict):
 def on_host(func: Any, output: int) -> bool:
     """Tell whether this output is in the host's memory: the memory-efficient kernel's seed and offset, 8 bytes each.
 
-    Source: `_efficient_attention_forward` in transformers/cuda/attention.cu; on the GPU only while a graph is captured.
+    Source: `_efficient_attention_forward` in transformers/cuda/attention.cu; until torch 2.13, on the GPU only while a
+    graph is captured.
     """
+    if torch_versions.RANDOM_STATE_ON_GPU:
+        return False
     return output in (2, 3) and func is aten._scaled_dot_product_efficient_attention.default
 
 

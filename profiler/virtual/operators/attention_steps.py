@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from profiler.gpus.hardware import GpuSpec
+from profiler.libraries import torch_versions
 from profiler.virtual.steps import OUTPUT, Output, Steps
 from profiler.virtual.tensor import aten
 
@@ -27,13 +28,14 @@ def _cudnn_attention(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps
 
 
 def _efficient_attention(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
-    """Return the output once more in single precision, if it is in half and too wide for the registers.
+    """Return seed and offset if they are on the GPU, and the output in single precision if it is in half and too wide.
 
     Source: `kNeedsOutputAccumulatorBuffer` in transformers/cuda/mem_eff_attention/kernel_forward.h.
     """
     output = result[0]
     wide = output.dtype in _HALF and output.shape[-1] > 128
-    return (output.numel() * 4,) if wide else ()
+    first = (Output(2), Output(3), OUTPUT) if torch_versions.RANDOM_STATE_ON_GPU else ()
+    return (*first, *((output.numel() * 4,) if wide else ()))
 
 
 def _flash_attention(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:

@@ -15,6 +15,7 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from profiler.gpus.hardware import GpuSpec
+from profiler.libraries import torch_versions
 from profiler.virtual.operators import attention_steps, convolutions, indexing, products, sorting
 from profiler.virtual.operators.reductions import REDUCTIONS, reduction_steps
 from profiler.virtual.steps import OUTPUT, Output, Steps
@@ -130,10 +131,14 @@ def _scan(args: tuple[Any, ...], result: Any) -> Steps:
 def _group_norm(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
     """Return a scale and a shift `[N, C]` in single precision; in half precision mean and deviation `[N, G]` before.
 
+    Before all of them comes a copy of an image that is not contiguous, since torch 2.14.
+
     Source: `GroupNormKernelImplInternal` in cuda/group_norm_kernel.cu.
     """
     image, weight, bias, batch, channels, elements, groups = args[:7]
+    copied = torch_versions.GROUP_NORM_COPIES and not image.is_contiguous()
     statistics = (batch * groups * 4,) * 2 if image.dtype in _HALF else ()
+    statistics = (*((image.nbytes,) if copied else ()), *statistics)
     if elements == 1 or (weight is None and bias is None):
         return statistics
     return (*statistics, *(batch * channels * 4,) * 2)

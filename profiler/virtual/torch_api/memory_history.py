@@ -21,6 +21,8 @@ def functions(history: History) -> dict[str, Callable[..., Any]]:
         compile_context: bool = False,
         global_record_annotations: bool = False,
         skip_actions: Sequence[str] = (),
+        record_pinned_host_memory: bool = False,  # since torch 2.14, as the next
+        record_cuda: bool = True,
     ) -> None:
         _check(enabled in (None, "state", "all"), "expected state to be 'state', 'all', or None")
         known = context in (None, "state", "alloc", "all")
@@ -29,7 +31,8 @@ def functions(history: History) -> dict[str, Callable[..., Any]]:
         for action in skip_actions:
             _check(action in ACTIONS, f"Unknown TraceEntry action: {action}")
         most = min(max_entries, sys.maxsize)
-        history.record(enabled, most=most, clear=clear_history, skipped=skip_actions)
+        wanted = enabled if record_cuda else None
+        history.record(wanted, most=most, clear=clear_history, skipped=skip_actions)
 
     def record_as_before(  # torch's own parameters, given by position
         enabled: bool,
