@@ -123,8 +123,9 @@ def results(rows: list[Row], folder: Path) -> Iterator[Result]:
             row.comments if any(word in row.comments for word in ("TF32", "channels_last")) else ""
         )
         key = f"{same} {alone} {row.id if row.id.startswith('ev-') else ''}"
-        found = known.setdefault(key, known.get(key) or predict(row, folder))
-        yield found._replace(id=row.id, published_seconds=row.seconds)
+        if key not in known:
+            known[key] = predict(row, folder)
+        yield known[key]._replace(id=row.id, published_seconds=row.seconds)
 
 
 def summaries(found: list[Result]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -135,6 +135,18 @@ def tally(events: Iterable[Event], *, start_seconds: float) -> Tally:
     )
 
 
+def call_seconds(events: Iterable[Event]) -> list[float]:
+    """Return the seconds of each call of the pipeline that ended."""
+    began: dict[int, float] = {}
+    lengths = []
+    for event in events:
+        if event.kind == "begin":
+            began[event.call] = event.start_seconds
+        elif event.kind == "end" and event.call in began:
+            lengths.append(event.start_seconds - began[event.call])
+    return lengths
+
+
 def called_peak_bytes(profile: Profile) -> int:
     """Return the highest allocated bytes of the calls, without the set-up of the pipeline."""
     called = [event for event in profile.events if event.call >= 0]

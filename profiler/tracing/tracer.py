@@ -29,6 +29,7 @@ from profiler.pipelines.sibling import check_shared
 from profiler.record.components import Component
 from profiler.record.events import Event
 from profiler.record.profile import Assumption, Failure, Profile, Totals
+from profiler.record.readings import call_seconds
 from profiler.record.settings import LAYERWISE_CASTING, Setting
 from profiler.tracing.accepted import check_label
 from profiler.tracing.binning import Binning
@@ -304,7 +305,7 @@ class Trace:
         up = sum(event.bytes for event in events if event.kind == "onload")
         down = sum(event.bytes for event in events if event.kind == "offload")
         reader = self._reader
-        seconds = sum(_call_seconds(events))
+        seconds = sum(call_seconds(events))
         known = reader.predicted
         within = [event for event in events if event.call >= 0 and event.kind != "begin"]
         exposed_seconds = sum(event.exposed_transfer_seconds for event in within)
@@ -362,18 +363,6 @@ def _spans_for(reader: MemoryReader, modules: Mapping[str, nn.Module]) -> Submod
         return PredictedSpans(reader, modules)
     assert isinstance(reader, MeasuredReader), reader
     return MeasuredSpans(reader, modules)
-
-
-def _call_seconds(events: list[Event]) -> list[float]:
-    """Return the length of each call of the pipeline."""
-    began: dict[int, float] = {}
-    lengths = []
-    for event in events:
-        if event.kind == "begin":
-            began[event.call] = event.start_seconds
-        elif event.kind == "end" and event.call in began:
-            lengths.append(event.start_seconds - began[event.call])
-    return lengths
 
 
 def _pipeline_dtype(components: tuple[Component, ...], settings: tuple[Setting, ...]) -> str:
