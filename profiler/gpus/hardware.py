@@ -26,6 +26,10 @@ DEFAULT_GPU = "rtx-4060"
 _FAMILY_WORDS = frozenset({"nvidia", "geforce", "rtx", "tesla", "gpu"})
 
 
+BLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+"""The environment variable that sets the size of cuBLAS's workspace."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GpuSpec:
     """One NVIDIA GPU, as the driver reports it and as its data sheet rates it."""
@@ -64,6 +68,18 @@ class GpuSpec:
         """The name that compilers use: `sm_89`."""
         major, minor = self.compute_capability
         return f"sm_{major}{minor}"
+
+    def blas_workspace_bytes(self, config: str = "") -> int:
+        """Return the bytes of cuBLAS's workspace.
+
+        Args:
+            config: The value of `CUBLAS_WORKSPACE_CONFIG`, such as `:4096:8`; without one it depends on the generation.
+
+        Source: `parseChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp.
+        """
+        pairs = re.findall(r":([0-9]+):([0-9]+)", config)
+        chosen = sum(int(size) * int(count) for size, count in pairs) * KIB
+        return chosen if pairs else self.cublas_workspace_bytes
 
     def with_capacity(self, capacity: str | int) -> GpuSpec:
         """Return the same GPU with another `total_memory`, in bytes or as text such as `8GiB`.

@@ -5,6 +5,7 @@ All other modules of this package work for one `Device`; `gpu.VirtualGPU` is its
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -22,13 +23,13 @@ from profiler.allocator.history import History
 from profiler.allocator.host_memory import HostMemory
 from profiler.allocator.pinned import PinnedBlock
 from profiler.allocator.settings import Settings
-from profiler.gpus.hardware import GpuSpec
+from profiler.gpus.hardware import BLAS_VARIABLE, GpuSpec
 from profiler.libraries.out_of_memory import Shortage
 from profiler.patching import Patches
 from profiler.units import format_bytes
 from profiler.virtual.copies import LinkCopy
 from profiler.virtual.steps import HeldBlocks
-from profiler.virtual.workspaces import NOTHING, Workspace, matrix_product
+from profiler.virtual.workspaces import NOTHING, Workspace
 
 _T = TypeVar("_T")
 
@@ -186,7 +187,7 @@ class Device(ABC):
         """Allocate the current stream's cuBLAS workspace, once; it is kept."""
         stream = self.clock.current
         if stream not in self._blas_streams:
-            block = self.allocate(matrix_product(self.spec))
+            block = self.allocate(self.spec.blas_workspace_bytes(os.environ.get(BLAS_VARIABLE, "")))
             if block is not None:  # CUBLAS_WORKSPACE_CONFIG=:0:0 switches it off
                 self._blas_streams[stream] = block
 

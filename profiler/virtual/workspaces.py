@@ -9,8 +9,6 @@ Source: `try_configs` and `run_conv_plan` in PyTorch's aten/src/ATen/native/cudn
 
 from __future__ import annotations
 
-import os
-import re
 from typing import Any, Self
 
 import torch
@@ -18,10 +16,7 @@ import torch
 from profiler.cudnn.answers import answer
 from profiler.cudnn.rules import estimate
 from profiler.gpus.hardware import GpuSpec
-from profiler.units import KIB
 from profiler.virtual.convolutions import CUDNN, as_cudnn_takes_it, convolution_backend
-
-BLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 class Workspace(int):
@@ -72,13 +67,3 @@ def convolution(spec: GpuSpec, args: tuple[Any, ...], output: torch.Tensor) -> W
         return Workspace(*estimate(spec.compute_capability, asked))
     first, *smaller = said.workspaces
     return Workspace(first, smaller=tuple(smaller), source=said.source)
-
-
-def matrix_product(spec: GpuSpec) -> int:
-    """Return the bytes of cuBLAS's workspace: from `CUBLAS_WORKSPACE_CONFIG`, else by the GPU's generation.
-
-    Source: `parseChosenWorkspaceSize` in PyTorch's aten/src/ATen/cuda/CublasHandlePool.cpp.
-    """
-    pairs = re.findall(r":([0-9]+):([0-9]+)", os.environ.get(BLAS_VARIABLE, ""))
-    chosen = sum(int(size) * int(count) for size, count in pairs) * KIB
-    return chosen if pairs else spec.cublas_workspace_bytes

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from profiler.placements.placement import Machine
     from profiler.placements.placement import Placement as Way
     from profiler.planning.costs.link import Link
-    from profiler.planning.replaying.workload import Op, Stretch, Workload
+    from profiler.planning.replaying.tape import Op, Stretch
+    from profiler.planning.replaying.workload import Workload
     from profiler.record.components import Component
     from profiler.record.events import SubmoduleSpan, Visit
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from profiler.placements.weights import WeightSize
     from profiler.planning.costs.link import Link
     from profiler.planning.costs.whole_components import Moved, WholeCost
-    from profiler.planning.replaying.workload import Op, Workload
+    from profiler.planning.replaying.tape import Op
+    from profiler.planning.replaying.workload import Workload
     from profiler.record.components import Component
     from profiler.record.events import Event
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from profiler.placements.weights import Weights, WeightSize
-    from profiler.planning.replaying.workload import Op
+    from profiler.planning.replaying.tape import Op
 
 TRAVELS, STAYS, UNEVICTED = "(travels)", "(stays)", "(unevicted)"
 """Placements without a successor: excluded in stock diffusers, excluded for good, evicted only by the call's end."""

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from profiler.placements.acts import Act
     from profiler.placements.scheme import Scheme
-    from profiler.planning.replaying.workload import Op, Stretch, Workload
+    from profiler.planning.replaying.tape import Op, Stretch
+    from profiler.planning.replaying.workload import Workload
 
 DROPPED = "meta"
 """Destination of an offload that moves nothing, since the host has a copy."""

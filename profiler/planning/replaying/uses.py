@@ -14,7 +14,8 @@ from profiler.placements.weights import weights_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from profiler.planning.replaying.workload import Op, Workload
+    from profiler.planning.replaying.tape import Op
+    from profiler.planning.replaying.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,21 @@ Limit: components must be on the GPU or off it as a whole, so profiles of sequen
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from profiler.errors import InputError
+from profiler.gpus.hardware import BLAS_VARIABLE, gpu_spec
 from profiler.placements.weights import Weights, weights_of
+from profiler.planning.replaying.repeated import repeated_round
+from profiler.planning.replaying.tape import Op, Stretch
+from profiler.record.settings import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from profiler.record.components import Component
-    from profiler.record.events import Event, SubmoduleSpan
+    from profiler.record.events import Event
     from profiler.record.profile import Profile
 
 FREE = "free"
@@ -32,38 +37,6 @@ _FIRING_ENTRIES = frozenset(
     {"forward", "encode", "decode", "generate"}
 )  # `generate` calls `forward`
 _MODES = frozenset({"resident", "model"})
-
-
-class Stretch(NamedTuple):
-    """The stretch between two recorded events."""
-
-    peak_floating_bytes: int
-    base_floating_bytes: int  # at its beginning
-    inside: SubmoduleSpan | None = None  # the parts that were entered and left in it
-
-    def raised(self, by_bytes: int) -> Stretch:
-        """Return the stretch with more floating bytes."""
-        return self._replace(
-            peak_floating_bytes=self.peak_floating_bytes + by_bytes,
-            base_floating_bytes=self.base_floating_bytes + by_bytes,
-        )
-
-
-class Op(NamedTuple):
-    """One operation of the tape; `event` is as recorded, but of a `FREE` only its place in the run counts."""
-
-    kind: str  # a kind of events, or FREE
-    event: Event
-    fires: bool  # whether accelerate's hook acts here: an entry by `forward` or by a method that diffusers wrapped
-    gap: tuple[Stretch, ...]  # since the previous operation
-    before_floating_bytes: int
-    peak_floating_bytes: int
-    after_floating_bytes: int
-
-    @property
-    def gap_floating_bytes(self) -> int:
-        """The highest floating bytes since the previous operation."""
-        return max(stretch.peak_floating_bytes for stretch in self.gap)
 
 
 @dataclass(frozen=True)
@@ -79,6 +52,7 @@ class Workload:
     weights: tuple[int, ...] = (
         1,
     )  # how often each of the last calls, which make a round, occurs in it
+    workspace_bytes: int = 0  # of cuBLAS on this GPU; 0 if unknown
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -95,29 +69,12 @@ class Workload:
         return range(len(self.calls), len(self.calls) + len(self.weights))
 
     def _repeat(self, call: int) -> tuple[Op, ...]:
-        """Return a repeated call, starting with the floating bytes that a round leaves behind (cuBLAS workspaces)."""
-        place = (call - len(self.calls)) % len(self.weights)
-        ops, *later = self.calls[len(self.calls) - len(self.weights) + place :]
-        included = left = self.calls[-1][-1].after_floating_bytes
-        for op in (op for following in later for op in following):
-            included = min(included, op.before_floating_bytes, op.after_floating_bytes)
-        repeated = []
-        for op in reversed(ops):
-            included = min(included, op.after_floating_bytes)
-            after = left - included
-            included = min(included, op.before_floating_bytes)
-            before = left - included
-            event = op.event._replace(call=call)
-            repeated.append(
-                op._replace(
-                    event=event,
-                    gap=tuple(stretch.raised(before) for stretch in op.gap),
-                    before_floating_bytes=op.before_floating_bytes + before,
-                    peak_floating_bytes=op.peak_floating_bytes + after,
-                    after_floating_bytes=op.after_floating_bytes + after,
-                )
-            )
-        return tuple(reversed(repeated))
+        ops = self._repeated_round[(call - len(self.calls)) % len(self.weights)]
+        return tuple(op._replace(event=op.event._replace(call=call)) for op in ops)
+
+    @cached_property
+    def _repeated_round(self) -> tuple[tuple[Op, ...], ...]:
+        return repeated_round(self.calls[-len(self.weights) :], self.workspace_bytes)
 
 
 def workload_of(profile: Profile) -> Workload:
@@ -146,7 +103,17 @@ def workload_of(profile: Profile) -> Workload:
         device,
         fixed,
         weights,
+        _workspace_bytes(profile),
     )
+
+
+def _workspace_bytes(profile: Profile) -> int:
+    variables = [one.value for one in profile.settings if one.what == ENVIRONMENT]
+    config = variables[0].get(BLAS_VARIABLE, "") if variables else ""
+    try:
+        return gpu_spec(profile.gpu.name).blas_workspace_bytes(config)
+    except InputError:
+        return 0
 
 
 def _moves_eight_bit(versions: dict[str, str]) -> bool:
