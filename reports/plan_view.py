@@ -241,6 +241,11 @@ def _proof(plan: Plan) -> str:
     opened = f"{proof.nodes:,} partial plans opened, {proof.candidates:,} plans in all"
     if proof.gap:
         return f"Not proved best: another plan may be better by {proof.gap:,} ({opened})."
+    if plan.tied_seconds:
+        return (
+            f"Proved: the fastest plan, the runner-up, takes only {format_seconds(plan.tied_seconds)} less, and of all "
+            f"plans that are as close to it, this one changes the fewest placements ({opened}, gap 0)."
+        )
     return f"Proved best for {proof.objective}: no other plan does better ({opened}, gap 0)."
 
 

@@ -16,6 +16,7 @@ from profiler.sizing.scenario import Scenario
 from profiler.sizing.size import Report, plan_model, profile_model, verify_plan
 from profiler.units import format_bytes, format_seconds
 from reports.placement_words import inside_words
+from reports.plan_text import gap_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +73,7 @@ class Demo:
         plan, predicted = self.plan, self.plan.predicted
         return [
             f"2. The best of {plan.proof.candidates:,} plans within {format_bytes(plan.budget_bytes)} "
-            + f"({plan.proof.nodes:,} opened, gap {plan.proof.gap})",
+            + f"({plan.proof.nodes:,} opened, {gap_words(plan)})",
             f"   stays on the GPU: {', '.join(plan.excluded) or 'nothing'}; "
             + f"in turn: {' -> '.join(plan.sequence) or 'nothing'}",
             *(f"   {phrase}" for phrase in inside_words(plan)),

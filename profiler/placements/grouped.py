@@ -24,7 +24,7 @@ from profiler.placements.acts import (
     cast_act,
 )
 from profiler.placements.group_structure import structure_of
-from profiler.placements.placement import DISK, GROUP, HostBytes, Placement, PlacementRule
+from profiler.placements.placement import DISK, GROUP, RECORDED, HostBytes, Placement, PlacementRule
 from profiler.placements.tensor_sizes import sizes_of
 from profiler.placements.weights import Weights
 
@@ -83,15 +83,15 @@ class Grouped(Placement):
         """Yield groups of single layers and of blocks, each with and without a stream; on disk if asked for."""
         for lever, disk in ((GROUP, False), (DISK, True)):
             if lever in levers and component.groups:
-                yield from cls._kept_so(disk=disk)
+                yield from cls._kept_so(disk=disk, recorded=RECORDED in levers)
 
     @classmethod
-    def _kept_so(cls, *, disk: bool) -> Iterator[Grouped]:
+    def _kept_so(cls, *, disk: bool, recorded: bool) -> Iterator[Grouped]:
         yield cls(disk=disk)
         for blocks in _BLOCKS_PER_GROUP:
             yield cls(blocks, disk=disk)
         for blocks in (0, 1):
-            for record in (False, True):
+            for record in (False, True) if recorded else (False,):
                 yield cls(blocks, stream=True, record_stream=record, disk=disk)
                 if not disk:
                     yield cls(blocks, stream=True, record_stream=record, low_cpu_mem=True)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 SWAP, STREAM, GROUP, SEQUENTIAL, DISK = "swap", "stream", "group", "sequential", "disk"
 LEVERS = (SWAP, STREAM, GROUP, SEQUENTIAL)
+RECORDED = "recorded"
+"""Recorded streams of group offload, which no user chooses: freed blocks come back later with them, so a plan whose run
+fails for pieces of memory is sought again without."""
 """Options of a plan besides sequence and exclusions: kept host copies, streamed blocks, diffusers' group offload and
 accelerate's sequential offload. `disk` has to be asked for, since it writes the weights to a disk."""
 

@@ -136,9 +136,14 @@ class _ChoiceBuilder:
         )
 
     def resident(self) -> Problem:
-        """Return the problem whose only choice is to exclude everything."""
-        rows = tuple((self._option(name, EXCLUDED, Choice(STAYS)),) for name in self._names)
-        return Problem(decisions=rows, base=self._base, base_uses=self._base_uses)
+        """Return the problem whose only choice is to exclude everything, which is one change: `pipe.to("cuda")`."""
+        rows = [self._option(name, EXCLUDED, Choice(STAYS)) for name in self._names]
+        return Problem(
+            decisions=tuple((row._replace(penalty=0),) for row in rows),
+            base=self._base,
+            base_uses=self._base_uses,
+            penalty=max((row.penalty for row in rows), default=0),
+        )
 
     def _options(self, name: str, excluded: str, levers: Collection[str]) -> Iterator[Option]:
         component = self._components[name]

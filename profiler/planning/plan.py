@@ -15,13 +15,16 @@ from profiler.placements.scheme import Scheme
 from profiler.placements.table import placement_of
 from profiler.planning.replaying.uses import Use  # noqa: TC001  # for `get_type_hints`
 from profiler.record.settings import Setting, run_words
-from profiler.units import format_bytes
+from profiler.units import NANOSECONDS, format_bytes
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
 SCHEMA_VERSION = 1
+
+TIE = 0.01
+"""The fraction of their seconds by which tied plans differ at most; two runs of one call differ by as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,10 @@ class Margin:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """Proof that no other candidate is better: none of them, explored or not, can cost less than `bound`."""
+    """Proof that no other candidate is better: none of them, explored or not, can cost less than `bound`.
+
+    If `cost` is higher and `gap` 0, the plan is tied with the best one by `TIE`, and changes fewer placements.
+    """
 
     objective: str  # "bytes" or "seconds"
     cost: (
@@ -165,6 +171,13 @@ class Plan:
     other_dtypes: dict[str, str] = field(default_factory=dict)  # of components not in `dtype`
     settings: tuple[Setting, ...] = ()  # besides the placement, including `modifiers`
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def tied_seconds(self) -> float:
+        """The seconds of a call by which the fastest plan is faster, if this one is simpler and tied with it."""
+        calls = 1 if self.proof.objective == "first-image" else sum(self.weights)
+        tied = self.proof.objective != "bytes" and not self.proof.gap
+        return (self.proof.cost - self.proof.bound) / NANOSECONDS / calls if tied else 0.0
 
     @property
     def budget_bytes(self) -> int:

@@ -2,7 +2,8 @@
 
 The promise is device bytes = context + peak allocated + slack + error band <= budget. Among the plans that keep it,
 the one with the least weight copies per call wins (in bytes, or in seconds at the link's speed), then the one with
-the lowest peak, then the one that changes the placement of the fewest components.
+the lowest peak, then the one that changes the placement of the fewest components. Plans whose seconds differ by less
+than `TIE` are tied: of these, the one that changes the fewest wins.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ def plan_as(profile: Profile, wish: Wish) -> Plan:
             "give the search more time"
         )
     smallest = session.smallest()
+    if outcome.found and outcome.complete:
+        outcome = session.settled(outcome)
     if not outcome.found:
         missing = smallest.budget_bytes - wish.budget_bytes
         raise does_not_fit.DoesNotFitError(

@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import FindingError, InputError
-from profiler.placements.placement import DISK, LEVERS, SWAP
+from profiler.placements.placement import DISK, LEVERS, RECORDED, SWAP
 from profiler.placements.table import placement_record
 from profiler.planning.costs.table import CostTable, evaluate
 from profiler.planning.margin import band_of, margin_of
 from profiler.planning.plan import (
+    TIE,
     Alternative,
     Margin,
     Plan,
@@ -28,7 +29,7 @@ from profiler.planning.tables import ProfileTables, tables_of
 from profiler.planning.vocabulary import placements
 from profiler.record import readings as reading
 from profiler.record.settings import modifiers_of, of_workload
-from profiler.units import format_bytes
+from profiler.units import NANOSECONDS, format_bytes
 
 if TYPE_CHECKING:
     from profiler.placements.scheme import Scheme
@@ -88,8 +89,9 @@ class Session:
         Layers that are cast for each forward allocate further memory, which the replay of streamed blocks and of groups
         does not model: of the levers, only swapping is left.
         """
-        cast = "fp8" in self.modifiers
-        return tuple(lever for lever in self.wish.levers if lever == SWAP or not cast)
+        if "fp8" in self.modifiers:
+            return tuple(lever for lever in self.wish.levers if lever == SWAP)
+        return (*self.wish.levers, RECORDED) if self.wish.recorded_streams else self.wish.levers
 
     def compared_with(self) -> Scheme:
         """Return the placement that the plan is compared with.
@@ -174,7 +176,10 @@ class Session:
         """Tell whether every split component can be split, and none leaves the GPU while it runs."""
         parts = {part.name: part for part in self.profile.components}
         return self.cost_table.sound(scheme) and all(
-            inside in placements(parts[name], self.cost_table, (*LEVERS, DISK), leaving_rest=False)
+            inside
+            in placements(
+                parts[name], self.cost_table, (*LEVERS, DISK, RECORDED), leaving_rest=False
+            )
             for name in parts
             if (inside := scheme.split(name)) is not None
         )
@@ -193,6 +198,29 @@ class Session:
     def ordered(self, names: frozenset[str]) -> tuple[str, ...]:
         """Return names in the order of the pipeline's components."""
         return tuple(name for name in self.workload.names if name in names)
+
+    def settled(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with the simplest of the plans tied with the best one before it, if that is another."""
+        best = outcome.found[0]
+        simplest = self.solver.simplest(
+            best.cost + self._tied_nanoseconds(best.cost),
+            limit=self.peak_limit(self.wish.budget_bytes),
+            use_limits=self.use_limits,
+            time_limit_seconds=self.wish.time_limit_seconds,
+        ).found
+        if not simplest or simplest[0].penalty == best.penalty:
+            return outcome
+        return replace(outcome, found=(*simplest, best))
+
+    def _tied_nanoseconds(self, cost: int) -> int:
+        """Return by how much the cost of a plan may exceed the best one and still be tied with it."""
+        link, calls = self.tables.link, sum(self.workload.weights)
+        if self.objective == "first-image":
+            link, calls = link.of_call(0), 1
+        seconds = link.call_seconds(cost / calls)
+        if self.objective == "bytes" or seconds is None:
+            return 0
+        return int(seconds * calls * TIE * NANOSECONDS)
 
     def schemes(self, outcome: Outcome) -> list[Scheme]:
         """Return the schemes that a search found, best first."""

@@ -32,6 +32,7 @@ class Wish:
         levers: Placements that may be used besides sequence and exclusions, of `vocabulary.LEVERS`.
         time_limit_seconds: Time after which the best plan found so far is returned, with what is proved about it.
         slack_bytes: Allowance for fragmentation; None for the value of the profile's GPU.
+        recorded_streams: Whether group offload may record its stream.
         compared_with: The placement that the plan is compared with; None for the pipeline's own model offload.
     """
 
@@ -42,6 +43,7 @@ class Wish:
     levers: tuple[str, ...] = LEVERS
     time_limit_seconds: float | None = None
     slack_bytes: int | None = None
+    recorded_streams: bool = True
     compared_with: Scheme | None = None
 
     def __post_init__(self) -> None:

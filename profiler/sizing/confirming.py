@@ -3,9 +3,10 @@
 The search counts allocated bytes, plus the slack stated for the GPU. The winning plan is run in the full allocator
 before it is returned, on two virtual GPUs. The first has a quarter of the slack less than the budget, which remains
 for later calls that find the free memory fragmented differently. The second has exactly the budget, because a smaller
-GPU sometimes succeeds where a larger one fails: it empties its cache earlier. If either run fails, the search is
-repeated with twice the slack, and its best plan is tried. Then the least sufficient slack is searched for between the
-last that failed and the first that succeeded.
+GPU sometimes succeeds where a larger one fails: it empties its cache earlier. If either run fails and the plan records
+a stream, which keeps freed blocks back, the best plan that records none is tried. Then the search is repeated with
+twice the slack, and its best plans are tried in the same way. Last, the least sufficient slack is searched for between
+the last that failed and the first that succeeded.
 
 The promised peak is that of the run with exactly the budget: a workspace that does not fit is not allocated, and a
 block that is not worth splitting is returned whole, so the peak depends on the budget as well as on the plan.
@@ -58,19 +59,19 @@ def confirmed_plan(
     """
     trials = _Trials(profile, wish, run_peak)
     plan = plan_as(profile, wish)
-    if (best := trials.run(plan)) is not None:
+    if (best := trials.best(plan)) is not None:
         return best
     too_little = max(profile.gpu.slack_bytes, LEAST_SLACK_BYTES)
     enough = 2 * too_little
-    while (wider := trials.plan(enough)) is not None and (best := trials.run(wider)) is None:
+    while (wider := trials.plan(enough)) is not None and (best := trials.best(wider)) is None:
         too_little, enough = enough, 2 * enough
     for _ in range(_HALVINGS):
         middle = (too_little + enough) // 2
         between = trials.plan(middle)
         if between is None:
             enough = middle
-        elif (run := trials.run(between)) is not None:
-            best, enough = run, middle
+        elif (found := trials.best(between)) is not None:
+            best, enough = found, middle
         else:
             too_little = middle
     if best is None:
@@ -90,14 +91,23 @@ class _Trials:
         self._kept_bytes = profile.gpu.slack_bytes // _KEPT
         self._outcomes: list[tuple[Plan, int | None]] = []
 
-    def plan(self, slack_bytes: int) -> Plan | None:
+    def plan(self, slack_bytes: int | None, *, recorded_streams: bool = True) -> Plan | None:
         """Return the best plan with so much slack; None if no plan fits."""
+        wish = replace(self._wish, slack_bytes=slack_bytes, recorded_streams=recorded_streams)
         try:
-            return plan_as(self._profile, replace(self._wish, slack_bytes=slack_bytes))
+            return plan_as(self._profile, wish)
         except DoesNotFitError:
             return None
 
-    def run(self, plan: Plan) -> Plan | None:
+    def best(self, plan: Plan) -> Plan | None:
+        """Return the plan with the peak of its run, or the best one that records no stream; None if both fail."""
+        found = self._run(plan)
+        if found is None and any(one.get("record_stream") for one in plan.inside.values()):
+            other = self.plan(plan.margin.slack_bytes, recorded_streams=False)
+            found = None if other is None else self._run(other)
+        return found
+
+    def _run(self, plan: Plan) -> Plan | None:
         """Return the plan with the peak of its run; None if the run fails or leaves too little slack."""
         peak = self._peak(plan)
         found = None if peak is None else promised(self._profile, plan, peak)

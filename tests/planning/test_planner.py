@@ -21,6 +21,8 @@ from profiler.planning.costs.table import evaluate, tabulate
 from profiler.planning.does_not_fit import remedies
 from profiler.planning.replaying.simulate import simulate
 from profiler.planning.search.solver import search
+from profiler.units import format_seconds
+from reports.plan_text import text_of
 
 KIB = 1024
 STOCK = {"levers": (), "objective": "bytes"}
@@ -138,11 +140,30 @@ def test_front_runs_from_the_smallest_peak_to_no_transfers():
 
 
 def test_seconds_weigh_the_two_directions_by_the_link():
-    # te: 2 KiB each way at 1e6 and 5e5 B/s. Computing takes as long as in the profile: events are one second apart.
-    spec = gpu(d2h_bytes_per_second=5e5)
+    # te: 2 KiB each way at 1e3 and 5e2 B/s. Computing takes as long as in the profile: events are one second apart.
+    spec = gpu(h2d_bytes_per_second=1e3, d2h_bytes_per_second=5e2)
     plan = plan_offload(text_to_image(gpu=spec), 13 * KIB, objective="seconds", levers=())
-    assert plan.proof.cost == round((3 * KIB / 1e6 + 3 * KIB / 5e5) * 1e9)
+    assert plan.proof.cost == round((3 * KIB / 1e3 + 3 * KIB / 5e2) * 1e9)
     assert plan.predicted.seconds == pytest.approx(11 + plan.proof.cost / 1e9)
+
+
+def test_of_plans_that_are_tied_the_one_that_changes_the_fewest_placements_wins():
+    # Keeping the denoiser saves 8 KiB each way, at 1e6 and 5e5 B/s 25 ms of 11 s: too little to be told from noise.
+    fast = text_to_image(gpu=gpu(d2h_bytes_per_second=5e5))
+    plan = plan_offload(fast, 13 * KIB, objective="seconds", levers=())
+    assert (plan.sequence, plan.excluded) == (("te", "unet", "vae"), ())
+    assert plan.runner_up.excluded == ("unet",)
+    saved = 8 * KIB / 1e6 + 8 * KIB / 5e5
+    assert plan.tied_seconds == pytest.approx(saved)
+    assert plan.predicted.seconds - plan.runner_up.predicted.seconds == pytest.approx(saved)
+    assert f"gap 0, {format_seconds(saved)} from the fastest: " in text_of(plan)
+
+
+def test_everything_on_the_gpu_is_one_change():
+    # Its copies would take 0.22 s of 11.2 s.
+    spec = gpu(h2d_bytes_per_second=1e5, d2h_bytes_per_second=1e5)
+    plan = plan_offload(text_to_image(gpu=spec), 15 * KIB, objective="seconds", levers=())
+    assert plan.to_code() == head("15.0 KiB") + 'pipe.to("cuda")\n'
 
 
 def test_seconds_need_copy_rates():

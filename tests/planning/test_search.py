@@ -176,6 +176,22 @@ def test_the_answer_is_that_of_trying_everything(world, limit, use_limits, peak_
 
 
 @settings(max_examples=100, deadline=None)
+@given(WORLDS, LIMITS, USE_LIMITS, st.integers(0, 8))
+def test_the_simplest_choice_up_to_a_cost_is_that_of_trying_everything(
+    world, limit, use_limits, cost_limit
+):
+    outcome = Solver(world).simplest(cost_limit, limit=limit, use_limits=use_limits)
+    ranks = sorted(
+        (one.penalty, one.cost, one.peak)
+        for one in every_choice(world, limit, use_limits)
+        if one.cost <= cost_limit
+    )
+    assert [(one.penalty, one.cost, one.peak) for one in outcome.found] == ranks[:1]
+    assert (outcome.complete, outcome.gap) == (True, 0)
+    assert outcome.bound == (ranks[0][0] if ranks else None)
+
+
+@settings(max_examples=100, deadline=None)
 @given(WORLDS, LIMITS, USE_LIMITS, st.booleans(), st.sampled_from((0, 3, 1000)))
 def test_regions_that_are_not_done_quickly_are_searched_to_the_same_end(
     world, limit, use_limits, peak_first, most

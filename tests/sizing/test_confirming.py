@@ -61,6 +61,23 @@ def test_no_more_slack_is_given_than_it_takes(sdxl, most):
     assert plan == next(one for one in plans if run_peak(one, wish.budget_bytes))
 
 
+def test_a_plan_that_fails_with_a_recorded_stream_is_sought_without(sdxl):
+    wish = Wish(budget_bytes=5 * GIB, levers=("group",))
+    tried = []
+
+    def run_peak(plan, capacity_bytes):
+        records = any(one["record_stream"] for one in plan.inside.values())
+        tried.append(records)
+        return None if records else plan.predicted.peak_allocated_bytes
+
+    assert any(one["record_stream"] for one in plan_as(sdxl, wish).inside.values())
+    plan = confirmed_plan(sdxl, wish, run_peak=run_peak)
+    assert tried == [True, False, False]  # with a quarter of the slack kept back, and without
+    assert plan.scheme == plan_as(sdxl, replace(wish, recorded_streams=False)).scheme
+    assert plan.inside
+    assert plan.margin.slack_bytes == sdxl.gpu.slack_bytes
+
+
 def test_a_plan_is_run_with_few_steps_and_returned_with_all(sdxl):
     sdxl.call["num_inference_steps"] = 50
     plan = confirmed_plan(sdxl, STOCK, run_peak=_computed)

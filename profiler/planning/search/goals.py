@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from profiler.planning.search.tables import COST, MOST, USES
+from profiler.planning.search.tables import COST, MOST, PENALTY, USES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 PEAK = "peak"
 Goal = int | str
 """What is to be least: the column COST or PENALTY, or PEAK, the highest column of loads."""
+
+BY_COST: tuple[Goal, ...] = (COST, PEAK, PENALTY)
+BY_PEAK: tuple[Goal, ...] = (PEAK, COST, PENALTY)
+BY_PENALTY: tuple[Goal, ...] = (PENALTY, COST, PEAK)
+"""The orders in which choices are ranked: one goal after the other."""
 
 _MOST_SHIFT = 24
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from profiler.planning.search.completions import completions_of
-from profiler.planning.search.goals import PEAK, sought_columns
+from profiler.planning.search.goals import sought_columns
 from profiler.planning.search.layers import Descent, LateError, Region
 from profiler.planning.search.pricing import Prices
-from profiler.planning.search.tables import COST, PENALTY, tables_of
+from profiler.planning.search.tables import tables_of
 from profiler.planning.search.trimming import trimmed
 
 if TYPE_CHECKING:
@@ -62,9 +62,8 @@ class Ranking:
         ]
         self._prices = {region.problem: Prices(region) for region in self._regions}
 
-    def best(self, caps: Caps, wanted: int, clock: Clock, *, peak_first: bool) -> Ranked:
-        """Return the `wanted` best choices within `caps`."""
-        goals: tuple[Goal, ...] = (PEAK, COST, PENALTY) if peak_first else (COST, PEAK, PENALTY)
+    def best(self, caps: Caps, wanted: int, clock: Clock, goals: Sequence[Goal]) -> Ranked:
+        """Return the `wanted` best choices within `caps`, by `goals`, the first one first."""
         regions, ranked = self._regions, Ranked()
         while len(ranked.choices) < wanted and ranked.complete:
             previous = (

@@ -76,7 +76,7 @@ class Outcome:
     nodes: int  # partial choices that were opened
     bound: (
         int | None
-    )  # no choice has a lower cost (peak, where it ranks first); None where no choice exists
+    )  # no choice has less of what ranks first, the cost or else; None where no choice exists
     gap: int  # that of the best minus the bound; 0 where nothing was found
 
 

@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import time
 from itertools import zip_longest
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from profiler.planning.search.goals import Caps
+from profiler.planning.search.goals import BY_COST, BY_PEAK, BY_PENALTY, PEAK, Caps, Goal
 from profiler.planning.search.layers import Clock
 from profiler.planning.search.pareto import walk
 from profiler.planning.search.ranking import Ranking
 from profiler.planning.search.records import Found, Front, Option, Outcome, Problem
+from profiler.planning.search.tables import COST, PENALTY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from profiler.planning.search.layers import Best
 
@@ -114,9 +116,20 @@ class Solver:
         time_limit_seconds: float | None = None,
     ) -> Outcome:
         """Search as the function `search` does."""
-        return self._best(
-            Caps(limit, tuple(use_limits)), wanted, _end(time_limit_seconds), peak_first=peak_first
-        )
+        caps, goals = Caps(limit, tuple(use_limits)), BY_PEAK if peak_first else BY_COST
+        return self._best(caps, wanted, _end(time_limit_seconds), goals)
+
+    def simplest(
+        self,
+        cost_limit: int,
+        *,
+        limit: int | None = None,
+        use_limits: Sequence[int | None] = (),
+        time_limit_seconds: float | None = None,
+    ) -> Outcome:
+        """Search for the one choice with the least penalty, then cost, then peak, that costs at most `cost_limit`."""
+        caps = Caps(limit, tuple(use_limits), cost_limit)
+        return self._best(caps, 1, _end(time_limit_seconds), BY_PENALTY)
 
     def front(
         self,
@@ -133,15 +146,15 @@ class Solver:
             limit: int | None, cost_limit: int | None = None, *, peak_first: bool = False
         ) -> Outcome:
             caps = Caps(limit, tuple(use_limits), cost_limit)
-            return self._best(caps, 1, end, peak_first=peak_first)
+            return self._best(caps, 1, end, BY_PEAK if peak_first else BY_COST)
 
         return walk(best, limit, most)
 
-    def _best(self, caps: Caps, wanted: int, end: float | None, *, peak_first: bool) -> Outcome:
+    def _best(self, caps: Caps, wanted: int, end: float | None, goals: tuple[Goal, ...]) -> Outcome:
         clock = Clock(end)
-        ranked = self._ranking.best(caps, wanted, clock, peak_first=peak_first)
+        ranked = self._ranking.best(caps, wanted, clock, goals)
         found = tuple(map(self._found, ranked.choices))
-        reached = [one.peak if peak_first else one.cost for one in found[:1]]
+        reached = [_FIGURES[goals[0]](one) for one in found[:1]]
         gap = 0 if ranked.bound is None else max(reached, default=ranked.bound) - ranked.bound
         return Outcome(
             found=found, complete=ranked.complete, nodes=clock.nodes, bound=ranked.bound, gap=gap
@@ -166,6 +179,13 @@ class Solver:
             penalty=problem.penalty + sum(option.penalty for option in options),
             uses=tuple(map(sum, uses)),
         )
+
+
+_FIGURES: dict[Goal, Callable[[Found], int]] = {
+    COST: attrgetter("cost"),
+    PEAK: attrgetter("peak"),
+    PENALTY: attrgetter("penalty"),
+}
 
 
 def _end(time_limit_seconds: float | None) -> float | None:
