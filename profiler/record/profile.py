@@ -192,7 +192,9 @@ class Profile(ProfileMethods):
     assumptions: tuple[Assumption, ...] = ()
     error_band: float = 0.0  # by which the peak may be too low, as a fraction of it; 0 for measured
     error_band_below: float = 0.0  # by which it may be too high
-    seconds_band: float = 0.0  # by which the seconds may be too low; 0 for measured; since 0.6
+    seconds_band: float = (
+        0.0  # by which the seconds may be too low; 0 for measured or unfinished; since 0.6
+    )
     seconds_band_below: float = 0.0  # by which they may be too high
     complete: bool = True
     error: str = ""  # why it is not complete

@@ -262,7 +262,7 @@ class Trace:
         target = self._target()
         about = self._about if target is None else _About.of(target, self._modules)
         settings = (*settings_of(dict(self._modules)), *reader.settings())
-        too_low, too_high = reader.seconds_bands()
+        too_low, too_high = reader.seconds_bands() if error is None else (0.0, 0.0)
         return Profile(
             source="predicted" if reader.predicted else "measured",
             gpu=reader.gpu(),

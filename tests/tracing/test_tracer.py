@@ -178,6 +178,7 @@ def test_a_run_that_does_not_fit_is_an_incomplete_profile_that_says_where():
         pipe = load_pipeline("sdxl-base", dtype="float16")
         profile = profile_pipeline(pipe, mode="model", num_inference_steps=2)
     assert not profile.complete
+    assert (profile.seconds_band, profile.seconds_band_below) == (0, 0)  # it ended early
     assert profile.error.startswith(
         "OutOfMemoryError in unet: CUDA out of memory. Tried to allocate"
     )

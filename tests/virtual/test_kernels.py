@@ -46,9 +46,17 @@ def convolution(**options):
 CONVOLUTION = 2 * 64 * 64 * 9 * 64 * 64  # 64 x 64 channels x 9 weights for each of 64 x 64 pixels
 
 
-def attention(rows, keys, head, dtype=HALF):
-    many, few = meta(2, 8, rows, head, dtype=dtype), meta(2, 8, keys, head, dtype=dtype)
+def attention(rows, keys, head):
+    many, few = meta(2, 8, rows, head), meta(2, 8, keys, head)
     return aten._scaled_dot_product_flash_attention.default, (many, few, few)
+
+
+def efficient_attention():
+    one = meta(2, 8, 512, 128, dtype=torch.float32)
+    return aten._scaled_dot_product_efficient_attention.default, (one, one, one, None, False)
+
+
+ATTENTION = 2 * 2 * 16 * 512 * 512 * 128  # two products for each of 2 x 8 heads
 
 
 @pytest.mark.parametrize(
@@ -71,17 +79,24 @@ def attention(rows, keys, head, dtype=HALF):
         # In single precision TF32 is allowed: a quarter of 4 x 10^11.
         (*convolution(dtype=torch.float32), CONVOLUTION / 1e11 + 2e-3),
         # Two products of 512 x 512 x 128 for each of 2 x 8 heads; a fifth.
-        (*attention(512, 512, 128), 2 * 2 * 16 * 512 * 512 * 128 / 0.2e12 + 2e-3),
+        (*attention(512, 512, 128), ATTENTION / 0.2e12 + 2e-3),
         # Heads of 40 are filled up to 64, and 77 keys to two tiles of 64; narrow heads reach 0.9 of it.
         (*attention(512, 77, 40), 2 * 2 * 16 * 512 * 128 * 64 / (0.2 * 0.9 * 1e12) + 2e-3),
-        # Single precision has a tenth of 10^11.
-        (*attention(512, 512, 128, torch.float32), 2 * 2 * 16 * 512 * 512 * 128 / 1e10 + 2e-3),
+        # Single precision is three products of TF32, a fifth of 4 x 10^11 each.
+        (*efficient_attention(), 3 * ATTENTION / 0.8e11 + 2e-3),
         # No operations are counted: two inputs and an output of 2 MiB, a tenth of the bandwidth.
         (aten.add.Tensor, (meta(1024, 1024), meta(1024, 1024)), 3 * 2 * 1024**2 / 0.1e12 + 1e-3),
     ],
 )
 def test_a_kernel_takes_what_its_class_reaches(func, args, seconds):
     assert Kernel(GPU, func, args, {}, func(*args)).seconds() == pytest.approx(seconds)
+
+
+def test_attention_in_single_precision_before_ampere_has_no_tensor_cores():
+    older = replace(GPU, compute_capability=(7, 5))
+    func, args = efficient_attention()
+    seconds = Kernel(older, func, args, {}, func(*args)).seconds()
+    assert seconds == pytest.approx(ATTENTION / 0.1e11 + 2e-3)  # a tenth of 10^11
 
 
 def test_a_convolution_in_half_precision_moves_twice_unless_its_channels_come_last():

@@ -54,7 +54,19 @@ def work_of(spec: GpuSpec, func: Any, args: tuple[Any, ...], result: Any, moved_
     head = args[0].shape[-1]
     by_cudnn = func is aten._scaled_dot_product_cudnn_attention.default
     filled = round(operations * _filling(args)) if func in _BY_HEADS else operations
+    if _as_three(spec, func, dtype):
+        return Work(ATTENTION, 3 * filled, moved_bytes, "tfloat32", head)
     return Work(ATTENTION, filled, moved_bytes, _rate(dtype, tf32=False), head, by_cudnn)
+
+
+def _as_three(spec: GpuSpec, func: Any, dtype: torch.dtype) -> bool:
+    """Tell whether each product is three of TF32: memory-efficient attention in single precision, on tensor cores.
+
+    Source: `OpMultiplyAddFastF32` from compute capability 8.0, in PyTorch's
+    aten/src/ATen/native/transformers/cuda/mem_eff_attention/gemm_kernel_utils.h.
+    """
+    efficient = func is aten._scaled_dot_product_efficient_attention.default
+    return efficient and dtype == torch.float32 and spec.compute_capability >= (8, 0)
 
 
 def _rate(dtype: torch.dtype, *, tf32: bool) -> str:
