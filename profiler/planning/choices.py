@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from profiler.placements import evictions
-from profiler.placements.evictions import COPY
+from profiler.placements.evictions import COPY, PINNED
 from profiler.placements.scheme import Scheme
 from profiler.planning.costs.table import SPLIT, Choice, choices_in
 from profiler.planning.costs.whole_components import STAYS, TRAVELS, UNEVICTED
@@ -79,7 +79,8 @@ def choices_of(
     Args:
         workload: The workload with the components to place.
         cost_table: The tabulated costs of their placements.
-        stock: The pipeline's own scheme; the penalty of a choice counts the components that it places differently.
+        stock: The pipeline's own scheme; the penalty of a choice counts the components that it places differently, and
+            of as many those that it pins: page-locked memory is lost to everything else.
         cost_of: Returns the objective's cost of a placement.
         sticky: Whether the plan may replace diffusers' end of a call; if not, no lever can be used.
         levers: Placements that may be used besides sequence and exclusions.
@@ -106,6 +107,7 @@ class _ChoiceBuilder:
         names: tuple[str, ...],
     ) -> None:
         self._costs, self._cost_of, self._names = cost_table, cost_of, names
+        self._change = len(names) + 1  # the penalty of a change: above that of pinning everything
         self._components = {part.name: part for part in workload.components}
         self._bare = {c.name for c in workload.components if not c.parameters}
         self._entered = {
@@ -132,7 +134,7 @@ class _ChoiceBuilder:
             base_uses=self._base_uses,
             step=rule.step,
             start=rule.start,
-            penalty=1 if excluded == STAYS else 0,
+            penalty=self._change if excluded == STAYS else 0,
         )
 
     def resident(self) -> Problem:
@@ -176,7 +178,8 @@ class _ChoiceBuilder:
 
     def _option(self, name: str, key: str, choice: Choice) -> Option:
         cost = self._costs.placement_cost(name, choice)
-        penalty = int(key != self._stock[name] or choice.inside is not None)
+        changed = key != self._stock[name] or choice.inside is not None
+        penalty = self._change * changed + (choice.swap == PINNED)
         load = tuple(cost.load.tolist())
         return Option(key, self._cost_of(cost), load, penalty, (cost.host.total,), choice)
 
