@@ -223,7 +223,8 @@ def _classify(span: Span, before: dict[Slot, tuple[str, torch.dtype]], module: n
     if not before:
         span.dropped = True
         return
-    now = [(before[slot], one) for slot, one in placed_tensors(module) if slot in before]
+    placed = dict(placed_tensors(module))  # once each, also of a module that has two parents
+    now = [(was, placed[slot]) for slot, was in before.items() if slot in placed]
     after = [tensor for _, tensor in now]
     cast = [tensor for (_, dtype), tensor in now if dtype != tensor.dtype]
     moved: Counter[tuple[str, str]] = Counter()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from inside_worlds import SPLITS, in_calls, traced, workload
 from replay_worlds import FAMILIES
 
@@ -36,19 +37,35 @@ def test_a_split_pipeline_is_replayed_event_for_event(family, split):
     assert set_up(ours) == set_up(real)
 
 
-def test_a_run_whose_steps_were_replayed_tells_the_same_of_its_parts():
+class Sending(FluxPosEmbed):
+    """Sends a table to the GPU in each forward, as Qwen-Image's positions did up to diffusers 0.38."""
+
+    __module__ = FluxPosEmbed.__module__  # only forwards of known packages are replayed
+
+    def forward(self, ids):
+        self.table.to(ids.device)
+        return super().forward(ids)
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_a_run_whose_steps_were_replayed_tells_the_same_of_its_parts(sends):
     def parts(*, replay):
         with VirtualGPU("rtx-4090", replay=replay):
             pipe, call = FAMILIES["flux"]()
+            if sends:
+                pipe.transformer.pos_embed.__class__ = Sending
+                pipe.transformer.pos_embed.table = torch.ones(1000)
             pipe.transformer.to(torch.float16)
             pipe.vae.to(torch.float16)
             with trace(pipe) as t:
                 pipe.enable_model_cpu_offload()
                 pipe(num_inference_steps=6, **call)
         return [
-            (event.ordinal, [visit[:5] for visit in t.profile.insides[event.inside].visits])
+            (event.ordinal, inside.peak_bytes, [visit[:5] for visit in inside.visits])
             for event in t.profile.events
-            if event.inside >= 0
+            if event.inside >= 0 and (inside := t.profile.insides[event.inside])
         ]
 
-    assert parts(replay=True) == parts(replay=False)
+    told = parts(replay=False)
+    assert parts(replay=True) == told
+    assert len(told) == (12 if sends else 6)

@@ -5,6 +5,7 @@ import torch
 from gpu_worlds import measured_reader
 from pipeline_states import state_of
 from tiny_pipelines import Act, Script, build
+from torch import nn
 
 from profiler.errors import InputError, ProfilerError
 from profiler.libraries.modes import Mode
@@ -183,3 +184,16 @@ def test_a_run_that_does_not_fit_is_an_incomplete_profile_that_says_where():
         "OutOfMemoryError in unet: CUDA out of memory. Tried to allocate"
     )
     assert profile.events[-1].kind == "end"
+
+
+def test_a_module_with_two_parents_moves_once():
+    """As transformers 4 has T5's embeddings: one module in the model and in its encoder."""
+    script = Script({"a": (1000, 500), "b": (400,)}, (Act("run", "a"), Act("run", "b")))
+    with VirtualGPU("rtx-4060"):
+        pipe = build(script)
+        pipe.a.other = nn.Sequential(pipe.a.inner)
+        pipe.enable_model_cpu_offload()
+        with trace(pipe) as tracing:
+            pipe()
+    moved = [event.bytes for event in tracing.profile.events if event.kind == "onload"]
+    assert moved == [part.bytes for part in tracing.profile.components]
