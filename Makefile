@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: demo test check zoo compare-presets format nightly nightly-cuda nightly-plans nightly-search nightly-interrupts \
-	oracle clean
+	oracle matrix clean
 
 demo: $(INSTALLED)
 	$(BIN)/vram demo
@@ -68,8 +68,13 @@ oracle: $(INSTALLED)
 	$(BIN)/python tests/oracle/oracle_events.py
 	$(BIN)/python tests/oracle/oracle.py
 
+# Other releases of the libraries, each set in an environment of its own (1.5 GB each, once), and docs/compatibility.md.
+# An hour the first time.
+matrix: $(INSTALLED)
+	$(BIN)/python tests/matrix/matrix.py
+
 clean:
-	rm -rf $(VENV) .venv-cuda .venv-oracle* vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-cuda .venv-oracle* .venv-matrix vram-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 # torch comes first and alone, so that whichever build your index offers first (the CPU build is
 # enough) stays, and nothing after it can ask for another.

@@ -81,7 +81,13 @@ def __getattr__(name: str) -> object:
     home = _HOME_OF_NAME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module(home), name)
+    try:
+        found: object = getattr(import_module(home), name)
+    except ImportError as error:
+        told = import_module("profiler.libraries.private_names").told_of(error)
+        if told is None:
+            raise
+        raise import_module("profiler.errors").ProfilerError(told) from error
     globals()[name] = found
     return found
 

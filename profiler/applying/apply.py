@@ -26,6 +26,7 @@ from profiler.checking.given import check_given, check_pipelines
 from profiler.libraries import hooks as private
 from profiler.libraries.modes import DENOISERS
 from profiler.libraries.placing import cast_denoisers, lower_vae_peak
+from profiler.libraries.releases import warn_of_untested
 from profiler.pipelines.sibling import check_shared
 from profiler.placements.scheme import RESIDENT, Scheme
 from profiler.planning import Plan
@@ -67,6 +68,7 @@ def apply(
     Raises:
         InputError: if the plan cannot be put into effect; nothing has changed then.
     """
+    warn_of_untested()
     check_given(plan, Plan, to="apply()", instead="it is called as apply(plan, pipe)")
     check_pipelines(also, to="apply(also=...)")
     folder = None if disk_folder is None else Path(disk_folder)

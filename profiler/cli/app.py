@@ -13,6 +13,7 @@ from profiler import __version__
 from profiler.checking.plain_text import one_line, printable
 from profiler.cli import calibrate, demo, doctor, listing, plan, profile, report, verify
 from profiler.errors import ProfilerError
+from profiler.libraries.private_names import told_of
 
 _EPILOG = (
     "Exit codes: 0 done, 2 wrong usage or input, 3 findings, 4 a gate failed, 1 anything else."
@@ -43,6 +44,8 @@ class _Group(TyperGroup):
 
 def _tell(error: Exception, *, debug: bool) -> int:
     """Print `error` on standard error, and return its exit code."""
+    if isinstance(error, ImportError) and (told := told_of(error)) is not None:
+        error = ProfilerError(told)
     known = isinstance(error, ProfilerError)
     if debug:
         print(printable("".join(traceback.format_exception(error))), end="", file=sys.stderr)

@@ -26,6 +26,7 @@ from diffusers.hooks.group_offloading import (
     _is_group_offload_enabled,
 )
 from diffusers.hooks.layerwise_casting import _LAYERWISE_CASTING_HOOK
+from diffusers.utils import torch_utils
 from diffusers.utils.import_utils import is_bitsandbytes_version, is_transformers_version
 from diffusers.utils.torch_utils import empty_device_cache, get_device
 
@@ -85,8 +86,12 @@ MODULE_STATE = (
 
 
 def compiler_disable(method: _F) -> _F:
-    """Keep torch.compile out of a hook's method, as accelerate does with its own, without importing it beforehand."""
-    return accelerate.hooks._compiler_disable(method)  # type: ignore[no-any-return]
+    """Keep torch.compile out of a hook's method, as accelerate does with its own, without importing it beforehand.
+
+    Before 1.13 accelerate did not, so nor does this.
+    """
+    disable = getattr(accelerate.hooks, "_compiler_disable", None)
+    return method if disable is None else disable(method)  # type: ignore[no-any-return]
 
 
 def modules_of(pipe: DiffusionPipeline) -> dict[str, torch.nn.Module]:
@@ -208,7 +213,8 @@ def is_upcast(pipe: DiffusionPipeline, name: str, module: Any) -> bool:
 
 def check_tensor_parallel(pipe: DiffusionPipeline) -> None:
     """Raise ValueError if a component is sharded over several GPUs."""
-    pipe._maybe_raise_error_if_tensor_parallel_active()
+    if hasattr(pipe, "_maybe_raise_error_if_tensor_parallel_active"):  # since 0.41
+        pipe._maybe_raise_error_if_tensor_parallel_active()
 
 
 def is_left_alone(module: torch.nn.Module) -> bool:
@@ -287,3 +293,12 @@ def _hooks_on(module: torch.nn.Module) -> Iterator[Any]:
         yield from hook.hooks
     elif hook is not None:
         yield hook
+
+
+def device_caches() -> Iterator[Callable[[], None]]:
+    """Yield what makes diffusers forget which accelerator it found: in `get_device`, or since 0.41 beneath it."""
+    backend = getattr(torch_utils, "TorchDeviceBackend", None)
+    for found in (getattr(backend, "_detect_device_type", None), get_device):
+        forget: Callable[[], None] | None = getattr(found, "cache_clear", None)
+        if forget is not None:
+            yield forget

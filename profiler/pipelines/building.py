@@ -28,8 +28,8 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from transformers.initialization import no_init_weights
 
+from profiler.libraries.text_models import kept_in_float32, no_init_weights
 from profiler.pipelines.random_weights import fill_at_random
 
 DtypeRule = Callable[[str, torch.Tensor], torch.dtype]
@@ -86,7 +86,7 @@ def _build_transformers(
     for parameter in module.parameters():
         # Loading makes new parameters that follow the default, whatever the constructor chose.
         parameter.requires_grad_(parameter.is_floating_point())
-    plan = module._get_dtype_plan(dtype)
+    plan = kept_in_float32(module, dtype)
     pattern = re.compile("|".join(key.replace("*", ".*") for key in plan)) if plan else None
 
     def rule(name: str, tensor: torch.Tensor) -> torch.dtype:

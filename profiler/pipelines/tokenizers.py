@@ -21,6 +21,8 @@ from tokenizers.pre_tokenizers import CharDelimiterSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from profiler.libraries.text_models import EXTRA_TOKENS, IN_BATCHES
+
 _ASSUMED_DTYPE = "_dtype_that_is_assumed"  # an attribute of a pipeline, a sentence
 
 # Rule of thumb of the vendors of byte-pair vocabularies: a token is about three quarters of a word.
@@ -83,7 +85,7 @@ class StandInTokenizer(PreTrainedTokenizerFast):
             padding_side=facts.get("padding_side", "right"),
             model_input_names=["input_ids", "attention_mask"],
             chat_template=_CHATS[facts.get("chat", "chatml")],
-            extra_special_tokens=list(own),
+            **{EXTRA_TOKENS: list(own)},
             **{f"{name}_token": token for name, (token, _) in named.items()},
         )
         self.class_name = class_name
@@ -102,8 +104,15 @@ class StandInTokenizer(PreTrainedTokenizerFast):
         )
 
     def _encode_plus(self, text: str | Sequence[str], *args: Any, **options: Any) -> Any:
-        texts = self._pieces(text) if isinstance(text, str) else [*map(self._pieces, text)]
-        return super()._encode_plus(texts, *args, **options)
+        if not IN_BATCHES:
+            text = self._pieces(text) if isinstance(text, str) else [*map(self._pieces, text)]
+        return super()._encode_plus(text, *args, **options)
+
+    def _batch_encode_plus(
+        self, batch_text_or_text_pairs: Sequence[str], *args: Any, **options: Any
+    ) -> Any:
+        pieces = [*map(self._pieces, batch_text_or_text_pairs)]
+        return super()._batch_encode_plus(pieces, *args, **options)
 
     def _pieces(self, text: str) -> str:
         """Return the text that stands in for the tokens of `text`, with a border between any two."""

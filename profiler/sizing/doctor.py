@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import profiler
 from profiler import __version__
 from profiler.gpus import nvml
+from profiler.libraries.private_names import gone
+from profiler.libraries.releases import TESTED, installed, tested
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ NOTE = "note"  # worth knowing; nothing is wrong
 PROBLEM = "problem"
 
 PACKAGES = ("profiler", "reports")
-_DISTRIBUTION = "vram-profiler"
-_PINNED = ("torch", "diffusers", "accelerate", "transformers")
-_REQUIREMENT = re.compile(r"(?P<name>[\w-]+)\s*>=(?P<least>[\d.]+),<(?P<below>[\d.]+)")
 
 
 class Check(NamedTuple):
@@ -46,6 +43,7 @@ def examine(folder: Path | None = None) -> tuple[Check, ...]:
     return (
         Check("python", OK, f"vram-profiler {__version__}, Python {platform.python_version()}"),
         *_versions(),
+        *_private_names(),
         *_shadows(folder or Path.cwd()),
         _torch(gpu),
         *_memory(gpu),
@@ -56,35 +54,26 @@ def examine(folder: Path | None = None) -> tuple[Check, ...]:
 
 def _versions() -> Iterator[Check]:
     """Yield a check for each library whose internals the tracer and the virtual GPU depend on."""
-    allowed = {}
-    for line in importlib.metadata.requires(_DISTRIBUTION) or ():
-        found = _REQUIREMENT.match(_ordered(line))
-        if found:
-            allowed[found["name"]] = (found["least"], found["below"])
-    for name in _PINNED:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            yield Check(name, PROBLEM, f"{name} is not installed", f"pip install {name}")
-            continue
-        least, below = allowed.get(name, ("0", "999"))
-        if _numbers(least) <= _numbers(version) < _numbers(below):
-            yield Check(name, OK, f"{name} {version}")
+    for one in TESTED:
+        version = installed(one.library)
+        if version is None:
+            words, fix = f"{one.library} is not installed", f"pip install {one.library}"
+            yield Check(one.library, PROBLEM, words, fix)
+        elif one.covers(version):
+            yield Check(one.library, OK, f"{one.library} {version}")
         else:
-            wanted = f'pip install "{name}>={least},<{below}"'
-            yield Check(name, PROBLEM, f"{name} {version} is not what was tested", wanted)
+            words = f"{one.library} {version} is not what was tested, {one}: figures may be off"
+            yield Check(one.library, PROBLEM, words, f'pip install "{one.requirement}"')
 
 
-def _ordered(requirement: str) -> str:
-    """Return `name>=a,<b`, in whichever order the metadata list the limits."""
-    name, *limits = re.split(r"(?=[<>])|,", requirement.split(";", maxsplit=1)[0].strip())
-    least = next((one for one in limits if one and one.startswith(">=")), "")
-    below = next((one for one in limits if one and one.startswith("<")), "")
-    return f"{name.strip()}{least},{below}"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3])
+def _private_names() -> Iterator[Check]:
+    """Yield a check for each private name that a library no longer has."""
+    for one in gone():
+        newest = tested(one.library)
+        words = (
+            f"{one.library} has no {one}, last seen in {newest.newest}: {one.serves} cannot be read"
+        )
+        yield Check("private-name", PROBLEM, words, f'pip install "{newest.requirement}"')
 
 
 def _shadows(folder: Path) -> Iterator[Check]:

@@ -22,6 +22,7 @@ from profiler.errors import InputError, ProfilerError
 from profiler.libraries import offload_state as hooks
 from profiler.libraries.compiled import uncompiled
 from profiler.libraries.modules import components_of, describe, is_denoiser
+from profiler.libraries.releases import warn_of_untested
 from profiler.libraries.settings_read import settings_of
 from profiler.patching import Patches, take_turn
 from profiler.pipelines import stand_ins
@@ -131,6 +132,7 @@ class Trace:
         return self._profile
 
     def __enter__(self) -> Self:
+        warn_of_untested()
         if self._patches.standing:
             raise InputError("this trace has begun already: enter another one, made by trace(...)")
         try:

@@ -55,7 +55,7 @@ def test_the_libraries_of_this_environment_are_those_that_are_tested(tmp_path):
         assert checks[name].told == f"{name} {importlib.metadata.version(name)}"
 
 
-@pytest.mark.parametrize("version", ["0.41.0", "0.43.0", "1.0"])
+@pytest.mark.parametrize("version", ["0.36.0", "0.43.0", "1.0"])
 def test_another_version_is_a_problem_with_the_command_that_mends_it(monkeypatch, version):
     real = importlib.metadata.version
     monkeypatch.setattr(
@@ -63,7 +63,7 @@ def test_another_version_is_a_problem_with_the_command_that_mends_it(monkeypatch
     )
     (check,) = found("diffusers")
     assert check.status == doctor.PROBLEM
-    assert check.fix == 'pip install "diffusers>=0.42.1,<0.43"'
+    assert check.fix == 'pip install "diffusers>=0.37.0,<0.43"'
 
 
 def test_a_library_that_is_not_there_is_a_problem(monkeypatch):

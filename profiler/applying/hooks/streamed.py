@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.hooks import CpuOffload
-from diffusers.utils.torch_utils import TorchDeviceBackend
 from torch import nn
 
 from profiler.applying.hooks.block_group import BlockGroup, Place
@@ -99,11 +99,8 @@ class StreamedOffload(CpuOffload):
         self._travelling = chosen
         self.rest.copies.staying = frozenset(slot for slot, _ in everything)
         self._pack.take_in(everything, pin=on_gpu)
-        stream = (
-            TorchDeviceBackend(self.execution_device).Stream(self.execution_device)
-            if on_gpu
-            else None
-        )
+        device = self.execution_device
+        stream = torch.get_device_module(device).Stream(device) if on_gpu else None
         places = _places(module)
         groups = [
             BlockGroup(block, [places[slot] for slot, _ in own], self.execution_device, stream)

@@ -151,10 +151,11 @@ def _keep_queues(patches: Patches) -> None:
 
 def _renew_detection(patches: Patches) -> None:
     """Make diffusers detect the accelerator again, both on entering and on leaving."""
-    from diffusers.utils.torch_utils import TorchDeviceBackend
+    from profiler.libraries.hooks import device_caches
 
-    patches.afterwards(TorchDeviceBackend._detect_device_type.cache_clear)
-    TorchDeviceBackend._detect_device_type.cache_clear()
+    for forget in device_caches():
+        patches.afterwards(forget)
+        forget()
 
 
 def _functions(gpu: Device) -> dict[str, Callable[..., Any]]:

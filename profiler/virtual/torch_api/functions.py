@@ -19,9 +19,9 @@ import torch
 from torch import overrides
 from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map
-from transformers import core_model_loading
 
 from profiler.libraries.quantised import is_wrapper
+from profiler.libraries.text_models import materialization
 from profiler.patching import Patches
 from profiler.virtual.operators import attention
 from profiler.virtual.operators.normalisation import is_fused, rms_norm_of_parts
@@ -73,7 +73,7 @@ def install(gpu: Device, patches: Patches) -> None:
         (functional, "linear", _linear),
         (functional, "one_hot", _one_hot),
         (torch._C._nn, "pad_sequence", _pad_sequence),
-        (core_model_loading, "spawn_materialize", _materialize_here),
+        *((*owner, _materialize_here) for owner in filter(None, (materialization(),))),
     ):
         original = getattr(owner, name)
         patches.replace(owner, name, here_or(gpu, make(gpu, original), original))
@@ -178,7 +178,7 @@ def _dropout(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _materialize_here(gpu: Device, original: Callable[..., Any]) -> Callable[..., Any]:
-    """Read weights on the GPU's own thread; transformers (5.23) passes each tensor to a pool of others."""
+    """Read weights on the GPU's own thread; transformers passes each tensor to a pool of others."""
 
     def spawn_materialize(thread_pool: Any, *args: Any, **kwargs: Any) -> Any:
         return original(None, *args, **kwargs)
