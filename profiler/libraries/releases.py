@@ -64,6 +64,11 @@ FACTS = (
     ),
     Fact(
         "transformers",
+        "5.0",
+        "T5's mask is made of numbers that are sent to the GPU, and one that is read back; before, on the GPU alone",
+    ),
+    Fact(
+        "transformers",
         "5.2",
         "weights that a class keeps in float32 are so in float16 only, as in 4.57; in 5.0 and 5.1 in bfloat16 too "
         "(T5's `wo`)",
@@ -71,7 +76,13 @@ FACTS = (
     Fact(
         "transformers",
         "5.15",
-        "T5 computes its attention in one fused kernel; before, it wrote the scores",
+        "T5 computes its attention in one fused kernel, and sends two numbers less for its mask; before, it wrote the "
+        "scores",
+    ),
+    Fact(
+        "transformers",
+        "5.20",
+        "the bias of T5's positions is contiguous where attention takes it; before, each layer copied it",
     ),
     Fact("diffusers", "0.39", "SDXL sends two numbers, 12 bytes, less to the GPU"),
 )
