@@ -10,6 +10,7 @@ Source: K. G. Murty, An algorithm for ranking all the assignments in order of in
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,12 @@ class Ranking:
             if each is not None
         ]
         self._prices = {region.problem: Prices(region) for region in self._regions}
+
+    def apart(self) -> Ranking:
+        """Return the same problems with prices of their own: what they learn makes no difference to searches here."""
+        made = copy(self)
+        made._prices = {region.problem: Prices(region) for region in self._regions}
+        return made
 
     def best(self, caps: Caps, wanted: int, clock: Clock, goals: Sequence[Goal]) -> Ranked:
         """Return the `wanted` best choices within `caps`, by `goals`, the first one first."""

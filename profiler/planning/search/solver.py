@@ -129,7 +129,7 @@ class Solver:
     ) -> Outcome:
         """Search for the one choice with the least penalty, then cost, then peak, that costs at most `cost_limit`."""
         caps = Caps(limit, tuple(use_limits), cost_limit)
-        return self._best(caps, 1, _end(time_limit_seconds), BY_PENALTY)
+        return self._best(caps, 1, _end(time_limit_seconds), BY_PENALTY, self._ranking.apart())
 
     def front(
         self,
@@ -150,9 +150,16 @@ class Solver:
 
         return walk(best, limit, most)
 
-    def _best(self, caps: Caps, wanted: int, end: float | None, goals: tuple[Goal, ...]) -> Outcome:
+    def _best(
+        self,
+        caps: Caps,
+        wanted: int,
+        end: float | None,
+        goals: tuple[Goal, ...],
+        ranking: Ranking | None = None,
+    ) -> Outcome:
         clock = Clock(end)
-        ranked = self._ranking.best(caps, wanted, clock, goals)
+        ranked = (ranking or self._ranking).best(caps, wanted, clock, goals)
         found = tuple(map(self._found, ranked.choices))
         reached = [_FIGURES[goals[0]](one) for one in found[:1]]
         gap = 0 if ranked.bound is None else max(reached, default=ranked.bound) - ranked.bound
