@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".venv-matrix"
 PAGE = ROOT / "docs" / "compatibility.md"
 RESULTS = ROOT / "benchmarks" / "results" / "matrix.json"
+FIGURES = ROOT / "tests" / "matrix" / "figures.py"
 CORE = (
     "tests/applying/test_apply.py",
     "tests/applying/test_verify.py",
@@ -130,15 +131,8 @@ def tried(stack: Stack) -> dict[str, Any]:
     """Return what a stack's tests and figures came to."""
     python = python_of(stack)
     started = time.perf_counter()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    tests = subprocess.run(
-        [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *CORE],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    figures = subprocess.run(
-        [str(python), str(ROOT / "tests" / "matrix" / "figures.py")],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    tests = _ran(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *CORE)
+    figures = _ran(python, str(FIGURES))
     last = figures.stdout.strip().splitlines()[-1:] or ["{}"]
     done = json.loads((FOLDER / stack.name / "done.json").read_text())
     return {
@@ -153,6 +147,13 @@ def tried(stack: Stack) -> dict[str, Any]:
         "error": "" if figures.returncode == 0 else figures.stderr.strip().splitlines()[-1],
         "seconds": round(time.perf_counter() - started),
     }
+
+
+def _ran(python: Path, *what: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [str(python), *what], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def _count(text: str, word: str) -> int:
@@ -219,10 +220,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", default="", help="stacks whose name contains this")
     asked = parser.parse_args()
-    own = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "matrix" / "figures.py")],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    own = _ran(Path(sys.executable), str(FIGURES))
+    own.check_returncode()
     reference = json.loads(own.stdout.strip().splitlines()[-1])
     known = json.loads(RESULTS.read_text())["stacks"] if RESULTS.is_file() else []
     results = {one["name"]: one for one in known if asked.only}
