@@ -8,7 +8,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from profiler.applying.facts import facts_of
-from profiler.applying.hooks.swaps import is_ours
+from profiler.applying.hooks.kinds import is_kind
+from profiler.applying.hooks.table import OWN_HOOKS
 from profiler.checking.given import check_pipeline
 from profiler.errors import InputError
 from profiler.libraries import hooks as private
@@ -115,7 +116,7 @@ def _check_state(pipe: DiffusionPipeline) -> None:
     ours = [
         name
         for name, module in private.modules_of(pipe).items()
-        if is_ours(private.root_hook(module))
+        if any(is_kind(private.root_hook(module), kind) for kind in OWN_HOOKS)
     ]
     if ours:
         raise InputError(

@@ -37,9 +37,15 @@ def maybe_free_model_hooks(pipe):
     for hook in pipe._all_hooks:
         hook.offload()
     torch.cuda.empty_cache()
-
+{settle}
 
 pipe.maybe_free_model_hooks = MethodType(maybe_free_model_hooks, pipe)
+"""
+
+_SETTLE = """\
+    for component in pipe.components.values():
+        if hasattr(getattr(component, "_hf_hook", None), "settle"):
+            component._hf_hook.settle()  # frees a block that was fetched and not called
 """
 
 _ALSO = """
@@ -97,7 +103,15 @@ def _mixed(plan: Plan, scheme: Scheme) -> Iterator[str]:
     for name, how in split.items():
         yield _line(scheme, name, how)
     if plan.sticky:
-        yield _STICKY
+        yield _STICKY.format(settle=_SETTLE if _stays_streamed(scheme) else "")
+
+
+def _stays_streamed(scheme: Scheme) -> bool:
+    """Tell whether the end of a call offloads nothing of some component with streamed blocks."""
+    return any(
+        scheme.streamed(name) is not None and scheme.placement(name) == RESIDENT
+        for name in scheme.inside
+    )
 
 
 def _line(scheme: Scheme, name: str, how: Placement) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.applying.apply import sequence_for
+from profiler.applying.hooks.kinds import is_kind
 from profiler.applying.hooks.sticky import keeps_excluded
 from profiler.applying.hooks.swaps import HOOKS
 from profiler.applying.hooks.table import ATTACHMENTS
@@ -94,7 +95,7 @@ def _kind_lines(
     """Yield a line if the only hook of a component is not of the plan's kind."""
     if inside is not None:
         yield from _inside_lines(name, module, inside, swap)
-    elif type(private.root_hook(module)) is not HOOKS[swap]:
+    elif not is_kind(private.root_hook(module), HOOKS[swap]):
         yield f"{name} does not leave the GPU by {swap}, as the plan says"
 
 

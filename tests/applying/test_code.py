@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 from profiler.allocator.pinned_chunks import pinned_bytes
 from profiler.applying import apply
 from profiler.applying.apply import put
+from profiler.applying.drift import drift_of
 from profiler.applying.hook_source import source_of
 from profiler.applying.hooks.pack import Pack
 from profiler.cli.app import app
+from profiler.errors import InputError
 from profiler.placements.grouped import Grouped
 from profiler.placements.sequential import Sequential
 from profiler.placements.streamed import Streamed
@@ -30,14 +32,15 @@ from profiler.virtual import VirtualGPU
 CHECKS = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
 
 
-def traced(make, place_it, **call):
-    """Return what a pipeline does while it is placed and called twice."""
+def traced(plan, make, place_it, **call):
+    """Return what a pipeline does while it is placed and called twice, as the plan says."""
     with VirtualGPU("rtx-4090"):
         pipe = make()
         with trace(pipe) as t:
             place_it(pipe)
             for _ in range(2):
                 pipe(**call)
+        assert drift_of(plan, pipe) == ()
         return [event._replace(asked_by="", **NOT_REPLAYED) for event in t.profile.events]
 
 
@@ -58,8 +61,8 @@ def in_calls(events):
 
 
 def same(tmp_path, make, plan, **call):
-    by_code = traced(make, lambda pipe: run(plan.to_code(), pipe, tmp_path), **call)
-    by_apply = traced(make, lambda pipe: put(plan, pipe, folder=tmp_path / "applied"), **call)
+    by_code = traced(plan, make, lambda pipe: run(plan.to_code(), pipe, tmp_path), **call)
+    by_apply = traced(plan, make, lambda pipe: put(plan, pipe, folder=tmp_path / "applied"), **call)
     if plan.to_code().endswith('pipe.to("cuda")\n'):
         by_code, by_apply = in_calls(by_code), in_calls(by_apply)
     assert by_code == by_apply
@@ -167,6 +170,15 @@ def test_pinned_memory_is_packed_in_the_code_too():
         assert pinned_bytes(sizes) == gpu.host.pinned_bytes < 1.03 * sum(sizes)
 
 
+def test_printed_hooks_are_recognised_when_a_second_plan_comes(tmp_path):
+    plan = place(nets(), sequence=NAMES, sticky=True, swaps={"vae": "drop"})
+    with VirtualGPU("rtx-4090"):
+        pipe = nets()
+        run(plan.to_code(), pipe, tmp_path)
+        with pytest.raises(InputError, match="another plan is in effect on vae"):
+            apply(plan, pipe)
+
+
 PLAN = ["plan", "sd15", "--budget", "8GiB", "--ram", "none", "--code"]
 
 
@@ -182,8 +194,8 @@ def test_what_the_command_prints_does_what_apply_does(tmp_path, finding, way):
     finding(plan)
     code = CliRunner().invoke(app, PLAN, prog_name="vram").stdout
     assert code == plan.to_code()
-    by_command = traced(nets, lambda pipe: run(code, pipe, tmp_path))
-    by_apply = traced(nets, lambda pipe: put(plan, pipe, folder=tmp_path / "applied"))
+    by_command = traced(plan, nets, lambda pipe: run(code, pipe, tmp_path))
+    by_apply = traced(plan, nets, lambda pipe: put(plan, pipe, folder=tmp_path / "applied"))
     assert in_calls(by_command) == in_calls(by_apply)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from types import MethodType
 from typing import TYPE_CHECKING
 
-from profiler.applying.hooks.swaps import is_ours
 from profiler.libraries import hooks as diffusers_private
 
 if TYPE_CHECKING:
@@ -32,9 +31,10 @@ def share_end(pipe: DiffusionPipeline, other: DiffusionPipeline) -> None:
 
 
 def keeps_excluded(pipe: DiffusionPipeline) -> bool:
-    """Tell whether `keep_excluded` is in effect."""
+    """Tell whether `keep_excluded` is in effect, called by `Plan.apply` or by printed code."""
     method = vars(pipe).get(diffusers_private.END_OF_CALL)
-    return getattr(method, "__func__", None) is maybe_free_model_hooks
+    function = getattr(method, "__func__", None)
+    return getattr(function, "__name__", "") == maybe_free_model_hooks.__name__
 
 
 def maybe_free_model_hooks(self: DiffusionPipeline) -> None:
@@ -42,5 +42,5 @@ def maybe_free_model_hooks(self: DiffusionPipeline) -> None:
     diffusers_private.free_hooked(self)
     for module in diffusers_private.modules_of(self).values():
         hook = diffusers_private.root_hook(module)
-        if is_ours(hook) and hasattr(hook, "settle"):
+        if hasattr(hook, "settle"):  # of streamed blocks
             hook.settle()  # frees a block that was fetched and not called, if the component is excluded

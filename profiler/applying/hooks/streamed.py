@@ -17,6 +17,7 @@ from torch import nn
 from profiler.applying.hooks.block_group import BlockGroup, Place
 from profiler.applying.hooks.blocks import own_slots
 from profiler.applying.hooks.drop import DropOffload
+from profiler.applying.hooks.kinds import is_kind
 from profiler.applying.hooks.pack import Pack, slots_of
 from profiler.applying.hooks.swaps import RESTS, hang_up, put_hook
 from profiler.applying.hooks.travel import BlockHook, Travel, hang, take_down
@@ -134,7 +135,7 @@ def attach(target: Target, how: Streamed) -> None:
 def drift(name: str, module: nn.Module, how: Streamed, swap: str) -> Iterator[str]:
     """Yield a line if other blocks are streamed, or none."""
     hook = private.root_hook(module)
-    if not isinstance(hook, StreamedOffload) or type(hook.rest) is not RESTS[swap]:
+    if not is_kind(hook, StreamedOffload) or not is_kind(hook.rest, RESTS[swap]):
         yield f"{name}'s blocks do not travel as the plan says"
     elif hook.resident_blocks != how.resident_blocks:
         yield f"{hook.resident_blocks} blocks of {name} stay, not {how.resident_blocks}"

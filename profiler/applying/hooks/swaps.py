@@ -64,8 +64,3 @@ def hang_up(module: Any, hook: CpuOffload) -> None:
         clear_frames(error.__traceback__)  # which hold memory that is to be released
         hook.detach_hook(module)
         raise
-
-
-def is_ours(hook: Any) -> bool:
-    """Tell whether a module's hook is one of this package."""
-    return type(hook).__module__.startswith(__package__ or "")
