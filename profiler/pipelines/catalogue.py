@@ -1,4 +1,4 @@
-"""The models that can be built by name: facts from `profiler/data/catalogue.toml`, without torch.
+"""The models that can be built by name: facts from `profiler/data/catalogue/`, without torch.
 
 An `Entry` describes any pipeline without weights, whatever the source of its facts: the catalogue here,
 or a diffusers folder (`profiler/pipelines/folder.py`).
@@ -59,7 +59,7 @@ class Entry:
 
 
 def catalogue() -> dict[str, Entry]:
-    """Return all entries by name, in the catalogue's order."""
+    """Return all entries by name, a family after the other."""
     return dict(_entries())
 
 
@@ -73,7 +73,7 @@ def find_entry(name: str) -> Entry:
     if name in entries:
         return entries[name]
     close = difflib.get_close_matches(name.lower(), entries, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(entries)}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"`vram list models` names all {len(entries)}"
     raise InputError(
         f"unknown model {name!r}: {hint} (or give a local diffusers folder, or a hub id: org/name)"
     )
@@ -92,7 +92,13 @@ def tokenizer_facts(class_name: str) -> Table | None:
 
 @cache
 def _tables() -> Table:
-    return tomllib.loads((files("profiler") / "data" / "catalogue.toml").read_text("utf-8"))
+    """Return the tables of all files, as if they were one file."""
+    folder = files("profiler") / "data" / "catalogue"
+    tables: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        for kind, named in tomllib.loads(file.read_text("utf-8")).items():
+            tables.setdefault(kind, {}).update(named)
+    return tables
 
 
 @cache

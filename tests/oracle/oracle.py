@@ -36,7 +36,7 @@ KEPT = ROOT / "benchmarks" / "results" / "oracle.json"
 BUILT = (
     "constraints.txt",
     "profiler/pipelines/*.py",
-    "profiler/data/catalogue.toml",
+    "profiler/data/catalogue/*.toml",
     "profiler/data/hardware.toml",
     "profiler/libraries/modes.py",
     "profiler/libraries/placing.py",
