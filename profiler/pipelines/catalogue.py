@@ -27,6 +27,7 @@ class Part:
     class_name: str
     config: Table = field(default_factory=dict)  # hyperparameters; class defaults may be left out
     folder: str = ""  # where its own files are; "" for a part of the catalogue
+    is_assumed: bool = False  # whether class defaults stand for a file that is missing
 
     @property
     def is_text_processor(self) -> bool:
@@ -73,7 +74,11 @@ def find_entry(name: str) -> Entry:
     if name in entries:
         return entries[name]
     close = difflib.get_close_matches(name.lower(), entries, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"`vram list models` names all {len(entries)}"
+    hint = (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"`vram list models` names all {len(entries)}"
+    )
     raise InputError(
         f"unknown model {name!r}: {hint} (or give a local diffusers folder, or a hub id: org/name)"
     )
@@ -87,7 +92,8 @@ def name_of_hub_id(hub_id: str) -> str:
 def tokenizer_facts(class_name: str) -> Table | None:
     """Return the facts of the tokenizer family of `class_name`, or None if it is not known."""
     families: Mapping[str, Table] = _tables()["tokenizers"]
-    return next((facts for facts in families.values() if class_name in facts["classes"]), None)
+    facts = next((one for one in families.values() if class_name in one["classes"]), None)
+    return facts if facts is None else {**families.get(facts.get("like", ""), {}), **facts}
 
 
 @cache

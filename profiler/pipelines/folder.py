@@ -14,6 +14,9 @@ from profiler.pipelines.dtypes import NAMES
 # The files in which a component keeps its configuration, by kind; the first that exists is read.
 _CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json")
 _TOKENIZER_FILES = ("tokenizer_config.json",)
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+# What these are built from if they have no file: their classes' defaults, which most published ones equal.
+_WITH_DEFAULTS = ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor", "VideoProcessor")
 
 
 def read_folder(folder: Path, *, name: str) -> Entry:
@@ -43,7 +46,7 @@ def read_folder(folder: Path, *, name: str) -> Entry:
     for key, value in index.items():
         if key.startswith("_"):
             continue
-        if isinstance(value, list):
+        if _is_component(value, folder / key):
             components[key] = _read_part(folder / key, value)
         else:
             arguments[key] = value
@@ -69,22 +72,48 @@ def origin_of(folder: Path) -> str:
     return origin if isinstance(origin, str) else ""
 
 
+def _is_component(value: Any, own: Path) -> bool:
+    """Tell whether an entry of the index names a library and a class; others are arguments of the pipeline's class.
+
+    Args:
+        value: the entry.
+        own: the folder that a component of this name has.
+
+    Raises:
+        InputError: if a component is described in another way.
+    """
+    if not isinstance(value, list):
+        return False
+    named = len(value) == 2 and all(isinstance(word, str) for word in value)
+    if own.is_dir() and not named and value != [None, None]:
+        raise InputError(f"{str(own)!r} is described as {value}, not as a library and a class")
+    return named or value == [None, None]
+
+
 def _read_part(folder: Path, value: list[Any]) -> Part | None:
     if value == [None, None]:
         return None
-    if len(value) != 2 or not all(isinstance(word, str) for word in value):
-        raise InputError(f"{str(folder)!r} is described as {value}, not as a library and a class")
     part = Part(library=value[0], class_name=value[1], folder=str(folder))
     names = _TOKENIZER_FILES if part.is_text_processor else _CONFIG_FILES
     file = next((folder / name for name in names if (folder / name).is_file()), None)
-    if file is not None:
-        return replace(part, config=_read_json(file))
+    config = {} if file is None else _read_json(file)
     if part.is_text_processor:
-        return part
+        return replace(part, config={**config, **_of_pictures(folder)})
+    if file is not None or part.class_name.endswith(_WITH_DEFAULTS):
+        return replace(part, config=config, is_assumed=file is None)
     raise InputError(
         f"{str(folder)!r} has no configuration for {part.class_name}: "
         f"expected one of {', '.join(names)}"
     )
+
+
+def _of_pictures(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a processor's image processor, as `image_processor`, if it has a file."""
+    for file in (folder / name for name in _PROCESSOR_FILES):
+        if file.is_file():
+            content = _read_json(file)
+            return {"image_processor": content.get("image_processor", content)}
+    return {}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,11 +23,12 @@ from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_fact
 from profiler.pipelines.dtypes import by_component, dtype_name
 from profiler.pipelines.folder import read_folder
 from profiler.pipelines.hub import fetch_configuration, is_hub_id
+from profiler.pipelines.processors import stand_in_processor
 from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.refusals import out_of_memory, refused
 from profiler.pipelines.sibling import find_pipeline_class
-from profiler.pipelines.tokenizers import StandInTokenizer, assume_dtype
+from profiler.pipelines.tokenizers import StandInTokenizer, assume
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -124,12 +125,25 @@ def build_pipeline(
             except torch.OutOfMemoryError as error:
                 raise out_of_memory(entry.name, slot, error, components) from error
         pipe = _assemble(cls, entry, components)
-    assume_dtype(
-        pipe,
-        entry.dtype,
-        [slot for slot in models if slot in entry.unstated and slot not in chosen],
-    )
+    unstated = [slot for slot in models if slot in entry.unstated and slot not in chosen]
+    assume(pipe, list(_assumptions(entry, unstated)))
     return pipe
+
+
+def _assumptions(entry: Entry, unstated: list[str]) -> Iterator[str]:
+    """Yield what loading assumes, as sentences.
+
+    Args:
+        entry: the description of the pipeline.
+        unstated: the components whose dtype neither their files nor the caller name.
+    """
+    if unstated:
+        yield (
+            f"{entry.dtype} for {', '.join(unstated)}, which their files do not name: choose with dtype= or --dtype"
+        )
+    for slot, part in entry.components.items():
+        if part is not None and part.is_assumed:
+            yield f"{slot}: {part.class_name} has no file, and gets its class's defaults"
 
 
 def describe(model: str | os.PathLike[str]) -> Entry:
@@ -264,7 +278,10 @@ def _text_processor(cls: Any, part: Part) -> Any:
             f"the tokenizer {part.class_name} cannot be imitated: "
             f"put its own files into {part.folder!r}"
         )
-    return StandInTokenizer(part.class_name, {**facts, **_own_facts(part.config)})
+    facts = {**facts, **_own_facts(part.config)}
+    if "image_processor" in facts:
+        return stand_in_processor(cls, facts, part.config)
+    return StandInTokenizer(part.class_name, facts)
 
 
 def _own_facts(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from profiler.pipelines.blank_inputs import blank_picture
 from profiler.pipelines.cached_prompt import with_cached_prompt
-from profiler.pipelines.sensible_call import blank_picture, required_arguments, sensible_call
+from profiler.pipelines.sensible_call import required_arguments, sensible_call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +17,7 @@ CACHED_PROMPT = "cached_prompt"
 """The name that marks, among a call's arguments, that its prompt was encoded beforehand."""
 
 _RECORDED_PICTURE = re.compile(r"Image\((\d+), (\d+)\)")
+_RECORDED_TENSOR = re.compile(r"(?:Virtual)?Tensor\(((?:\d+, ?)*\d*)\)")
 _SHAPING = (
     "height",
     "width",
@@ -74,12 +76,13 @@ def plain_call(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded call with new pictures, of the same size, for those that the record only describes.
+    """Return a recorded call with new pictures and embeddings, of the same size, for those that the record describes.
 
     A record holds only lists; arguments that the pipeline annotates as tuples become tuples.
     """
     masks = {name for name, kind in required_arguments(pipe).items() if kind == "mask"}
-    repeated = {name: _repeated(value, name in masks) for name, value in recorded.items()}
+    dtype = getattr(pipe, "dtype", None)
+    repeated = {name: _repeated(value, name in masks, dtype) for name, value in recorded.items()}
     for name, parameter in inspect.signature(type(pipe).__call__).parameters.items():
         wanted = str(parameter.annotation).lower()
         if isinstance(repeated.get(name), list) and "tuple" in wanted and "list" not in wanted:
@@ -102,8 +105,15 @@ def _described(value: Any) -> Any:
     )
 
 
-def _repeated(value: Any, mask: bool) -> Any:
+def _repeated(value: Any, mask: bool, dtype: Any) -> Any:
     if isinstance(value, list):
-        return [_repeated(item, mask) for item in value]
-    size = _RECORDED_PICTURE.fullmatch(value) if isinstance(value, str) else None
-    return blank_picture(int(size[1]), int(size[2]), mask=mask) if size else value
+        return [_repeated(item, mask, dtype) for item in value]
+    if not isinstance(value, str):
+        return value
+    if size := _RECORDED_PICTURE.fullmatch(value):
+        return blank_picture(int(size[1]), int(size[2]), mask=mask)
+    if shape := _RECORDED_TENSOR.fullmatch(value):
+        import torch
+
+        return torch.zeros([int(one) for one in re.findall(r"\d+", shape[1])], dtype=dtype)
+    return value

@@ -12,6 +12,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import InputError
+from profiler.pipelines.blank_inputs import (
+    KINDS,
+    PICTURES,
+    blank,
+    blank_picture,
+    call_parameters,
+    denoiser,
+)
 from profiler.pipelines.known_models import distilled_call, known_entry
 
 if TYPE_CHECKING:
@@ -19,9 +27,8 @@ if TYPE_CHECKING:
 
 PROMPT = "a photograph of an astronaut riding a horse"
 
-# The fallback: the size that Stable Diffusion's pipelines assume.
-_SIDE = 512
-_PICTURES = {"image": "image", "mask_image": "mask", "control_image": "image"}
+_ADAPTER_SIDE = 512
+_GIVEN_PICTURES = ("image", "mask_image", "control_image")
 # Words in the names of those diffusers pipeline classes (0.42) that process a picture given by the user, although in
 # most of their signatures it defaults to None.
 _WORK_ON_PICTURES = (
@@ -46,9 +53,10 @@ def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
         given: the arguments that the user chose; they are never changed.
 
     Raises:
-        InputError: if there is nothing to encode a prompt with, and no embeddings of one.
+        InputError: if there is nothing to encode a prompt with, and no embeddings of one, or an argument that the call
+            requires can only be made elsewhere.
     """
-    parameters = _parameters(pipe)
+    parameters = call_parameters(pipe)
     embeds = any(name.startswith("prompt_embeds") for name in given)
     if not embeds:
         _check_encoder(pipe)
@@ -57,7 +65,7 @@ def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
         chosen["prompt"] = PROMPT
     for name, kind in required_arguments(pipe).items():
         if name not in given:
-            chosen[name] = _argument(pipe, name, kind, given)
+            chosen[name] = blank(pipe, name, kind, given)
     chosen.update(_adapter_pictures(pipe, given))
     chosen |= {
         name: value
@@ -66,13 +74,29 @@ def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
     }
     if _would_run_no_step(parameters, {**chosen, **given}):
         chosen["strength"] = 1.0
+    _check_complete(pipe, {**chosen, **given})
     return {**chosen, **given}, tuple(chosen)
+
+
+def _check_complete(pipe: Any, arguments: Mapping[str, Any]) -> None:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    own = list(inspect.signature(type(pipe).__call__).parameters.values())[1:]
+    missing = [
+        one.name
+        for one in own
+        if one.kind in kinds and one.default is one.empty and one.name not in arguments
+    ]
+    if missing:
+        raise InputError(
+            f"{type(pipe).__name__} needs {' and '.join(missing)}, which another pipeline or its user makes: "
+            f"profile it in Python, with profile_pipeline(pipe, {missing[0]}=...)"
+        )
 
 
 def _check_encoder(pipe: Any) -> None:
     encoders = [part for name, part in vars(pipe).items() if name.startswith("text_encoder")]
     missing = bool(encoders) and all(part is None for part in encoders)
-    if missing and "prompt_embeds" in _parameters(pipe):
+    if missing and "prompt_embeds" in call_parameters(pipe):
         raise InputError(
             f"this {type(pipe).__name__} has no text encoder: give prompt_embeds= and what goes with them"
         )
@@ -90,10 +114,11 @@ def required_arguments(pipe: Any) -> dict[str, str]:
     works_on_pictures = any(word in class_name for word in _WORK_ON_PICTURES)
     texts = {} if entry is None else _texts(entry.required_call)
     return {
-        name: texts.get(name) or _PICTURES[name]
-        for name, parameter in _parameters(pipe).items()
+        name: texts.get(name) or KINDS[name]
+        for name, parameter in call_parameters(pipe).items()
         if name in texts
-        or (name in _PICTURES and (works_on_pictures or parameter.default is parameter.empty))
+        or (name in KINDS and parameter.default is parameter.empty)
+        or (name in _GIVEN_PICTURES and works_on_pictures)
     }
 
 
@@ -104,68 +129,10 @@ def _texts(required: Mapping[str, str]) -> dict[str, str]:
 def blank_pictures(pipe: Any, size: Mapping[str, int]) -> dict[str, Any]:
     """Return the pictures without which `pipe` cannot be called, of this "width" and "height" or the pipe's own."""
     return {
-        name: _argument(pipe, name, kind, size)
+        name: blank(pipe, name, kind, size)
         for name, kind in required_arguments(pipe).items()
-        if kind != "text"
+        if kind in PICTURES
     }
-
-
-def default_side(pipe: Any, name: str) -> int | None:
-    """Return the pixels that `pipe` uses for its "width" or "height" if not given; None if unknown."""
-    parameter = _parameters(pipe).get(name)
-    if parameter is not None and isinstance(parameter.default, int):
-        return parameter.default
-    config = getattr(_denoiser(pipe), "config", {})
-    samples = (
-        getattr(pipe, "default_sample_size", None),
-        config.get("sample_size"),
-        config.get(f"sample_{name}"),
-    )
-    sample = next((each for each in samples if isinstance(each, int)), None)
-    factor = getattr(pipe, "vae_scale_factor", None) or getattr(
-        pipe, "vae_scale_factor_spatial", None
-    )
-    return None if sample is None or factor is None else sample * factor
-
-
-def _denoiser(pipe: Any) -> Any:
-    """Return the UNet or the transformer, or None. The truth value of a compiled module must not be tested."""
-    found = (getattr(pipe, name, None) for name in ("unet", "transformer"))
-    return next((part for part in found if part is not None), None)
-
-
-def _parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of `pipe`'s call; for a modular pipeline, also those that its blocks take."""
-    found = dict(inspect.signature(type(pipe).__call__).parameters)
-    for taken in getattr(getattr(pipe, "_blocks", None), "inputs", ()):
-        if taken.name is not None:
-            kind = inspect.Parameter.KEYWORD_ONLY
-            found[taken.name] = inspect.Parameter(taken.name, kind, default=taken.default)
-    return found
-
-
-def _argument(pipe: Any, name: str, kind: str, given: Mapping[str, Any]) -> Any:
-    if kind == "text":
-        return ""
-    picture = _blank(pipe, kind, given)
-    control = "control_image" if "control_image" in _parameters(pipe) else "image"
-    networks = getattr(getattr(pipe, "controlnet", None), "nets", None)
-    return [picture] * len(networks) if networks and name == control else picture
-
-
-def _blank(pipe: Any, kind: str, given: Mapping[str, Any]) -> Image:
-    """Return a picture of the output's size."""
-    width, height = (
-        given.get(name) or default_side(pipe, name) or _SIDE for name in ("width", "height")
-    )
-    return blank_picture(width, height, mask=kind == "mask")
-
-
-def blank_picture(width: int, height: int, *, mask: bool = False) -> Image:
-    """Return a black picture, or a mask that lets all of it be painted over."""
-    from PIL import Image
-
-    return Image.new("L", (width, height), 255) if mask else Image.new("RGB", (width, height))
 
 
 def _adapter_pictures(pipe: Any, given: Mapping[str, Any]) -> dict[str, list[Image]]:
@@ -174,11 +141,11 @@ def _adapter_pictures(pipe: Any, given: Mapping[str, Any]) -> dict[str, list[Ima
     Source: `load_ip_adapter` of diffusers (0.42) leaves the adapters' projections on the denoiser, as
     `encoder_hid_proj`.
     """
-    projection = getattr(_denoiser(pipe), "encoder_hid_proj", None)
+    projection = getattr(denoiser(pipe), "encoder_hid_proj", None)
     adapters = getattr(projection, "image_projection_layers", ())
     if not len(adapters) or {"ip_adapter_image", "ip_adapter_image_embeds"} & set(given):
         return {}
-    return {"ip_adapter_image": [blank_picture(_SIDE, _SIDE) for _ in adapters]}
+    return {"ip_adapter_image": [blank_picture(_ADAPTER_SIDE, _ADAPTER_SIDE) for _ in adapters]}
 
 
 def _would_run_no_step(

@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from profiler.libraries.text_models import EXTRA_TOKENS, IN_BATCHES
 
-_ASSUMED_DTYPE = "_dtype_that_is_assumed"  # an attribute of a pipeline, a sentence
+_ASSUMED = "_assumed_in_loading"  # an attribute of a pipeline, sentences
 
 # Rule of thumb of the vendors of byte-pair vocabularies: a token is about three quarters of a word.
 _TOKENS_PER_WORD = 1.3
@@ -37,7 +37,7 @@ _ANY_WORD, _ANY_WORD_ID = "[word]", 1_000
 
 _TEXT = (
     "{%- set text = m.content if m.content is string"
-    " else m.content | map(attribute='text', default='') | join -%}"
+    " else m.content | map(attribute='text', default='PICTURE') | join -%}"
 )
 _CHATS = {
     "chatml": "{%- for m in messages -%}"
@@ -84,7 +84,9 @@ class StandInTokenizer(PreTrainedTokenizerFast):
             model_max_length=facts.get("model_max_length"),
             padding_side=facts.get("padding_side", "right"),
             model_input_names=["input_ids", "attention_mask"],
-            chat_template=_CHATS[facts.get("chat", "chatml")],
+            chat_template=_CHATS[facts.get("chat", "chatml")].replace(
+                "PICTURE", facts.get("picture", "")
+            ),
             **{EXTRA_TOKENS: list(own)},
             **{f"{name}_token": token for name, (token, _) in named.items()},
         )
@@ -138,20 +140,17 @@ class StandInTokenizer(PreTrainedTokenizerFast):
         return f"[{len(token_ids)} tokens]"
 
 
-def assume_dtype(pipe: Any, dtype: str, components: Sequence[str]) -> None:
-    """Record on `pipe` that these components are loaded in a dtype that their files do not state."""
-    if components:
-        note = f"{dtype} for {', '.join(components)}, which their files do not name: choose with dtype= or --dtype"
-        setattr(pipe, _ASSUMED_DTYPE, note)
+def assume(pipe: Any, sentences: Sequence[str]) -> None:
+    """Record on `pipe` what loading assumes because the model's files do not tell."""
+    if sentences:
+        setattr(pipe, _ASSUMED, tuple(sentences))
 
 
 def stand_ins(pipe: Any) -> list[str]:
     """Return the assumptions made for missing files, one sentence each."""
-    dtype = vars(pipe).get(_ASSUMED_DTYPE)
-    found = [] if dtype is None else [dtype]
-    found += [
-        f"{name}: {component.assumption}"
-        for name, component in pipe.components.items()
-        if isinstance(component, StandInTokenizer)
-    ]
+    found = list(vars(pipe).get(_ASSUMED, ()))
+    for name, component in pipe.components.items():
+        tokenizer = getattr(component, "tokenizer", component)  # of a processor
+        if isinstance(tokenizer, StandInTokenizer):
+            found.append(f"{name}: {tokenizer.assumption}")
     return sorted(found)

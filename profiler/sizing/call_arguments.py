@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import InputError
+from profiler.pipelines.blank_inputs import default_side
 from profiler.pipelines.refusals import missing_library
-from profiler.pipelines.sensible_call import blank_pictures, default_side
+from profiler.pipelines.sensible_call import blank_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -79,7 +79,9 @@ def test_unknown_name_is_answered_with_close_matches():
 
 
 def test_name_like_nothing_is_answered_with_where_the_names_are():
-    with pytest.raises(InputError, match=r"unknown model 'zzzzzz': `vram list models` names all \d+"):
+    with pytest.raises(
+        InputError, match=r"unknown model 'zzzzzz': `vram list models` names all \d+"
+    ):
         find_entry("zzzzzz")
 
 

@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from profiler.errors import InputError
 from profiler.pipelines import StandInTokenizer, load_pipeline, stand_ins
+from profiler.pipelines.folder import read_folder
 
 
 def rewrite(file, **changes):
@@ -263,6 +264,28 @@ def test_index_that_describes_no_class_is_named(folder):
     rewrite(folder / "model_index.json", unet=["diffusers"])
 
     assert "not as a library and a class" in refused(folder)
+
+
+def test_list_in_the_index_is_an_argument_where_no_component_has_its_name(folder):
+    """As Krea 2's layers of its text encoder."""
+    rewrite(folder / "model_index.json", some_layers=[2, 5, 8], more=[])
+
+    assert read_folder(folder, name="tiny").arguments == {
+        "requires_safety_checker": False,
+        "some_layers": [2, 5, 8],
+        "more": [],
+    }
+
+
+@pytest.mark.parametrize("class_name", ["CLIPImageProcessor", "SiglipImageProcessor"])
+def test_image_processor_without_a_file_gets_the_defaults_of_its_class(folder, class_name):
+    rewrite(folder / "model_index.json", feature_extractor=["transformers", class_name])
+
+    pipe = load_pipeline(folder)
+
+    assert pipe.feature_extractor.size
+    told = f"feature_extractor: {class_name} has no file, and gets its class's defaults"
+    assert told in stand_ins(pipe)
 
 
 def test_tokenizer_that_cannot_be_imitated_is_named(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import diffusers
@@ -11,13 +12,9 @@ from tiny_folder import write_tiny_pipeline
 
 from profiler.errors import InputError
 from profiler.pipelines import load_pipeline
+from profiler.pipelines.blank_inputs import KINDS, default_side
 from profiler.pipelines.recorded_call import plain_call, repeatable_call
-from profiler.pipelines.sensible_call import (
-    PROMPT,
-    default_side,
-    required_arguments,
-    sensible_call,
-)
+from profiler.pipelines.sensible_call import PROMPT, required_arguments, sensible_call
 from profiler.pipelines.sibling import sibling
 from profiler.sizing.call_arguments import call_arguments
 from profiler.sizing.scenario import Scenario
@@ -161,6 +158,43 @@ def test_strength_is_chosen_where_its_default_would_leave_no_step(given, chosen)
 )
 def test_class_and_signature_tell_what_a_pipe_of_the_users_own_needs(class_name, base, required):
     assert required_arguments(of_class(class_name, base)) == required
+
+
+# Made elsewhere: a protein's masks, another pipeline's latents, the subjects of BLIP-Diffusion.
+ONLY_GIVEN = {
+    "is_in_context_conditioning",
+    "latents",
+    "padding_mask",
+    "source_subject_category",
+    "supports_local_latent",
+    "target_subject_category",
+}
+
+
+def test_required_arguments_of_diffusers_are_known_but_those_that_only_a_user_has():
+    classes = [getattr(diffusers, name) for name in dir(diffusers) if name.endswith("Pipeline")]
+    current = [one for one in classes if "deprecated" not in one.__module__]
+    calls = [one.__call__ for one in current if issubclass(one, diffusers.DiffusionPipeline)]
+    parameters = [one for call in calls for one in inspect.signature(call).parameters.values()]
+    required = {
+        one.name
+        for one in parameters
+        if one.default is one.empty and one.kind == one.POSITIONAL_OR_KEYWORD
+    }
+    assert required - {"self", "prompt", *KINDS} == ONLY_GIVEN
+
+
+def test_argument_that_only_a_user_has_is_asked_for():
+    class Upscaler(diffusers.StableDiffusionPipeline):
+        def __call__(self, prompt, latents, noise=None):
+            """Take what another pipeline made."""
+
+    pipe = load_pipeline("sd15")
+    pipe.__class__ = Upscaler
+
+    with pytest.raises(InputError, match="Upscaler needs latents, which another pipeline"):
+        sensible_call(pipe, {"prompt": "a cat"})
+    assert sensible_call(pipe, {"prompt": "a cat", "latents": 1})[1] == ()
 
 
 def test_another_pipeline_over_a_models_components_is_not_taken_for_the_model():

@@ -27,6 +27,16 @@ def _isinf(given: Any) -> Any:
     return aten.abs.default(given) == math.inf
 
 
+def _is_all_true(given: Any) -> Any:
+    """Reduce a mask. Source: `_is_all_true` in ReduceOps.cpp."""
+    return aten.all.default(given)
+
+
+def _is_any_true(given: Any) -> Any:
+    """Reduce a mask. Source: `_is_any_true` in ReduceOps.cpp."""
+    return aten.any.default(given)
+
+
 def _logsumexp(given: Any, dim: Any, keepdim: bool = False) -> Any:
     """Add up what is left beside the largest. Source: `logsumexp_out_impl` in ReduceOps.cpp."""
     if not given.is_floating_point():
@@ -130,6 +140,8 @@ def _roll(given: Any, shifts: Any, dims: Any = ()) -> Any:
 _COMPOSED: dict[Any, Callable[..., Any]] = {
     aten._safe_softmax.default: safe_softmax,
     aten.isinf.default: _isinf,
+    aten._is_all_true.default: _is_all_true,
+    aten._is_any_true.default: _is_any_true,
     aten.logsumexp.default: _logsumexp,
     aten.count_nonzero.default: _count_nonzero,
     aten.count_nonzero.dim_IntList: _count_nonzero,

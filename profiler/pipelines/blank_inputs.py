@@ -1,0 +1,149 @@
+"""Inputs that a pipeline cannot do without, blank: pictures and videos of the output's size, and embeddings of zeros.
+
+Their sizes count, their values do not.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+KINDS: Mapping[str, str] = {
+    "image": "image",
+    "mask_image": "mask",
+    "control_image": "image",
+    "condtioning_image": "image",  # as BLIP-Diffusion's ControlNet spells it
+    "reference_image": "image",
+    "video": "video",
+    "pose_video": "video",
+    "face_video": "video",
+    "controls": "video",
+    "hint": "picture tensor",
+    "image_embeds": "image embedding",
+    "negative_image_embeds": "image embedding",
+    "image_embeddings": "prior latents",
+    "class_labels": "label",
+}
+"""The kind of each argument that diffusers' pipelines (0.42) require besides the prompt, by its name."""
+
+PICTURES = frozenset({"image", "mask", "video"})
+"""The kinds that have the output's size."""
+
+_SIDE = 512  # the size that Stable Diffusion's pipelines assume
+_FRAMES = ("num_frames", "video_length", "segment_frame_length")
+_MOST_FRAMES = 81  # as most video pipelines have it
+
+
+def blank(pipe: Any, name: str, kind: str, given: Mapping[str, Any]) -> Any:
+    """Return a blank value of an argument of `pipe`'s call.
+
+    Args:
+        pipe: a diffusers pipeline.
+        name: the argument.
+        kind: its kind, one of the values of `KINDS`, or "text".
+        given: the other arguments, of which the size and the number of frames are read.
+    """
+    value = _BLANK[kind](pipe, given)
+    control = "control_image" if "control_image" in call_parameters(pipe) else "image"
+    networks = getattr(getattr(pipe, "controlnet", None), "nets", None)
+    return [value] * len(networks) if networks and name == control else value
+
+
+def blank_picture(width: int, height: int, *, mask: bool = False) -> Image:
+    """Return a black picture, or a mask that lets all of it be painted over."""
+    from PIL import Image
+
+    return Image.new("L", (width, height), 255) if mask else Image.new("RGB", (width, height))
+
+
+def default_side(pipe: Any, name: str) -> int | None:
+    """Return the pixels that `pipe` uses for its "width" or "height" if not given; None if unknown."""
+    parameter = call_parameters(pipe).get(name)
+    if parameter is not None and isinstance(parameter.default, int):
+        return parameter.default
+    config = getattr(denoiser(pipe), "config", {})
+    samples = (
+        getattr(pipe, "default_sample_size", None),
+        config.get("sample_size"),
+        config.get(f"sample_{name}"),
+    )
+    sample = next((each for each in samples if isinstance(each, int)), None)
+    factor = getattr(pipe, "vae_scale_factor", None) or getattr(
+        pipe, "vae_scale_factor_spatial", None
+    )
+    return None if sample is None or factor is None else sample * factor
+
+
+def denoiser(pipe: Any) -> Any:
+    """Return the UNet or the transformer, or None. The truth value of a compiled module must not be tested."""
+    found = (getattr(pipe, name, None) for name in ("unet", "transformer", "decoder"))
+    return next((part for part in found if part is not None), None)
+
+
+def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of `pipe`'s call; for a modular pipeline, also those that its blocks take."""
+    found = dict(inspect.signature(type(pipe).__call__).parameters)
+    for taken in getattr(getattr(pipe, "_blocks", None), "inputs", ()):
+        if taken.name is not None:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            found[taken.name] = inspect.Parameter(taken.name, kind, default=taken.default)
+    return found
+
+
+def _size(pipe: Any, given: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the output's width and height."""
+    width, height = (
+        given.get(name) or default_side(pipe, name) or _SIDE for name in ("width", "height")
+    )
+    return width, height
+
+
+def _video(pipe: Any, given: Mapping[str, Any]) -> list[Image]:
+    parameters = call_parameters(pipe)
+    defaults = [parameters[name].default for name in _FRAMES if name in parameters]
+    asked = (*(given.get(name) for name in _FRAMES), *defaults)
+    frames = next((one for one in asked if isinstance(one, int)), _MOST_FRAMES)
+    return [blank_picture(*_size(pipe, given)) for _ in range(frames)]
+
+
+def _picture_tensor(pipe: Any, given: Mapping[str, Any]) -> torch.Tensor:
+    width, height = _size(pipe, given)
+    return _zeros(pipe, 1, 3, height, width)
+
+
+def _image_embedding(pipe: Any, given: Mapping[str, Any]) -> torch.Tensor:
+    """Return what Kandinsky's prior gives: one vector, as wide as the UNet takes it."""
+    return _zeros(pipe, 1, denoiser(pipe).config.encoder_hid_dim)
+
+
+def _prior_latents(pipe: Any, given: Mapping[str, Any]) -> torch.Tensor:
+    """Return what Stable Cascade's prior gives for a picture.
+
+    Source: `StableCascadePriorPipeline` of diffusers (0.42) rounds pixels / 42.67 up; the decoder's `effnet_channels`.
+    """
+    width, height = (given.get(name) or 1024 for name in ("width", "height"))
+    rows, columns = (-(-side * 100 // 4267) for side in (height, width))
+    return _zeros(pipe, 1, denoiser(pipe).config.effnet_channels, rows, columns)
+
+
+def _zeros(pipe: Any, *shape: int) -> torch.Tensor:
+    import torch
+
+    return torch.zeros(*shape, dtype=pipe.dtype)
+
+
+_BLANK: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
+    "text": lambda pipe, given: "",
+    "image": lambda pipe, given: blank_picture(*_size(pipe, given)),
+    "mask": lambda pipe, given: blank_picture(*_size(pipe, given), mask=True),
+    "video": _video,
+    "picture tensor": _picture_tensor,
+    "image embedding": _image_embedding,
+    "prior latents": _prior_latents,
+    "label": lambda pipe, given: [0],
+}
