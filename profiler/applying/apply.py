@@ -25,6 +25,7 @@ from profiler.applying.snapshot import Snapshot, flags_of, snapshot
 from profiler.checking.given import check_given, check_pipelines
 from profiler.libraries import hooks as private
 from profiler.libraries.modes import DENOISERS
+from profiler.libraries.modular import is_modular
 from profiler.libraries.placing import cast_denoisers, lower_vae_peak
 from profiler.libraries.releases import warn_of_untested
 from profiler.pipelines.sibling import check_shared
@@ -215,12 +216,15 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
     }
     if alone:
         # The next steps need modules without hooks on the CPU, as the pipeline's own methods leave them.
-        pipe.remove_all_hooks()
+        _unhook(pipe)
         for module in alone.values():
             module.to("cpu")
     before.keep_objects(
         module for name, module in alone.items() if _attachment(scheme, name).REPLACES_TENSORS
     )
+    if is_modular(pipe):
+        _place_modular(scheme, pipe, where)
+        return
     if _all_alike(scheme, pipe):
         _place_alike(scheme, pipe, where, list(alone.values()))
         return
@@ -228,16 +232,37 @@ def _place(plan: Plan, pipe: DiffusionPipeline, before: Snapshot, where: _Where)
         targets = _prepare(plan, pipe)
         pipe.enable_model_cpu_offload(gpu_id=where.gpu_id, device=where.device)
         swap(pipe, {name: how for name, how in plan.swaps.items() if not scheme.streamed(name)})
+    _attach(scheme, pipe, where)
+    if plan.sticky:
+        for target in targets:
+            keep_excluded(target)
+
+
+def _unhook(pipe: Any) -> None:
+    if not is_modular(pipe):
+        pipe.remove_all_hooks()
+        return
+    for module in private.modules_of(pipe).values():
+        private.remove_hooks(module)
+
+
+def _place_modular(scheme: Scheme, pipe: Any, where: _Where) -> None:
+    """Place the components one by one: a modular pipeline has no model offload."""
+    _unhook(pipe)
+    for name, module in private.modules_of(pipe).items():
+        if name not in scheme.inside:
+            module.to(where.gpu_device(pipe))
+    _attach(scheme, pipe, where)
+
+
+def _attach(scheme: Scheme, pipe: Any, where: _Where) -> None:
+    """Split components; those that stream blocks come first, since they replace a model-offload hook."""
     device, modules = where.gpu_device(pipe), private.modules_of(pipe)
-    # Placements that replace a model-offload hook come first.
     for name, how in sorted(scheme.inside.items(), key=lambda one: not one[1].leaves_rest):
         stays = scheme.placement(name) == RESIDENT
         folder = where.folder(name, how)
         target = Target(pipe, name, modules[name], device, folder, scheme.swap(name), stays)
         _attachment(scheme, name).attach(target, how)
-    if plan.sticky:
-        for target in targets:
-            keep_excluded(target)
 
 
 def _all_alike(scheme: Scheme, pipe: DiffusionPipeline) -> bool:

@@ -13,6 +13,7 @@ from profiler.applying.hooks.table import OWN_HOOKS
 from profiler.checking.given import check_pipeline
 from profiler.errors import InputError
 from profiler.libraries import hooks as private
+from profiler.libraries.modular import is_modular
 from profiler.placements.evictions import SWAPS
 from profiler.placements.rules import violations
 from profiler.placements.scheme import MODIFIERS
@@ -33,7 +34,7 @@ def check(
             planned, or there is no such device or folder.
     """
     check_pipeline(pipe, to="apply()")
-    if not isinstance(pipe, DiffusionPipeline):
+    if not (isinstance(pipe, DiffusionPipeline) or is_modular(pipe)):
         raise InputError(f"a plan is applied to a diffusers pipeline, not to {type(pipe).__name__}")
     if type(pipe).__name__ != plan.pipeline_class:
         raise InputError(
@@ -130,6 +131,24 @@ def _check_state(pipe: DiffusionPipeline) -> None:
             f"group offload is active on {', '.join(grouped)}, and model offload refuses that: "
             "load the pipeline again without enable_group_offload"
         )
+    (_check_modular if is_modular(pipe) else _check_offloadable)(pipe)
+
+
+def _check_modular(pipe: Any) -> None:
+    managed = [name for name, one in private.modules_of(pipe).items() if private.is_managed(one)]
+    if managed:
+        raise InputError(
+            f"a ComponentsManager offloads {', '.join(managed)}: call its disable_auto_cpu_offload() first, or give it "
+            "plan.as_offload_strategy()"
+        )
+    if any(map(private.is_sequentially_offloaded, private.modules_of(pipe).values())):
+        raise InputError(
+            "sequential offload is active: call accelerate.hooks.remove_hook_from_module(part, recurse=True) for "
+            "each component first"
+        )
+
+
+def _check_offloadable(pipe: DiffusionPipeline) -> None:
     if private.is_device_mapped(pipe):
         raise InputError(
             f"a device map is active ({pipe.hf_device_map}), and model offload refuses that: "

@@ -12,6 +12,7 @@ from profiler.checking.code_words import quoted
 from profiler.errors import InputError
 from profiler.placements.scheme import RESIDENT, Scheme
 from profiler.planning.plan_words import check_plan
+from profiler.record.modular import is_modular_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +84,9 @@ def _pieces(plan: Plan, scheme: Scheme) -> Iterator[str]:
     if any(how.on_disk for how in scheme.inside.values()):
         yield _DISK
     yield from settings_lines(plan)
-    if alike is not None:
+    if is_modular_class(plan.pipeline_class) and scheme.inside:
+        yield from _modular(plan, scheme)
+    elif alike is not None:
         yield TO_ALL[alike.kind].code_for_all(alike)
     elif not (scheme.hooked(plan.placements) or scheme.inside):
         yield 'pipe.to("cuda")\n'
@@ -93,17 +96,31 @@ def _pieces(plan: Plan, scheme: Scheme) -> Iterator[str]:
     yield from (_ALSO.format(name=name) for name in others if name != plan.pipeline_class)
 
 
+def _modular(plan: Plan, scheme: Scheme) -> Iterator[str]:
+    """Yield the lines that place the components of a modular pipeline one by one: it has no model offload."""
+    whole = [quoted(name) for name in plan.placements if name not in scheme.inside]
+    yield 'device = torch.device("cuda")\n'
+    if whole:
+        yield f"for name in [{', '.join(whole)}]:\n    pipe.components[name].to(device)\n"
+    for piece in (*_hooks(scheme), *_split(scheme)):
+        yield piece.replace("pipe._offload_device", "device")
+
+
 def _mixed(plan: Plan, scheme: Scheme) -> Iterator[str]:
     """Yield the lines of model offload, then of the hooks that replace its own, then of split components."""
     yield _model_offload(plan, scheme)
     yield from _hooks(scheme)
+    yield from _split(scheme)
+    if plan.sticky:
+        yield _STICKY.format(settle=_SETTLE if _stays_streamed(scheme) else "")
+
+
+def _split(scheme: Scheme) -> Iterator[str]:
     split = {name: how for name in scheme.inside if (how := scheme.split(name)) is not None}
     kinds = {how.kind for how in split.values()}
     yield from (one.IMPORTS for kind, one in ATTACHMENTS.items() if kind in kinds)
     for name, how in split.items():
         yield _line(scheme, name, how)
-    if plan.sticky:
-        yield _STICKY.format(settle=_SETTLE if _stays_streamed(scheme) else "")
 
 
 def _stays_streamed(scheme: Scheme) -> bool:

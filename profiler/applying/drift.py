@@ -32,6 +32,8 @@ def drift_of(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:
     whole = {name: module for name, module in modules.items() if plan.scheme.split(name) is None}
     if any(map(private.is_sequentially_offloaded, whole.values())):
         return ("sequential offload is active: something enabled it after the plan",)
+    if any(map(private.is_managed, modules.values())):
+        return ("a ComponentsManager offloads components: it was enabled after the plan",)
     if any(map(private.is_group_offloaded, whole.values())):
         return ("group offload is active: something enabled it after the plan",)
     return (*_lines(plan, pipe, modules), *_modifier_lines(plan, pipe), *differences(plan, pipe))

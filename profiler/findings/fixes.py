@@ -67,6 +67,22 @@ LEAF = Fix(
     {"mode": "group-leaf"},
 )
 _SEQUENTIAL = Fix("pipe.enable_sequential_cpu_offload()", {"mode": "sequential"})
+_EACH = (
+    "for part in [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]"
+)
+_MODULAR = {
+    "model": Fix(
+        'manager.enable_auto_cpu_offload("cuda")  # of the ComponentsManager that has the components',
+        {"mode": "model"},
+    ),
+    "group-leaf": Fix(
+        '[apply_group_offloading(part, onload_device=torch.device("cuda"), offload_type="leaf_level") '
+        f"{_EACH}]  # from diffusers.hooks",
+        {"mode": "group-leaf"},
+    ),
+    "sequential": Fix(f'[accelerate.cpu_offload(part, "cuda") {_EACH}]', {"mode": "sequential"}),
+}
+"""The modes' calls for a modular pipeline, which has none of its own."""
 
 
 def runnable(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,8 +180,10 @@ def _lowering(profile: Profile, doing: str, component: str) -> Iterator[Fix]:
         yield NO_GRADIENTS
     if lacks_bfloat16(profile) and doing not in MOVES:
         yield FLOAT16
-    if profile.mode == "resident" and (profile.sequence or profile.places_itself):
-        yield _MODEL
+    if profile.mode == "resident" and (
+        profile.sequence or profile.places_itself or profile.is_modular
+    ):
+        yield in_mode(profile, _MODEL)
     if doing == "decode" and component and not tiles(profile, component):
         yield Fix(f"pipe.{component}.enable_tiling()", {"vae_tiling": True})
     yield from _finer(profile)
@@ -177,10 +195,15 @@ def _finer(profile: Profile) -> Iterator[Fix]:
     """Yield the modes that hold fewer weights at a time than the run did."""
     grouped = all(part.groups for part in profile.components)
     if profile.mode in ("resident", "model") and grouped:
-        yield LEAF
+        yield in_mode(profile, LEAF)
     elif profile.mode == "group-block":
         yield Fix(
             'pipe.enable_group_offload(..., offload_type="leaf_level")', {"mode": "group-leaf"}
         )
     if profile.mode in ("resident", "model"):
-        yield _SEQUENTIAL
+        yield in_mode(profile, _SEQUENTIAL)
+
+
+def in_mode(profile: Profile, fix: Fix) -> Fix:
+    """Return the fix that changes the mode, as this kind of pipeline is placed in it."""
+    return _MODULAR[fix.changes["mode"]] if profile.is_modular else fix

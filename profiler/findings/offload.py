@@ -121,6 +121,8 @@ def idle_resident(profile: Profile) -> Iterator[Finding]:
 
     Components that another finding explains (a foreign hook, a move by hand) are left to that finding.
     """
+    if profile.is_modular:
+        return  # a ComponentsManager lets models stay as long as they fit
     explained = {one.component for one in conditions(profile, "foreign_hook")}
     if any(one.user in explained for one in idle(profile)):
         return

@@ -107,8 +107,8 @@ def inner_pipelines(pipe: DiffusionPipeline) -> tuple[DiffusionPipeline, ...]:
 
 def enables_by_itself(pipe: DiffusionPipeline) -> bool:
     """Tell whether the pipeline's class has its own `enable_model_cpu_offload`, which does not read the sequence."""
-    own = type(pipe).enable_model_cpu_offload
-    return own is not DiffusionPipeline.enable_model_cpu_offload
+    own = getattr(type(pipe), "enable_model_cpu_offload", None)  # a modular pipeline has none
+    return own not in (None, DiffusionPipeline.enable_model_cpu_offload)
 
 
 def is_group_offloaded(module: torch.nn.Module) -> bool:
@@ -259,6 +259,11 @@ def offload_hooks(pipe: DiffusionPipeline) -> list[UserCpuOffloadHook]:
 def model_hooks_on(module: torch.nn.Module) -> list[CpuOffload]:
     """Return the model-offload hooks that the module carries, whoever set them up."""
     return [hook for hook in _hooks_on(module) if isinstance(hook, CpuOffload)]
+
+
+def is_managed(module: torch.nn.Module) -> bool:
+    """Tell whether a `ComponentsManager` offloads the module."""
+    return any(type(hook).__name__ == "CustomOffloadHook" for hook in _hooks_on(module))
 
 
 def chain_on(module: torch.nn.Module) -> tuple[torch.nn.Module | None, ...]:

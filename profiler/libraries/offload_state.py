@@ -61,10 +61,12 @@ def who_asked() -> str:
                 break
         elif found == "module.to" and _is_accelerate_mover(frame):
             found = "accelerate.CpuOffload"
+        elif found == "module.to" and code.co_filename.endswith("components_manager.py"):
+            found = "diffusers.ComponentsManager"
         elif (
             found == "module.to"
             and code.co_name == "to"
-            and code.co_filename.endswith("pipeline_utils.py")
+            and code.co_filename.endswith(("pipeline_utils.py", "modular_pipeline.py"))
         ):
             found = "pipeline.to"
     return found
@@ -96,7 +98,8 @@ def mode_of(pipe: Any, modules: Mapping[str, nn.Module]) -> str:
     """Return the placement of a pipeline: resident, model, sequential, group-block, group-leaf, streamed or mixed."""
     modes = {"model"} if private.offload_hooks(pipe) else set()
     for module in modules.values():
-        if private.model_hooks_on(module):  # of a pipeline that shares the component
+        # Of a pipeline that shares the component, or of a manager of modular pipelines.
+        if private.model_hooks_on(module) or private.is_managed(module):
             modes.add("model")
         modes |= set(_modes_inside(module.modules()))
     if len(modes) > 1:

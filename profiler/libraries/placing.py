@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from profiler.errors import InputError
+from profiler.libraries.grouping import group_component, group_options_of, modules_in
 from profiler.libraries.modes import DENOISERS, Mode
+from profiler.libraries.modular import is_modular, place_modular
 
 
 def enable_mode(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
@@ -76,58 +78,6 @@ def lower_vae_peak(pipe: Any, *, tiling: bool, slicing: bool) -> None:
             _vae_method(pipe, method)()
 
 
-def group_options(
-    device: Any,
-    *,
-    blocks: int | None,
-    stream: bool = False,
-    record_stream: bool = False,
-    low_cpu_mem: bool = False,
-) -> dict[str, Any]:
-    """Return the arguments of diffusers' group offload.
-
-    Args:
-        device: the device on which the groups compute.
-        blocks: blocks per group at block level; None for leaf level.
-        stream: copy on a second stream while computing.
-        record_stream: with `stream`: let the allocator track uses instead of synchronizing.
-        low_cpu_mem: with `stream`: pin tensors while they are sent, not beforehand.
-    """
-    import torch
-
-    return {
-        "onload_device": torch.device(device),
-        "offload_device": torch.device("cpu"),
-        "offload_type": "leaf_level" if blocks is None else "block_level",
-        "num_blocks_per_group": blocks,
-        "use_stream": stream,
-        "record_stream": record_stream,
-        "low_cpu_mem_usage": low_cpu_mem,
-    }
-
-
-def group_component(part: Any, options: dict[str, Any], folder: Path | None = None) -> None:
-    """Offload one component in groups, as the pipeline's method does; on disk, into a folder of its own.
-
-    diffusers 0.42 names the files by group alone, and takes an existing file for its own: in a single folder, which is
-    all that the pipeline's method can be given, components with groups of the same name get each other's weights.
-    """
-    from diffusers.hooks import apply_group_offloading
-
-    own = options if folder is None else {**options, "offload_to_disk_path": str(folder)}
-    if hasattr(part, "enable_group_offload"):
-        part.enable_group_offload(**own)
-    else:
-        apply_group_offloading(part, **own)
-
-
-_METHODS = {
-    "resident": "to",
-    "model": "enable_model_cpu_offload",
-    "sequential": "enable_sequential_cpu_offload",
-}
-
-
 def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
     """Place `pipe` as `mode` says, without its other options.
 
@@ -135,9 +85,9 @@ def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
         InputError: if the pipeline cannot be placed that way.
     """
     with _refusals(pipe, mode):
-        method = _METHODS.get(mode.name, "enable_group_offload")
-        if not hasattr(pipe, method):  # a modular pipeline
-            raise NotImplementedError(f"it has no {method}()")
+        if is_modular(pipe):
+            place_modular(pipe, mode, device=device)
+            return
         match mode.name:
             case "resident":
                 pipe.to(device)
@@ -152,21 +102,12 @@ def place(pipe: Any, mode: Mode, *, device: str = "cuda") -> None:
 
 
 def _group(pipe: Any, mode: Mode, device: str) -> None:
-    import torch
-
-    options = group_options(
-        device,
-        blocks=(mode.blocks or 1) if mode.name == "group-block" else None,
-        stream=mode.stream,
-        record_stream=mode.record_stream,
-    )
     if not mode.disk:
         kept = {"exclude_modules": list(mode.keep)} if mode.keep else {}
-        pipe.enable_group_offload(**options, **kept)
+        pipe.enable_group_offload(**group_options_of(mode, device), **kept)
         return
-    for name, part in pipe.components.items():
-        if isinstance(part, torch.nn.Module):
-            group_component(part, options, Path(mode.disk) / name)
+    for name, part in modules_in(pipe).items():
+        group_component(part, group_options_of(mode, device), Path(mode.disk) / name)
 
 
 def _vae_method(pipe: Any, method: str) -> Any:

@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "video": "video",
     "pose_video": "video",
     "face_video": "video",
+    "driving_video": "video",
     "controls": "video",
     "hint": "picture tensor",
     "image_embeds": "image embedding",
@@ -67,6 +68,8 @@ def default_side(pipe: Any, name: str) -> int | None:
     if parameter is not None and isinstance(parameter.default, int):
         return parameter.default
     config = getattr(denoiser(pipe), "config", {})
+    if isinstance(side := getattr(pipe, f"default_{name}", None), int):  # of a modular pipeline
+        return side
     samples = (
         getattr(pipe, "default_sample_size", None),
         config.get("sample_size"),
@@ -90,8 +93,14 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     found = dict(inspect.signature(type(pipe).__call__).parameters)
     for taken in getattr(getattr(pipe, "_blocks", None), "inputs", ()):
         if taken.name is not None:
-            kind = inspect.Parameter.KEYWORD_ONLY
-            found[taken.name] = inspect.Parameter(taken.name, kind, default=taken.default)
+            # Blocks also call required what earlier ones make: latents, timesteps, embeddings of pictures.
+            asked = taken.required and KINDS.get(taken.name) in PICTURES
+            found[taken.name] = inspect.Parameter(
+                taken.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if asked else taken.default,
+                annotation=taken.type_hint,
+            )
     return found
 
 

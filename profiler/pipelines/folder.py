@@ -1,4 +1,7 @@
-"""A diffusers folder on disk, read as an `Entry`: `model_index.json` and the files of each part."""
+"""A diffusers folder on disk, read as an `Entry`: `model_index.json` and the files of each part.
+
+`profiler/pipelines/modular_folder.py` reads those of modular pipelines.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from profiler.errors import InputError
 from profiler.pipelines.catalogue import Entry, Part
 from profiler.pipelines.dtypes import NAMES
 
+INDEX = "model_index.json"
 # The files in which a component keeps its configuration, by kind; the first that exists is read.
 _CONFIG_FILES = ("config.json", "scheduler_config.json", "preprocessor_config.json")
 _TOKENIZER_FILES = ("tokenizer_config.json",)
@@ -22,9 +26,6 @@ _WITH_DEFAULTS = ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor", "V
 def read_folder(folder: Path, *, name: str) -> Entry:
     """Return the entry that `folder` describes.
 
-    The dtype is the one that all components that store one agree on, by their weights' headers or, without weights, by
-    their configurations; else float32.
-
     Args:
         folder: A folder laid out as by `DiffusionPipeline.save_pretrained`.
         name: The user's name for it.
@@ -32,13 +33,13 @@ def read_folder(folder: Path, *, name: str) -> Entry:
     Raises:
         InputError: `folder` is not a pipeline, or one of its files cannot be read.
     """
-    index_file = folder / "model_index.json"
+    index_file = folder / INDEX
     if not index_file.is_file():
         raise InputError(
-            f"{str(folder)!r} is no diffusers pipeline: it has no model_index.json; "
-            "give the folder that DiffusionPipeline.save_pretrained wrote"
+            f"{str(folder)!r} is no diffusers pipeline: it has no {INDEX}, and no modular_{INDEX}; "
+            "give the folder that save_pretrained of a pipeline wrote"
         )
-    index = _read_json(index_file)
+    index = read_json(index_file)
     if not isinstance(index.get("_class_name"), str):
         raise InputError(f"{str(index_file)!r} names no pipeline class (_class_name)")
     components: dict[str, Part | None] = {}
@@ -47,14 +48,25 @@ def read_folder(folder: Path, *, name: str) -> Entry:
         if key.startswith("_"):
             continue
         if _is_component(value, folder / key):
-            components[key] = _read_part(folder / key, value)
+            components[key] = read_part(folder / key, value)
         else:
             arguments[key] = value
+    return entry_of(name, index["_class_name"], components, arguments)
+
+
+def entry_of(
+    name: str, class_name: str, components: dict[str, Part | None], arguments: dict[str, Any]
+) -> Entry:
+    """Return the entry of components that were read from folders.
+
+    The dtype is the one that all components that store one agree on, by their weights' headers or, without weights, by
+    their configurations; else float32.
+    """
     stored = {slot: _stored_dtype(part) for slot, part in components.items() if _has_model(part)}
     dtype = _common_dtype(list(stored.values()))
     return Entry(
         name=name,
-        pipeline_class=index["_class_name"],
+        pipeline_class=class_name,
         components=components,
         arguments=arguments,
         dtype=dtype,
@@ -64,9 +76,9 @@ def read_folder(folder: Path, *, name: str) -> Entry:
 
 def origin_of(folder: Path) -> str:
     """Return the hub id that the pipeline in `folder` was saved from, as given in its index; "" if it gives none."""
-    file = folder / "model_index.json"
+    file = folder / INDEX
     try:
-        origin = _read_json(file).get("_name_or_path") if file.is_file() else ""
+        origin = read_json(file).get("_name_or_path") if file.is_file() else ""
     except (InputError, OSError, ValueError):
         return ""
     return origin if isinstance(origin, str) else ""
@@ -90,13 +102,22 @@ def _is_component(value: Any, own: Path) -> bool:
     return named or value == [None, None]
 
 
-def _read_part(folder: Path, value: list[Any]) -> Part | None:
+def read_part(folder: Path, value: list[Any]) -> Part | None:
+    """Return the part that an index describes, with the configuration in `folder`; None for an empty slot.
+
+    Args:
+        folder: the part's own folder.
+        value: its library and its class.
+
+    Raises:
+        InputError: if it has no configuration, or one that cannot be read.
+    """
     if value == [None, None]:
         return None
     part = Part(library=value[0], class_name=value[1], folder=str(folder))
     names = _TOKENIZER_FILES if part.is_text_processor else _CONFIG_FILES
     file = next((folder / name for name in names if (folder / name).is_file()), None)
-    config = {} if file is None else _read_json(file)
+    config = {} if file is None else read_json(file)
     if part.is_text_processor:
         return replace(part, config={**config, **_of_pictures(folder)})
     if file is not None or part.class_name.endswith(_WITH_DEFAULTS):
@@ -111,12 +132,17 @@ def _of_pictures(folder: Path) -> dict[str, Any]:
     """Return the configuration of a processor's image processor, as `image_processor`, if it has a file."""
     for file in (folder / name for name in _PROCESSOR_FILES):
         if file.is_file():
-            content = _read_json(file)
+            content = read_json(file)
             return {"image_processor": content.get("image_processor", content)}
     return {}
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        InputError: if it cannot be read or holds something else.
+    """
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:

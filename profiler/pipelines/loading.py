@@ -21,8 +21,10 @@ from profiler.errors import InputError
 from profiler.pipelines.building import build_module, find_class
 from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
 from profiler.pipelines.dtypes import by_component, dtype_name
-from profiler.pipelines.folder import read_folder
+from profiler.pipelines.folder import INDEX, read_folder
 from profiler.pipelines.hub import fetch_configuration, is_hub_id
+from profiler.pipelines.modular import components_taken, find_blocks, of_components
+from profiler.pipelines.modular_folder import MODULAR_INDEX, read_modular_folder
 from profiler.pipelines.processors import stand_in_processor
 from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
@@ -62,7 +64,8 @@ def load_pipeline(
             quantised need not be named. Quantised components need an active virtual GPU, and the
             library that quantises.
         pipeline_class: A diffusers pipeline over the same components, such as
-            "StableDiffusionXLImg2ImgPipeline"; "" takes the model's own.
+            "StableDiffusionXLImg2ImgPipeline", or modular blocks, such as "FluxAutoBlocks"; "" takes
+            the model's own.
 
     Raises:
         InputError: The model is not known, is not a pipeline, cannot be fetched or cannot be built,
@@ -113,10 +116,12 @@ def build_pipeline(
     chosen = by_component(dtype, models, entry.name)
     quantised = _quantisation(entry, quantization or {})
     with quiet():
-        cls = find_pipeline_class(entry.pipeline_class, entry.name)
+        blocks = find_blocks(entry.pipeline_class)
+        cls = blocks or find_pipeline_class(entry.pipeline_class, entry.name)
+        wanted = entry.components if blocks is None else components_taken(blocks)
         components: dict[str, Any] = {}
         for slot, part in entry.components.items():
-            if part is None:
+            if part is None or slot not in wanted:
                 continue
             name = chosen.get(slot) or entry.dtypes.get(slot, entry.dtype)
             weights = _Weights(getattr(torch, name), random_weights, quantised.get(slot))
@@ -124,7 +129,7 @@ def build_pipeline(
                 components[slot] = _build(part, slot, entry, weights)
             except torch.OutOfMemoryError as error:
                 raise out_of_memory(entry.name, slot, error, components) from error
-        pipe = _assemble(cls, entry, components)
+        pipe = (_assemble if blocks is None else _assemble_blocks)(cls, entry, components)
     unstated = [slot for slot in models if slot in entry.unstated and slot not in chosen]
     assume(pipe, list(_assumptions(entry, unstated)))
     return pipe
@@ -158,12 +163,17 @@ def describe(model: str | os.PathLike[str]) -> Entry:
         )
     name = os.fspath(model)
     if Path(name).is_dir():
-        return read_folder(Path(name), name=name)
+        return _read(Path(name), name=name)
     if is_hub_id(name):
-        return read_folder(fetch_configuration(name), name=name)
+        return _read(fetch_configuration(name), name=name)
     if os.sep in name:
         raise InputError(f"there is no folder {name!r}, and it is no hub id (org/name) either")
     return find_entry(name)
+
+
+def _read(folder: Path, *, name: str) -> Entry:
+    modular = (folder / MODULAR_INDEX).is_file() and not (folder / INDEX).is_file()
+    return (read_modular_folder if modular else read_folder)(folder, name=name)
 
 
 def _asks_for_random(weights: str) -> bool:
@@ -199,7 +209,9 @@ def _has_weights(part: Part) -> bool:
 
 
 def _check_complete(entry: Entry) -> None:
-    """Raise InputError if the pipeline class requires a component that the entry lacks."""
+    """Raise InputError if the pipeline class requires a component that the entry lacks; blocks say so when they run."""
+    if find_blocks(entry.pipeline_class) is not None:
+        return
     cls = find_pipeline_class(entry.pipeline_class, entry.name)
     missing = [
         name
@@ -304,7 +316,14 @@ def _assemble(
         for name, parameter in inspect.signature(cls).parameters.items()
         if name in given or parameter.default is parameter.empty
     }
-    pipe = cls(**arguments)
+    return _named(cls(**arguments), entry)
+
+
+def _assemble_blocks(blocks: Any, entry: Entry, components: Mapping[str, Any]) -> Any:
+    return _named(of_components(blocks, components, entry.arguments), entry)
+
+
+def _named(pipe: Any, entry: Entry) -> Any:
     pipe.register_to_config(_name_or_path=entry.name)
     if entry.vae_tiling:
         pipe.vae.enable_tiling()

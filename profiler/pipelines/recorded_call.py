@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from profiler.pipelines.blank_inputs import blank_picture
+from profiler.pipelines.blank_inputs import blank_picture, call_parameters
 from profiler.pipelines.cached_prompt import with_cached_prompt
 from profiler.pipelines.sensible_call import required_arguments, sensible_call
 
@@ -65,7 +65,7 @@ def prepared_call(pipe: Any, given: Mapping[str, Any]) -> PreparedCall:
 
 def plain_call(pipe: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments as plain values, with the defaults that shape the run filled in."""
-    parameters = inspect.signature(type(pipe).__call__).parameters
+    parameters = call_parameters(pipe)
     plain: dict[str, Any] = {}
     for name in _SHAPING:
         default = parameters[name].default if name in parameters else None
@@ -83,7 +83,7 @@ def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
     masks = {name for name, kind in required_arguments(pipe).items() if kind == "mask"}
     dtype = getattr(pipe, "dtype", None)
     repeated = {name: _repeated(value, name in masks, dtype) for name, value in recorded.items()}
-    for name, parameter in inspect.signature(type(pipe).__call__).parameters.items():
+    for name, parameter in call_parameters(pipe).items():
         wanted = str(parameter.annotation).lower()
         if isinstance(repeated.get(name), list) and "tuple" in wanted and "list" not in wanted:
             repeated[name] = tuple(repeated[name])

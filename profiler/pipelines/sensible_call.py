@@ -157,5 +157,7 @@ def _would_run_no_step(
     """
     if "strength" not in parameters or {"strength", "denoising_start"} & set(given):
         return False
+    if not set(given) & set(KINDS):  # blocks that also take a picture, and were given none
+        return False
     steps, strength = given.get("num_inference_steps"), parameters["strength"].default
     return isinstance(steps, int) and isinstance(strength, float) and int(steps * strength) < 1

@@ -11,6 +11,7 @@ from diffusers.utils import requires_backends
 from torch import nn
 
 from profiler.errors import InputError
+from profiler.pipelines.modular import find_blocks, of_components
 from profiler.pipelines.refusals import missing_library
 
 if TYPE_CHECKING:
@@ -55,8 +56,13 @@ def sibling(pipe: DiffusionPipeline, class_name: str) -> DiffusionPipeline:
     Raises:
         InputError: if there is no such class, or it needs a component that `pipe` lacks.
     """
-    cls = find_pipeline_class(class_name, type(pipe).__name__)
     held = {**pipe.config, **pipe.components}
+    blocks = find_blocks(class_name)
+    if blocks is not None:
+        modular = of_components(blocks, pipe.components, pipe.config)
+        modular.register_to_config(_name_or_path=held.get("_name_or_path"))
+        return modular  # type: ignore[no-any-return]
+    cls = find_pipeline_class(class_name, type(pipe).__name__)
     wanted = inspect.signature(cls).parameters
     needed = [name for name, one in wanted.items() if one.default is one.empty]
     missing = [name for name in needed if name not in held]

@@ -2,7 +2,8 @@
 
 Each component chooses its successor in the sequence (`costs.table` explains why nothing else matters), or to be the
 last of the sequence, outside of it, excluded, or split. Stock diffusers' end of a call and our own are two separate
-problems. A pipeline in which nothing carries a hook is a third, with a single choice.
+problems. A pipeline in which nothing carries a hook is a third, with a single choice. A modular pipeline has no model
+offload: its components stay, are split, or stay with streamed blocks.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Choices:
         )
 
 
-def choices_of(
+def choices_of(  # noqa: PLR0913  # tables, objective, and what the plan may use
     workload: Workload,
     cost_table: CostTable,
     stock: Scheme,
@@ -73,6 +74,7 @@ def choices_of(
     *,
     sticky: bool,
     levers: Collection[str] = (),
+    hooks: bool = True,
 ) -> Choices:
     """Return the search problems of `workload`.
 
@@ -84,13 +86,14 @@ def choices_of(
         cost_of: Returns the objective's cost of a placement.
         sticky: Whether the plan may replace diffusers' end of a call; if not, no lever can be used.
         levers: Placements that may be used besides sequence and exclusions.
+        hooks: Whether components may carry model-offload hooks.
     """
     free = [name for name in cost_table.names if name not in workload.fixed]
     sizes = {part.name: part.allocated_bytes for part in workload.components}
     names = tuple(sorted(free, key=lambda name: -sizes[name]))
-    build = _ChoiceBuilder(workload, cost_table, stock, cost_of, names)
-    problems = [build.problem(TRAVELS, ()), build.resident()]
-    kinds = [False, False]
+    build = _ChoiceBuilder(workload, cost_table, stock, cost_of, names, hooks=hooks)
+    problems = [build.problem(TRAVELS, ()), build.resident()] if hooks else [build.resident()]
+    kinds = [False] * len(problems)
     if sticky:
         problems.append(build.problem(STAYS, levers))
         kinds.append(True)
@@ -105,7 +108,10 @@ class _ChoiceBuilder:
         stock: Scheme,
         cost_of: Callable[[PlacementCost], int],
         names: tuple[str, ...],
+        *,
+        hooks: bool,
     ) -> None:
+        self._hooks = hooks
         self._costs, self._cost_of, self._names = cost_table, cost_of, names
         self._change = len(names) + 1  # the penalty of a change: above that of pinning everything
         self._components = {part.name: part for part in workload.components}
@@ -157,7 +163,7 @@ class _ChoiceBuilder:
         insides = (None, *placements(component, self._costs, levers, leaving_rest=True))
         for inside in insides[1:]:
             yield self._option(name, KEPT, Choice(excluded, COPY, inside))
-        for swap in evictions.options(component, levers):
+        for swap in evictions.options(component, levers) if self._hooks else ():
             for inside in insides:
                 yield from self._hooked(name, swap, inside)
 

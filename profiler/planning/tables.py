@@ -16,6 +16,7 @@ from profiler.planning.costs.table import CostTable, tabulate
 from profiler.planning.replaying.workload import Workload, workload_of
 from profiler.planning.search.solver import Solver
 from profiler.record.cache import once_per_profile
+from profiler.record.modular import is_modular_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +40,12 @@ class ProfileTables:
     def __init__(self, profile: Profile) -> None:
         self.workload: Workload = workload_of(profile)
         self.known_link: Link | None = link_of(profile)
+        self._is_modular = is_modular_class(profile.pipeline_class)
         self.stock: Scheme = scheme_for(
-            self.workload.names, sequence=profile.sequence, excluded=profile.excluded
+            self.workload.names,
+            sequence=profile.sequence,
+            excluded=self.workload.names if self._is_modular else profile.excluded,
+            sticky=self._is_modular,
         )
         self._places_itself = profile.places_itself
         self._made: dict[object, tuple[Choices, Solver]] = {}
@@ -69,6 +74,7 @@ class ProfileTables:
                 _COSTS[objective],
                 sticky=sticky,
                 levers=allowed,
+                hooks=not self._is_modular,
             )
             self._made[key] = choices, Solver(choices.problems)
         return self._made[key]

@@ -17,6 +17,7 @@ from profiler.record.components import Component, Components
 from profiler.record.events import Event, SubmoduleSpan  # noqa: TC001  # for `get_type_hints`
 from profiler.record.memory_history import MemoryHistory  # noqa: TC001  # for `get_type_hints`
 from profiler.record.methods import ProfileMethods
+from profiler.record.modular import is_modular_class
 from profiler.record.settings import Setting  # noqa: TC001  # for `get_type_hints`
 from profiler.record.trial import Trial, WholeCall  # noqa: TC001  # the same
 
@@ -207,6 +208,11 @@ class Profile(ProfileMethods):
     settings: tuple[Setting, ...] = ()  # since version 0.5: what else changes memory or time
     trials: tuple[Trial, ...] = ()  # further runs, so that findings recommend what helps
     memory_history: MemoryHistory | None = None  # if requested; not part of a saved profile
+
+    @property
+    def is_modular(self) -> bool:
+        """Whether the pipeline is made of blocks: it has no model offload of its own, and no end of a call."""
+        return is_modular_class(self.pipeline_class)
 
     def __post_init__(self) -> None:
         """Make the components display as a table."""

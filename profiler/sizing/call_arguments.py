@@ -7,7 +7,6 @@ it is reported as one.
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 import traceback
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import InputError
-from profiler.pipelines.blank_inputs import default_side
+from profiler.pipelines.blank_inputs import call_parameters, default_side
 from profiler.pipelines.refusals import missing_library
 from profiler.pipelines.sensible_call import blank_pictures
 
@@ -46,7 +45,7 @@ def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
     Raises:
         InputError: if the pipeline's call has no such argument, or a number is not positive.
     """
-    accepted = list(inspect.signature(type(pipe).__call__).parameters)[1:]
+    accepted = list(call_parameters(pipe))[1:]
     arguments: dict[str, Any] = {}
     picture_size: dict[str, int] = {}
     for option, names in _NAMES.items():
@@ -101,7 +100,7 @@ def _check_accepted(pipe: Any, name: str, accepted: list[str]) -> None:
 
 def _check_text(pipe: Any, name: str, value: Any) -> None:
     """Refuse text for numbers and for booleans: any text, even "off", counts as true in Python."""
-    parameter = inspect.signature(type(pipe).__call__).parameters[name]
+    parameter = call_parameters(pipe)[name]
     if not isinstance(value, str):
         return
     if isinstance(parameter.default, bool):

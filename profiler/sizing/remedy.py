@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.errors import FindingError, InputError, ProfilerError
-from profiler.findings.fixes import LEAF, runnable
+from profiler.findings.fixes import LEAF, in_mode, runnable
 from profiler.gpus.hardware import gpu_specs
 from profiler.record.trial import Trial, WholeCall
 from profiler.record.verdict import FITS, TIGHT, ran_out_of_memory, verdict
@@ -176,7 +176,7 @@ def _in_groups(scenario: Scenario, report: Report | None) -> _Remedy | None:
         return None
     return _Remedy(
         f"No plan fits that can be replayed, but group offload by leaf does: {format_bytes(answer.needed_bytes)}.",
-        LEAF.line,
+        in_mode(found, LEAF).line,
         LEAF.changes,
         Trial(
             changes=runnable(LEAF.changes),

@@ -11,6 +11,7 @@ from profiler.errors import InputError
 from profiler.libraries import hooks as private
 from profiler.libraries import offload_state as hooks
 from profiler.libraries.modes import DEFAULT_MODE, MODES, Mode
+from profiler.libraries.modular import is_modular
 from profiler.libraries.modules import components_of
 
 
@@ -25,7 +26,8 @@ def is_unplaced(pipe: Any) -> bool:
 
 def default_mode(pipe: Any) -> Mode:
     """Return the mode for an unplaced pipeline: the default, or resident if it cannot be offloaded that way."""
-    return Mode(name=DEFAULT_MODE if hooks.sequence_of(pipe) else "resident")
+    offloads = bool(hooks.sequence_of(pipe)) or is_modular(pipe)
+    return Mode(name=DEFAULT_MODE if offloads else "resident")
 
 
 def own_mode(pipe: Any) -> Mode:

@@ -14,7 +14,7 @@ from torch import nn
 from profiler.applying.hooks.restoring import all_or_nothing
 from profiler.checking.code_words import quoted
 from profiler.libraries import hooks as private
-from profiler.libraries.placing import group_component, group_options
+from profiler.libraries.grouping import group_component, group_options
 from profiler.libraries.quantised import is_wrapper
 from profiler.placements.grouped import Grouped
 

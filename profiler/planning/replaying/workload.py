@@ -31,6 +31,7 @@ FREE = "free"
 """Kind of the operation that stands for `maybe_free_model_hooks`."""
 
 HOOK_ASKER = "accelerate.CpuOffload"
+_HOOK_ASKERS = frozenset({HOOK_ASKER, "diffusers.ComponentsManager"})
 FREE_ASKERS = frozenset({"pipeline.maybe_free_model_hooks", "pipeline.enable_model_cpu_offload"})
 _HOOK_KINDS = frozenset({"onload", "offload", "empty_cache"})
 _FIRING_ENTRIES = frozenset(
@@ -196,7 +197,7 @@ def _op(event: Event, gap: tuple[Stretch, ...], before: int, after: int) -> Op:
 
 def _is_hook_event(event: Event) -> bool:
     return event.kind in _HOOK_KINDS and (
-        event.asked_by == HOOK_ASKER or event.asked_by in FREE_ASKERS
+        event.asked_by in _HOOK_ASKERS or event.asked_by in FREE_ASKERS
     )
 
 
