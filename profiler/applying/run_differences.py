@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from profiler.record.settings import Setting
 
 _APPLIED = frozenset({settings.VAE_TILING, settings.VAE_SLICING, settings.LAYERWISE_CASTING})
-_NOT_OF_A_PIPE = frozenset({settings.HOST_LAUNCH})
+_NOT_OF_A_PIPE = frozenset({settings.HOST_LAUNCH, settings.LOADING})
 
 
 def differences(plan: Plan, pipe: DiffusionPipeline) -> tuple[str, ...]:

@@ -11,9 +11,20 @@ from profiler.errors import InputError
 from profiler.sizing.scenario import CallOptions
 
 _NUMBERS = ("weight", "height", "width", "frames", "batch", "steps")
+_COUNTS = {
+    "pictures": "pictures",
+    "prompt-words": "prompt_words",
+    "max-sequence-length": "max_sequence_length",
+}
+_FLAGS = {
+    "cached-prompt": {"cached_prompt": True},
+    "negative-prompt": {"negative_prompt": True},
+    "no-guidance": {"guidance": False},
+}
+_PICTURE_SIZE = "picture-size"
+_DIMENSIONS = re.compile(r"(\d+)x(\d+)")
 _INHERITED = ("height", "width", "frames", "batch", "steps")
 _PIPELINE = "pipeline"
-_CACHED = "cached-prompt"
 _TOKEN = re.compile(r"""\\.|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|.""", re.DOTALL)
 _QUOTES = ("'", '"')
 _OPENING = ("(", "[", "{")
@@ -38,8 +49,8 @@ def call_options(text: str, main: CallOptions | None = None) -> CallOptions:
     known: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for word in _words(text):
-        if word == _CACHED:
-            known["cached_prompt"] = True
+        if dashed := _dashed(word):
+            known |= dashed
             continue
         key, value = setting(word, "--also")
         if isinstance(value, str) and word.endswith(f"={value}"):  # not read as anything but text
@@ -57,6 +68,16 @@ def call_options(text: str, main: CallOptions | None = None) -> CallOptions:
         extra={**main.extra, **extra},
         inherited=tuple({**said, **main.extra}.keys() - {**known, **extra}.keys()),
     )
+
+
+def _dashed(word: str) -> dict[str, Any]:
+    """Return what a word says that is written as an option of several words; nothing if it is none."""
+    if word in _FLAGS:
+        return _FLAGS[word]
+    name, _, value = word.partition("=")
+    if name in _COUNTS:
+        return {_COUNTS[name]: _number(name, value_of(value))}
+    return {"picture_size": picture_size(value)} if name == _PICTURE_SIZE else {}
 
 
 def _words(text: str) -> list[str]:
@@ -130,6 +151,18 @@ class _PlainValues(ast.NodeTransformer):
         if not isinstance(node.value, bool | int | float | str | None):
             raise TypeError(type(node.value).__name__)  # `...`, b"bytes" and complex numbers
         return node
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Return the width and height written as `1024x768`.
+
+    Raises:
+        InputError: if `text` is not of that form.
+    """
+    found = _DIMENSIONS.fullmatch(text)
+    if found is None or "0" in found.groups():
+        raise InputError(f"picture-size {text!r} is no size: write WIDTHxHEIGHT, such as 1024x768")
+    return int(found[1]), int(found[2])
 
 
 def _number(key: str, value: Any) -> int:

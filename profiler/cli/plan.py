@@ -49,7 +49,8 @@ class PlanOptions:
     allow: Annotated[
         str,
         typer.Option(
-            help="What may be done that can change the picture, if nothing fits without: vae-slicing, vae-tiling, fp8."
+            help="What may be done that can change the picture, if nothing fits without: vae-slicing, vae-tiling, fp8, "
+            "drop:text_encoder_3."
         ),
     ] = ""
     time_limit: Annotated[

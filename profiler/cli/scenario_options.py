@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from profiler.cli.call_words import call_options, setting
+from profiler.cli.call_words import call_options, picture_size, setting
 from profiler.errors import InputError
 from profiler.gpus.hardware import DEFAULT_GPU
 from profiler.libraries.modes import DEFAULT_MODE, MODES, Mode
@@ -18,6 +18,7 @@ from profiler.units import parse_bytes
 _GPU = "GPU"
 _CALL = "Call"
 _PLACE = "Placement"
+_PIPELINE = "Pipeline"
 
 
 @dataclass(kw_only=True)
@@ -105,6 +106,70 @@ class ScenarioOptions:
             rich_help_panel=_CALL,
         ),
     ] = None
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMPONENT",
+            help="Load without it: safety_checker, text_encoder_3.",
+            rich_help_panel=_PIPELINE,
+        ),
+    ] = None
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RANK[:LAYERS]|FILE",
+            help="A LoRA: 16, 16:to_q,to_k, or a file; repeat it for more.",
+            rich_help_panel=_PIPELINE,
+        ),
+    ] = None
+    fuse_lora: Annotated[
+        bool, typer.Option("--fuse-lora", help="Fuse and unload them.", rich_help_panel=_PIPELINE)
+    ] = False
+    controlnet: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL|FOLDER|default",
+            help="A ControlNet: a catalogue model's, a folder, or the default; repeat it for more.",
+            rich_help_panel=_PIPELINE,
+        ),
+    ] = None
+    ip_adapters: Annotated[
+        int, typer.Option(help="IP-Adapters beside the UNet.", rich_help_panel=_PIPELINE)
+    ] = 0
+    textual_inversion: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="VECTORS",
+            help="A textual inversion of so many vectors; repeat it for more.",
+            rich_help_panel=_PIPELINE,
+        ),
+    ] = None
+    channels_last: Annotated[
+        bool,
+        typer.Option(
+            "--channels-last", help="Store convolutions channels last.", rich_help_panel=_PIPELINE
+        ),
+    ] = False
+    attention_backend: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="A backend of diffusers: native, _native_cudnn, flash ...",
+            rich_help_panel=_PIPELINE,
+        ),
+    ] = ""
+    attention_slicing: Annotated[
+        str, typer.Option(help="auto, max or a number of slices.", rich_help_panel=_PIPELINE)
+    ] = ""
+    compile_: Annotated[
+        str,
+        typer.Option(
+            "--compile",
+            metavar="regional|whole",
+            help="Compile the denoisers; they are sized as they are written.",
+            rich_help_panel=_PIPELINE,
+        ),
+    ] = ""
     height: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None
     width: Annotated[int | None, typer.Option(help="Pixels.", rich_help_panel=_CALL)] = None
     frames: Annotated[int | None, typer.Option(help="Of a video.", rich_help_panel=_CALL)] = None
@@ -112,6 +177,36 @@ class ScenarioOptions:
         int | None, typer.Option(help="Images or videos per prompt.", rich_help_panel=_CALL)
     ] = None
     steps: Annotated[int | None, typer.Option(help="Denoise steps.", rich_help_panel=_CALL)] = None
+    pictures: Annotated[
+        int | None,
+        typer.Option(help="Pictures given to it, such as references.", rich_help_panel=_CALL),
+    ] = None
+    picture_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHxHEIGHT",
+            help="Their size, if it is not the output's.",
+            rich_help_panel=_CALL,
+        ),
+    ] = None
+    prompt_words: Annotated[
+        int | None, typer.Option(help="Words of the prompt.", rich_help_panel=_CALL)
+    ] = None
+    negative_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--negative-prompt", help="A negative prompt, as long.", rich_help_panel=_CALL
+        ),
+    ] = False
+    no_guidance: Annotated[
+        bool,
+        typer.Option(
+            "--no-guidance", help="One forward a step in place of two.", rich_help_panel=_CALL
+        ),
+    ] = False
+    max_sequence_length: Annotated[
+        int | None, typer.Option(help="Tokens of the prompt.", rich_help_panel=_CALL)
+    ] = None
     cached_prompt: Annotated[
         bool,
         typer.Option(
@@ -171,6 +266,22 @@ class ScenarioOptions:
             frames=self.frames,
             batch=self.batch,
             steps=self.steps,
+            without=tuple(self.without or ()),
+            loras=tuple(self.lora or ()),
+            fuse_lora=self.fuse_lora,
+            controlnets=tuple("" if one == "default" else one for one in self.controlnet or ()),
+            ip_adapters=self.ip_adapters,
+            inversions=tuple(self.textual_inversion or ()),
+            channels_last=self.channels_last,
+            attention_backend=self.attention_backend,
+            attention_slicing=self.attention_slicing,
+            compile=self.compile_,
+            pictures=self.pictures,
+            picture_size=None if self.picture_size is None else picture_size(self.picture_size),
+            prompt_words=self.prompt_words,
+            negative_prompt=self.negative_prompt,
+            guidance=not self.no_guidance,
+            max_sequence_length=self.max_sequence_length,
             cached_prompt=self.cached_prompt,
             extra=dict(setting(one, "--set") for one in self.settings or ()),
             weight=self.weight,

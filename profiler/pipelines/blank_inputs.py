@@ -35,7 +35,7 @@ KINDS: Mapping[str, str] = {
 PICTURES = frozenset({"image", "mask", "video"})
 """The kinds that have the output's size."""
 
-_SIDE = 512  # the size that Stable Diffusion's pipelines assume
+DEFAULT_SIDE = 512  # the size that Stable Diffusion's pipelines assume
 _FRAMES = ("num_frames", "video_length", "segment_frame_length")
 _MOST_FRAMES = 81  # as most video pipelines have it
 
@@ -107,7 +107,7 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
 def _size(pipe: Any, given: Mapping[str, Any]) -> tuple[int, int]:
     """Return the output's width and height."""
     width, height = (
-        given.get(name) or default_side(pipe, name) or _SIDE for name in ("width", "height")
+        given.get(name) or default_side(pipe, name) or DEFAULT_SIDE for name in ("width", "height")
     )
     return width, height
 

@@ -44,6 +44,9 @@ class Entry:
     name: str  # catalogue name, folder or hub id
     pipeline_class: str
     components: Mapping[str, Part | None]  # None: the pipeline has the slot, but it is empty
+    further: Mapping[str, tuple[Part, ...]] = field(
+        default_factory=dict
+    )  # more parts of a slot that takes a list: several ControlNets
     arguments: Table = field(default_factory=dict)  # further arguments of the pipeline class
     dtype: str = "float32"  # the dtype to load in if the caller gives none
     dtypes: Mapping[str, str] = field(default_factory=dict)  # of components loaded in another dtype
@@ -82,6 +85,11 @@ def find_entry(name: str) -> Entry:
     raise InputError(
         f"unknown model {name!r}: {hint} (or give a local diffusers folder, or a hub id: org/name)"
     )
+
+
+def part_named(name: str) -> Part:
+    """Return the part of the catalogue called `name`, which must exist."""
+    return _part(name)
 
 
 def name_of_hub_id(hub_id: str) -> str:

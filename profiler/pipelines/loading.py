@@ -25,6 +25,8 @@ from profiler.pipelines.folder import INDEX, read_folder
 from profiler.pipelines.hub import fetch_configuration, is_hub_id
 from profiler.pipelines.modular import components_taken, find_blocks, of_components
 from profiler.pipelines.modular_folder import MODULAR_INDEX, read_modular_folder
+from profiler.pipelines.pipeline_options import PipelineOptions
+from profiler.pipelines.preparing import described_with, prepare_pipe
 from profiler.pipelines.processors import stand_in_processor
 from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
@@ -46,6 +48,7 @@ def load_pipeline(
     weights: str = "none",
     quantization: Mapping[str, Any] | None = None,
     pipeline_class: str = "",
+    options: PipelineOptions | None = None,
 ) -> DiffusionPipeline:
     """Build a pipeline from configuration alone: real shapes and dtypes, and no weights.
 
@@ -66,6 +69,7 @@ def load_pipeline(
         pipeline_class: A diffusers pipeline over the same components, such as
             "StableDiffusionXLImg2ImgPipeline", or modular blocks, such as "FluxAutoBlocks"; "" takes
             the model's own.
+        options: What else is done to it: components that are left out, LoRAs, ControlNets, settings.
 
     Raises:
         InputError: The model is not known, is not a pipeline, cannot be fetched or cannot be built,
@@ -78,12 +82,20 @@ def load_pipeline(
     _check_dtypes(dtype)
     random_weights = _asks_for_random(weights)
     entry = describe(model)
-    if pipeline_class and pipeline_class != entry.pipeline_class:
-        entry = replace(entry, pipeline_class=pipeline_class)
+    own_class = entry.pipeline_class
+    options = options or PipelineOptions()
+    entry = described_with(replace(entry, pipeline_class=pipeline_class or own_class), options)
+    if entry.pipeline_class != own_class:
         _check_complete(entry)
-    return build_pipeline(
-        entry, dtype=dtype, random_weights=random_weights, quantization=quantization
+    pipe = build_pipeline(
+        entry,
+        dtype=dtype,
+        random_weights=random_weights,
+        quantization=quantization,
     )
+    with quiet():
+        prepare_pipe(pipe, options)
+    return pipe
 
 
 def build_pipeline(
@@ -125,10 +137,12 @@ def build_pipeline(
                 continue
             name = chosen.get(slot) or entry.dtypes.get(slot, entry.dtype)
             weights = _Weights(getattr(torch, name), random_weights, quantised.get(slot))
+            parts = (part, *entry.further.get(slot, ()))
             try:
-                components[slot] = _build(part, slot, entry, weights)
+                built = [_build(one, slot, entry, weights) for one in parts]
             except torch.OutOfMemoryError as error:
                 raise out_of_memory(entry.name, slot, error, components) from error
+            components[slot] = built if len(built) > 1 else built[0]
         pipe = (_assemble if blocks is None else _assemble_blocks)(cls, entry, components)
     unstated = [slot for slot in models if slot in entry.unstated and slot not in chosen]
     assume(pipe, list(_assumptions(entry, unstated)))

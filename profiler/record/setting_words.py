@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
     from profiler.record.settings import Setting
 
-_OF_THE_PROCESS = (settings.DISABLED_ATTENTION, settings.ENVIRONMENT, settings.HOST_LAUNCH)
+_OF_THE_PROCESS = (
+    settings.DISABLED_ATTENTION,
+    settings.ENVIRONMENT,
+    settings.HOST_LAUNCH,
+    settings.LOADING,
+)
 _TORCH_ATTENTION = ("flash", "mem_efficient", "math", "cudnn")
 
 
@@ -73,6 +78,14 @@ def _texts(value: Any) -> None:
         raise ValueError(f"{value!r} are no names")
 
 
+def _options(value: dict[str, Any]) -> None:
+    check_names("an option", value)
+    for one in value.values():
+        given = one if isinstance(one, list) else [one]
+        if not all(isinstance(word, str) for word in given):
+            _numbers(given)
+
+
 def _variables(value: dict[str, str]) -> None:
     _texts([*value, *value.values()])
 
@@ -95,4 +108,5 @@ _CHECKS: Mapping[str, Callable[[Any], None]] = {
     settings.GROUP_OFFLOAD: lambda value: check_names("an option", value.keys()),
     settings.ENVIRONMENT: _variables,
     settings.HOST_LAUNCH: _slices,
+    settings.LOADING: _options,
 }

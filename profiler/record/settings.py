@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 VAE_TILING = "vae_tiling"
 VAE_SLICING = "vae_slicing"
@@ -27,6 +27,7 @@ ADAPTERS = "adapters"
 GROUP_OFFLOAD = "group_offload"
 ENVIRONMENT = "environment"
 HOST_LAUNCH = "host_launch"
+LOADING = "loading"
 
 VAE = "vae"
 """The component whose tiling and slicing a plan may decide."""
@@ -48,7 +49,8 @@ class Setting:
             `attention_backend`, `attention_processor`, `memory_format` and `cache` their name; of
             `disabled_attention` the backends that torch may not choose; of `adapters` their names; of `group_offload`
             its options by name; of `environment` the variables by name; of `host_launch` the microseconds that the
-            host takes per launched kernel; True for those that are only on or off.
+            host takes per launched kernel; of `loading` the options it was loaded with, by name
+            (`pipelines.pipeline_options`); True for those that are only on or off.
     """
 
     what: str
@@ -75,6 +77,8 @@ def modifiers_of(settings: Iterable[Setting]) -> tuple[str, ...]:
 def setting_words(setting: Setting) -> str:
     """Return a phrase for a setting: `vae works in tiles`."""
     value = setting.value
+    if setting.what == LOADING:
+        return ", ".join(_LOADED[name](one) for name, one in value.items() if name in _LOADED)
     if isinstance(value, dict):
         value = ", ".join(f"{name}={one}" for name, one in value.items())
     elif isinstance(value, list):
@@ -102,17 +106,30 @@ _WORDS = {
 }
 
 
+_LOADED: Mapping[str, Callable[[Any], str]] = {
+    "without": lambda names: f"without {', '.join(names)}",
+    "loras": lambda loras: f"with LoRA of {', '.join(loras)}",
+    "fuse_lora": lambda _: "fused",
+    "controlnets": lambda names: f"with {len(names)} ControlNet{'s' * (len(names) > 1)}",
+    "ip_adapters": lambda count: f"with {count} IP-Adapter{'s' * (count > 1)}",
+    "inversions": lambda counts: f"with textual inversions of {', '.join(map(str, counts))}",
+    "compile": lambda how: f"denoisers compiled ({how})",
+}
+"""Phrases for the options of loading that no other setting shows."""
+
+
 def settings_words(settings: Iterable[Setting]) -> list[str]:
     """Return phrases for settings; one that several components share appears once."""
     alike: dict[tuple[str, str], list[Setting]] = {}
     for one in settings:
         alike.setdefault((one.what, repr(one.value)), []).append(one)
-    return [
+    phrases = (
         setting_words(
             Setting(what=first.what, component=_listed(first, *others), value=first.value)
         )
         for first, *others in alike.values()
-    ]
+    )
+    return [phrase for phrase in phrases if phrase]
 
 
 def _listed(*settings: Setting) -> str:

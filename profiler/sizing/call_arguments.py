@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import InputError
-from profiler.pipelines.blank_inputs import call_parameters, default_side
+from profiler.pipelines.blank_inputs import (
+    DEFAULT_SIDE,
+    blank_picture,
+    call_parameters,
+    default_side,
+)
 from profiler.pipelines.refusals import missing_library
-from profiler.pipelines.sensible_call import blank_pictures
+from profiler.pipelines.sensible_call import PROMPT, blank_pictures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +35,9 @@ _NAMES = {
     "batch": ("num_images_per_prompt", "num_videos_per_prompt"),
     "steps": ("num_inference_steps",),
 }
+_SCALES = ("guidance_scale", "true_cfg_scale")
+_NO_GUIDANCE = 1.0  # pipelines (diffusers 0.42) guide if it is above 1
+_TAKES_PICTURES = ("image", "input_images", "reference_images", "control_image", "ip_adapter_image")
 _SIDES = frozenset({"height", "width"})
 
 
@@ -52,8 +60,7 @@ def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
         value = getattr(options, option)
         if value is None:
             continue
-        if value < 1:
-            raise InputError(f"--{option} {value} is not positive")
+        _positive(option, value)
         name = next((one for one in names if one in accepted), None)
         if name is not None:
             arguments[name] = value
@@ -63,8 +70,61 @@ def call_arguments(pipe: Any, options: CallOptions) -> dict[str, Any]:
             raise InputError(f"{type(pipe).__name__} takes no {option}: drop --{option}")
     if picture_size:
         arguments.update(blank_pictures(pipe, picture_size))
+    arguments.update(_words_of(pipe, options, accepted))
+    arguments.update(_pictures_of(pipe, options, accepted))
     arguments.update(_missing_side(pipe, arguments))
     return {**arguments, **_others(pipe, options, accepted)}
+
+
+def _words_of(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, Any]:
+    """Return the arguments for the length of prompts, and for guidance."""
+    found: dict[str, Any] = {}
+    prompt = PROMPT
+    if options.prompt_words is not None:
+        _check_taken(pipe, "prompt", accepted, "--prompt-words")
+        prompt = found["prompt"] = " ".join(
+            ["word"] * _positive("prompt-words", options.prompt_words)
+        )
+    if options.negative_prompt:
+        _check_taken(pipe, "negative_prompt", accepted, "--negative-prompt")
+        found["negative_prompt"] = prompt
+    if not options.guidance:
+        scales = [name for name in _SCALES if name in accepted]
+        if not scales:
+            raise InputError(f"{type(pipe).__name__} takes no guidance: drop --no-guidance")
+        found |= dict.fromkeys(scales, _NO_GUIDANCE)
+    if options.max_sequence_length is not None:
+        name = "max_sequence_length"
+        _check_taken(pipe, name, accepted, "--max-sequence-length")
+        found[name] = _positive("max-sequence-length", options.max_sequence_length)
+    return found
+
+
+def _pictures_of(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, Any]:
+    """Return the pictures that are given to the pipeline, blank."""
+    if options.pictures is None and options.picture_size is None:
+        return {}
+    name = next((one for one in _TAKES_PICTURES if one in accepted), None)
+    if name is None:
+        raise InputError(f"{type(pipe).__name__} takes no pictures: drop --pictures")
+    count = _positive("pictures", 1 if options.pictures is None else options.pictures)
+    size = options.picture_size or (
+        options.width or default_side(pipe, "width") or DEFAULT_SIDE,
+        options.height or default_side(pipe, "height") or DEFAULT_SIDE,
+    )
+    pictures = [blank_picture(*size) for _ in range(count)]
+    return {name: pictures if count > 1 else pictures[0]}
+
+
+def _check_taken(pipe: Any, name: str, accepted: list[str], option: str) -> None:
+    if name not in accepted:
+        raise InputError(f"{type(pipe).__name__} takes no {name}: drop {option}")
+
+
+def _positive(option: str, value: int) -> int:
+    if value < 1:
+        raise InputError(f"--{option} {value} is not positive")
+    return value
 
 
 def _others(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, Any]:
@@ -123,6 +183,14 @@ def refusals_as_input_errors(pipe: Any) -> Iterator[None]:
         if not missing:
             raise
         raise InputError(f"{type(pipe).__name__} cannot run: {missing}") from error
+    except AttributeError as error:
+        lacking = [name for name, part in pipe.components.items() if part is None]
+        if not lacking or not str(error).startswith("'NoneType' object has no attribute"):
+            raise
+        raise InputError(
+            f"{type(pipe).__name__} does not run without one of {', '.join(lacking)}, which it was loaded without "
+            "(--set output_type=latent leaves out the VAE)"
+        ) from error
     except (ValueError, TypeError) as error:
         raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
         if "pipelines" not in Path(raised_in).parts:

@@ -1,4 +1,4 @@
-"""Modifiers that lower a peak and may change the picture: the VAE's tiling and slicing, and float8 denoisers.
+"""Modifiers that lower a peak and may change the picture: the VAE's tiling and slicing, float8 denoisers, less loaded.
 
 None is used unless it is allowed, and no more of them than needed. Each needs another run of the pipeline to plan from.
 """
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from profiler.sizing.scenario import Scenario
 
+DROP = "drop:"
+"""What comes before a component that may be left out."""
+
 
 def combinations_of(allow: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Yield the combinations to try: none first, then one modifier, then more; the mildest first.
@@ -24,10 +27,15 @@ def combinations_of(allow: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     Raises:
         InputError: if one of them is unknown.
     """
-    unknown = [name for name in allow if name not in MODIFIERS]
+    dropped = [
+        name for name in allow if name.removeprefix(DROP).isidentifier() and name.startswith(DROP)
+    ]
+    unknown = [name for name in allow if name not in (*MODIFIERS, *dropped)]
     if unknown:
-        raise InputError(f"nothing is called {', '.join(unknown)}: allow of {', '.join(MODIFIERS)}")
+        known = ", ".join((*MODIFIERS, f"{DROP}COMPONENT"))
+        raise InputError(f"nothing is called {', '.join(unknown)}: allow of {known}")
     mildest_first = [name for name in ("vae-slicing", "vae-tiling", "fp8") if name in allow]
+    mildest_first += dropped
     for count in range(len(mildest_first) + 1):
         yield from combinations(mildest_first, count)
 
@@ -42,4 +50,6 @@ def modified(scenario: Scenario, modifiers: tuple[str, ...]) -> Scenario:
         vae_slicing=scenario.mode.vae_slicing or "vae-slicing" in modifiers,
         layerwise_casting=scenario.mode.layerwise_casting or "fp8" in modifiers,
     )
-    return replace(scenario, mode=mode)
+    drops = [name.removeprefix(DROP) for name in modifiers if name.startswith(DROP)]
+    without = (*scenario.without, *(name for name in drops if name not in scenario.without))
+    return replace(scenario, mode=mode, without=without)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.gpus.hardware import GpuSpec, choose_gpu_spec
 from profiler.libraries.modes import DEFAULT_MODE, Mode
+from profiler.pipelines.pipeline_options import PipelineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,12 @@ class CallOptions:
     frames: int | None = None
     batch: int | None = None  # images or videos per prompt
     steps: int | None = None
+    pictures: int | None = None  # given to the pipeline, such as references to edit by
+    picture_size: tuple[int, int] | None = None  # width and height of each, if not the output's
+    prompt_words: int | None = None
+    negative_prompt: bool = False  # as long as the prompt
+    guidance: bool = True  # without it, one forward a step in place of two
+    max_sequence_length: int | None = None  # tokens of the prompt
     cached_prompt: bool = False  # the prompt has been encoded before: no text encoder runs
     extra: dict[str, Any] = field(default_factory=dict)  # any other argument of the pipeline's call
     # Options taken over from another call, which are left out if the pipeline does not take them.
@@ -30,7 +37,7 @@ class CallOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scenario(CallOptions):
+class Scenario(PipelineOptions, CallOptions):
     """A model, its calls, its placement and its GPU: everything that defines a run."""
 
     model: str  # catalogue name, diffusers folder or hub id

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from profiler.libraries.modes import Mode
     from profiler.sizing.scenario import CallOptions, Scenario
 
-_CALL = ("height", "width", "frames", "batch", "steps")
+_SIZES = ("height", "width", "frames", "batch", "steps")
 
 
 def command_words(scenario: Scenario, *, placed: bool = True) -> list[str]:
@@ -31,10 +31,11 @@ def command_words(scenario: Scenario, *, placed: bool = True) -> list[str]:
     words += _option("--host-launch", scenario.host_launch)
     words += _option("--dtype", None if scenario.dtype is None else written(scenario.dtype))
     words += _each("--quantize", (f"{name}={kind}" for name, kind in scenario.quantization.items()))
+    words += _pipeline(scenario)
     words += _mode(scenario.mode, placed=placed)
-    for name in _CALL:
+    for name in _SIZES:
         words += _option(f"--{name}", getattr(scenario, name))
-    words += ["--cached-prompt"] if scenario.cached_prompt else []
+    words += [word for one in _call(scenario) for word in _as_option(one)]
     words += _each("--set", (_setting(*one) for one in scenario.extra.items()))
     words += _option("--weight", scenario.weight if scenario.weight != 1 else None)
     return words + _each("--also", map(_also, scenario.also))
@@ -72,6 +73,44 @@ def _setting(name: str, value: Any) -> str:
     return f"{name}={value!r}" if not isinstance(value, dict) else f"{name}={json.dumps(value)}"
 
 
+def _pipeline(scenario: Scenario) -> list[str]:
+    """Return the options of the pipeline besides its model, dtypes and quantisation."""
+    words = _each("--without", scenario.without)
+    words += _each("--lora", scenario.loras)
+    words += ["--fuse-lora"] if scenario.fuse_lora else []
+    words += _each("--controlnet", (name or "default" for name in scenario.controlnets))
+    words += _option("--ip-adapters", scenario.ip_adapters or None)
+    words += _each("--textual-inversion", scenario.inversions)
+    words += ["--channels-last"] if scenario.channels_last else []
+    words += _option("--attention-backend", scenario.attention_backend or None)
+    words += _option("--attention-slicing", scenario.attention_slicing or None)
+    return words + _option("--compile", scenario.compile or None)
+
+
+def _call(call: CallOptions) -> Iterator[str]:
+    """Yield the words of a call that are neither its size nor an argument of the pipeline."""
+    if call.pictures is not None:
+        yield f"pictures={call.pictures}"
+    if call.picture_size is not None:
+        yield "picture-size={}x{}".format(*call.picture_size)
+    if call.prompt_words is not None:
+        yield f"prompt-words={call.prompt_words}"
+    if call.negative_prompt:
+        yield "negative-prompt"
+    if not call.guidance:
+        yield "no-guidance"
+    if call.max_sequence_length is not None:
+        yield f"max-sequence-length={call.max_sequence_length}"
+    if call.cached_prompt:
+        yield "cached-prompt"
+
+
+def _as_option(word: str) -> list[str]:
+    """Return a word of `--also` as an option of its own."""
+    name, equals, value = word.partition("=")
+    return [f"--{name}", value] if equals else [f"--{name}"]
+
+
 def _also(call: CallOptions) -> str:
     """Return a call as the argument of `--also`."""
     return " ".join(_also_words(call))
@@ -80,12 +119,11 @@ def _also(call: CallOptions) -> str:
 def _also_words(call: CallOptions) -> Iterator[str]:
     if call.pipeline_class:
         yield f"pipeline={call.pipeline_class}"
-    for name in (*_CALL, "weight"):
+    for name in (*_SIZES, "weight"):
         value = getattr(call, name)
         if value is not None and (name, value) != ("weight", 1) and name not in call.inherited:
             yield f"{name}={value}"
-    if call.cached_prompt:
-        yield "cached-prompt"
+    yield from _call(call)
     for name, value in call.extra.items():
         if name not in call.inherited:
             yield _setting(name, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from profiler.checking.given import check_given, words_of
 from profiler.errors import FindingError, InputError
 from profiler.gpus.hardware import GpuSpec, gpu_spec
 from profiler.record.profile import Profile
-from profiler.record.settings import HOST_LAUNCH
+from profiler.record.settings import HOST_LAUNCH, LOADING, Setting
 from profiler.sizing.call_arguments import call_arguments, refusals_as_input_errors
 from profiler.sizing.scenario import CallOptions, Scenario
 from profiler.units import TIB, format_bytes
@@ -79,8 +79,8 @@ def plan_model(  # noqa: PLR0913  # each part of the request has its own name
         levers: Placements that may be used besides sequence and exclusions; None for all but the disk.
         time_limit_seconds: Time limit of the search.
         slack_bytes: Allowance for fragmentation.
-        allow: Modifiers that may be used although they can change the picture, of `placements.MODIFIERS`, as a tuple or
-            as comma-separated text; the fewest that let a plan fit are used.
+        allow: Modifiers that may be used although they can change the picture, of `placements.MODIFIERS` or
+            "drop:COMPONENT", as a tuple or as comma-separated text; the fewest that let a plan fit are used.
         report: Called with each step as it begins.
 
     Raises:
@@ -251,6 +251,7 @@ def _planned_pipeline(
         pipeline_class=plan.pipeline_class,
         dtype=(plan.dtype or None) if plan.dtypes is None else plan.dtypes or None,
         quantization=plan.quantization,
+        **_loading_of(plan),
     )
     on = gpu_spec(plan.gpu).with_capacity(capacity_bytes)
     for one in plan.settings:
@@ -258,6 +259,15 @@ def _planned_pipeline(
             on = on.with_host_launch(one.value)
     with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
         yield pipe, folder
+
+
+def _loading_of(plan: Plan) -> dict[str, Any]:
+    """Return the options that the plan's pipeline was loaded with, as fields of a scenario."""
+    from profiler.pipelines.pipeline_options import pipeline_options_of
+
+    found = (one.value for one in plan.settings if one.what == LOADING)
+    options = pipeline_options_of(next(found, {}))
+    return {one.name: getattr(options, one.name) for one in fields(options)}
 
 
 def _calls_of(plan: Plan, pipe: Any) -> Iterator[Call]:
@@ -291,6 +301,10 @@ def _profile_on(
             profile = profile_calls(
                 pipe, *calls, mode=scenario.mode, label=label, memory_history=memory_history
             )
+    loading = scenario.pipeline_options.chosen()
+    if loading:
+        settings = (*profile.settings, Setting(what=LOADING, value=loading))
+        profile = replace(profile, settings=settings)
     return replace(
         profile,
         gpu=replace(profile.gpu, is_default=scenario.gpu is None),
@@ -331,6 +345,7 @@ def _stage(scenario: Scenario, on: GpuSpec, report: Report | None) -> Iterator[A
             dtype=scenario.dtype,
             quantization=scenario.quantization,
             pipeline_class=scenario.pipeline_class,
+            options=scenario.pipeline_options,
         )
         pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from profiler.cli.call_words import call_options, setting, value_of
+from profiler.cli.call_words import call_options, picture_size, setting, value_of
 from profiler.errors import InputError
 from profiler.sizing.call_arguments import call_arguments
 from profiler.sizing.scenario import CallOptions
@@ -71,6 +71,24 @@ def test_words_of_a_call_hold_the_same_values():
 )
 def test_words_are_quoted_as_in_a_shell(words):
     assert call_options(words) == CallOptions(extra={"prompt": "a b"})
+
+
+def test_options_of_several_words_are_written_as_on_the_command_line():
+    words = "pictures=2 picture-size=640x480 prompt-words=40 negative-prompt no-guidance max-sequence-length=256"
+    assert call_options(words) == CallOptions(
+        pictures=2,
+        picture_size=(640, 480),
+        prompt_words=40,
+        negative_prompt=True,
+        guidance=False,
+        max_sequence_length=256,
+    )
+
+
+@pytest.mark.parametrize("size", ["640", "640x", "0x480", "x", "a x b"])
+def test_size_of_pictures_that_cannot_be_read_is_refused(size):
+    with pytest.raises(InputError, match="write WIDTHxHEIGHT"):
+        picture_size(size)
 
 
 @pytest.mark.parametrize("words", ["prompt='a b", "sigmas=[1, 2", "sigmas", "weight=true"])

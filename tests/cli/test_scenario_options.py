@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -52,11 +54,29 @@ OPTIONS = {
         ("--quantize", "unet=torchao-int8wo", "--dtype", "bfloat16"),
         "unet quantised to torchao-int8wo",
     ),
+    "without": Option(("--without", "feature_extractor"), "without feature_extractor"),
+    "lora": Option(("--lora", "4", "--lora", "8:to_q"), "with LoRA of 4, 8:to_q"),
+    "fuse_lora": Option(("--lora", "4", "--fuse-lora"), "with LoRA of 4, fused"),
+    "controlnet": Option(("--controlnet", "tiny-controlnet") * 2, "with 2 ControlNets"),
+    "ip_adapters": Option(("--ip-adapters", "1"), "with 1 IP-Adapter"),
+    "textual_inversion": Option(("--textual-inversion", "3"), "with textual inversions of 3"),
+    "channels_last": Option(("--channels-last",), "in channels_last"),
+    "attention_backend": Option((), ""),  # of transformers; the pipeline here has a UNet
+    "attention_slicing": Option(("--attention-slicing", "max"), "unet with attention in slices of"),
+    "compile_": Option(("--compile", "regional"), "denoisers compiled (regional)"),
     "height": Option(("--height", "128"), "height=128"),
     "width": Option(("--width", "128"), "width=128"),
     "frames": Option((), ""),  # of videos; the pipeline here makes pictures
     "batch": Option(("--batch", "2"), "num_images_per_prompt=2"),
     "steps": Option(("--steps", "3"), "num_inference_steps=3"),
+    "pictures": Option(("--pipeline", IMAGE_TO_IMAGE, "--pictures", "1"), IMAGE_TO_IMAGE),
+    "picture_size": Option(
+        ("--pipeline", IMAGE_TO_IMAGE, "--picture-size", "128x64"), "Image(128, 64)"
+    ),
+    "prompt_words": Option(("--prompt-words", "3"), "word word word"),
+    "negative_prompt": Option(("--negative-prompt",), "negative_prompt="),
+    "no_guidance": Option(("--no-guidance",), "guidance_scale=1.0"),
+    "max_sequence_length": Option((), ""),  # of transformers of text beyond CLIP's 77 tokens
     "cached_prompt": Option(("--cached-prompt",), "cached_prompt=True"),
     "settings": Option(("--set", "guidance_scale=1.5"), "guidance_scale=1.5"),
     "weight": Option(("--weight", "3", "--also", "height=128 width=128"), "3"),
@@ -66,7 +86,26 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return str(write_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny"))
+    folder = write_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return str(folder)
+
+
+@pytest.fixture
+def controlnet(folder, tmp_path, monkeypatch):
+    """Write a ControlNet of the UNet's shape into the folder `tiny-controlnet` of the current one."""
+    own = tmp_path / "tiny-controlnet"
+    own.mkdir()
+    unet = json.loads((Path(folder) / "unet" / "config.json").read_text())
+    kept = ("attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types")
+    config = {name: unet[name] for name in (*kept, "layers_per_block")}
+    sides = {"conditioning_embedding_out_channels": [16, 32]}
+    (own / "config.json").write_text(
+        json.dumps({"_class_name": "ControlNetModel", **config, **sides})
+    )
+    monkeypatch.chdir(tmp_path)
 
 
 BASE = ("--height", "64", "--width", "64", "--steps", "2")
@@ -112,7 +151,7 @@ def test_any_plain_value_of_a_call_is_read_back_as_the_same(value):
 
 
 @pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.words])
-def test_an_option_travels(name, folder, tmp_path):
+def test_an_option_travels(name, folder, controlnet, tmp_path):
     option = OPTIONS[name]
     scenario = scenario_from(folder, *BASE, *option.words)
     profile_model(scenario).save(tmp_path / "profile.parquet")
