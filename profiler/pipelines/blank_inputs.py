@@ -55,11 +55,24 @@ def blank(pipe: Any, name: str, kind: str, given: Mapping[str, Any]) -> Any:
     return [value] * len(networks) if networks and name == control else value
 
 
-def blank_picture(width: int, height: int, *, mask: bool = False) -> Image:
-    """Return a black picture, or a mask that lets all of it be painted over."""
+def blank_picture(
+    width: int, height: int, *, mask: bool = False, transparent: bool = False
+) -> Image:
+    """Return a black picture, with or without transparency, or a mask that lets all of it be painted over."""
     from PIL import Image
 
-    return Image.new("L", (width, height), 255) if mask else Image.new("RGB", (width, height))
+    if mask:
+        return Image.new("L", (width, height), 255)
+    return Image.new("RGBA" if transparent else "RGB", (width, height))
+
+
+def takes_transparency(pipe: Any) -> bool:
+    """Tell whether `pipe` works on pictures with transparency: its VAE encodes four channels, and none adds the fourth.
+
+    Source: `AutoencoderKLQwenImage` of diffusers (0.42) with the configuration of Qwen-Image-Layered.
+    """
+    config = getattr(getattr(pipe, "vae", None), "config", {})
+    return bool(config.get("input_channels") == 4)
 
 
 def default_side(pipe: Any, name: str) -> int | None:
@@ -148,7 +161,9 @@ def _zeros(pipe: Any, *shape: int) -> torch.Tensor:
 
 _BLANK: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "text": lambda pipe, given: "",
-    "image": lambda pipe, given: blank_picture(*_size(pipe, given)),
+    "image": lambda pipe, given: blank_picture(
+        *_size(pipe, given), transparent=takes_transparency(pipe)
+    ),
     "mask": lambda pipe, given: blank_picture(*_size(pipe, given), mask=True),
     "video": _video,
     "picture tensor": _picture_tensor,

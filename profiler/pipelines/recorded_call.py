@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from profiler.pipelines.blank_inputs import blank_picture, call_parameters
+from profiler.pipelines.blank_inputs import blank_picture, call_parameters, takes_transparency
 from profiler.pipelines.cached_prompt import with_cached_prompt
 from profiler.pipelines.sensible_call import required_arguments, sensible_call
 
@@ -81,8 +81,7 @@ def repeatable_call(pipe: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
     A record holds only lists; arguments that the pipeline annotates as tuples become tuples.
     """
     masks = {name for name, kind in required_arguments(pipe).items() if kind == "mask"}
-    dtype = getattr(pipe, "dtype", None)
-    repeated = {name: _repeated(value, name in masks, dtype) for name, value in recorded.items()}
+    repeated = {name: _repeated(value, name in masks, pipe) for name, value in recorded.items()}
     for name, parameter in call_parameters(pipe).items():
         wanted = str(parameter.annotation).lower()
         if isinstance(repeated.get(name), list) and "tuple" in wanted and "list" not in wanted:
@@ -105,15 +104,18 @@ def _described(value: Any) -> Any:
     )
 
 
-def _repeated(value: Any, mask: bool, dtype: Any) -> Any:
+def _repeated(value: Any, mask: bool, pipe: Any) -> Any:
     if isinstance(value, list):
-        return [_repeated(item, mask, dtype) for item in value]
+        return [_repeated(item, mask, pipe) for item in value]
     if not isinstance(value, str):
         return value
     if size := _RECORDED_PICTURE.fullmatch(value):
-        return blank_picture(int(size[1]), int(size[2]), mask=mask)
+        return blank_picture(
+            int(size[1]), int(size[2]), mask=mask, transparent=takes_transparency(pipe)
+        )
     if shape := _RECORDED_TENSOR.fullmatch(value):
         import torch
 
+        dtype = getattr(pipe, "dtype", None)
         return torch.zeros([int(one) for one in re.findall(r"\d+", shape[1])], dtype=dtype)
     return value

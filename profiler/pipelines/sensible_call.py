@@ -40,6 +40,7 @@ _WORK_ON_PICTURES = (
     "Img2Img",
     "Inpaint",
     "Kontext",
+    "Layered",
     "Pix2Pix",
     "Upscale",
 )

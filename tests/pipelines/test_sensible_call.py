@@ -55,6 +55,7 @@ def of_class(name, base, **more):
             {"prompt": "a cat"},
             {"image": ("RGB", (1024, 1024)), "mask_image": ("L", (1024, 1024))},
         ),
+        ("qwen-image-layered", {"prompt": "a cat"}, {"image": ("RGBA", (1024, 1024))}),
         ("stable-video-diffusion", {}, {"image": ("RGB", (1024, 576))}),
         ("wan2.1-i2v-14b", {"prompt": "a cat"}, {"image": ("RGB", (832, 480))}),
     ],
@@ -263,6 +264,14 @@ def test_recorded_call_is_repeated_with_new_pictures_of_the_recorded_sizes():
         "image": ("RGB", (1024, 768)),
         "mask_image": ("L", (8, 16)),
     }
+
+
+def test_recorded_picture_is_transparent_where_the_vae_takes_four_channels():
+    pipe = load_pipeline("qwen-image-layered")
+
+    assert required_arguments(pipe) == {"image": "image"}
+    repeated = repeatable_call(pipe, {"image": "Image(640, 640)"})
+    assert described(repeated) == {"image": ("RGBA", (640, 640))}
 
 
 def test_recorded_call_has_the_lists_tuples_and_objects_that_the_call_had():
