@@ -160,5 +160,7 @@ def find_class(library: str, class_name: str) -> Any:
         return getattr(diffusers, class_name, None)
     if library == "transformers":
         return getattr(transformers, class_name, None)
-    module = getattr(diffusers.pipelines, library.rpartition(".")[2], None)
+    name = library.rpartition(".")[2]
+    kept = getattr(diffusers.pipelines, "deprecated", None)  # where 0.42 keeps, say, wuerstchen
+    module = getattr(diffusers.pipelines, name, None) or getattr(kept, name, None)
     return getattr(module, class_name, None)

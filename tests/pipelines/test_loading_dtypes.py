@@ -121,3 +121,8 @@ def test_every_model_class_of_the_catalogue_is_compared():
 def test_folder_cannot_name_a_class_outside_diffusers_and_transformers():
     assert find_class("os", "system") is None
     assert find_class("subprocess", "Popen") is None
+
+
+def test_class_of_a_deprecated_pipeline_is_found_under_the_name_that_folders_have():
+    assert find_class("wuerstchen", "PaellaVQModel").__name__ == "PaellaVQModel"
+    assert find_class("no_such_pipeline", "PaellaVQModel") is None
