@@ -314,12 +314,14 @@ def _label_of(
 
 
 def _with_bars(pipe: Any) -> Iterator[Any]:
-    """Yield a pipeline, or the blocks of a modular one, which show the progress bars in its place."""
+    """Yield a pipeline, or what shows the bars in its place: a modular one's blocks, a combined one's pipelines."""
     waiting = [pipe._blocks if hasattr(pipe, "_blocks") else pipe]
     while waiting:
         one = waiting.pop()
         waiting += getattr(one, "sub_blocks", {}).values()
-        if hasattr(one, "set_progress_bar_config"):
+        combined = [part for part in vars(one).values() if hasattr(part, "set_progress_bar_config")]
+        waiting += combined
+        if hasattr(one, "set_progress_bar_config") and not combined:
             yield one
 
 

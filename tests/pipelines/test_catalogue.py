@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from profiler.errors import InputError
+from profiler.pipelines.blank_inputs import KINDS
 from profiler.pipelines.catalogue import (
     Part,
     _tables,
@@ -67,7 +68,7 @@ def test_entry_says_what_it_is_in_one_line(entry):
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", entry.hub)
     assert {entry.dtype, *entry.dtypes.values()} <= {"float16", "bfloat16", "float32"}
     assert set(entry.dtypes) <= set(entry.components)
-    assert set(entry.required_call.values()) <= {"image", "mask", "text"}
+    assert set(entry.required_call.values()) <= {"text", *KINDS.values()}
 
 
 def test_unknown_name_is_answered_with_close_matches():

@@ -13,7 +13,9 @@ from profiler.virtual import VirtualGPU
 SMALLER = {
     "allegro": {"num_frames": 8, "height": 320, "width": 512},
     "hunyuanvideo": {"num_frames": 9, "height": 320, "width": 512},
+    "kandinsky2.2": {"prior_num_inference_steps": 2},
     "mochi-1": {"num_frames": 7},
+    "stable-cascade": {"prior_num_inference_steps": 2},
     "stable-video-diffusion": {"num_frames": 3},
     "wan2.1-i2v-14b": {"num_frames": 9},
 }
@@ -53,3 +55,14 @@ def test_hunyuandit_cannot_be_offloaded_sequentially_as_on_a_real_gpu():
     assert profile.error.startswith(
         "RuntimeError in transformer: Expected all tensors to be on the same device"
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_combined_pipeline_gets_its_progress_bars_back():
+    with VirtualGPU("h200"):
+        pipe = load_pipeline("kandinsky2.2")
+
+        profile_pipeline(pipe, num_inference_steps=2, prior_num_inference_steps=2)
+
+    inner = (pipe, pipe.prior_pipe, pipe.decoder_pipe)
+    assert not [one for one in inner if hasattr(one, "_progress_bar_config")]
