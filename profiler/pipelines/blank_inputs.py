@@ -36,6 +36,7 @@ PICTURES = frozenset({"image", "mask", "video"})
 """The kinds that have the output's size."""
 
 DEFAULT_SIDE = 512  # the size that Stable Diffusion's pipelines assume
+_GPU = "cuda"
 _FRAMES = ("num_frames", "video_length", "segment_frame_length")
 _MOST_FRAMES = 81  # as most video pipelines have it
 
@@ -144,13 +145,17 @@ def _image_embedding(pipe: Any, given: Mapping[str, Any]) -> torch.Tensor:
 
 
 def _prior_latents(pipe: Any, given: Mapping[str, Any]) -> torch.Tensor:
-    """Return what Stable Cascade's prior gives for a picture.
+    """Return what Stable Cascade's prior gives for a picture, on the GPU: the decoder leaves it where it is.
 
-    Source: `StableCascadePriorPipeline` of diffusers (0.42) rounds pixels / 42.67 up; the decoder's `effnet_channels`.
+    Source: `StableCascadePriorPipeline` of diffusers (0.42) rounds pixels / 42.67 up; the decoder takes
+    `effnet_in_channels`.
     """
+    import torch
+
     width, height = (given.get(name) or 1024 for name in ("width", "height"))
     rows, columns = (-(-side * 100 // 4267) for side in (height, width))
-    return _zeros(pipe, 1, denoiser(pipe).config.effnet_channels, rows, columns)
+    latents = _zeros(pipe, 1, denoiser(pipe).config.effnet_in_channels, rows, columns)
+    return latents.to(_GPU) if torch.cuda.is_available() else latents
 
 
 def _zeros(pipe: Any, *shape: int) -> torch.Tensor:

@@ -198,6 +198,15 @@ def test_argument_that_only_a_user_has_is_asked_for():
     assert sensible_call(pipe, {"prompt": "a cat", "latents": 1})[1] == ()
 
 
+def test_what_a_prior_gives_is_on_the_gpu_where_the_decoder_leaves_it():
+    with VirtualGPU("h200"):
+        arguments, chosen = sensible_call(load_pipeline("stable-cascade-decoder"), {})
+
+        latents = arguments["image_embeddings"]
+        assert (tuple(latents.shape), latents.device.type) == ((1, 16, 24, 24), "cuda")
+    assert chosen == ("prompt", "image_embeddings")
+
+
 def test_another_pipeline_over_a_models_components_is_not_taken_for_the_model():
     pipe = of_class("StableDiffusionImg2ImgPipeline", "sd15")
     pipe.register_to_config(_name_or_path="sd15")
