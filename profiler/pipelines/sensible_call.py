@@ -73,10 +73,31 @@ def sensible_call(pipe: Any, given: Mapping[str, Any]) -> tuple[dict[str, Any], 
         for name, value in distilled_call(pipe).items()
         if name in parameters and name not in given and value != parameters[name].default
     }
+    chosen |= _per_step(parameters, given)
     if _would_run_no_step(parameters, {**chosen, **given}):
         chosen["strength"] = 1.0
     _check_complete(pipe, {**chosen, **given})
     return {**chosen, **given}, tuple(chosen)
+
+
+def _per_step(
+    parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return lists with a value for each requested step, for arguments whose default has one for each default step.
+
+    Source: `guidance_schedule` of diffusers' Ideogram4Pipeline (0.42), which refuses any other length.
+    """
+    steps = given.get("num_inference_steps")
+    usual = parameters["num_inference_steps"].default if "num_inference_steps" in parameters else 0
+    if not isinstance(steps, int) or steps in (0, usual):
+        return {}
+    return {
+        name: [parameter.default[0]] * steps
+        for name, parameter in parameters.items()
+        if name not in given
+        and isinstance(parameter.default, tuple)
+        and len(parameter.default) == usual
+    }
 
 
 def _check_complete(pipe: Any, arguments: Mapping[str, Any]) -> None:

@@ -55,6 +55,12 @@ def of_class(name, base, **more):
             {"prompt": "a cat"},
             {"image": ("RGB", (1024, 1024)), "mask_image": ("L", (1024, 1024))},
         ),
+        (
+            "ideogram4",
+            {"prompt": "a cat", "num_inference_steps": 2},
+            {"guidance_schedule": [7.0, 7.0]},
+        ),
+        ("ideogram4", {"prompt": "a cat", "num_inference_steps": 48}, {}),
         ("qwen-image-layered", {"prompt": "a cat"}, {"image": ("RGBA", (1024, 1024))}),
         ("stable-video-diffusion", {}, {"image": ("RGB", (1024, 576))}),
         ("wan2.1-i2v-14b", {"prompt": "a cat"}, {"image": ("RGB", (832, 480))}),
