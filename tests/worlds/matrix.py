@@ -42,6 +42,9 @@ SIZE = {"height": 320, "width": 320}
 CALLS = {
     "flux2-dev": {"text_encoder_out_layers": (0, 1, 2)},
     "flux2-klein-4b": {"text_encoder_out_layers": (0, 1, 2)},
+    "flux2-klein-9b": {"text_encoder_out_layers": (0, 1, 2)},
+    "flux2-klein-base-4b": {"text_encoder_out_layers": (0, 1, 2)},
+    "flux2-klein-base-9b": {"text_encoder_out_layers": (0, 1, 2)},
     "hunyuandit": {"use_resolution_binning": False},
     "pixart-alpha-xl": {"use_resolution_binning": False},
     "pixart-sigma-xl": {"use_resolution_binning": False},
