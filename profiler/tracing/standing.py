@@ -6,7 +6,9 @@ nothing outside of the object does.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import update_wrapper
 from typing import Any
 from weakref import ref
 
@@ -21,9 +23,9 @@ class Stands:
 
     def replace(self, owner: Any, name: str, new: Callable[..., Any]) -> None:
         """Set `owner.name` to `new` until `restore`; `new` is a function that does not hold `owner`."""
-        new.replaced = vars(owner).get(name, _MISSING)  # type: ignore[attr-defined]
-        self._taken.append((ref(owner), name, ref(new)))
-        setattr(owner, name, new)
+        standing = _Replacement(owner, name, new)
+        self._taken.append((ref(owner), name, ref(standing)))
+        setattr(owner, name, standing)
 
     def restore(self) -> None:
         """Restore what is still there, last replaced first. Safe to call twice, and again if it was interrupted."""
@@ -33,6 +35,28 @@ class Stands:
             if owner is not None and new is not None:
                 _put_back(owner, name, new.replaced)
             self._taken.pop()
+
+
+class _Replacement:
+    """What replaces an attribute; a deep copy of its owner gets the original.
+
+    LTX-2's pipelines (diffusers 0.42) copy their scheduler for the sound: with the replacement its steps would be
+    steps of the scheduler that was copied.
+    """
+
+    def __init__(self, owner: Any, name: str, new: Callable[..., Any]) -> None:
+        self.replaced = vars(owner).get(name, _MISSING)
+        self._owner, self._name, self._new = id(owner), name, new
+        update_wrapper(self, new)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._new(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        if self.replaced is not _MISSING:
+            return copy.deepcopy(self.replaced, memo)
+        copied = memo.get(self._owner)  # without its attributes yet
+        return self if copied is None else method_of(copied, self._name)
 
 
 def _put_back(owner: Any, name: str, old: object) -> None:
