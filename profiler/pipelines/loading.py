@@ -31,7 +31,7 @@ from profiler.pipelines.processors import stand_in_processor
 from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.refusals import out_of_memory, refused
-from profiler.pipelines.sibling import find_pipeline_class
+from profiler.pipelines.sibling import check_denoisers, find_pipeline_class
 from profiler.pipelines.tokenizers import StandInTokenizer, assume
 
 if TYPE_CHECKING:
@@ -215,15 +215,24 @@ def _with_weights(entry: Entry) -> list[str]:
 
 
 def _has_weights(part: Part) -> bool:
+    cls = _class(part)
+    return cls is not None and issubclass(cls, torch.nn.Module)
+
+
+def _class(part: Part) -> type[Any] | None:
+    """Return a component's class; None if there is none, or it lacks a library, which is reported when it is built."""
     try:
         cls = find_class(part.library, part.class_name)
     except ImportError:
-        return False  # which is reported when it is built
-    return inspect.isclass(cls) and issubclass(cls, torch.nn.Module)
+        return None
+    return cls if inspect.isclass(cls) else None
 
 
 def _check_complete(entry: Entry) -> None:
-    """Raise InputError if the pipeline class requires a component that the entry lacks; blocks say so when they run."""
+    """Raise InputError if the pipeline class requires a component that the entry lacks, or another model's denoiser.
+
+    Blocks say so when they run.
+    """
     if find_blocks(entry.pipeline_class) is not None:
         return
     cls = find_pipeline_class(entry.pipeline_class, entry.name)
@@ -237,6 +246,11 @@ def _check_complete(entry: Entry) -> None:
         raise InputError(
             f"{entry.name!r} has no {', '.join(missing)}, which {entry.pipeline_class} needs"
         )
+    check_denoisers(
+        cls,
+        {slot: _class(part) for slot, part in entry.components.items() if part is not None},
+        entry.name,
+    )
 
 
 def _quantisation(entry: Entry, asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from shallow_models import shallow_pipeline
 from tiny_folder import write_tiny_pipeline
 
 from profiler.errors import InputError
-from profiler.pipelines import load_pipeline
+from profiler.pipelines import catalogue, load_pipeline
+from profiler.pipelines.building import find_class
+from profiler.pipelines.sibling import check_denoisers, find_pipeline_class, sibling
 from profiler.tracing import profile_pipeline
 from profiler.virtual import VirtualGPU
 
@@ -204,3 +206,35 @@ def test_a_call_with_lists_of_pictures_can_be_saved(tmp_path):
         profile = profiled(several, gpu, "resident", image=[Image.new("RGB", (512, 512))] * 2)
     profile.save(tmp_path / "profile.parquet")
     assert type(profile).load(tmp_path / "profile.parquet").call["image"] == ["Image(512, 512)"] * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "pipeline_class", "found", "needed"),
+    [
+        (
+            "wan2.1-t2v-1.3b",
+            "WanVACEPipeline",
+            "WanTransformer3DModel",
+            "WanVACETransformer3DModel",
+        ),
+        ("sd3-medium", "AuraFlowPipeline", "SD3Transformer2DModel", "AuraFlowTransformer2DModel"),
+    ],
+)
+def test_a_task_of_another_models_denoiser_is_refused(model, pipeline_class, found, needed):
+    told = f"has a {found} as its transformer, and {pipeline_class} needs a {needed}"
+
+    with pytest.raises(InputError) as by_name:
+        load_pipeline(model, pipeline_class=pipeline_class)
+    with pytest.raises(InputError) as beside:
+        sibling(load_pipeline(model), pipeline_class)
+
+    assert str(by_name.value) == f"{model!r} {told}"
+    assert str(beside.value).endswith(told)
+
+
+@pytest.mark.parametrize("entry", catalogue().values(), ids=lambda entry: entry.name)
+def test_each_models_own_task_takes_its_denoiser(entry):
+    parts = {name: part for name, part in entry.components.items() if part is not None}
+    models = {name: find_class(part.library, part.class_name) for name, part in parts.items()}
+
+    check_denoisers(find_pipeline_class(entry.pipeline_class, entry.name), models, entry.name)
