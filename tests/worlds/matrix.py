@@ -24,16 +24,62 @@ from profiler.virtual import VirtualGPU
 
 VIDEOS = {  # model: frames
     "allegro": 8,
+    "animatediff": 4,
+    "animatediff-sdxl": 4,
+    "anyflow-t2v-1.3b": 5,
+    "anyflow-t2v-14b": 5,
+    "chronoedit-14b": 5,
     "cogvideox-2b": 9,
     "cogvideox-5b": 9,
+    "cogvideox-5b-i2v": 9,
+    "cogvideox1.5-5b": 9,
+    "cosmos-1-7b-text2world": 9,
+    "cosmos-1-7b-video2world": 9,
+    "cosmos-predict2-14b-video2world": 5,
+    "cosmos-predict2-2b-video2world": 5,
+    "cosmos-predict2.5-2b": 5,
+    "easyanimate-v5.1-12b": 5,
+    "framepack": 36,
+    "helios-base": 33,
     "hunyuanvideo": 5,
+    "hunyuanvideo-i2v": 5,
+    "hunyuanvideo1.5-i2v": 5,
+    "hunyuanvideo1.5-t2v": 5,
+    "kandinsky5-i2v-pro": 5,
+    "kandinsky5-t2v-lite": 5,
+    "kandinsky5-t2v-pro": 5,
+    "latte-1": 4,
+    "ltx-2": 9,
+    "ltx-2.3": 9,
     "ltx-video": 9,
+    "ltx-video-0.9.5": 9,
+    "ltx-video-0.9.7-13b": 9,
+    "ltx-video-0.9.8-13b-distilled": 9,
+    "lucy-edit-dev": 5,
     "mochi-1": 7,
+    "sana-video-2b": 5,
+    "skyreels-v2-df-1.3b": 9,
+    "skyreels-v2-df-14b": 9,
+    "skyreels-v2-i2v-14b": 9,
+    "skyreels-v2-t2v-14b": 9,
     "stable-video-diffusion": 2,
+    "wan2.1-flf2v-14b": 5,
     "wan2.1-i2v-14b": 5,
+    "wan2.1-i2v-14b-720p": 5,
     "wan2.1-t2v-1.3b": 5,
     "wan2.1-t2v-14b": 5,
+    "wan2.1-vace-1.3b": 5,
+    "wan2.1-vace-14b": 5,
+    "wan2.2-animate-14b": 5,
+    "wan2.2-i2v-a14b": 5,
     "wan2.2-t2v-a14b": 5,
+    "wan2.2-ti2v-5b": 5,
+}
+# What their calls name the frames, if not num_frames.
+FRAMES = {
+    "latte-1": "video_length",
+    "sana-video-2b": "frames",
+    "wan2.2-animate-14b": "segment_frame_length",
 }
 
 # Two by two of the smallest tiles.
@@ -151,7 +197,7 @@ def _run(gpu, pipe, model, mode) -> Run:
     sized = "height" in inspect.signature(type(pipe).__call__).parameters
     call = {**(SIZE if sized else blank_pictures(pipe, SIZE)), **CALLS.get(model, {})}
     if model in VIDEOS:
-        call["num_frames"] = VIDEOS[model]
+        call[FRAMES.get(model, "num_frames")] = VIDEOS[model]
     # The second step of group offload differs from the first.
     steps = 2 if mode.name.startswith("group") or model in TWO_STEPS else 1
     profile, refused = None, ""
