@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import transformers
 from tokenizers import Encoding, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import CharDelimiterSplit
@@ -91,6 +92,11 @@ class StandInTokenizer(PreTrainedTokenizerFast):
             **{f"{name}_token": token for name, (token, _) in named.items()},
         )
         self.class_name = class_name
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
+        """Tell `isinstance` the class that it stands in for, by which pipelines choose what to give a tokenizer."""
+        return getattr(transformers, vars(self).get("class_name", ""), StandInTokenizer)
 
     def __len__(self) -> int:
         """Return the size of the vocabulary, including added tokens."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import RobertaTokenizer, VitsTokenizer
 
 from profiler.pipelines.catalogue import tokenizer_facts
 from profiler.pipelines.tokenizers import StandInTokenizer, stand_ins
@@ -296,3 +297,12 @@ def test_rows_of_ids_are_padded_as_a_call_pads_them():
     assert padded.input_ids.tolist() == [[5, 6, filler, filler], [7, filler, filler, filler]]
     assert padded.attention_mask.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0]]
     assert tokenizer.pad({"input_ids": rows})["input_ids"] == [[5, 6], [7, filler]]
+
+
+def test_a_stand_in_is_an_instance_of_the_class_that_it_stands_in_for():
+    """AudioLDM 2's pipeline gives the prompt to tokenizers of two classes, and the transcription to others."""
+    tokenizer = stand_in("RobertaTokenizer")
+
+    assert isinstance(tokenizer, RobertaTokenizer)
+    assert isinstance(tokenizer, StandInTokenizer)
+    assert not isinstance(tokenizer, VitsTokenizer)
