@@ -138,9 +138,18 @@ def _entry(name: str, table: Table) -> Entry:
 
 def _part(name: str) -> Part:
     table = _tables()["parts"][name]
-    config = table.get("config", {})
+    config = _with_none(table.get("config", {}))
     if "like" in table:
         base = _part(table["like"])
         return replace(base, config={**base.config, **config})
     library, _, class_name = table["class"].rpartition(".")
     return Part(library=library, class_name=class_name, config=config)
+
+
+def _with_none(value: Any) -> Any:
+    """Return a value with None for each "null", which TOML does not have."""
+    if isinstance(value, dict):
+        return {name: _with_none(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_none(item) for item in value]
+    return None if value == "null" else value

@@ -94,3 +94,9 @@ def test_hub_id_leads_to_the_name():
 def test_tokenizer_facts_are_found_by_class():
     assert tokenizer_facts("T5TokenizerFast") == tokenizer_facts("T5Tokenizer")
     assert tokenizer_facts("NoSuchTokenizer") is None
+
+
+def test_null_in_a_part_is_none():
+    unet = catalogue()["audioldm2"].components["unet"]
+
+    assert unet.config["cross_attention_dim"] == [[None, 768, 1024]] * 4
