@@ -43,8 +43,14 @@ def components_of(target: Any) -> dict[str, nn.Module]:
 
 
 def is_denoiser(module: nn.Module) -> bool:
-    """Tell whether a component runs once per denoise step: a UNet, a transformer, or a ControlNet beside one."""
-    return any(type(module).__module__.startswith(package) for package in _DENOISER_PACKAGES)
+    """Tell whether a component runs once per denoise step: a UNet, a transformer, or a ControlNet beside one.
+
+    AudioLDM 2's UNet is in the package of its pipeline, beside models of other kinds (diffusers 0.42).
+    """
+    name, package = type(module).__name__, type(module).__module__
+    return package.startswith(_DENOISER_PACKAGES) or (
+        package.startswith("diffusers.pipelines") and "UNet" in name
+    )
 
 
 def tensors_of(module: nn.Module) -> Iterator[torch.Tensor]:
