@@ -53,7 +53,7 @@ def build_module(
     """
     transformers_model = issubclass(cls, transformers.PreTrainedModel)
     build = _build_transformers if transformers_model else _build_diffusers
-    with no_init_weights(), nullcontext() if random_weights else _placement():
+    with no_init_weights(), nullcontext() if random_weights else placement():
         module, rule = build(cls, copy.deepcopy(dict(config)), dtype)
         if not random_weights:
             _place_strays(module)
@@ -134,7 +134,7 @@ def _owner(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
     return module.get_submodule(path), leaf
 
 
-def _placement() -> AbstractContextManager[Any]:
+def placement() -> AbstractContextManager[Any]:
     """Return the context to build in: none if new tensors are already virtual, else `meta`."""
     plain = type(torch.empty(0)) is torch.Tensor
     return torch.device("meta") if plain else nullcontext()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +19,7 @@ import torch
 
 from profiler.checking.given import check_given, named
 from profiler.errors import InputError
-from profiler.pipelines.building import build_module, find_class
+from profiler.pipelines.building import build_module, find_class, placement
 from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
 from profiler.pipelines.dtypes import by_component, dtype_name
 from profiler.pipelines.folder import INDEX, read_folder
@@ -143,7 +144,9 @@ def build_pipeline(
             except torch.OutOfMemoryError as error:
                 raise out_of_memory(entry.name, slot, error, components) from error
             components[slot] = built if len(built) > 1 else built[0]
-        pipe = (_assemble if blocks is None else _assemble_blocks)(cls, entry, components)
+        # AnimateDiff's pipelines make a model of two of their components.
+        with nullcontext() if random_weights else placement():
+            pipe = (_assemble if blocks is None else _assemble_blocks)(cls, entry, components)
     unstated = [slot for slot in models if slot in entry.unstated and slot not in chosen]
     assume(pipe, list(_assumptions(entry, unstated)))
     return pipe
