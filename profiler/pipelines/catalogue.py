@@ -32,7 +32,7 @@ class Part:
     @property
     def is_text_processor(self) -> bool:
         """True if it turns text into token ids: a tokenizer, or a processor that holds one."""
-        return self.class_name.endswith(("Tokenizer", "TokenizerFast")) or (
+        return self.class_name.endswith(("Tokenizer", "TokenizerFast", "TokenizersBackend")) or (
             self.class_name.endswith("Processor") and not self.class_name.endswith("ImageProcessor")
         )
 
@@ -97,10 +97,11 @@ def name_of_hub_id(hub_id: str) -> str:
     return next((name for name, entry in _entries().items() if entry.hub == hub_id), "")
 
 
-def tokenizer_facts(class_name: str) -> Table | None:
-    """Return the facts of the tokenizer family of `class_name`, or None if it is not known."""
+def tokenizer_facts(name: str) -> Table | None:
+    """Return the facts of the tokenizer family called `name`, or of a class called so; None if it is not known."""
     families: Mapping[str, Table] = _tables()["tokenizers"]
-    facts = next((one for one in families.values() if class_name in one["classes"]), None)
+    by_class = next((one for one in families.values() if name in one.get("classes", ())), None)
+    facts = families.get(name, by_class)
     return facts if facts is None else {**families.get(facts.get("like", ""), {}), **facts}
 
 

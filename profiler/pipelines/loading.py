@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 # Any of these beside a tokenizer's configuration means that its real vocabulary is there.
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
+_WITHOUT_VOCABULARY = ("ByT5Tokenizer",)  # a token is a byte: it needs no file
+
 
 def load_pipeline(
     model: str | os.PathLike[str],
@@ -312,10 +314,13 @@ def _build_part(cls: Any, part: Part, weights: _Weights) -> Any:
 
 
 def _text_processor(cls: Any, part: Part) -> Any:
-    if part.folder and any((Path(part.folder) / name).is_file() for name in _VOCABULARIES):
+    needs_none = part.class_name in _WITHOUT_VOCABULARY
+    if part.folder and (needs_none or _has_vocabulary(Path(part.folder))):
         # Without this argument transformers asks on standard input whether to run the folder's own code.
         return cls.from_pretrained(part.folder, trust_remote_code=False)
-    facts = tokenizer_facts(part.class_name)
+    if needs_none:
+        return cls(**part.config)
+    facts = tokenizer_facts(part.config.get("family", part.class_name))
     if facts is None:
         raise InputError(
             f"the tokenizer {part.class_name} cannot be imitated: "
@@ -325,6 +330,10 @@ def _text_processor(cls: Any, part: Part) -> Any:
     if "image_processor" in facts:
         return stand_in_processor(cls, facts, part.config)
     return StandInTokenizer(part.class_name, facts)
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _VOCABULARIES)
 
 
 def _own_facts(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from diffusers.utils import DummyObject, requires_backends
 from diffusers.utils.import_utils import BACKENDS_MAPPING
 from loading_worlds import counts
 from tiny_folder import write_tiny_pipeline
-from transformers import CLIPTokenizer
+from transformers import ByT5Tokenizer, CLIPTokenizer
 
 from profiler.errors import InputError
 from profiler.pipelines import StandInTokenizer, load_pipeline, stand_ins
@@ -304,3 +304,18 @@ def test_missing_folder_is_named():
     assert refused("./models/none/here") == (
         "there is no folder './models/none/here', and it is no hub id (org/name) either"
     )
+
+
+def test_tokenizer_of_bytes_is_the_real_one_without_a_vocabulary(folder):
+    rewrite(folder / "model_index.json", tokenizer=["transformers", "ByT5Tokenizer"])
+
+    tokenizer = load_pipeline(folder).tokenizer
+
+    assert isinstance(tokenizer, ByT5Tokenizer)
+    assert len(tokenizer("\u00fc").input_ids) == 3  # two bytes and the end
+
+
+def test_tokenizer_stored_by_transformers_5_without_its_vocabulary_is_named(folder):
+    rewrite(folder / "model_index.json", tokenizer=["transformers", "TokenizersBackend"])
+
+    assert "the tokenizer TokenizersBackend cannot be imitated" in refused(folder)

@@ -306,3 +306,9 @@ def test_a_stand_in_is_an_instance_of_the_class_that_it_stands_in_for():
     assert isinstance(tokenizer, RobertaTokenizer)
     assert isinstance(tokenizer, StandInTokenizer)
     assert not isinstance(tokenizer, VitsTokenizer)
+
+
+def test_part_can_name_the_family_of_a_class_that_says_nothing():
+    assert tokenizer_facts("PreTrainedTokenizerFast") is None
+    assert stand_in("glm4")("a cat").input_ids == [151331, 151333, 1000, 1000, 1000]
+    assert stand_in("llama3")("a cat").input_ids == [128000, 1000, 1000, 1000]
