@@ -43,6 +43,7 @@ MODES = {
     "tiling": Mode(name="model", vae_tiling=True, vae_slicing=True),
 }
 GPU = "rtx-4090"
+_GPUS = [one for one in gpu_specs() if one.has_cudnn and not one.unified_memory]
 STEPS = 2
 LIBRARIES = ("torch", "diffusers", "accelerate", "transformers")
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +88,7 @@ def _row(profile: Profile) -> Row:
         return {"error": profile.error}
     totals = profile.totals
     needed_bytes = verdict(profile).needed_bytes
-    fitting = [each.capacity_bytes for each in gpu_specs() if each.capacity_bytes >= needed_bytes]
+    fitting = [each.capacity_bytes for each in _GPUS if each.capacity_bytes >= needed_bytes]
     return {
         "error": "",
         "call": profile.call,

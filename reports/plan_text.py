@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from profiler.planning.plan import Alternative, Margin, Plan, PlannedCall, Predicted
 
 
+ONE_MEMORY = "host and GPU share it: weights that leave the GPU take as much on the host, so offloading frees nothing"
+
+
 def text_of(plan: Plan) -> str:
     """Return the plan in a few lines."""
     own = plan.pipeline_class
@@ -33,6 +36,7 @@ def text_of(plan: Plan) -> str:
             for number, call in enumerate(called_as(plan))
         ),
         *([f"  gpu        {_gpu(plan)}"] if plan.gpu else []),
+        *([f"  memory     {ONE_MEMORY}"] if plan.gpu_is_unified else []),
         f"  predicted  {_figures(plan.predicted)}",
         f"  as it is   {_figures(plan.stock.predicted)}",
         *_calls(plan),
@@ -157,6 +161,7 @@ def _sum(margin: Margin) -> str:
         "peak": margin.peak_allocated_bytes,
         "slack": margin.slack_bytes,
         "error band": margin.error_band_bytes,
+        **({"on the host": margin.host_bytes} if margin.host_bytes else {}),
     }
     terms = " + ".join(f"{format_bytes(count)} {name}" for name, count in parts.items())
     return f"{terms} = {format_bytes(margin.device_bytes)}, {format_bytes(margin.left_bytes)} left"

@@ -130,6 +130,7 @@ def plan_view(plan: Plan, verification: VerifiedPlan | None = None) -> PlanView:
             Term("predicted peak", margin.peak_allocated_bytes),
             Term("slack of the allocator", margin.slack_bytes),
             Term("error band", margin.error_band_bytes),
+            *([Term("on the host", margin.host_bytes)] if margin.host_bytes else []),
         ),
         needed_bytes=margin.device_bytes,
         budget_bytes=margin.budget_bytes,

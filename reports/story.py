@@ -120,6 +120,7 @@ def figures(profile: Profile) -> list[Figure]:
     shown = [
         Figure("Peak allocated", format_bytes(totals.peak_allocated_bytes), uncertainty),
         Figure(ON_GPU, format_bytes(totals.device_bytes), ON_GPU_NOTE),
+        *_shared(profile),
         Figure(
             "Moved to the GPU",
             format_bytes(totals.h2d_bytes),
@@ -138,6 +139,17 @@ def figures(profile: Profile) -> list[Figure]:
     if loading_bytes is not None:
         shown.append(Figure("Loading", format_bytes(loading_bytes), "of host RAM"))
     return shown
+
+
+def _shared(profile: Profile) -> list[Figure]:
+    """Return what host and GPU held at once, if they share one memory."""
+    shared_bytes = profile.totals.shared_peak_bytes
+    if shared_bytes is None:
+        return []
+    note = (
+        f"host and GPU at once, of the {format_bytes(profile.gpu.capacity_bytes)} that they share"
+    )
+    return [Figure("Together", format_bytes(shared_bytes), note)]
 
 
 def _time_note(profile: Profile) -> str:

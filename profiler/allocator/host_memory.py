@@ -22,6 +22,8 @@ class HostMemory:
         pinned: the allocator of pinned memory.
         peak_pageable_bytes, peak_pinned_bytes: the most of either so far.
         peak_bytes: the most of both together since `take_peak` was last called.
+        beside_bytes: what the GPU holds, if it shares this memory; whoever changes it calls `look`.
+        peak_shared_bytes: the most of that and both together so far.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -30,6 +32,8 @@ class HostMemory:
         self.peak_pageable_bytes = 0
         self.peak_pinned_bytes = 0
         self.peak_bytes = 0
+        self.beside_bytes = 0
+        self.peak_shared_bytes = 0
 
     @property
     def pinned_bytes(self) -> int:
@@ -46,8 +50,11 @@ class HostMemory:
         self.pageable_bytes = pageable = self.pageable_bytes + nbytes
         if pageable > self.peak_pageable_bytes:
             self.peak_pageable_bytes = pageable
-        if pageable + self.pinned.pinned_bytes > self.peak_bytes:
-            self.peak_bytes = pageable + self.pinned.pinned_bytes
+        total = pageable + self.pinned.pinned_bytes
+        if total > self.peak_bytes:
+            self.peak_bytes = total
+        if total + self.beside_bytes > self.peak_shared_bytes:
+            self.peak_shared_bytes = total + self.beside_bytes
 
     def give(self, nbytes: int) -> None:
         """Subtract pageable memory again."""
@@ -63,7 +70,13 @@ class HostMemory:
         block = self.pinned.allocate(nbytes)
         self.peak_pinned_bytes = max(self.peak_pinned_bytes, self.pinned_bytes)
         self.peak_bytes = max(self.peak_bytes, self.total_bytes)
+        self.look()
         return block
+
+    def look(self) -> None:
+        """Note what host and GPU hold together."""
+        shared = self.total_bytes + self.beside_bytes
+        self.peak_shared_bytes = max(self.peak_shared_bytes, shared)
 
     def record(self, block: PinnedBlock | None, stream: int) -> None:
         """Keep a pinned block from being reused, once freed, before `stream` has copied it."""

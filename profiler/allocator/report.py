@@ -102,17 +102,26 @@ def _block(block: Block) -> dict[str, Any]:
     }
 
 
-def out_of_memory(
-    allocator: Allocator, segment_bytes: int, *, capacity_bytes: int, context_bytes: int
+def out_of_memory(  # each figure of the sentence has its own name
+    allocator: Allocator,
+    segment_bytes: int,
+    *,
+    capacity_bytes: int,
+    context_bytes: int,
+    free_bytes: int,
+    hip: bool = False,
 ) -> str:
-    """Return the message of `torch.cuda.OutOfMemoryError` for a segment that could not be allocated."""
+    """Return the message of `torch.cuda.OutOfMemoryError` for a segment that could not be allocated.
+
+    That of ROCm's build (`hip`) does not say what the process has in use besides.
+    """
     held = allocator.allocated_bytes
     used = context_bytes + allocator.reserved_bytes
     allowed = allocator.segments.allowed_bytes
+    in_use = f"Including non-PyTorch memory, this process has {_size(used)} memory in use. "
     return (
-        f"CUDA out of memory. Tried to allocate {_size(segment_bytes)}. GPU 0 has a total capacity of "
-        f"{_size(capacity_bytes)} of which {_size(max(capacity_bytes - used, 0))} is free. Including non-PyTorch "
-        f"memory, this process has {_size(used)} memory in use. "
+        f"{'HIP' if hip else 'CUDA'} out of memory. Tried to allocate {_size(segment_bytes)}. GPU 0 has a total "
+        f"capacity of {_size(capacity_bytes)} of which {_size(free_bytes)} is free. {'' if hip else in_use}"
         f"{'' if allowed is None else f'{_size(allowed)} allowed; '}"
         f"Of the allocated memory {_size(held)} is allocated by PyTorch, and "
         f"{_size(allocator.reserved_bytes - held)} is reserved by PyTorch but unallocated. If reserved but "

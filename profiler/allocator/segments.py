@@ -55,6 +55,7 @@ class Segments:
         oversize: the segments of at least the size that is never split.
         allocations, frees: the numbers of calls to the driver.
         note: called for them while a history is recorded; else None.
+        beside_bytes: returns what others hold of the memory now, the host on a GPU that shares its memory.
         driver_called: called with the bytes mapped, or given back as a negative number, by each of them; else None.
     """
 
@@ -64,6 +65,7 @@ class Segments:
         self.oversize = Stat()
         self.allocations = self.frees = 0
         self.note: Note | None = None
+        self.beside_bytes: Callable[[], int] | None = None
         self.driver_called: Callable[[int], None] | None = None
         self._settings = settings
         self._tally = tally
@@ -277,7 +279,8 @@ class Segments:
     @property
     def free_bytes(self) -> int:
         """The bytes that the driver could still give."""
-        return self.limit_bytes - self._tally.reserved_bytes.current
+        free = self.limit_bytes - self._tally.reserved_bytes.current
+        return free if self.beside_bytes is None else free - self.beside_bytes()
 
     def _driver_has(self, nbytes: int) -> bool:
         return nbytes <= self.free_bytes

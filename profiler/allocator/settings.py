@@ -16,6 +16,7 @@ from profiler.errors import InputError
 from profiler.units import MIB
 
 VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the first one that is set applies
+HIP_VARIABLE = "PYTORCH_HIP_ALLOC_CONF"  # ROCm's torch reads it between the two
 UNLIMITED = 1 << 62
 
 # Sizes that no setting changes. Source: c10/core/AllocatorConfig.h.
@@ -80,13 +81,17 @@ def round_block(nbytes: int) -> int:
     return (nbytes + BLOCK_BYTES - 1) // BLOCK_BYTES * BLOCK_BYTES
 
 
-def settings_from_environment() -> Settings:
+def settings_from_environment(*, hip: bool = False) -> Settings:
     """Return the settings that the environment holds now.
+
+    Args:
+        hip: whether PyTorch is built for ROCm.
 
     Raises:
         InputError: for a key or value that PyTorch refuses.
     """
-    for variable in VARIABLES:
+    first, last = VARIABLES
+    for variable in (first, HIP_VARIABLE, last) if hip else VARIABLES:
         text = os.environ.get(variable)
         if text is not None:
             return parse_settings(text, variable)

@@ -29,7 +29,7 @@ def list_known(
     if as_json:
         printing.answer_json({"schema_version": 1, what: rows})
     else:
-        printing.answer_table(rows, columns=_COLUMNS[what])
+        printing.answer_table(rows, columns=_COLUMNS[what], headings=_HEADINGS)
 
 
 def _models() -> Rows:
@@ -59,6 +59,7 @@ def _gpus() -> Rows:
             "capacity": format_bytes(one.capacity_bytes),
             "architecture": one.architecture,
             "link": one.link,
+            "unified_memory": one.unified_memory,
         }
         for one in gpu_specs()
     ]
@@ -96,3 +97,4 @@ _COLUMNS = {
     "gpus": ("key", "capacity", "architecture", "link", "name"),
     "plans": ("mode", "what", "call"),
 }
+_HEADINGS = {"architecture": "arch"}  # narrower than the column's name

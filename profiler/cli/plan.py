@@ -80,7 +80,7 @@ def plan(what: ScenarioOptions, options: PlanOptions) -> None:
 
     allowed = gpu_budget(options.budget)
     scenario = _on_budgets_gpu(what.scenario(), allowed)
-    ram_bytes = _ram_bytes(options.ram)
+    ram_bytes = _ram_bytes(options.ram, scenario)
     if options.output is not None:
         check_writable(options.output)
     with printing.progress() as report:
@@ -120,8 +120,11 @@ def _origin(budget: Budget, found: Plan) -> str:
     return f"\n  budget     {budget.origin}{clock}"
 
 
-def _ram_bytes(text: str | None) -> int | None:
-    """Return the host memory that the run may take; if it is not given and a GPU is here, the memory that is free."""
+def _ram_bytes(text: str | None, scenario: Scenario) -> int | None:
+    """Return the host memory that the run may take; if it is not given and a GPU is here, the memory that is free.
+
+    Where host and GPU share one memory, the budget is of both.
+    """
     from profiler.gpus import nvml
     from profiler.sizing.budgets import free_host_bytes
     from profiler.units import parse_bytes
@@ -130,4 +133,6 @@ def _ram_bytes(text: str | None) -> int | None:
         return None
     if text is not None:
         return parse_bytes(text)
-    return None if nvml.gpu_memory() is None else free_host_bytes()
+    if nvml.gpu_memory() is None or scenario.gpu_spec().unified_memory:
+        return None
+    return free_host_bytes()

@@ -14,7 +14,7 @@ from rich.text import Text
 from profiler.checking.plain_text import one_line, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from profiler.planning import Plan
@@ -44,11 +44,16 @@ def answer_json(data: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
-def answer_table(rows: list[dict[str, Any]], *, columns: tuple[str, ...]) -> None:
-    """Print the named columns of `rows` as a table."""
+def answer_table(
+    rows: list[dict[str, Any]],
+    *,
+    columns: tuple[str, ...],
+    headings: Mapping[str, str] | None = None,
+) -> None:
+    """Print the named columns of `rows` as a table, under their names or other `headings`."""
     table = Table(box=None, pad_edge=False)
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column((headings or {}).get(name, name), overflow="fold")
     for row in rows:
         table.add_row(*(Text(one_line(str(row[name]))) for name in columns))
     answer(table)

@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 def answer(
     spec: GpuSpec, convolution: Convolution, *, deterministic: bool, tf32: bool
 ) -> Answer | None:
-    """Return cuDNN's answer; None if nobody has one.
+    """Return cuDNN's answer; None if nobody has one, or the GPU runs no cuDNN.
 
     An installed cuDNN of another version than the package's is the one that will run, so it is asked first.
 
@@ -39,6 +39,8 @@ def answer(
         deterministic: what `torch.backends.cudnn.deterministic` says.
         tf32: what `torch.backends.cudnn.allow_tf32` says.
     """
+    if not spec.has_cudnn:
+        return None
     usual = tf32 or convolution.dtype != "float32"
     installed = installed_cudnn()
     if usual and (installed is None or installed.version == VERSION):

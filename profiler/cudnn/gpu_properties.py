@@ -58,9 +58,12 @@ def kind_of(spec: GpuSpec) -> str:
 
 
 def properties(spec: GpuSpec) -> dict[str, Any] | None:
-    """Return the members of the JSON, in the units of CUDA's device properties; None for an unknown architecture."""
+    """Return the members of the JSON, in the units of CUDA's device properties; None for an unknown architecture.
+
+    What runs no cuDNN has none: AMD's compute capabilities are numbers of NVIDIA's by chance.
+    """
     capability = spec.compute_capability
-    limits = _MULTIPROCESSORS.get(capability)
+    limits = _MULTIPROCESSORS.get(capability) if spec.has_cudnn else None
     if limits is None:
         return None
     clock_mhz, memory_clock_mhz = _OWN_CLOCKS_MHZ.get(spec.key, _CLOCKS_MHZ[capability])

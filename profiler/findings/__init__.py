@@ -15,6 +15,7 @@ from profiler.findings import (
     failures,
     gpu_state,
     offload,
+    one_memory,
     placing,
     sharing,
     staying,
@@ -53,6 +54,7 @@ _FINDERS: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     capacity.loading,
     gpu_state.slow_link,
     gpu_state.held_back,
+    one_memory.moved_within,
 )
 _OF_MODEL_OFFLOAD: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
     offload.ignored_exclusions,
@@ -69,9 +71,10 @@ _OF_MODEL_OFFLOAD: tuple[Callable[[Profile], Iterable[Finding]], ...] = (
 def _found(profile: Profile) -> tuple[Finding, ...]:
     """Return all findings that the record proves, each by itself."""
     found = [finding for find in _FINDERS for finding in find(profile)]
-    if profile.mode != "resident" and profile.complete:
+    offloads = not profile.gpu.unified_memory  # else `one_memory` says all there is to say of it
+    if profile.mode != "resident" and profile.complete and offloads:
         found += staying.could_stay(profile)
-    if profile.mode == "model":
+    if profile.mode == "model" and offloads:
         found += [finding for find in _OF_MODEL_OFFLOAD for finding in find(profile)]
     return tuple(_tried(profile, finding) for finding in found)
 

@@ -64,6 +64,9 @@ def _arithmetic(profile: Profile) -> str:
     parts.append(
         f"reserved {format_bytes(profile.totals.device_bytes - profile.gpu.context_bytes)}"
     )
+    shared_bytes = profile.totals.shared_peak_bytes
+    if shared_bytes is not None:
+        parts = [f"context, reserved and host memory at once {format_bytes(shared_bytes)}"]
     if verdict.band_bytes:
         parts.append(f"error band {format_bytes(verdict.band_bytes)}")
     return f"{' + '.join(parts)} = {format_bytes(verdict.needed_bytes)}."
@@ -135,7 +138,8 @@ def spilled(profile: Profile) -> Iterator[Finding]:
 def loading(profile: Profile) -> Iterator[Finding]:
     """Yield a finding if loading the weights takes over one and a half times the host memory of the run."""
     loading = profile.totals.loading_host_peak_bytes or 0
-    running = profile.totals.host_peak_bytes
+    shared_bytes = profile.totals.shared_peak_bytes
+    running = profile.totals.host_peak_bytes if shared_bytes is None else shared_bytes
     if not profile.complete or 2 * loading <= 3 * running:
         return
     yield Finding(

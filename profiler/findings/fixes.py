@@ -61,6 +61,7 @@ _BINNED = Fix(
     "a smaller height and width with use_resolution_binning=False, or a larger GPU",
     {"size": "smaller", "binning": False},
 )
+RESIDENT = Fix('pipe.to("cuda")  # in place of offload', {"mode": "resident"})
 _MODEL = Fix("pipe.enable_model_cpu_offload()", {"mode": "model"})
 LEAF = Fix(
     'pipe.enable_group_offload(onload_device=torch.device("cuda"), offload_type="leaf_level")',
@@ -180,10 +181,7 @@ def _lowering(profile: Profile, doing: str, component: str) -> Iterator[Fix]:
         yield NO_GRADIENTS
     if lacks_bfloat16(profile) and doing not in MOVES:
         yield FLOAT16
-    if profile.mode == "resident" and (
-        profile.sequence or profile.places_itself or profile.is_modular
-    ):
-        yield in_mode(profile, _MODEL)
+    yield from _placed_otherwise(profile)
     if doing == "decode" and component and not tiles(profile, component):
         yield Fix(f"pipe.{component}.enable_tiling()", {"vae_tiling": True})
     yield from _finer(profile)
@@ -191,8 +189,20 @@ def _lowering(profile: Profile, doing: str, component: str) -> Iterator[Fix]:
         yield FLOAT16
 
 
+def _placed_otherwise(profile: Profile) -> Iterator[Fix]:
+    """Yield model offload for a resident run; where host and GPU share one memory, the other way round."""
+    if profile.gpu.unified_memory:
+        yield from [RESIDENT] if profile.mode != "resident" else []
+    elif profile.mode == "resident" and (
+        profile.sequence or profile.places_itself or profile.is_modular
+    ):
+        yield in_mode(profile, _MODEL)
+
+
 def _finer(profile: Profile) -> Iterator[Fix]:
-    """Yield the modes that hold fewer weights at a time than the run did."""
+    """Yield the modes that hold fewer weights at a time than the run did; none where host and GPU share one memory."""
+    if profile.gpu.unified_memory:
+        return
     grouped = all(part.groups for part in profile.components)
     if profile.mode in ("resident", "model") and grouped:
         yield in_mode(profile, LEAF)

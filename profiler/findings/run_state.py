@@ -10,7 +10,8 @@ from profiler.record import settings
 if TYPE_CHECKING:
     from profiler.record.profile import Profile
 
-_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")  # the first that is set counts
+# The first that is set counts; the one of HIP is recorded under ROCm alone.
+_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 _BFLOAT16_FROM = (8, 0)
 """The least compute capability with tensor cores and fused attention for bfloat16: Ampere's. Source: the tables of
 arithmetic throughput in NVIDIA's CUDA C++ Programming Guide."""

@@ -189,6 +189,8 @@ def cost_model(generation: str, flops_per_second: dict[str, float], link: str) -
     attention = value_of(own["attention"])
     spread = {name: value_of(fact) for name, fact in facts["spreads"].items()}
     kernels = spread["kernels" if own["timings"] else "kernels_of_other_groups"]
+    if "spread" in own:
+        kernels = value_of(own["spread"])
     return CostModel(
         group=group,
         timings=own["timings"],

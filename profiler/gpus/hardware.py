@@ -13,7 +13,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from profiler.checking.given import check_given, named
 from profiler.errors import InputError
@@ -23,16 +23,36 @@ from profiler.units import KIB, MIB, format_bytes, parse_bytes
 DEFAULT_GPU = "rtx-4060"
 """The default if no GPU is named, in the command or in Python: a common one with 8 GB, so as not to look too good."""
 
-_FAMILY_WORDS = frozenset({"nvidia", "geforce", "rtx", "tesla", "gpu"})
+_FAMILY_WORDS = frozenset(
+    {"nvidia", "geforce", "rtx", "tesla", "gpu", "amd", "radeon", "instinct", "graphics"}
+)
+
+CUDA, ROCM, MPS = "cuda", "rocm", "mps"
+"""Platforms: whose PyTorch runs on a GPU."""
+
+FUSED, OPT_IN, MATH = "fused", "opt-in", "math"
+"""Attention of a GPU: by fused kernels, by those only if an environment variable asks for them, or never."""
 
 
 BLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 """The environment variable that sets the size of cuBLAS's workspace."""
 
 
+class Platform(NamedTuple):
+    """What a prediction for another PyTorch than CUDA's has to say for itself."""
+
+    error_band: float = 0.0  # to be added to that of the prediction, as a fraction of the peak
+    assumption: str = ""
+    effect: str = ""
+
+
+NOTHING_MORE = Platform()
+"""The platform whose PyTorch the rules were made for: CUDA's."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GpuSpec:
-    """One NVIDIA GPU, as the driver reports it and as its data sheet rates it."""
+    """One GPU, as the driver reports it and as its data sheet rates it."""
 
     key: str  # the name that a user types: rtx-4090
     name: str  # the driver's name for it
@@ -62,15 +82,40 @@ class GpuSpec:
     cost: CostModel  # of time: what is reached of the rates, and what the host takes
     aliases: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    platform: str = CUDA
+    unified_memory: bool = (
+        False  # host and GPU share `capacity_bytes`: what one takes, the other lacks
+    )
+    gcn_architecture: str = ""  # `gcnArchName` of ROCm's device properties: gfx90a:sramecc+:xnack-
+    hipblaslt_workspace_bytes: int = 0  # beside `cublas_workspace_bytes`, which is rocBLAS's there
+    warp_size: int = 32
+    attention: str = FUSED
+    has_tf32: bool = False  # as `torch.cuda.is_tf32_supported` says; of ROCm only
+    assumed: Platform = NOTHING_MORE
 
     @property
     def architecture(self) -> str:
-        """The name that compilers use: `sm_89`."""
+        """The name that compilers use: `sm_89`, `gfx942`; the platform's where there is none."""
+        if self.platform == ROCM:
+            return self.gcn_architecture.partition(":")[0]
+        if self.platform != CUDA:
+            return self.generation
         major, minor = self.compute_capability
         return f"sm_{major}{minor}"
 
+    @property
+    def has_cudnn(self) -> bool:
+        """Whether convolutions and attention can be cuDNN's."""
+        return self.platform == CUDA
+
+    def has_kernels_since(self, *capability: int) -> bool:
+        """Tell whether it runs CUDA's kernels of a compute capability; of AMD's, those that torch takes for as new."""
+        if self.platform == MPS:
+            return False
+        return self.platform == ROCM or self.compute_capability >= capability
+
     def blas_workspace_bytes(self, config: str = "") -> int:
-        """Return the bytes of cuBLAS's workspace.
+        """Return the bytes of cuBLAS's workspace; under ROCm those of rocBLAS and hipBLASLt together.
 
         Args:
             config: The value of `CUBLAS_WORKSPACE_CONFIG`, such as `:4096:8`; without one it depends on the generation.
@@ -79,7 +124,8 @@ class GpuSpec:
         """
         pairs = re.findall(r":([0-9]+):([0-9]+)", config)
         chosen = sum(int(size) * int(count) for size, count in pairs) * KIB
-        return chosen if pairs else self.cublas_workspace_bytes
+        own = chosen if pairs else self.cublas_workspace_bytes
+        return own + self.hipblaslt_workspace_bytes
 
     def with_capacity(self, capacity: str | int) -> GpuSpec:
         """Return the same GPU with another `total_memory`, in bytes or as text such as `8GiB`.
@@ -169,7 +215,13 @@ def gpu_spec_of_properties(properties: Any) -> GpuSpec:
         return replace(known, capacity_bytes=properties.total_memory)
     capability = (properties.major, properties.minor)
     count = properties.multi_processor_count
-    nearest = min(gpu_specs(), key=lambda one: _distance(one, capability, count))
+    gcn_architecture = str(getattr(properties, "gcnArchName", ""))
+    platform = ROCM if gcn_architecture.startswith("gfx") else CUDA
+    unified = bool(getattr(properties, "is_integrated", 0))
+    alike = [
+        one for one in gpu_specs() if (one.platform, one.unified_memory) == (platform, unified)
+    ]
+    nearest = min(alike, key=lambda one: _distance(one, capability, count))
     scale = count / nearest.multi_processor_count
     return replace(
         nearest,
@@ -182,6 +234,7 @@ def gpu_spec_of_properties(properties: Any) -> GpuSpec:
         memory_bytes_per_second=nearest.memory_bytes_per_second * scale,
         flops_per_second={name: rate * scale for name, rate in nearest.flops_per_second.items()},
         aliases=(),
+        gcn_architecture=gcn_architecture if platform == ROCM else "",
         sources=(f"estimate: {nearest.name} scaled by {scale:.2f}", *nearest.sources),
     )
 
@@ -221,6 +274,7 @@ def _words(name: str) -> list[str]:
 def _gpu_spec(key: str, own: dict[str, Any], facts: dict[str, Any]) -> GpuSpec:
     generation = facts["generations"][own["generation"]]
     link = facts["links"][own["link"]]
+    platform = generation.get("platform", CUDA)
     rates = _rates(own["tflops"])
     cost = cost_model(own["generation"], rates, own["link"])
     return GpuSpec(
@@ -232,7 +286,7 @@ def _gpu_spec(key: str, own: dict[str, Any], facts: dict[str, Any]) -> GpuSpec:
         threads_per_multiprocessor=generation["threads_per_multiprocessor"],
         capacity_bytes=own["total_memory_mib"] * MIB,
         context_bytes=generation["context_mib"] * MIB,
-        slack_bytes=facts["slack_mib"] * MIB,
+        slack_bytes=own.get("slack_mib", facts["slack_mib"]) * MIB,
         cublas_workspace_bytes=generation["cublas_workspace_kib"] * KIB,
         l2_cache_bytes=own["l2_cache_kib"] * KIB,
         memory_bytes_per_second=own["memory_gb_per_second"] * 1e9,
@@ -244,6 +298,14 @@ def _gpu_spec(key: str, own: dict[str, Any], facts: dict[str, Any]) -> GpuSpec:
         cost=cost,
         aliases=tuple(own.get("aliases", ())),
         sources=(own["rates_source"], own["memory_source"], generation["source"], link["source"]),
+        platform=platform,
+        unified_memory=own.get("unified_memory", False),
+        gcn_architecture=own.get("gcn_architecture", generation.get("gcn_architecture", "")),
+        hipblaslt_workspace_bytes=generation.get("hipblaslt_workspace_kib", 0) * KIB,
+        warp_size=generation.get("warp_size", 32),
+        attention=generation.get("attention", FUSED),
+        has_tf32=generation.get("has_tf32", False),
+        assumed=Platform(**facts["platforms"].get(platform, {})),
     )
 
 

@@ -79,6 +79,14 @@ def used_bytes() -> int | None:
         return None
 
 
+def gpu_name() -> str:
+    """Return the first visible GPU's name, or "" if it is not known; GB10 has one, and reports no memory."""
+    try:
+        return str(pynvml.nvmlDeviceGetName(_first_visible()))
+    except pynvml.NVMLError:
+        return ""
+
+
 def gpu_memory() -> GpuMemory | None:
     """Return the first visible GPU's memory and the processes that hold it, the largest first; None if not known."""
     try:

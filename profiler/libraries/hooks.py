@@ -29,6 +29,7 @@ from diffusers.hooks.layerwise_casting import _LAYERWISE_CASTING_HOOK
 from diffusers.utils import torch_utils
 from diffusers.utils.import_utils import is_bitsandbytes_version, is_transformers_version
 from diffusers.utils.torch_utils import empty_device_cache, get_device
+from transformers.utils import import_utils
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -301,9 +302,13 @@ def _hooks_on(module: torch.nn.Module) -> Iterator[Any]:
 
 
 def device_caches() -> Iterator[Callable[[], None]]:
-    """Yield what makes diffusers forget which accelerator it found: in `get_device`, or since 0.41 beneath it."""
+    """Yield what makes libraries forget which accelerator they found.
+
+    diffusers keeps it in `get_device`, or since 0.41 beneath it, transformers since 5 whether torch is built for ROCm.
+    """
     backend = getattr(torch_utils, "TorchDeviceBackend", None)
-    for found in (getattr(backend, "_detect_device_type", None), get_device):
+    is_rocm = getattr(import_utils, "is_rocm_platform", None)
+    for found in (getattr(backend, "_detect_device_type", None), get_device, is_rocm):
         forget: Callable[[], None] | None = getattr(found, "cache_clear", None)
         if forget is not None:
             yield forget

@@ -22,7 +22,14 @@ _VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
     "CUBLASLT_WORKSPACE_SIZE",
 )
-"""Environment variables that change how torch 2.13 allocates (docs.pytorch.org, notes/cuda and envvars)."""
+"""Environment variables that change how torch 2.13 allocates (docs.pytorch.org, notes/cuda, notes/hip and envvars)."""
+
+_HIP_VARIABLES = (
+    "PYTORCH_HIP_ALLOC_CONF",
+    "HIPBLASLT_WORKSPACE_SIZE",
+    "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL",
+)
+"""Those that only PyTorch's build for ROCm reads."""
 
 _ATTENTION = {
     "flash": torch.backends.cuda.flash_sdp_enabled,
@@ -148,6 +155,7 @@ def _process() -> Iterator[Setting]:
     switched_off = [name for name, is_on in _ATTENTION.items() if not is_on()]
     if switched_off:
         yield Setting(what=settings.DISABLED_ATTENTION, value=switched_off)
-    variables = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+    read = _VARIABLES if torch.version.hip is None else (*_VARIABLES, *_HIP_VARIABLES)
+    variables = {name: os.environ[name] for name in read if os.environ.get(name)}
     if variables:
         yield Setting(what=settings.ENVIRONMENT, value=variables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.errors import FindingError
-from profiler.placements.placement import LEVERS
+from profiler.placements.placement import DISK, LEVERS
 from profiler.record.settings import VAE_TILING
 from profiler.units import format_bytes
 
@@ -33,6 +33,8 @@ def message(profile: Profile, smallest: Smallest, wish: Wish) -> str:
     beside = (
         "" if wish.ram_bytes is None else f" with {format_bytes(wish.ram_bytes)} of host memory"
     )
+    if profile.gpu.unified_memory:
+        beside = " of memory that host and GPU share"
     return (
         f"{profile.pipeline_class} does not fit {format_bytes(wish.budget_bytes)}{beside} under any plan: "
         f"{format_bytes(missing)} are missing, the smallest budget is {format_bytes(smallest.budget_bytes)}. "
@@ -46,7 +48,9 @@ def remedies(profile: Profile, smallest: Smallest, wish: Wish) -> list[str]:
     weights = []
     if wish.ram_bytes is not None:
         weights.append("more host memory, or the lever disk")
-    if len(wish.levers) < len(LEVERS):
+    if profile.gpu.unified_memory:
+        weights += [] if DISK in wish.levers else [f"the lever {DISK}"]
+    elif len(wish.levers) < len(LEVERS):
         weights.append(f"all levers ({', '.join(LEVERS)})")
     weights.append(f"a quantised {_heaviest(profile, smallest)}")
     if _FEW * smallest.weight_bytes < smallest.other_bytes:

@@ -19,8 +19,18 @@ def band_of(profile: Profile) -> Fraction:
     return Fraction(str(profile.error_band))
 
 
-def margin_of(profile: Profile, peak_bytes: int, *, slack_bytes: int, budget_bytes: int) -> Margin:
-    """Return the budget that a peak needs on the profile's GPU."""
+def margin_of(
+    profile: Profile, peak_bytes: int, *, slack_bytes: int, budget_bytes: int, host_bytes: int = 0
+) -> Margin:
+    """Return the budget that a peak needs on the profile's GPU.
+
+    Args:
+        profile: The profile with the GPU and the error band.
+        peak_bytes: The highest bytes allocated on the GPU.
+        slack_bytes: Allowance for fragmentation.
+        budget_bytes: The budget.
+        host_bytes: Host memory that shares the budget.
+    """
     context_bytes = profile.gpu.context_bytes
     band_bytes = math.ceil(peak_bytes * band_of(profile))
     return Margin(
@@ -28,8 +38,9 @@ def margin_of(profile: Profile, peak_bytes: int, *, slack_bytes: int, budget_byt
         peak_allocated_bytes=peak_bytes,
         slack_bytes=slack_bytes,
         error_band_bytes=band_bytes,
-        device_bytes=context_bytes + peak_bytes + slack_bytes + band_bytes,
+        device_bytes=context_bytes + peak_bytes + slack_bytes + band_bytes + host_bytes,
         budget_bytes=budget_bytes,
+        host_bytes=host_bytes,
     )
 
 
@@ -43,9 +54,16 @@ def promised(profile: Profile, plan: Plan, peak_bytes: int) -> Plan:
         peak_bytes,
         slack_bytes=plan.margin.slack_bytes,
         budget_bytes=plan.budget_bytes,
+        host_bytes=plan.margin.host_bytes,
     )
     slack_bytes = margin.slack_bytes + min(margin.left_bytes, 0)
-    margin = margin_of(profile, peak_bytes, slack_bytes=slack_bytes, budget_bytes=plan.budget_bytes)
+    margin = margin_of(
+        profile,
+        peak_bytes,
+        slack_bytes=slack_bytes,
+        budget_bytes=plan.budget_bytes,
+        host_bytes=plan.margin.host_bytes,
+    )
 
     def run(predicted: Predicted) -> Predicted:
         return replace(predicted, peak_allocated_bytes=peak_bytes, device_bytes=margin.device_bytes)

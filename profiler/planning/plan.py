@@ -35,7 +35,7 @@ class Predicted:
     """
 
     peak_allocated_bytes: int
-    device_bytes: int  # context + peak + slack + error band: what the budget must cover
+    device_bytes: int  # context + peak + slack + error band, and shared host memory: what the budget must cover
     h2d_weight_bytes: int
     d2h_weight_bytes: int
     seconds: float | None = None  # None if the copy rates of the GPU are unknown
@@ -74,7 +74,10 @@ class Alternative:
 
 @dataclass(frozen=True, kw_only=True)
 class Margin:
-    """The arithmetic of the promise: the sum of the first four is `device_bytes`, and the budget covers it."""
+    """The arithmetic of the promise: `device_bytes` is the sum of all terms before it and of `host_bytes`.
+
+    The budget covers it.
+    """
 
     context_bytes: int
     peak_allocated_bytes: int
@@ -82,6 +85,7 @@ class Margin:
     error_band_bytes: int
     device_bytes: int
     budget_bytes: int
+    host_bytes: int = 0  # of host memory, on a GPU that shares it; since version 0.7
 
     @property
     def left_bytes(self) -> int:
@@ -91,7 +95,7 @@ class Margin:
     @property
     def allocatable_bytes(self) -> int:
         """The highest peak that the budget would cover, with the same slack and the error band in proportion."""
-        room = self.budget_bytes - self.context_bytes - self.slack_bytes
+        room = self.budget_bytes - self.context_bytes - self.slack_bytes - self.host_bytes
         peak = self.peak_allocated_bytes
         return room * peak // (peak + self.error_band_bytes) if peak else room
 
@@ -165,6 +169,7 @@ class Plan:
     # Since version 0.5. The run that the plan was made from, and is valid for.
     gpu_bytes: int = 0  # total memory of the GPU; 0 if unknown
     gpu_is_default: bool = False  # no GPU was named
+    gpu_is_unified: bool = False  # host and GPU share one memory; since version 0.7
     dtypes: dict[str, str] | None = (
         None  # as asked for, component or "default"; None in older files
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.checking.given import check_given
-from profiler.errors import FindingError
+from profiler.errors import FindingError, InputError
 from profiler.placements.placement import LEVERS
 from profiler.placements.scheme import Scheme, known_part
 from profiler.planning import does_not_fit
@@ -83,6 +83,11 @@ def plan_as(profile: Profile, wish: Wish) -> Plan:
         InputError, DoesNotFitError: as `plan_offload`.
     """
     session = Session(profile, wish)
+    if session.shares_memory and wish.ram_bytes is not None:
+        raise InputError(
+            f"host and GPU of {profile.gpu.name} share one memory: leave the bound of host memory out, and give "
+            "what both may take as the budget"
+        )
     outcome = session.solver.search(
         limit=session.peak_limit(wish.budget_bytes),
         use_limits=session.use_limits,

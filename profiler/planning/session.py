@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import FindingError, InputError
 from profiler.placements.placement import DISK, LEVERS, RECORDED, SWAP
+from profiler.placements.scheme import known_part
 from profiler.placements.table import placement_record
 from profiler.planning.costs.table import CostTable, evaluate
 from profiler.planning.margin import band_of, margin_of
@@ -64,6 +65,11 @@ class Session:
         return self.tables.cost_table
 
     @property
+    def pool_table(self) -> CostTable:
+        """The costs with the loads that the budget must hold."""
+        return self.tables.pool_table
+
+    @property
     def choices(self) -> Choices:
         """The choices of the search."""
         return self._search[0]
@@ -78,6 +84,11 @@ class Session:
         return self.tables.search_for(self.objective, self.levers, sticky=self.wish.sticky)
 
     @property
+    def shares_memory(self) -> bool:
+        """Whether host and GPU share one memory, which the budget is of."""
+        return self.profile.gpu.unified_memory
+
+    @property
     def modifiers(self) -> tuple[str, ...]:
         """The settings that lowered the peak of the profile's run besides its placement, and that the plan keeps."""
         return modifiers_of(self.profile.settings)
@@ -87,8 +98,11 @@ class Session:
         """The levers that can be replayed for this profile.
 
         Layers that are cast for each forward allocate further memory, which the replay of streamed blocks and of groups
-        does not model: of the levers, only swapping is left.
+        does not model: of the levers, only swapping is left. Where host and GPU share one memory, a copy on the host
+        takes what it saves on the GPU: only the disk is left.
         """
+        if self.shares_memory:
+            return tuple(lever for lever in self.wish.levers if lever == DISK)
         if "fp8" in self.modifiers:
             return tuple(lever for lever in self.wish.levers if lever == SWAP)
         return (*self.wish.levers, RECORDED) if self.wish.recorded_streams else self.wish.levers
@@ -138,30 +152,49 @@ class Session:
     @cached_property
     def use_limits(self) -> tuple[int | None, ...]:
         """The host memory that the weights may take."""
-        ram_bytes = self.wish.ram_bytes
+        ram_bytes = None if self.shares_memory else self.wish.ram_bytes
         return (None if ram_bytes is None else ram_bytes - self.other_host_bytes,)
 
-    def margin(self, peak_bytes: int, budget_bytes: int) -> Margin:
+    def margin(self, peak_bytes: int, budget_bytes: int, host_bytes: int = 0) -> Margin:
         """Return the arithmetic of the promise."""
         return margin_of(
-            self.profile, peak_bytes, slack_bytes=self.slack_bytes, budget_bytes=budget_bytes
+            self.profile,
+            peak_bytes,
+            slack_bytes=self.slack_bytes,
+            budget_bytes=budget_bytes,
+            host_bytes=host_bytes,
         )
+
+    @property
+    def _other_shared_bytes(self) -> int:
+        """The host memory besides weights that shares the budget."""
+        return self.other_host_bytes if self.shares_memory else 0
+
+    def shared_host_bytes(self, scheme: Scheme) -> int:
+        """Return by how much weights on the host, and what else the call takes there, raise what both hold at once."""
+        if not self.shares_memory:
+            return 0
+        alone, together = (max(each.loads(scheme)) for each in (self.cost_table, self.pool_table))
+        return together - alone + self._other_shared_bytes
 
     def peak_limit(self, budget_bytes: int) -> int:
         """Return the highest peak whose device bytes the budget covers; -1 if there is none."""
         gpu = self.profile.gpu
-        room = budget_bytes - gpu.context_bytes - self.slack_bytes
+        room = budget_bytes - gpu.context_bytes - self.slack_bytes - self._other_shared_bytes
         return max(math.floor(room / (1 + band_of(self.profile))), -1)
 
     def predicted(self, scheme: Scheme) -> Predicted:
         """Return the promised figures of a scheme."""
-        totals, link = evaluate(self.cost_table, scheme), self.tables.link
+        known = known_part(scheme, self.workload.names)
+        totals, link = evaluate(self.cost_table, known), self.tables.link
         calls = sum(self.workload.weights)
         seconds = link.call_seconds(totals.exposed_nanoseconds / calls)
         too_low, too_high = link.band(seconds)
         return Predicted(
             peak_allocated_bytes=totals.peak_allocated_bytes,
-            device_bytes=self.margin(totals.peak_allocated_bytes, 0).device_bytes,
+            device_bytes=self.margin(
+                totals.peak_allocated_bytes, 0, self.shared_host_bytes(known)
+            ).device_bytes,
             h2d_weight_bytes=totals.h2d_weight_bytes // calls,
             d2h_weight_bytes=totals.d2h_weight_bytes // calls,
             seconds=seconds,
@@ -232,13 +265,13 @@ class Session:
         if not outcome.found:
             raise FindingError(self._no_ram())
         (scheme,) = self.schemes(outcome)
-        loads = self.cost_table.loads(scheme)
+        loads = self.pool_table.loads(scheme)
         worst = max(range(len(loads)), key=lambda index: loads[index])
         moment = self.cost_table.moments[worst]
         event = moment.event
         when = f"denoise step {event.step}" if event.step >= 0 else event.phase
         return Smallest(
-            budget_bytes=self.margin(loads[worst], 0).device_bytes,
+            budget_bytes=self.margin(loads[worst], 0, self._other_shared_bytes).device_bytes,
             component=event.component,
             moment=when,
             weight_bytes=loads[worst] - moment.floating_bytes,
@@ -323,7 +356,13 @@ class Session:
             placements=best.placements(names),
             predicted=self.predicted(best),
             stock=self.alternative(self.compared_with()),
-            margin=self.margin(outcome.found[0].peak, self.wish.budget_bytes),
+            margin=self.margin(
+                outcome.found[0].peak
+                if not self.shares_memory
+                else max(self.cost_table.loads(best)),
+                self.wish.budget_bytes,
+                self.shared_host_bytes(best),
+            ),
             proof=Proof(
                 objective=self.objective,
                 cost=cost,
@@ -342,6 +381,7 @@ class Session:
             gpu=profile.gpu.name,
             gpu_bytes=profile.gpu.capacity_bytes,
             gpu_is_default=profile.gpu.is_default,
+            gpu_is_unified=profile.gpu.unified_memory,
             dtype=profile.dtype,
             dtypes=dict(profile.dtypes),
             other_dtypes=reading.other_dtypes(profile),

@@ -6,6 +6,7 @@ the same tables.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ class ProfileTables:
             sticky=self._is_modular,
         )
         self._places_itself = profile.places_itself
+        self._shares_memory = profile.gpu.unified_memory
         self._made: dict[object, tuple[Choices, Solver]] = {}
 
     @property
@@ -60,6 +62,11 @@ class ProfileTables:
         """The costs of every placement of every component."""
         return tabulate(self.workload, self.link)
 
+    @cached_property
+    def pool_table(self) -> CostTable:
+        """The table with the loads that the budget must hold: with the host's weights, if host and GPU share memory."""
+        return replace(self.cost_table, shared=True) if self._shares_memory else self.cost_table
+
     def search_for(
         self, objective: str, levers: tuple[str, ...], *, sticky: bool
     ) -> tuple[Choices, Solver]:
@@ -69,7 +76,7 @@ class ProfileTables:
             allowed = levers if sticky and not self._places_itself else ()
             choices = choices_of(
                 self.workload,
-                self.cost_table,
+                self.pool_table,
                 self.stock,
                 _COSTS[objective],
                 sticky=sticky,

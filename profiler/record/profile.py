@@ -39,6 +39,7 @@ class Gpu:
     virtual: bool = True
     driver: str = ""
     is_default: bool = False  # no GPU was named
+    unified_memory: bool = False  # host and GPU share `capacity_bytes`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,8 @@ class Totals:
     transfer_seconds: float | None = None  # the link was busy, in calls; None if unknown
     exposed_transfer_seconds: float | None = None
     host_bound_seconds: float | None = None  # the GPU waited for the host; None if unknown
+    # Context + reserved + host memory at their highest, if host and GPU share one memory; else, or if measured, None.
+    shared_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

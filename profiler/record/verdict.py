@@ -1,6 +1,7 @@
 """The verdict on whether a recorded run fits its GPU, with the arithmetic.
 
-The bytes that have to fit are `device_bytes`, that is context + reserved, plus the error band of a prediction.
+The bytes that have to fit are `device_bytes`, that is context + reserved, plus the error band of a prediction. Where
+host and GPU share one memory they are all that both hold at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Verdict(NamedTuple):
     """The answer, and `needed + spare = capacity` behind it."""
 
     answer: str  # one of the four above
-    needed_bytes: int  # context + reserved + error band
+    needed_bytes: int  # context + reserved + error band, and the host's where it shares the memory
     band_bytes: int  # the error band in `needed_bytes`; 0 for measured
     spare_bytes: int  # capacity - needed; negative if it does not fit
 
@@ -29,7 +30,9 @@ class Verdict(NamedTuple):
 def verdict(profile: Profile) -> Verdict:
     """Return whether the run fits its GPU, with the arithmetic."""
     band_bytes = math.ceil(profile.error_band * profile.totals.peak_allocated_bytes)
-    needed_bytes = profile.totals.device_bytes + band_bytes
+    shared_bytes = profile.totals.shared_peak_bytes
+    held_bytes = profile.totals.device_bytes if shared_bytes is None else shared_bytes
+    needed_bytes = held_bytes + band_bytes
     spare_bytes = profile.gpu.capacity_bytes - needed_bytes
     return Verdict(_answer(profile, spare_bytes, band_bytes), needed_bytes, band_bytes, spare_bytes)
 

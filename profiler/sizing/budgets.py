@@ -58,14 +58,32 @@ def gpu_budget(text: str) -> Budget:
 
 
 def _free_but(margin_bytes: int) -> Budget:
+    name = nvml.gpu_name()
+    if _shares_memory(name):
+        free_bytes = free_host_bytes()
+        return _less(
+            free_bytes, margin_bytes, f"{format_bytes(free_bytes)} available to host and {name} now"
+        )
     memory = nvml.gpu_memory()
     if memory is None:
         raise InputError(
             f"-{format_bytes(margin_bytes)} means what is free now less that, but no driver is here to ask: "
             "give a size, for example 8GiB"
         )
-    left_bytes = memory.free_bytes - margin_bytes
     state = f"{format_bytes(memory.free_bytes)} free on {memory.name} now{_held(memory)}"
+    return _less(memory.free_bytes, margin_bytes, state)
+
+
+def _shares_memory(name: str) -> bool:
+    """Tell whether the GPU called `name` shares the host's memory: the system says what is free, page cache too."""
+    try:
+        return bool(name) and gpu_spec(name).unified_memory
+    except InputError:
+        return False
+
+
+def _less(free_bytes: int, margin_bytes: int, state: str) -> Budget:
+    left_bytes = free_bytes - margin_bytes
     if left_bytes <= 0:
         raise InputError(f"less than {format_bytes(margin_bytes)} is free: {state}")
     return Budget(left_bytes, f"{state}, less {format_bytes(margin_bytes)}")

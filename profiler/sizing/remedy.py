@@ -95,7 +95,7 @@ def _smallest_gpu(
     own, runs = scenario.gpu_spec(), 0
     known = {_kernels(own): unlimited}
     weights = _weights_at_once(unlimited)
-    for one in gpu_specs():
+    for one in _with_the_rules_of(own):
         if one.capacity_bytes < one.context_bytes + weights:
             continue
         there = replace(scenario, gpu=one.key, capacity=None)
@@ -114,6 +114,12 @@ def _smallest_gpu(
         if fits:
             return one, needed
     return None
+
+
+def _with_the_rules_of(own: GpuSpec) -> Iterator[GpuSpec]:
+    """Yield the listed GPUs whose memory goes by the same rules, smallest first."""
+    alike = (own.platform, own.unified_memory)
+    return (one for one in gpu_specs() if (one.platform, one.unified_memory) == alike)
 
 
 def _kernels(one: GpuSpec) -> tuple[bool, bool]:
@@ -166,7 +172,7 @@ def _fitting(
 def _in_groups(scenario: Scenario, report: Report | None) -> _Remedy | None:
     """Return leaf-level group offload if it fits: plans split only components whose parts can be replayed."""
     mode = replace(scenario.mode.unsplit, name="group-leaf")
-    if scenario.mode.name == mode.name:
+    if scenario.mode.name == mode.name or scenario.gpu_spec().unified_memory:
         return None
     try:
         answer = verdict(found := profile_model(replace(scenario, mode=mode), report=report))

@@ -69,6 +69,9 @@ class MemoryReader(Protocol):
     def take_host(self) -> HostNow:
         """Return the host's memory."""
 
+    def shared_peak_bytes(self) -> int | None:
+        """Return the most that GPU and host held together; None if they share no memory, or it is not known."""
+
     def take_link(self) -> LinkSince:
         """Return the copy times since the last call."""
 

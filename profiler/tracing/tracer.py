@@ -327,6 +327,7 @@ class Trace:
             transfer_seconds=sum(event.transfer_seconds for event in within) if known else None,
             exposed_transfer_seconds=exposed_seconds if known else None,
             host_bound_seconds=reader.host_bound_seconds(),
+            shared_peak_bytes=reader.shared_peak_bytes(),
         )
 
 

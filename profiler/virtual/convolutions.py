@@ -23,10 +23,12 @@ _OF_CUDNN = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32
 def convolution_backend(spec: GpuSpec, args: tuple[Any, ...]) -> str:
     """Return who computes `aten.convolution` with `args`, whose tensors are on `meta`: one of the backends' names.
 
-    bfloat16 on a GPU before Ampere is not cuDNN's. If `torch.backends.cudnn` is switched off, everything is taken for
-    cuDNN's all the same (`operators/unfollowed.py` tells).
+    bfloat16 on a GPU before Ampere is not cuDNN's. MIOpen, ROCm's library, stands in cuDNN's place here. If
+    `torch.backends.cudnn` is switched off, everything is taken for cuDNN's all the same (`operators/unfollowed.py`
+    tells).
     """
-    refused = args[0].dtype == torch.bfloat16 and spec.compute_capability < (8, 0)
+    before_ampere = spec.has_cudnn and spec.compute_capability < (8, 0)
+    refused = args[0].dtype == torch.bfloat16 and before_ampere
     if _is_depthwise(args) and (refused or not _cudnn_serves_depthwise(args)):
         return DEPTHWISE
     return SLOW if refused else CUDNN

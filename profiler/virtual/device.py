@@ -23,7 +23,7 @@ from profiler.allocator.history import History
 from profiler.allocator.host_memory import HostMemory
 from profiler.allocator.pinned import PinnedBlock
 from profiler.allocator.settings import Settings
-from profiler.gpus.hardware import BLAS_VARIABLE, GpuSpec
+from profiler.gpus.hardware import BLAS_VARIABLE, ROCM, GpuSpec
 from profiler.libraries.out_of_memory import Shortage
 from profiler.patching import Patches
 from profiler.units import format_bytes
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 class Device(ABC):
-    """A model of a CUDA GPU.
+    """A model of a GPU.
 
     Args:
         spec: the GPU's facts.
@@ -118,11 +118,17 @@ class Device(ABC):
         if settings.memory_fraction < 1.0:
             allocator.segments.allowed_bytes = int(settings.memory_fraction * self.capacity_bytes)
         allocator.segments.driver_called = self._driver_called
+        if self.spec.unified_memory:
+            self.host.beside_bytes = self.spec.context_bytes
+            allocator.segments.beside_bytes = lambda: self.host.total_bytes
         return allocator
 
     def _driver_called(self, nbytes: int) -> None:
         cost = self.spec.cost
         self.clock.call_driver(cost.allocate_seconds if nbytes > 0 else cost.release_seconds)
+        if self.spec.unified_memory:
+            self.host.beside_bytes += nbytes
+            self.host.look()
 
     def allocate(self, nbytes: int, stream: int | None = None) -> Block | None:
         """Allocate device memory on a stream, by default the current one, and return the block; None for 0 bytes.
@@ -206,6 +212,16 @@ class Device(ABC):
         """The bytes that the driver would show as used now."""
         return self.spec.context_bytes + self.allocator.reserved_bytes
 
+    @property
+    def free_bytes(self) -> int:
+        """The bytes that the driver would show as free now.
+
+        Where host and GPU share their memory, pages that hold files count as free: the system gives them up when memory
+        is asked for, though the driver of GB10 and of the Jetsons counts them as used.
+        """
+        taken = self.device_bytes + (self.host.total_bytes if self.spec.unified_memory else 0)
+        return max(self.capacity_bytes - taken, 0)
+
     def empty_cache(self) -> None:
         """Release reserved memory that is not allocated."""
         self.clock.spend(self.spec.cost.empty_cache_seconds)
@@ -220,11 +236,13 @@ class Device(ABC):
                 segment_bytes,
                 capacity_bytes=self.capacity_bytes,
                 context_bytes=self.spec.context_bytes,
+                free_bytes=self.free_bytes,
+                hip=self.spec.platform == ROCM,
             )
         )
         error.shortage = Shortage(  # type: ignore[attr-defined]
             requested_bytes=segment_bytes,
-            free_bytes=max(self.capacity_bytes - self.device_bytes, 0),
+            free_bytes=self.free_bytes,
             allocated_bytes=allocator.allocated_bytes,
             unallocated_bytes=allocator.reserved_bytes - allocator.allocated_bytes,
             allowed_bytes=allocator.segments.allowed_bytes,

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from profiler.allocator.settings import settings_from_environment
 from profiler.errors import InputError
 from profiler.gpus.calibration import as_measured
-from profiler.gpus.hardware import GpuSpec, gpu_spec_of
+from profiler.gpus.hardware import ROCM, GpuSpec, gpu_spec_of
 from profiler.patching import Patches, take_turn
 from profiler.virtual.device import Device
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 class VirtualGPU(Device):
-    """A CUDA GPU without hardware.
+    """A GPU without hardware: NVIDIA's, AMD's as ROCm's PyTorch has it, or one that shares the host's memory.
 
     Inside the context, on the thread that entered it, every tensor is virtual and `torch.cuda` answers from the model.
     After leaving it, torch is as before; tensors made inside cannot be used in computations outside.
@@ -56,7 +56,7 @@ class VirtualGPU(Device):
 
     Raises:
         InputError: for an unknown GPU, a capacity that leaves nothing beside the CUDA context, or settings in
-            `PYTORCH_CUDA_ALLOC_CONF` or `PYTORCH_ALLOC_CONF` that PyTorch refuses.
+            `PYTORCH_CUDA_ALLOC_CONF`, `PYTORCH_ALLOC_CONF` or ROCm's `PYTORCH_HIP_ALLOC_CONF` that PyTorch refuses.
 
     Example:
         >>> with VirtualGPU("rtx-4090") as gpu:
@@ -73,7 +73,7 @@ class VirtualGPU(Device):
     ) -> None:
         chosen = as_measured(gpu_spec_of(model))
         chosen = chosen if capacity is None else chosen.with_capacity(capacity)
-        super().__init__(chosen, settings_from_environment())
+        super().__init__(chosen, settings_from_environment(hip=chosen.platform == ROCM))
         self.values = Values()
         self.tags = Tags()
         self.operators = Operators(self)

@@ -9,14 +9,18 @@ Source: `try_configs` and `run_conv_plan` in PyTorch's aten/src/ATen/native/cudn
 
 from __future__ import annotations
 
-from typing import Any, Self
+import math
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from profiler.cudnn.answers import answer
-from profiler.cudnn.rules import estimate
+from profiler.cudnn.rules import copied_bytes, estimate
 from profiler.gpus.hardware import GpuSpec
 from profiler.virtual.convolutions import CUDNN, as_cudnn_takes_it, convolution_backend
+
+if TYPE_CHECKING:
+    from profiler.cudnn.convolution import Convolution
 
 
 class Workspace(int):
@@ -52,6 +56,7 @@ class Workspace(int):
 
 
 NOTHING = Workspace(0)
+_ELEMENT_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 
 def convolution(spec: GpuSpec, args: tuple[Any, ...], output: torch.Tensor) -> Workspace:
@@ -62,8 +67,23 @@ def convolution(spec: GpuSpec, args: tuple[Any, ...], output: torch.Tensor) -> W
     if asked is None:
         return NOTHING
     flags = torch.backends.cudnn
+    if not spec.has_cudnn:
+        return _without_cudnn(asked)
     said = answer(spec, asked, deterministic=flags.deterministic, tf32=flags.allow_tf32)
     if said is None:
         return Workspace(*estimate(spec.compute_capability, asked))
     first, *smaller = said.workspaces
     return Workspace(first, smaller=tuple(smaller), source=said.source)
+
+
+def _without_cudnn(one: Convolution) -> Workspace:
+    """Return what a convolution takes with another library (MIOpen), between nothing and the columns of one image.
+
+    MIOpen has solvers that take nothing, solvers that compute on transposed copies, and one that multiplies columns;
+    which one runs follows from tables that come with it, which were not asked. Copies are taken for the usual case.
+    Source: MIOpen's documentation of its solvers, from knowledge.
+    """
+    given, output = copied_bytes(one)
+    pixels = math.prod(one.output[2:])
+    columns = math.prod(one.weight[1:]) * one.groups * pixels * _ELEMENT_BYTES[one.dtype]
+    return Workspace(given + output, 0, max(given + output, columns))

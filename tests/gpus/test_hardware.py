@@ -63,10 +63,10 @@ def test_capacity_that_is_none_is_refused(capacity):
         choose_gpu_spec("h100", capacity)
 
 
-def test_gpus_reach_from_six_to_192_gigabytes():
+def test_gpus_reach_from_four_to_288_gigabytes():
     sizes = [round(one.capacity_bytes / GIB) for one in gpu_specs()]
-    assert len(sizes) >= 25
-    assert (sizes[0], sizes[-1]) == (6, 178)  # a B200 sold as 192 GB (10^9) shows 178 GiB
+    assert len(sizes) >= 100
+    assert (sizes[0], sizes[-1]) == (4, 288)  # an RTX 3050 Laptop GPU, an MI355X
     assert sizes == sorted(sizes)
 
 
@@ -102,7 +102,7 @@ def test_rates_hang_together(one):
 @ALL
 def test_capacity_is_what_a_driver_shows(one):
     """No GPU shows a round number of GiB: the driver keeps some for itself."""
-    assert 5 * GIB < one.capacity_bytes < 192 * GIB
+    assert 3 * GIB < one.capacity_bytes < 288 * GIB
     assert 256 * MIB < one.context_bytes + one.slack_bytes < one.capacity_bytes / 4
 
 

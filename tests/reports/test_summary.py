@@ -49,6 +49,7 @@ KEYS = [
     "transfer_seconds",
     "exposed_transfer_seconds",
     "host_bound_seconds",
+    "shared_peak_bytes",
     "error_band",
     "error_band_below",
     "seconds_band",

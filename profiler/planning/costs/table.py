@@ -120,6 +120,9 @@ class CostTable:
     _round: tuple[
         tuple[int, int], ...
     ]  # the calls of the last round, and how often each occurs in it
+    shared: bool = (
+        False  # loads count the weights on the host, too, since it shares the GPU's memory
+    )
     _floating: NDArray[np.int64] = field(init=False)
     _remembered: dict[object, Any] = field(init=False, default_factory=dict)
 
@@ -171,6 +174,14 @@ class CostTable:
     @_remembering
     def placement_cost(self, name: str, choice: Choice) -> PlacementCost:
         """Return the cost of `name` under `choice`."""
+        cost = self._on_gpu(name, choice)
+        if not self.shared:
+            return cost
+        # Also of weights that leave no copy behind: torch gives back what they took only after they were copied.
+        return cost._replace(load=cost.load + cost.host.total)
+
+    def _on_gpu(self, name: str, choice: Choice) -> PlacementCost:
+        """Return the cost of `name` under `choice`, with the load on the GPU alone."""
         component = self._components[name]
         where = STAYS if name in self.fixed else choice.where
         host = self._host_bytes(name, choice.inside, choice.swap, where)

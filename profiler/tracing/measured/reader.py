@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from profiler.gpus import nvml
+from profiler.gpus.hardware import gpu_spec_of_properties
 from profiler.patching import Patches
 from profiler.record.profile import Assumption, Gpu, GpuState
 from profiler.record.settings import Setting
@@ -80,6 +81,9 @@ class MeasuredReader:
     def kept_workspace_bytes(self) -> int:
         return 0
 
+    def shared_peak_bytes(self) -> None:
+        return None
+
     def take_host(self) -> HostNow:
         return self._host()
 
@@ -122,7 +126,8 @@ class MeasuredReader:
             capacity_bytes=total,
             context_bytes=max(total - free - torch.cuda.memory_reserved(), 0),
             slack_bytes=0,
-            architecture=f"sm_{properties.major}{properties.minor}",
+            architecture=gpu_spec_of_properties(properties).architecture,
+            unified_memory=bool(getattr(properties, "is_integrated", 0)),
             virtual=False,
             driver=nvml.driver_version(),
         )

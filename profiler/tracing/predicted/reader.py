@@ -27,6 +27,7 @@ _EFFECTS = {
     "calibration": "measured on a GPU, in place of the rule",
     "cudnn": "asked without a GPU, in place of the rule",
     "rule": 'it may take more or less; the error band counts that: pip install "vram-profiler[cudnn]" to ask cuDNN',
+    "convolutions": "which solver of MIOpen runs was not asked; the error band counts both ends",
     "numpy": "pixels of an image are unknown; their number is not",
     HOOK: "what it allocates is not counted, nor what it changes",
     "nonzero": "the most memory that a mask can take",
@@ -57,6 +58,8 @@ class PredictedReader:
         self._host, self._link = modelled_host(gpu), modelled_link(gpu)
         self._host()  # what happened before the trace does not count
         gpu.most_peak_bytes = 0
+        gpu.host.peak_shared_bytes = 0
+        gpu.host.look()
 
     def watch(self, patches: Patches, observer: CopyObserver) -> None:
         self._gpu.copy_observers.append(observer)
@@ -108,6 +111,9 @@ class PredictedReader:
     def kept_workspace_bytes(self) -> int:
         return self._gpu.workspace_bytes
 
+    def shared_peak_bytes(self) -> int | None:
+        return self._gpu.host.peak_shared_bytes if self._gpu.spec.unified_memory else None
+
     def take_host(self) -> HostNow:
         return self._host()
 
@@ -134,12 +140,16 @@ class PredictedReader:
     def error_band(self) -> float:
         if not self.peak_allocated_bytes:
             return 0.0
-        return ROUNDING_BAND + max(self._gpu.most_peak_bytes / self.peak_allocated_bytes - 1, 0.0)
+        further = max(self._gpu.most_peak_bytes / self.peak_allocated_bytes - 1, 0.0)
+        return self._least_band() + further
 
     def error_band_below(self) -> float:
         if not self.peak_allocated_bytes:
             return 0.0
-        return ROUNDING_BAND + 1 - self._least_highest / self.peak_allocated_bytes
+        return self._least_band() + 1 - self._least_highest / self.peak_allocated_bytes
+
+    def _least_band(self) -> float:
+        return ROUNDING_BAND + self._gpu.spec.assumed.error_band
 
     def host_bound_seconds(self) -> float:
         return self._gpu.clock.host_bound_seconds - self._host_bound_before
@@ -170,13 +180,18 @@ class PredictedReader:
             h2d_bytes_per_second=spec.h2d_bytes_per_second,
             d2h_bytes_per_second=spec.d2h_bytes_per_second,
             pinned_bytes_per_second=spec.pinned_bytes_per_second,
+            unified_memory=spec.unified_memory,
         )
 
     def card_state(self) -> None:
         return None
 
     def assumptions(self) -> tuple[Assumption, ...]:
-        return tuple(
+        found = tuple(
             Assumption(what=f"{asked}: {taken}", count=count, effect=_EFFECTS.get(asked, _STEERS))
             for (asked, taken), count in sorted(self._gpu.values.assumed.items())
         )
+        platform = self._gpu.spec.assumed
+        if not platform.assumption:
+            return found
+        return (Assumption(what=platform.assumption, effect=platform.effect), *found)

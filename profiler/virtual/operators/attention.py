@@ -13,11 +13,12 @@ aten/src/ATen/native/transformers/attention.cpp: the order of their calls, likew
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, TypedDict, Unpack
 
 import torch
 
-from profiler.gpus.hardware import GpuSpec
+from profiler.gpus.hardware import MATH, OPT_IN, ROCM, GpuSpec
 from profiler.libraries import torch_versions
 from profiler.virtual.operators.attention_math import additive_mask, attend_by_math
 from profiler.virtual.tensor import aten
@@ -32,6 +33,11 @@ _BACKENDS = {0: "math", 1: "flash", 2: "efficient", _CUDNN: "cudnn"}
 _PLAIN_ORDER = [1, 2, 0, 3, 4]  # the order unless another one is set
 _DETERMINISTIC = 2  # the debug mode in which PyTorch refuses nondeterministic operations
 _CUDNN_FIRST = (9, 10)  # major compute capabilities: `check_prefer_cudnn_attention`
+
+EXPERIMENTAL = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
+"""The environment variable with which ROCm's torch uses AOTriton's kernels on GPUs where they are experimental."""
+
+_AOTRITON_HEAD_SIZE, _AOTRITON_HEAD_SIZE_OF_GFX11 = 512, 256  # the most: `aotriton_max_hdim`
 
 
 def backend(
@@ -73,7 +79,7 @@ def backend(
 def _order(spec: GpuSpec) -> list[str]:
     """Return the backends that are switched on, in order of preference. Source: `priority_order`."""
     order = torch._C._get_sdp_priority_order()
-    if order == _PLAIN_ORDER and spec.compute_capability[0] in _CUDNN_FIRST:
+    if order == _PLAIN_ORDER and _prefers_cudnn(spec):
         order = [_CUDNN, *(number for number in order if number != _CUDNN)]
     switches = torch.backends.cuda
     enabled = {
@@ -84,6 +90,20 @@ def _order(spec: GpuSpec) -> list[str]:
     }
     names = [_BACKENDS[number] for number in order if number in _BACKENDS]
     return [name for name in names if enabled[name]]
+
+
+def _prefers_cudnn(spec: GpuSpec) -> bool:
+    return spec.has_cudnn and spec.compute_capability[0] in _CUDNN_FIRST
+
+
+def _runs_fused(spec: GpuSpec) -> bool:
+    """Tell whether torch chooses fused kernels at all, and not the plain computation.
+
+    Source: `check_flash_attention_hardware_support` and `check_mem_efficient_hardware_support`.
+    """
+    if spec.attention == OPT_IN:
+        return os.environ.get(EXPERIMENTAL) == "1"
+    return spec.attention != MATH
 
 
 def _is_dense(query: Any, key: Any, value: Any, mask: Any) -> bool:
@@ -110,7 +130,8 @@ def _cudnn_serves(spec: GpuSpec, query: Any, key: Any, value: Any) -> bool:
     if spec.compute_capability[0] == 10 and sizes == (192, 128):
         most = 192
     return (
-        spec.compute_capability >= (8, 0)
+        spec.has_cudnn
+        and spec.compute_capability >= (8, 0)
         and query.dtype in _HALF
         and max(sizes) <= most
         and all(size % 8 == 0 for size in sizes)
@@ -120,10 +141,15 @@ def _cudnn_serves(spec: GpuSpec, query: Any, key: Any, value: Any) -> bool:
 
 
 def _flash_serves(spec: GpuSpec, query: Any, key: Any, value: Any, is_causal: bool) -> bool:
+    most = FLASH_MOST_HEAD_SIZE
+    if spec.platform == ROCM:
+        is_gfx11 = spec.architecture.startswith("gfx11")
+        most = _AOTRITON_HEAD_SIZE_OF_GFX11 if is_gfx11 else _AOTRITON_HEAD_SIZE
     return (
-        spec.compute_capability >= (8, 0)
+        _runs_fused(spec)
+        and spec.has_kernels_since(8, 0)
         and query.dtype in _HALF
-        and query.shape[-1] == value.shape[-1] <= FLASH_MOST_HEAD_SIZE
+        and query.shape[-1] == value.shape[-1] <= most
         and (query.shape[-2] == key.shape[-2] or not is_causal)
     )
 
@@ -133,11 +159,12 @@ def _efficient_serves(spec: GpuSpec, query: Any, key: Any, value: Any) -> bool:
 
     Source: also `minimum_gemm_alignment` and `check_data_ptr_alignment_mem_efficient`.
     """
-    modern = spec.compute_capability >= (8, 0)
+    modern = spec.has_kernels_since(8, 0)
     served = (*_HALF, torch.float32) if modern else (torch.float16, torch.float32)
     alignment = 8 if query.dtype in _HALF else 4 if modern else 1
     return (
-        query.dtype in served
+        _runs_fused(spec)
+        and query.dtype in served
         and query.shape[-1] % alignment == 0
         and value.shape[-1] % alignment == 0
         and not (

@@ -42,8 +42,10 @@ def _flash_attention(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps
     """Return what is added up over splits of the keys: log-sum-exp `[S, B, H, L]` and output `[S, B, H, L, D]`.
 
     Source: `set_params_splitkv` in transformers/cuda/flash_attn/flash_api.cpp. A split is half precision's alone, and
-    without dropout.
+    without dropout; under ROCm there is none.
     """
+    if not spec.has_cudnn:
+        return ()  # AOTriton's kernels split no keys
     query, key, dropout_p = args[0], args[1], args[3] if len(args) > 3 else 0.0
     batch, heads, length, size = query.shape
     rounded = -(-size // 32) * 32 if size <= 128 else -(-size // 64) * 64

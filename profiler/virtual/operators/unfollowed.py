@@ -61,7 +61,11 @@ def tell_unknown(gpu: Device, func: Any) -> None:
 
 def tell_source(gpu: Device, workspace: Workspace) -> None:
     """Note who says what a convolution takes beside its tensors."""
-    if workspace.source:
+    if not gpu.spec.has_cudnn:
+        gpu.values.assume(
+            "convolutions", "what they take beside their tensors, between nothing and columns"
+        )
+    elif workspace.source:
         gpu.values.assume("cudnn", f"{workspace.source} says what convolutions take")
     else:
         gpu.values.assume("rule", "what convolutions take, by rule")

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from profiler.gpus.cost_model import ATTENTION, CONVOLUTION, MEMORY, PRODUCT, Work
-from profiler.gpus.hardware import GpuSpec
+from profiler.gpus.hardware import CUDA, GpuSpec
 from profiler.virtual.convolutions import is_channels_last
 from profiler.virtual.precision import CONVOLUTIONS
 from profiler.virtual.tensor import aten
@@ -66,7 +66,8 @@ def _as_three(spec: GpuSpec, func: Any, dtype: torch.dtype) -> bool:
     aten/src/ATen/native/transformers/cuda/mem_eff_attention/gemm_kernel_utils.h.
     """
     efficient = func is aten._scaled_dot_product_efficient_attention.default
-    return efficient and dtype == torch.float32 and spec.compute_capability >= (8, 0)
+    modern = spec.platform == CUDA and spec.compute_capability >= (8, 0)
+    return efficient and dtype == torch.float32 and modern
 
 
 def _rate(dtype: torch.dtype, *, tf32: bool) -> str:

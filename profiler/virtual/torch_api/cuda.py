@@ -17,6 +17,7 @@ import torch
 
 from profiler.allocator import report as allocator_report
 from profiler.allocator.history import History
+from profiler.gpus.hardware import ROCM
 from profiler.patching import Patches
 from profiler.virtual.tensor import CUDA, canonical
 from profiler.virtual.torch_api import memory_history
@@ -36,6 +37,7 @@ _CUDA_MODULES = (
 )
 # These check the number before CUDA does.
 _ASK_BY_ID = ("get_device_name", "get_device_capability", "get_device_properties")
+_HIP_VERSION = "7.2.26015"  # as the build of torch for ROCm 7.2 prints it in public logs
 _RNG_STATE_BYTES = 16  # a seed and an offset: CUDAGeneratorImpl's in ATen/cuda/CUDAGeneratorImpl.h
 
 
@@ -47,6 +49,7 @@ def install(gpu: Device, patches: Patches) -> None:
     _keep_queues(patches)
     _renew_detection(patches)
     _replace_behind(gpu, history, patches)
+    _name_platform(gpu, patches)
     for name, ours in (*_functions(gpu).items(), *_snapshots(history).items()):
         _replace(gpu, patches, _CUDA_MODULES, name, ours)
     for name, ours in _accelerator_functions(gpu).items():
@@ -60,6 +63,16 @@ def install(gpu: Device, patches: Patches) -> None:
     gpu.current_stream = gpu.default_stream
     # A pipeline may keep its streams; the GPU need not.
     patches.afterwards(lambda: setattr(gpu, "current_stream", gpu.default_stream))
+
+
+def _name_platform(gpu: Device, patches: Patches) -> None:
+    """Make `torch.version` say what PyTorch's build for ROCm says, if the GPU is AMD's."""
+    if gpu.spec.platform == ROCM:
+        # What it reads of torch when it is imported stays: it is to be imported before.
+        import transformers.modeling_flash_attention_utils  # noqa: F401
+
+        patches.replace(torch.version, "hip", _HIP_VERSION)
+        patches.replace(torch.version, "cuda", None)
 
 
 def _replace(
@@ -174,7 +187,7 @@ def _identity(gpu: Device) -> dict[str, Callable[..., Any]]:
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: (
-            spec.compute_capability >= (8, 0) or including_emulation
+            spec.has_kernels_since(8, 0) or including_emulation
         ),
         "_lazy_init": lambda: None,
         "init": lambda: None,
@@ -217,7 +230,7 @@ def _memory(gpu: Device) -> dict[str, Callable[..., Any]]:
         # Given an index, torch's own does not need the type of `torch.cuda.device`, which is replaced.
         "memory_summary": lambda device=None, abbreviated=False: _summary(0, abbreviated),
         "mem_get_info": lambda device=None: (
-            max(gpu.capacity_bytes - gpu.device_bytes, 0),
+            gpu.free_bytes,
             gpu.capacity_bytes,
         ),
         "reset_peak_memory_stats": lambda device=None: allocator.reset_peak(),
@@ -313,9 +326,9 @@ def _properties(gpu: Device) -> SimpleNamespace:
         total_memory=gpu.capacity_bytes,
         multi_processor_count=spec.multi_processor_count,
         L2_cache_size=spec.l2_cache_bytes,
-        is_integrated=0,
+        is_integrated=int(spec.unified_memory),
         is_multi_gpu_board=0,
-        warp_size=32,
-        gcnArchName=spec.architecture,
+        warp_size=spec.warp_size,
+        gcnArchName=spec.gcn_architecture or spec.architecture,
         pci_bus_id=os.getpid() % 256,
     )

@@ -32,7 +32,7 @@ _to = torch.Tensor.to
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 CUDA_VERSION = "13.0"
-"""The value of `torch.version.cuda` with a virtual GPU, if torch itself was built for the CPU alone."""
+"""The value of `torch.version.cuda` with a virtual GPU of NVIDIA's, if torch itself was built for the CPU alone."""
 
 _LOOK_FOR_A_GPU = ("bitsandbytes", "torchao")
 _ASK_FOR_PLAIN = (
@@ -50,7 +50,7 @@ def install(patches: Patches) -> None:
     patches.replace(torch.Tensor, "_make_subclass", staticmethod(_made))
     patches.replace(torch.Tensor, "to", _moved(_to))
     patches.replace(torch.Tensor, "cuda", _sent(torch.Tensor.cuda))
-    if torch.version.cuda is None:
+    if torch.version.cuda is None and torch.version.hip is None:
         # torchao and quanto choose kernels by it.
         patches.replace(torch.version, "cuda", CUDA_VERSION)
     install_plain_types(patches)
