@@ -14,7 +14,7 @@ from profiler.checking.given import check_pipeline
 from profiler.errors import InputError
 from profiler.libraries import hooks as private
 from profiler.libraries.modular import is_modular
-from profiler.placements.evictions import SWAPS
+from profiler.placements.evictions import EVICTIONS, SWAPS
 from profiler.placements.rules import violations
 from profiler.placements.scheme import MODIFIERS
 
@@ -47,7 +47,7 @@ def check(
         _check_castable(pipe)
     _check_placements(plan, pipe)
     _check_folder(plan, disk_folder)
-    _check_device(gpu_id, device)
+    _check_device(plan, gpu_id, device)
 
 
 def _check_components(plan: Plan, pipe: DiffusionPipeline) -> None:
@@ -165,13 +165,15 @@ def _check_offloadable(pipe: DiffusionPipeline) -> None:
         )
 
 
-def _check_device(gpu_id: int | None, device: Any) -> None:
+def _check_device(plan: Plan, gpu_id: int | None, device: Any) -> None:
     if device is None:
-        if torch.accelerator.current_accelerator() is None:
+        found = torch.accelerator.current_accelerator()
+        if found is None:
             raise InputError(
                 "torch sees no accelerator to offload from: apply the plan where the GPU is, "
                 'or inside `with VirtualGPU("rtx-4090"):`'
             )
+        _check_copies(plan, found.type)
         return
     try:
         asked = torch.device(device)
@@ -184,4 +186,33 @@ def _check_device(gpu_id: int | None, device: Any) -> None:
     if gpu_id is not None and asked.index is not None:
         raise InputError(
             f"gpu_id={gpu_id} and the index in device={str(asked)!r} say the same thing: give one of them"
+        )
+    _check_there(asked.type)
+    _check_copies(plan, asked.type)
+
+
+def _check_there(kind: str) -> None:
+    """Raise InputError if torch has no device of this kind here."""
+    try:
+        is_there = torch.get_device_module(kind).is_available()
+    except RuntimeError:  # of kinds that are no accelerators, such as "meta"
+        is_there = False
+    if not is_there:
+        raise InputError(f"torch sees no {kind} device here: apply the plan where there is one")
+
+
+def _check_copies(plan: Plan, kind: str) -> None:
+    """Raise InputError if devices of this kind lack page-locked memory or streams of copies, and the plan uses them.
+
+    Torch has neither for `mps`, and both for `xpu`; diffusers asks a backend for its `Stream`, too.
+    """
+    if kind != "mps" and hasattr(torch.get_device_module(kind), "Stream"):
+        return
+    pinned = [name for name, how in plan.swaps.items() if EVICTIONS[how].pinned]
+    streamed = [name for name, how in plan.scheme.inside.items() if how.on_stream]
+    names = list(dict.fromkeys([*streamed, *pinned]))
+    if names:
+        raise InputError(
+            f"{kind} has neither page-locked memory nor streams of copies, and the plan places {', '.join(names)} by "
+            "them: plan again with levers='sequential', or 'none'"
         )

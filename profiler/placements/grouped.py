@@ -107,6 +107,11 @@ class Grouped(Placement):
         return self.disk
 
     @property
+    def on_stream(self) -> bool:
+        """True if a stream copies the groups."""
+        return self.stream
+
+    @property
     def keeps_copies(self) -> bool:
         """True if copies are kept that a cast does not reach: those that a stream sends, and files."""
         return self.stream or self.disk

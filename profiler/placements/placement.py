@@ -129,6 +129,11 @@ class Placement(ABC):
         return False
 
     @property
+    def on_stream(self) -> bool:
+        """True if weights are copied from page-locked memory on a stream of their own."""
+        return False
+
+    @property
     def keeps_copies(self) -> bool:
         """True if copies are kept that a cast of the component does not reach."""
         return False

@@ -70,6 +70,11 @@ class Streamed(Placement):
                 yield cls(resident)
 
     @property
+    def on_stream(self) -> bool:
+        """True: each block is copied while the one before it computes."""
+        return True
+
+    @property
     def name(self) -> str:
         """The empty string: the component is placed as its rest is."""
         return ""
