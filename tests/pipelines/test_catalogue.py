@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
+import profiler
 from profiler.errors import InputError
 from profiler.pipelines.blank_inputs import KINDS
 from profiler.pipelines.catalogue import (
@@ -69,6 +73,14 @@ def test_entry_says_what_it_is_in_one_line(entry):
     assert {entry.dtype, *entry.dtypes.values()} <= {"float16", "bfloat16", "float32"}
     assert set(entry.dtypes) <= set(entry.components)
     assert set(entry.required_call.values()) <= {"text", *KINDS.values()}
+
+
+def test_every_name_is_given_once():
+    """A part of two families is in `shared.toml`."""
+    folder = Path(profiler.__file__).parent / "data" / "catalogue"
+    tables = [tomllib.loads(file.read_text()) for file in folder.glob("*.toml")]
+    names = [(kind, name) for table in tables for kind, named in table.items() for name in named]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 def test_unknown_name_is_answered_with_close_matches():
