@@ -191,8 +191,8 @@ def test_length_limit_of_the_folder_is_kept_without_its_vocabulary(folder):
 
 def test_folder_without_an_index_is_no_pipeline(tmp_path):
     assert refused(tmp_path) == (
-        f"{str(tmp_path)!r} is no diffusers pipeline: it has no model_index.json; "
-        "give the folder that DiffusionPipeline.save_pretrained wrote"
+        f"{str(tmp_path)!r} is no diffusers pipeline: it has no model_index.json, and no modular_model_index.json; "
+        "give the folder that save_pretrained of a pipeline wrote"
     )
 
 
