@@ -19,7 +19,10 @@ KINDS: Mapping[str, str] = {
     "control_image": "image",
     "condtioning_image": "image",  # as BLIP-Diffusion's ControlNet spells it
     "reference_image": "image",
+    "control_mask": "mask",
     "video": "video",
+    "control_video": "video",
+    "conditioning_frames": "video",
     "pose_video": "video",
     "face_video": "video",
     "driving_video": "video",

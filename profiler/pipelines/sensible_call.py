@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PROMPT = "a photograph of an astronaut riding a horse"
 
 _ADAPTER_SIDE = 512
-_GIVEN_PICTURES = ("image", "mask_image", "control_image")
+_GIVEN_PICTURES = frozenset(name for name, kind in KINDS.items() if kind in PICTURES)
 # Words in the names of those diffusers pipeline classes (0.42) that process a picture given by the user, although in
 # most of their signatures it defaults to None.
 _WORK_ON_PICTURES = (
@@ -43,6 +43,7 @@ _WORK_ON_PICTURES = (
     "Layered",
     "Pix2Pix",
     "Upscale",
+    "VideoToVideo",
 )
 
 

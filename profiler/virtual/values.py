@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 MOST_ELEMENTS = 1 << 16
 ROUTING = "routing"
 
+# What one operand decides whatever the other is: true of "or", false of "and".
+_DECIDED_BY = {
+    aten.bitwise_or.Tensor: True,
+    aten.logical_or.default: True,
+    aten.bitwise_and.Tensor: False,
+    aten.logical_and.default: False,
+}
+
 # These write every element of their target, so that it is known again.
 _OVERWRITES = {aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default, aten.copy_.default}
 
@@ -124,12 +132,29 @@ class Values:
         if any(tensor.storage_record.real is None for tensor in inputs):
             for index in entry.writes:
                 tensors[index].storage_record.real = None
+            if func in _DECIDED_BY:
+                self._decide(_DECIDED_BY[func], inputs, result)
             return
         with _disable_current_modes():
             if entry.writes:
                 self._write(func, args, kwargs, [tensors[index] for index in entry.writes])
             elif entry.valued:
                 self._compute(entry, func, args, kwargs, result)
+
+    def _decide(self, by: bool, inputs: list[VirtualTensor], result: VirtualTensor) -> None:
+        """Keep the result of "or" or "and" if one known operand decides all of it.
+
+        So a text that is generated ends at its longest, although nobody knows whether it would have ended before.
+        """
+        with _disable_current_modes():
+            for tensor in inputs:
+                real = tensor.storage_record.real
+                if real is None or (by and tensor.dtype != torch.bool):
+                    continue
+                known = _look_into(real, tensor)
+                if known.numel() and bool(known.all() if by else not known.any()):
+                    self.keep(result, torch.full(result.shape, by, dtype=result.dtype))
+                    return
 
     def _compute(
         self, entry: LearnedOperator, func: Any, args: Any, kwargs: dict[str, Any], result: Any

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from profiler.pipelines.building import build_module
 from profiler.virtual import VirtualGPU
 
 CUDA = torch.device("cuda", 0)
@@ -67,6 +69,30 @@ def test_an_unknown_write_makes_the_value_unknown_and_asking_for_it_is_counted(g
     assert dict(gpu.values.assumed) == {("tolist", "zeros"): 1}
     numbers.fill_(5)
     assert numbers.tolist() == [5, 5, 5]
+
+
+def test_or_and_and_are_known_where_one_side_decides(gpu):
+    unknown = torch.randn(4, device="cuda") > 0
+    true = torch.ones(4, dtype=torch.bool, device="cuda")
+    assert (unknown | true).tolist() == [True] * 4
+    assert (~true & unknown).tolist() == [False] * 4
+    assert torch.logical_or(true, unknown).tolist() == [True] * 4
+    assert (unknown & torch.zeros(4, dtype=torch.long, device="cuda")).tolist() == [0] * 4
+    assert not gpu.values.assumed
+    some = torch.tensor([True, False, True, True], device="cuda")
+    for left in (unknown | some, unknown & true, unknown & some):
+        left.tolist()
+    assert sum(gpu.values.assumed.values()) == 3
+
+
+def test_generated_text_ends_at_its_longest(gpu):
+    """Whether a token ends it nobody knows; the limit of tokens is known."""
+    config = GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=50, eos_token_id=5)
+    model = build_module(GPT2LMHeadModel, config.to_dict(), torch.float32).to("cuda")
+
+    made = model.generate(torch.ones(1, 7, dtype=torch.long, device="cuda"), max_new_tokens=4)
+
+    assert made.shape == (1, 11)
 
 
 def test_a_mask_selects_what_it_selects_and_everything_where_it_is_unknown(gpu):
