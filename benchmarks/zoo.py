@@ -1,6 +1,6 @@
 """Runs every model of the catalogue at full size under every mode, and writes docs/zoo.md.
 
-Usage: python benchmarks/zoo.py [--only PART_OF_A_NAME] [--resume]
+Usage: python benchmarks/zoo.py [--only PART_OF_A_NAME] [--modes MODE,MODE] [--resume]
 
 Each model makes its default call, cut to two denoise steps, on a virtual GPU without a limit, so that every mode
 shows what it needs. The rows go to benchmarks/results/zoo.json after each model; `--resume` keeps those that are there.
@@ -147,15 +147,17 @@ def main() -> None:
     """Run what is asked for and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="models whose name contains this")
+    parser.add_argument("--modes", default=",".join(MODES), help="modes to run, of all")
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    keep = options.resume or options.only
+    modes = [mode for mode in MODES if mode in options.modes.split(",")]
+    keep = options.resume or options.only or len(modes) < len(MODES)
     found = json.loads(RESULTS.read_text("utf-8"))["rows"] if keep and RESULTS.is_file() else []
     rows = {(row["model"], row["mode"]): row for row in found}
     for model in catalogue():
         asked = options.only in model
-        for mode in MODES if asked else ():
+        for mode in modes if asked else ():
             if options.resume and (model, mode) in rows:
                 continue
             rows[model, mode] = run(model, mode)

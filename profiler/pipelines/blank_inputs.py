@@ -133,7 +133,9 @@ def _video(pipe: Any, given: Mapping[str, Any]) -> list[Image]:
     parameters = call_parameters(pipe)
     defaults = [parameters[name].default for name in _FRAMES if name in parameters]
     asked = (*(given.get(name) for name in _FRAMES), *defaults)
-    frames = next((one for one in asked if isinstance(one, int)), _MOST_FRAMES)
+    motion = getattr(getattr(pipe, "motion_adapter", None), "config", {})
+    most = min(_MOST_FRAMES, motion.get("motion_max_seq_length", _MOST_FRAMES))  # of AnimateDiff
+    frames = next((one for one in asked if isinstance(one, int)), most)
     return [blank_picture(*_size(pipe, given)) for _ in range(frames)]
 
 
