@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from daily import daily
 
 from profiler.pipelines import catalogue, load_pipeline
 from profiler.tracing import profile_pipeline
@@ -54,9 +55,12 @@ SMALLER = {
     "wan2.2-ti2v-5b": {"num_frames": 9},
 }
 
+# The first model of each pipeline class runs each time; another one differs in sizes, which other tests count.
+FIRST = {entry.pipeline_class: name for name, entry in reversed(catalogue().items())}
+
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", list(catalogue()))
+@pytest.mark.parametrize("name", daily(set(FIRST.values()), catalogue()))
 def test_entry_runs_two_steps(name):
     with VirtualGPU("h200"):
         pipe = load_pipeline(name)
