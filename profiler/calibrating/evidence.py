@@ -191,6 +191,7 @@ def _predicted(profile: Profile, model: str, spec: GpuSpec) -> Profile:
             dtype=dtype,
             quantization=profile.quantization,
             pipeline_class=profile.pipeline_class,
+            config=profile.config if model == profile.model else "",
         )
         call = repeatable_call(pipe, profile.call)
         return profile_pipeline(pipe, mode=Mode(name=profile.mode), **call)

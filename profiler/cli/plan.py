@@ -12,6 +12,7 @@ from profiler.cli import printing
 from profiler.cli.options import takes_options
 from profiler.cli.scenario_options import ScenarioOptions
 from profiler.gpus.hardware import gpu_spec
+from profiler.pipelines.checkpoint import is_saved_profile
 from profiler.sizing.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def plan(what: ScenarioOptions, options: PlanOptions) -> None:
     Exits with 3 if nothing fits, and says by how much and what to try.
 
     Example: vram plan sdxl-base --budget 8GiB --code
+
+    Example: vram plan my-model.gguf --budget 12GiB
     """
     from profiler.atomic import check_writable
     from profiler.sizing.budgets import gpu_budget
@@ -106,7 +109,7 @@ def plan(what: ScenarioOptions, options: PlanOptions) -> None:
 
 def _on_budgets_gpu(scenario: Scenario, budget: Budget) -> Scenario:
     """Return the scenario on the GPU that the budget names, unless its options or its profile name one."""
-    if not budget.gpu or scenario.gpu or scenario.capacity or Path(scenario.model).is_file():
+    if not budget.gpu or scenario.gpu or scenario.capacity or is_saved_profile(scenario.model):
         return scenario
     return replace(scenario, gpu=budget.gpu)
 

@@ -38,6 +38,8 @@ def profile(what: ScenarioOptions, options: ProfileOptions) -> None:
     Exits with 3 if it does not fit.
 
     Example: vram profile sdxl-base --gpu rtx-4060 --mode model --html report.html
+
+    Example: vram profile my-model.safetensors --gpu rtx-4060
     """
     from profiler.atomic import check_writable
     from profiler.record.verdict import FITS, TIGHT, verdict

@@ -27,8 +27,20 @@ class ScenarioOptions:
 
     model: Annotated[
         str,
-        typer.Argument(help="Catalogue name (`vram list models`), diffusers folder, or hub id."),
+        typer.Argument(
+            help="Catalogue name (`vram list models`), diffusers folder, hub id, or checkpoint in one file "
+            "(my-model.safetensors, my-model.gguf)."
+        ),
     ]
+    config: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Of a checkpoint in one file: the model that it belongs to, by name, folder or hub id, where "
+            "diffusers does not recognise it: qwen-image.",
+            rich_help_panel=_CALL,
+        ),
+    ] = ""
     pipeline: Annotated[
         str,
         typer.Option(
@@ -245,6 +257,7 @@ class ScenarioOptions:
         """Return the scenario that the options describe."""
         main = Scenario(
             model=self.model,
+            config=self.config,
             pipeline_class=self.pipeline,
             gpu=self.gpu,
             capacity=None if self.capacity is None else parse_bytes(self.capacity),

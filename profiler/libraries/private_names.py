@@ -32,6 +32,9 @@ class PrivateName(NamedTuple):
 _GROUPS = "diffusers.hooks.group_offloading"
 _CASTING = "diffusers.hooks.layerwise_casting"
 _ATTENTION = "diffusers.models.attention_dispatch"
+_SINGLE_FILES = "diffusers.loaders.single_file_utils"
+_SINGLE_FILE_MODELS = "diffusers.loaders.single_file_model"
+_SINGLE_FILE = "checkpoints in one file"
 _OFFLOAD, _LAYERWISE = "group offload", "layerwise casting"
 _LAYOUT = "the layout of results"
 NAMES = (
@@ -49,6 +52,17 @@ NAMES = (
     PrivateName(_CASTING, "PeftInputAutocastDisableHook", _LAYERWISE),
     PrivateName(_ATTENTION, "AttentionBackendName", "the attention that was chosen"),
     PrivateName(_ATTENTION, "_AttentionBackendRegistry", "the attention that was chosen"),
+    PrivateName(_SINGLE_FILES, "CHECKPOINT_KEY_NAMES", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILES, "DIFFUSERS_DEFAULT_PIPELINE_PATHS", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILES, "SingleFileComponentError", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILES, "create_diffusers_clip_model_from_ldm", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILES, "create_diffusers_t5_model_from_checkpoint", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILES, "infer_diffusers_model_type", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILES, "is_clip_model_in_single_file", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILES, "is_t5_in_single_file", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILES, "load_model_dict_into_meta", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILE_MODELS, "SINGLE_FILE_LOADABLE_CLASSES", _SINGLE_FILE),
+    PrivateName(_SINGLE_FILE_MODELS, "load_model_dict_into_meta", _SINGLE_FILE),
     PrivateName("diffusers.utils.torch_utils", "empty_device_cache", "the end of a call"),
     PrivateName("diffusers.utils.torch_utils", "get_device", "the device of a plan"),
     PrivateName("torch._prims_common", "is_non_overlapping_and_dense_or_false", _LAYOUT),

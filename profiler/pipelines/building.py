@@ -20,10 +20,11 @@ In both, non-persistent buffers keep the dtype that the constructor chose.
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -31,6 +32,9 @@ import transformers
 
 from profiler.libraries.text_models import kept_in_float32, no_init_weights
 from profiler.pipelines.random_weights import fill_at_random
+
+if TYPE_CHECKING:
+    from profiler.pipelines.catalogue import Entry, Part
 
 DtypeRule = Callable[[str, torch.Tensor], torch.dtype]
 
@@ -164,3 +168,24 @@ def find_class(library: str, class_name: str) -> Any:
     kept = getattr(diffusers.pipelines, "deprecated", None)  # where 0.42 keeps, say, wuerstchen
     module = getattr(diffusers.pipelines, name, None) or getattr(kept, name, None)
     return getattr(module, class_name, None)
+
+
+def with_weights(entry: Entry) -> list[str]:
+    """Return the components of a pipeline that have weights."""
+    return [
+        slot for slot, part in entry.components.items() if part is not None and _has_weights(part)
+    ]
+
+
+def _has_weights(part: Part) -> bool:
+    cls = class_of(part)
+    return cls is not None and issubclass(cls, torch.nn.Module)
+
+
+def class_of(part: Part) -> type[Any] | None:
+    """Return a component's class; None if there is none, or it lacks a library, which is reported when it is built."""
+    try:
+        cls = find_class(part.library, part.class_name)
+    except ImportError:
+        return None
+    return cls if inspect.isclass(cls) else None

@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from profiler.errors import InputError
+
+if TYPE_CHECKING:
+    from profiler.pipelines.checkpoint import Checkpoint
 
 Table = Mapping[str, Any]
 
@@ -41,7 +44,7 @@ class Part:
 class Entry:
     """A pipeline that can be built from configuration alone."""
 
-    name: str  # catalogue name, folder or hub id
+    name: str  # catalogue name, folder, hub id or file
     pipeline_class: str
     components: Mapping[str, Part | None]  # None: the pipeline has the slot, but it is empty
     further: Mapping[str, tuple[Part, ...]] = field(
@@ -60,6 +63,8 @@ class Entry:
         default_factory=dict
     )  # arguments of a distilled model, if not its class's defaults
     vae_tiling: bool = False  # whether its VAE decodes only in tiles, and must be set to
+    checkpoint: Checkpoint | None = None  # the single file that holds weights of some components
+    configured_as: str = ""  # of such a file: the pipeline whose configuration it has
 
 
 def catalogue() -> dict[str, Entry]:

@@ -19,8 +19,9 @@ import torch
 
 from profiler.checking.given import check_given, named
 from profiler.errors import InputError
-from profiler.pipelines.building import build_module, find_class, placement
+from profiler.pipelines.building import build_module, class_of, find_class, placement, with_weights
 from profiler.pipelines.catalogue import Entry, Part, find_entry, tokenizer_facts
+from profiler.pipelines.checkpoint import is_checkpoint, read_checkpoint
 from profiler.pipelines.dtypes import by_component, dtype_name
 from profiler.pipelines.folder import INDEX, read_folder
 from profiler.pipelines.hub import fetch_configuration, is_hub_id
@@ -33,6 +34,7 @@ from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.refusals import out_of_memory, refused
 from profiler.pipelines.sibling import check_denoisers, find_pipeline_class
+from profiler.pipelines.single_file import entry_of, keep, load_from_file
 from profiler.pipelines.tokenizers import StandInTokenizer, assume
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "t
 _WITHOUT_VOCABULARY = ("ByT5Tokenizer",)  # a token is a byte: it needs no file
 
 
-def load_pipeline(
+def load_pipeline(  # noqa: PLR0913  # each has its own name, most as in `from_pretrained`
     model: str | os.PathLike[str],
     *,
     dtype: str | torch.dtype | Mapping[str, str | torch.dtype] | None = None,
@@ -52,12 +54,14 @@ def load_pipeline(
     quantization: Mapping[str, Any] | None = None,
     pipeline_class: str = "",
     options: PipelineOptions | None = None,
+    config: str | os.PathLike[str] = "",
 ) -> DiffusionPipeline:
     """Build a pipeline from configuration alone: real shapes and dtypes, and no weights.
 
     Args:
-        model: A name of the catalogue, a local diffusers folder, or a hub id `org/name` (of which
-            only the JSON and tokenizer files are fetched).
+        model: A name of the catalogue, a local diffusers folder, a hub id `org/name` (of which
+            only the JSON and tokenizer files are fetched), or a checkpoint in one file,
+            `.safetensors` or `.gguf`, of which only the header is read.
         dtype: "float16", "bfloat16" or "float32", as it would be passed to `from_pretrained`, or a
             mapping from components, and `default` for all others, to dtypes. None, and components
             that the mapping leaves out, mean the dtype that the model card recommends for a name
@@ -73,18 +77,21 @@ def load_pipeline(
             "StableDiffusionXLImg2ImgPipeline", or modular blocks, such as "FluxAutoBlocks"; "" takes
             the model's own.
         options: What else is done to it: components that are left out, LoRAs, ControlNets, settings.
+        config: Of a checkpoint in one file, the pipeline that it is a checkpoint of: a name of the
+            catalogue, a folder or a hub id. "" takes the one that diffusers' `from_single_file`
+            recognises, if the catalogue has it.
 
     Raises:
         InputError: The model is not known, is not a pipeline, cannot be fetched or cannot be built,
-            lacks a component that `pipeline_class` needs or for which a dtype is requested, random
-            weights are requested inside a virtual GPU, which has none, a component cannot be
-            quantised that way, a library that it needs is not installed, or a dtype is not one that
-            pipelines are loaded in.
+            its file holds no such model, it lacks a component that `pipeline_class` needs or for
+            which a dtype is requested, random weights are requested inside a virtual GPU, which has
+            none, a component cannot be quantised that way, a library that it needs is not
+            installed, or a dtype is not one that pipelines are loaded in.
         FindingError: A component that is quantised on the GPU does not fit there.
     """
     _check_dtypes(dtype)
     random_weights = _asks_for_random(weights)
-    entry = describe(model)
+    entry = describe(model, config)
     own_class = entry.pipeline_class
     options = options or PipelineOptions()
     entry = described_with(replace(entry, pipeline_class=pipeline_class or own_class), options)
@@ -127,30 +134,38 @@ def build_pipeline(
         to="load_pipeline(quantization=...)",
         instead='name the component, as {"transformer": "bnb-nf4"}',
     )
-    models = _with_weights(entry)
+    models = with_weights(entry)
     chosen = by_component(dtype, models, entry.name)
     quantised = _quantisation(entry, quantization or {})
     with quiet():
         blocks = find_blocks(entry.pipeline_class)
         cls = blocks or find_pipeline_class(entry.pipeline_class, entry.name)
         wanted = entry.components if blocks is None else components_taken(blocks)
-        components: dict[str, Any] = {}
+        from_file = None
+        if entry.checkpoint is not None:
+            from_file = load_from_file(entry, chosen, random_weights=random_weights)
+            _check_not_packed(entry, from_file.modules, quantised)
+        components: dict[str, Any] = {} if from_file is None else dict(from_file.modules)
         for slot, part in entry.components.items():
-            if part is None or slot not in wanted:
+            if part is None or slot not in wanted or (slot in components and slot not in quantised):
                 continue
             name = chosen.get(slot) or entry.dtypes.get(slot, entry.dtype)
             weights = _Weights(getattr(torch, name), random_weights, quantised.get(slot))
-            parts = (part, *entry.further.get(slot, ()))
             try:
-                built = [_build(one, slot, entry, weights) for one in parts]
+                components[slot] = _build_all(part, slot, entry, weights)
             except torch.OutOfMemoryError as error:
                 raise out_of_memory(entry.name, slot, error, components) from error
-            components[slot] = built if len(built) > 1 else built[0]
         # AnimateDiff's pipelines make a model of two of their components.
         with nullcontext() if random_weights else placement():
             pipe = (_assemble if blocks is None else _assemble_blocks)(cls, entry, components)
-    unstated = [slot for slot in models if slot in entry.unstated and slot not in chosen]
-    assume(pipe, list(_assumptions(entry, unstated)))
+    stated = {*chosen, *(() if from_file is None else from_file.modules)}
+    unstated = [slot for slot in models if slot in entry.unstated and slot not in stated]
+    assume(
+        pipe,
+        [*_assumptions(entry, unstated), *(() if from_file is None else from_file.assumptions)],
+    )
+    if from_file is not None:
+        keep(pipe, from_file)
     return pipe
 
 
@@ -170,17 +185,27 @@ def _assumptions(entry: Entry, unstated: list[str]) -> Iterator[str]:
             yield f"{slot}: {part.class_name} has no file, and gets its class's defaults"
 
 
-def describe(model: str | os.PathLike[str]) -> Entry:
+def describe(model: str | os.PathLike[str], config: str | os.PathLike[str] = "") -> Entry:
     """Return the description of `model`, without building it.
 
+    Args:
+        model: As for `load_pipeline`.
+        config: As for `load_pipeline`.
+
     Raises:
-        InputError: The model is not known, is not a pipeline, or cannot be fetched.
+        InputError: The model is not known, is not a pipeline, or cannot be fetched, or `config` is
+            given for one that has its own.
     """
     if not isinstance(model, str | os.PathLike):
         raise InputError(
             f"{named(model)} is no model: give a name of the catalogue, a diffusers folder or a hub id"
         )
     name = os.fspath(model)
+    if is_checkpoint(name):
+        checkpoint = read_checkpoint(name)
+        return entry_of(checkpoint, _configuration(config) if config else None)
+    if config:
+        raise InputError(f"{name!r} has its own configuration: --config goes with a single file")
     if Path(name).is_dir():
         return _read(Path(name), name=name)
     if is_hub_id(name):
@@ -193,6 +218,15 @@ def describe(model: str | os.PathLike[str]) -> Entry:
 def _read(folder: Path, *, name: str) -> Entry:
     modular = (folder / MODULAR_INDEX).is_file() and not (folder / INDEX).is_file()
     return (read_modular_folder if modular else read_folder)(folder, name=name)
+
+
+def _configuration(config: str | os.PathLike[str]) -> Entry:
+    if is_checkpoint(os.fspath(config)):
+        raise InputError(
+            f"{os.fspath(config)!r} is a checkpoint, and no configuration: name a diffusers folder or a model of the "
+            "catalogue"
+        )
+    return describe(config)
 
 
 def _asks_for_random(weights: str) -> bool:
@@ -211,26 +245,6 @@ def _check_dtypes(asked: Any) -> None:
         asked.values() if isinstance(asked, Mapping) else () if asked is None else (asked,)
     ):
         dtype_name(dtype)
-
-
-def _with_weights(entry: Entry) -> list[str]:
-    return [
-        slot for slot, part in entry.components.items() if part is not None and _has_weights(part)
-    ]
-
-
-def _has_weights(part: Part) -> bool:
-    cls = _class(part)
-    return cls is not None and issubclass(cls, torch.nn.Module)
-
-
-def _class(part: Part) -> type[Any] | None:
-    """Return a component's class; None if there is none, or it lacks a library, which is reported when it is built."""
-    try:
-        cls = find_class(part.library, part.class_name)
-    except ImportError:
-        return None
-    return cls if inspect.isclass(cls) else None
 
 
 def _check_complete(entry: Entry) -> None:
@@ -253,7 +267,7 @@ def _check_complete(entry: Entry) -> None:
         )
     check_denoisers(
         cls,
-        {slot: _class(part) for slot, part in entry.components.items() if part is not None},
+        {slot: class_of(part) for slot, part in entry.components.items() if part is not None},
         entry.name,
     )
 
@@ -276,12 +290,26 @@ def _quantisation(entry: Entry, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, **asked}
 
 
+def _check_not_packed(entry: Entry, from_file: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise InputError if a component that comes quantised from a file is to be quantised."""
+    packed = [slot for slot in asked if slot in from_file]
+    if packed and entry.checkpoint is not None and entry.checkpoint.is_gguf:
+        raise InputError(f"{entry.name!r}: its {packed[0]} is quantised already")
+
+
 class _Weights(NamedTuple):
     """The way in which the weights of one component are made."""
 
     dtype: torch.dtype
     random: bool
     quantisation: Any
+
+
+def _build_all(part: Part, slot: str, entry: Entry, weights: _Weights) -> Any:
+    """Return a component, or a list where the slot takes several."""
+    parts = (part, *entry.further.get(slot, ()))
+    built = [_build(one, slot, entry, weights) for one in parts]
+    return built if len(built) > 1 else built[0]
 
 
 def _build(part: Part, slot: str, entry: Entry, weights: _Weights) -> Any:
@@ -364,7 +392,7 @@ def _assemble_blocks(blocks: Any, entry: Entry, components: Mapping[str, Any]) -
 
 
 def _named(pipe: Any, entry: Entry) -> Any:
-    pipe.register_to_config(_name_or_path=entry.name)
+    pipe.register_to_config(_name_or_path=entry.configured_as or entry.name)
     if entry.vae_tiling:
         pipe.vae.enable_tiling()
     return pipe

@@ -1,15 +1,11 @@
-"""Weights as stored in a diffusers folder, read from the headers of safetensors files and never from their bodies.
-
-Source: the format's description in the README of huggingface/safetensors, from knowledge: eight bytes of length, then
-JSON that gives each tensor its dtype and its span in the file.
-"""
+"""Weights as stored in a diffusers folder, read from the headers of safetensors files and never from their bodies."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
@@ -17,9 +13,12 @@ from torch import nn
 from profiler.errors import InputError
 from profiler.libraries.loading_memory import Loading, WeightFile, loading_of, one_after_the_other
 from profiler.libraries.quantised import elements_of, inner_tensors, is_wrapper
+from profiler.pipelines.safetensors_header import read_safetensors_header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from profiler.pipelines.safetensors_header import StoredTensor
 
 _DTYPES = {
     "F64": torch.float64,
@@ -28,18 +27,11 @@ _DTYPES = {
     "BF16": torch.bfloat16,
 }  # the dtypes that loading casts; others stay as they are
 _NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-_LONGEST_HEADER_BYTES = 100_000_000  # the most that safetensors itself reads; from knowledge
 
 
-class _Tensor(NamedTuple):
-    """One tensor of a file: its dtype under safetensors' name, and its bytes there."""
-
-    name: str
-    dtype: str
-    nbytes: int
-
-
-def pipeline_loading(folder: str, modules: dict[str, nn.Module]) -> Loading:
+def pipeline_loading(
+    folder: str, modules: dict[str, nn.Module], *, before: Loading | None = None
+) -> Loading:
     """Return the host memory that loading a pipeline's weights with `from_pretrained` takes.
 
     A component without files is assumed to be stored in the dtypes that it is loaded in.
@@ -47,13 +39,13 @@ def pipeline_loading(folder: str, modules: dict[str, nn.Module]) -> Loading:
     Args:
         folder: the folder that holds the components' folders; any other text if there is none.
         modules: the components by name, in the order in which they are loaded, with the dtypes that they end up in.
+        before: what loading other components took, which are passed in; None if there are none.
 
     Raises:
         InputError: if a file of weights cannot be read.
     """
-    return one_after_the_other(
-        _component_loading(Path(folder) / name, module) for name, module in modules.items()
-    )
+    parts = [_component_loading(Path(folder) / name, module) for name, module in modules.items()]
+    return one_after_the_other(parts if before is None else [before, *parts])
 
 
 def stored_dtype(folder: Path) -> str:
@@ -65,7 +57,7 @@ def stored_dtype(folder: Path) -> str:
     found: Counter[str] = Counter()
     try:
         for file in _weight_files(folder) or sorted(folder.glob("*.safetensors")):
-            for tensor in _tensors_in(file):
+            for tensor in read_safetensors_header(file).tensors:
                 found[tensor.dtype] += tensor.nbytes if tensor.dtype in _DTYPES else 0
     except InputError:  # which is reported to whoever needs the sizes
         return ""
@@ -75,7 +67,10 @@ def stored_dtype(folder: Path) -> str:
 
 def _component_loading(folder: Path, module: nn.Module) -> Loading:
     loaded = {name: _loaded(tensor) for name, tensor in _tensors_of(module)}
-    files = [_weight_file(_tensors_in(file), loaded) for file in _weight_files(folder)]
+    files = [
+        _weight_file(read_safetensors_header(file).tensors, loaded)
+        for file in _weight_files(folder)
+    ]
     files = files or [_file_of_what_is_there(module)]
     return loading_of(files, at_once=not type(module).__module__.startswith("diffusers"))
 
@@ -154,23 +149,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return []
 
 
-def _tensors_in(file: Path) -> list[_Tensor]:
-    try:
-        with file.open("rb") as stream:
-            length = min(int.from_bytes(stream.read(8), "little"), _LONGEST_HEADER_BYTES)
-            header: dict[str, Any] = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        return [
-            _Tensor(
-                name, str(entry["dtype"]), int(entry["data_offsets"][1] - entry["data_offsets"][0])
-            )
-            for name, entry in header.items()
-        ]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise InputError(f"{str(file)!r} is no safetensors file, or cut short") from error
-
-
-def _weight_file(tensors: list[_Tensor], loaded: dict[str, _Loaded]) -> WeightFile:
+def _weight_file(tensors: Sequence[StoredTensor], loaded: dict[str, _Loaded]) -> WeightFile:
     """Return what loading does with a file; a tensor that is stored under another name gets the most frequent dtype."""
     dtypes = [tensor.dtype for tensor in loaded.values() if tensor.plain]
     usual = max(set(dtypes), key=dtypes.count, default=torch.float32)

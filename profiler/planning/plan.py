@@ -175,6 +175,7 @@ class Plan:
     )
     other_dtypes: dict[str, str] = field(default_factory=dict)  # of components not in `dtype`
     settings: tuple[Setting, ...] = ()  # besides the placement, including `modifiers`
+    config: str = ""  # of a model in one file, as asked for; since 0.6
     schema_version: int = SCHEMA_VERSION
 
     @property

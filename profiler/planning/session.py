@@ -377,6 +377,7 @@ class Session:
             moves=self.moves(best),
             uses=uses_of(self.workload),
             model=profile.model,
+            config=profile.config,
             call=dict(profile.call),
             gpu=profile.gpu.name,
             gpu_bytes=profile.gpu.capacity_bytes,

@@ -183,7 +183,7 @@ class Profile(ProfileMethods):
     events: tuple[Event, ...]
     totals: Totals
     bill: tuple[PeakItem, ...] = ()
-    model: str = ""  # catalogue name, folder or hub id; "" if the pipeline was passed in
+    model: str = ""  # name, folder, hub id or file; "" if the pipeline was passed in
     dtype: str = ""  # of the largest component that is not quantised
     quantization: dict[str, str] = field(default_factory=dict)  # as asked for: component to kind
     dtypes: dict[str, str] = field(default_factory=dict)  # as asked for: component, or "default"
@@ -210,6 +210,7 @@ class Profile(ProfileMethods):
     signatures: tuple[CallSignature, ...] = ()  # of its calls, in order, if there are several
     settings: tuple[Setting, ...] = ()  # since version 0.5: what else changes memory or time
     trials: tuple[Trial, ...] = ()  # further runs, so that findings recommend what helps
+    config: str = ""  # of a model in one file, as asked for; since 0.6
     memory_history: MemoryHistory | None = None  # if requested; not part of a saved profile
 
     @property

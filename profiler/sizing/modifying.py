@@ -34,7 +34,9 @@ def combinations_of(allow: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if unknown:
         known = ", ".join((*MODIFIERS, f"{DROP}COMPONENT"))
         raise InputError(f"nothing is called {', '.join(unknown)}: allow of {known}")
-    mildest_first = [name for name in ("vae-slicing", "vae-tiling", "fp8") if name in allow]
+    mildest_first: list[str] = [
+        name for name in ("vae-slicing", "vae-tiling", "fp8") if name in allow
+    ]
     mildest_first += dropped
     for count in range(len(mildest_first) + 1):
         yield from combinations(mildest_first, count)

@@ -40,7 +40,8 @@ class CallOptions:
 class Scenario(PipelineOptions, CallOptions):
     """A model, its calls, its placement and its GPU: everything that defines a run."""
 
-    model: str  # catalogue name, diffusers folder or hub id
+    model: str  # catalogue name, diffusers folder, hub id or checkpoint in one file
+    config: str = ""  # of such a file: the pipeline that it belongs to; "" for the recognised one
     gpu: str | None = (
         None  # a GPU's key; None for the default GPU, for example if only a capacity is given
     )

@@ -25,6 +25,7 @@ def command_words(scenario: Scenario, *, placed: bool = True) -> list[str]:
         placed: Whether to include the placement; without it, only the options that `vram plan` does not decide.
     """
     words = [scenario.model]
+    words += _option("--config", scenario.config or None)
     words += _option("--pipeline", scenario.pipeline_class or None)
     words += _option("--gpu", scenario.gpu)
     words += _option("--capacity", scenario.capacity and size_word(parse_bytes(scenario.capacity)))

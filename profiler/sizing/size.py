@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from profiler.checking.given import check_given, words_of
 from profiler.errors import FindingError, InputError
 from profiler.gpus.hardware import GpuSpec, gpu_spec
+from profiler.pipelines.checkpoint import is_saved_profile
 from profiler.record.profile import Profile
 from profiler.record.settings import HOST_LAUNCH, LOADING, Setting
 from profiler.sizing.call_arguments import call_arguments, refusals_as_input_errors
@@ -171,7 +171,7 @@ def _planned(profile: Profile, wish: Wish, report: Report | None) -> Plan:
 
 def _to_plan_from(scenario: Scenario, report: Report | None) -> Profile:
     """Return the profile of a run that splits no component, in whatever mode the plan is compared with."""
-    if not Path(scenario.model).is_file():
+    if not is_saved_profile(scenario.model):
         whole = replace(scenario, mode=scenario.mode.unsplit)
         return profile_without_limit(whole, report=report)
     if scenario != Scenario(model=scenario.model):
@@ -248,6 +248,7 @@ def _planned_pipeline(
     """Yield the plan's pipeline on a virtual GPU of this capacity, and a temporary folder."""
     scenario = Scenario(
         model=plan.model,
+        config=plan.config,
         pipeline_class=plan.pipeline_class,
         dtype=(plan.dtype or None) if plan.dtypes is None else plan.dtypes or None,
         quantization=plan.quantization,
@@ -285,18 +286,17 @@ def _profile_on(
     scenario: Scenario, on: GpuSpec, report: Report | None, *, memory_history: bool = False
 ) -> Profile:
     with _stage(scenario, on, report) as pipe:
-        from profiler.libraries.modules import components_of
-        from profiler.pipelines.stored_weights import pipeline_loading
         from profiler.tracing import profile_calls
 
         calls = [_call(pipe, options) for options in scenario.calls]
         label: dict[str, object] = {
             "model": scenario.model,
+            "config": scenario.config,
             "quantization": scenario.quantization,
             "dtypes": scenario.dtypes,
         }
         _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
-        loading_bytes = pipeline_loading(scenario.model, components_of(pipe)).peak_bytes
+        loading_bytes = _loading_bytes(scenario, pipe)
         with refusals_as_input_errors(pipe):
             profile = profile_calls(
                 pipe, *calls, mode=scenario.mode, label=label, memory_history=memory_history
@@ -310,6 +310,18 @@ def _profile_on(
         gpu=replace(profile.gpu, is_default=scenario.gpu is None),
         totals=replace(profile.totals, loading_host_peak_bytes=loading_bytes),
     )
+
+
+def _loading_bytes(scenario: Scenario, pipe: Any) -> int:
+    """Return the host memory that loading the scenario's weights takes at its peak."""
+    from profiler.libraries.modules import components_of
+    from profiler.pipelines.single_file import loaded_from_file
+    from profiler.pipelines.stored_weights import pipeline_loading
+
+    slots, before = loaded_from_file(pipe)
+    others = {name: one for name, one in components_of(pipe).items() if name not in slots}
+    folder = scenario.config if slots and scenario.config else scenario.model
+    return pipeline_loading(folder, others, before=before).peak_bytes
 
 
 def _call(pipe: Any, options: CallOptions) -> Call:
@@ -346,6 +358,7 @@ def _stage(scenario: Scenario, on: GpuSpec, report: Report | None) -> Iterator[A
             quantization=scenario.quantization,
             pipeline_class=scenario.pipeline_class,
             options=scenario.pipeline_options,
+            config=scenario.config,
         )
         pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
         try:

@@ -15,7 +15,16 @@ from profiler.record.profile import Profile
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_LABELS = ("model", "call", "call_defaults", "signatures", "dtype", "dtypes", "quantization")
+_LABELS = (
+    "model",
+    "config",
+    "call",
+    "call_defaults",
+    "signatures",
+    "dtype",
+    "dtypes",
+    "quantization",
+)
 _SWALLOWED = ("callback", "callback_steps")
 """Arguments that diffusers' calls (0.42) take from their `**kwargs`; anything else in there is silently ignored."""
 

@@ -8,10 +8,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from original_layouts import (
+    ldm_clip,
+    ldm_unet,
+    ldm_vae,
+    original_flux,
+    write_gguf_header,
+    write_header,
+)
 from tiny_folder import write_tiny_pipeline
 from typer.testing import CliRunner
 
 from profiler.cli.app import app
+from profiler.pipelines import load_pipeline
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "docs/guide.md")
@@ -28,9 +37,30 @@ def _commands(block: str) -> list[tuple[str, str]]:
     return [(command, output.rstrip()) for command, output in found]
 
 
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """Headers of checkpoints in one file: a Stable Diffusion, and a FLUX.1 in GGUF if its library is installed."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    pipe = load_pipeline("sd15", dtype="float16")
+    parts = {**ldm_unet(pipe.unet), **ldm_vae(pipe.vae), **ldm_clip(pipe.text_encoder)}
+    write_header(root / "my-model.safetensors", parts)
+    if find_spec("gguf"):
+        flux = original_flux(load_pipeline("flux1-dev").transformer)
+        write_gguf_header(root / "my-model.gguf", flux, _type_of)
+    return root
+
+
+def _type_of(name, tensor):
+    return "F32" if tensor.ndim < 2 else "Q4_K" if tensor.shape[-1] % 256 == 0 else "F16"
+
+
 @pytest.fixture
-def here(tmp_path, monkeypatch):
-    write_tiny_pipeline(tmp_path / "my-pipeline")
+def here(tmp_path, checkpoints, monkeypatch):
+    folder = write_tiny_pipeline(tmp_path / "my-pipeline")
+    tiny = load_pipeline(str(folder), dtype="float16")
+    write_header(tmp_path / "my-finetune.safetensors", ldm_unet(tiny.unet))
+    for file in checkpoints.iterdir():
+        (tmp_path / file.name).symlink_to(file)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -45,7 +75,9 @@ def test_every_command_runs_and_prints_what_is_shown(document, here, pytestconfi
     shown = [one for block in _blocks(document, "console") for one in _commands(block)]
     assert shown
     for command, output in shown:
-        if "--quantize" in command and not all(map(find_spec, ("bitsandbytes", "gguf"))):
+        if ("--quantize" in command or ".gguf" in command) and not all(
+            map(find_spec, ("bitsandbytes", "gguf"))
+        ):
             continue  # the extra `quantization` is not installed
         words = shlex.split(command.replace("make demo", "vram demo"))
         if document != "README.md" and words[1] == "plan" and "-o" not in words and not whole:
@@ -89,3 +121,11 @@ def test_links_between_documents_lead_somewhere(document):
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
     missing = [one for one in targets if not (ROOT / document).parent.joinpath(one).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("command", ["profile", "plan"])
+def test_the_help_names_a_single_file_as_the_guide_does(command):
+    help_text = CliRunner().invoke(app, [command, "--help"], prog_name="vram").stdout
+    (example,) = re.findall(r"Example: (vram \w+ my-model\..*?)\s*$", help_text, re.MULTILINE)
+    shown = [one for block in _blocks("docs/guide.md", "console") for one in _commands(block)]
+    assert (example, "") in shown
