@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from profiler.pipelines import catalogue, load_pipeline
     from profiler.planning import Plan, plan_offload
     from profiler.record.profile import Profile
+    from profiler.sizing.every_gpu import OnGpu, profile_on_gpus
     from profiler.sizing.scenario import Scenario
     from profiler.sizing.size import plan_model, profile_model, verify_plan
     from profiler.tracing import Call, profile_calls, profile_pipeline, trace
@@ -32,6 +33,7 @@ __all__ = [
     "GpuSpec",
     "InputError",
     "Mode",
+    "OnGpu",
     "Plan",
     "Profile",
     "ProfilerError",
@@ -47,6 +49,7 @@ __all__ = [
     "plan_offload",
     "profile_calls",
     "profile_model",
+    "profile_on_gpus",
     "profile_pipeline",
     "trace",
     "verify",
@@ -61,6 +64,7 @@ _HOMES = {
     "profiler.pipelines": ("catalogue", "load_pipeline"),
     "profiler.planning": ("Plan", "plan_offload"),
     "profiler.record.profile": ("Profile",),
+    "profiler.sizing.every_gpu": ("OnGpu", "profile_on_gpus"),
     "profiler.sizing.scenario": ("Scenario",),
     "profiler.sizing.size": ("plan_model", "profile_model", "verify_plan"),
     "profiler.tracing": ("Call", "profile_calls", "profile_pipeline", "trace"),

@@ -73,14 +73,17 @@ class Clock:
         self, engine: int, overhead_seconds: float, seconds: float, *, blocks: bool = False
     ) -> None:
         """Put a copy of `seconds` on the current stream and on `engine`; with `blocks` the host waits for its end."""
-        current = self.current
         self.spend(overhead_seconds)
+        self._transfer(engine, seconds)
+        if blocks:
+            self.join(self.current)
+
+    def _transfer(self, engine: int, seconds: float) -> None:
+        current = self.current
         begin = max(self._streams[current], self.host, self._engines[engine])
         self._streams[current] = self._engines[engine] = begin + seconds
         self._ideal_streams[current] = max(self._ideal_streams[current], self._ideal_host)
         self.link_seconds[engine] += seconds
-        if blocks:
-            self.join(current)
 
     def spend(self, seconds: float) -> None:
         """Advance the host by `seconds` of work."""
@@ -143,7 +146,10 @@ class Clock:
 
     def join_all(self) -> None:
         """Make the host wait for every stream."""
-        self.reach(Mark(max(self._streams), max(self._ideal_streams)))
+        self.reach(self._all_done())
+
+    def _all_done(self) -> Mark:
+        return Mark(max(self._streams), max(self._ideal_streams))
 
     @property
     def host_bound_seconds(self) -> float:

@@ -18,14 +18,17 @@ class Waits:
 
     Attributes:
         queues: for each stream, its blocks and the times at which its work from before their freeing is done.
+        used: whether any block ever waited, so that what is reserved depends on time.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.queues: dict[int, deque[tuple[Mark, Block]]] = {}
+        self.used = False
 
     def add(self, block: Block, streams: set[int]) -> None:
         """Make `block` wait for `streams`."""
+        self.used = True
         for stream in streams:
             queue = self.queues.setdefault(stream, deque())
             queue.append((self._clock.mark(stream), block))

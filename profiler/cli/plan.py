@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from profiler.cli import printing
+from profiler.cli.every_gpu import check_one_gpu
 from profiler.cli.options import takes_options
 from profiler.cli.scenario_options import ScenarioOptions
 from profiler.gpus.hardware import gpu_spec
@@ -81,6 +82,8 @@ def plan(what: ScenarioOptions, options: PlanOptions) -> None:
     from profiler.sizing.budgets import gpu_budget
     from profiler.sizing.size import plan_model
 
+    instead = "plan for each; vram profile takes several, and says which run it as it is"
+    check_one_gpu(what.gpu, to="a plan", instead=instead)
     allowed = gpu_budget(options.budget)
     scenario = _on_budgets_gpu(what.scenario(), allowed)
     ram_bytes = _ram_bytes(options.ram, scenario)

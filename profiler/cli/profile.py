@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from profiler.cli import printing
+from profiler.cli.every_gpu import answer_for_each, check_one_gpu, names_several
 from profiler.cli.options import takes_options
 from profiler.cli.scenario_options import ScenarioOptions
 
@@ -33,14 +34,19 @@ class ProfileOptions:
 
 @takes_options
 def profile(what: ScenarioOptions, options: ProfileOptions) -> None:
-    """Profile one run of MODEL on a GPU that need not be there.
+    """Profile one run of MODEL on a GPU that need not be there, or on many.
 
-    Exits with 3 if it does not fit.
+    Exits with 3 if it does not fit, of several GPUs none.
 
     Example: vram profile sdxl-base --gpu rtx-4060 --mode model --html report.html
 
     Example: vram profile my-model.safetensors --gpu rtx-4060
+
+    Example: vram profile sdxl-base --gpu all --mode resident
     """
+    if names_several(what.gpu):
+        _on_each_gpu(what, options)
+        return
     from profiler.atomic import check_writable
     from profiler.record.verdict import FITS, TIGHT, verdict
     from profiler.sizing.checked_fixes import with_checked_fixes
@@ -64,3 +70,17 @@ def profile(what: ScenarioOptions, options: ProfileOptions) -> None:
         printing.answer_profile(found)
     if verdict(found).answer not in (FITS, TIGHT):
         raise typer.Exit(3)
+
+
+def _on_each_gpu(what: ScenarioOptions, options: ProfileOptions) -> None:
+    """Print a row for each GPU instead of a profile."""
+    files = {
+        "-o": options.output,
+        "--html": options.html,
+        "--png": options.png,
+        "--memory-history": options.memory_history,
+    }
+    for option, path in files.items():
+        if path is not None:
+            check_one_gpu(what.gpu, to=option, instead="name one, or drop it and take --json")
+    answer_for_each(what.scenario(), as_json=options.as_json)

@@ -52,7 +52,8 @@ class ScenarioOptions:
     gpu: Annotated[
         str | None,
         typer.Option(
-            help=f"GPU to stand in for, of `vram list gpus`; {DEFAULT_GPU} if none is named.",
+            help=f"GPU to stand in for, of `vram list gpus`; {DEFAULT_GPU} if none is named. "
+            "`vram profile` takes several: rtx-4060,rtx-4090, or all.",
             rich_help_panel=_GPU,
         ),
     ] = None

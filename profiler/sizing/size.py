@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from profiler.applying import Verification
     from profiler.planning import Plan, Wish
     from profiler.tracing import Call
+    from profiler.virtual.other_gpus import OtherGpus
 
 _SCENARIO = "write profiler.Scenario(model='sdxl-base')"
 
@@ -282,10 +283,30 @@ def _calls_of(plan: Plan, pipe: Any) -> Iterator[Call]:
         yield Call(other, **repeatable_call(other or pipe, call))
 
 
-def _profile_on(
-    scenario: Scenario, on: GpuSpec, report: Report | None, *, memory_history: bool = False
+def profile_on(
+    scenario: Scenario,
+    on: GpuSpec,
+    *,
+    others: OtherGpus | None = None,
+    report: Report | None = None,
 ) -> Profile:
-    with _stage(scenario, on, report) as pipe:
+    """Return the profile of a scenario on a GPU in place of its own, compared with others if there are any.
+
+    Raises:
+        InputError: as `profile_model`.
+    """
+    return _profile_on(scenario, on, report, others=others)
+
+
+def _profile_on(
+    scenario: Scenario,
+    on: GpuSpec,
+    report: Report | None,
+    *,
+    memory_history: bool = False,
+    others: OtherGpus | None = None,
+) -> Profile:
+    with _stage(scenario, on, report, others) as pipe:
         from profiler.tracing import profile_calls
 
         calls = [_call(pipe, options) for options in scenario.calls]
@@ -301,6 +322,12 @@ def _profile_on(
             profile = profile_calls(
                 pipe, *calls, mode=scenario.mode, label=label, memory_history=memory_history
             )
+        if others is not None:
+            from profiler.virtual.torch_api.functions import active_gpu
+
+            gpu = active_gpu()
+            assert gpu is not None
+            others.settle(gpu.allocator, identity_was_read=gpu.identity_was_read)
     loading = scenario.pipeline_options.chosen()
     if loading:
         settings = (*profile.settings, Setting(what=LOADING, value=loading))
@@ -341,7 +368,9 @@ def _other_pipeline(pipe: Any, class_name: str) -> Any:
 
 
 @contextmanager
-def _stage(scenario: Scenario, on: GpuSpec, report: Report | None) -> Iterator[Any]:
+def _stage(
+    scenario: Scenario, on: GpuSpec, report: Report | None, others: OtherGpus | None = None
+) -> Iterator[Any]:
     """Yield the scenario's pipeline, built on a virtual GPU that simulates `on`."""
     _tell(report, "importing torch and diffusers")
     import torch
@@ -350,7 +379,7 @@ def _stage(scenario: Scenario, on: GpuSpec, report: Report | None) -> Iterator[A
     from profiler.pipelines.quiet import quiet
     from profiler.virtual import VirtualGPU
 
-    with VirtualGPU(on), quiet():
+    with VirtualGPU(on, others=others), quiet():
         _tell(report, f"building {scenario.model}")
         pipe = load_pipeline(
             scenario.model,

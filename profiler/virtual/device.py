@@ -19,6 +19,7 @@ from profiler.allocator import report as allocator_report
 from profiler.allocator.blocks import Block
 from profiler.allocator.caching import Allocator, BlockTooLargeError
 from profiler.allocator.clock import D2H, H2D, Clock
+from profiler.allocator.clocks import Seconds
 from profiler.allocator.history import History
 from profiler.allocator.host_memory import HostMemory
 from profiler.allocator.pinned import PinnedBlock
@@ -28,10 +29,18 @@ from profiler.libraries.out_of_memory import Shortage
 from profiler.patching import Patches
 from profiler.units import format_bytes
 from profiler.virtual.copies import LinkCopy
+from profiler.virtual.other_gpus import OtherGpus
 from profiler.virtual.steps import HeldBlocks
 from profiler.virtual.workspaces import NOTHING, Workspace
 
 _T = TypeVar("_T")
+
+_RATES = {  # by whether it goes to the GPU, and whether the host's end is pinned
+    (True, True): "pinned_bytes_per_second",
+    (False, True): "pinned_bytes_per_second",
+    (True, False): "h2d_bytes_per_second",
+    (False, False): "d2h_bytes_per_second",
+}
 
 
 class Device(ABC):
@@ -51,6 +60,8 @@ class Device(ABC):
         values, operators, dispatch, autocast, tags: the parts that work on tensors, each in the file of its name; their
             types are not named here, since they depend on `Device`.
         replay: replays forwards; None if that is switched off.
+        others: the GPUs that this run is compared with; None for none.
+        identity_was_read: whether code asked for the name, the memory or the properties, which others answer otherwise.
     """
 
     values: Any
@@ -60,10 +71,12 @@ class Device(ABC):
     tags: Any
     replay: Any
 
-    def __init__(self, spec: GpuSpec, settings: Settings) -> None:
+    def __init__(self, spec: GpuSpec, settings: Settings, others: OtherGpus | None = None) -> None:
         self.spec = spec
+        self.others = others
+        self.identity_was_read = False
         self.capacity_bytes = spec.capacity_bytes
-        self.clock = Clock()
+        self.clock = Clock() if others is None else others.clock
         self.host = HostMemory(settings, self.clock)
         self.allocator = self._new_allocator(settings)
         self.history = History(self.allocator, self.clock)
@@ -123,6 +136,11 @@ class Device(ABC):
             allocator.segments.beside_bytes = lambda: self.host.total_bytes
         return allocator
 
+    def reveal(self) -> GpuSpec:
+        """Return the GPU to code that asks for its name, memory or properties."""
+        self.identity_was_read = True
+        return self.spec
+
     def _driver_called(self, nbytes: int) -> None:
         cost = self.spec.cost
         self.clock.call_driver(cost.allocate_seconds if nbytes > 0 else cost.release_seconds)
@@ -168,6 +186,10 @@ class Device(ABC):
             return
         before = allocator.peak_bytes
         taken = workspace
+        if soft and self.others is not None:
+            self.others.largest_workspace_bytes = max(
+                self.others.largest_workspace_bytes, workspace
+            )
         try:
             allocator.touch(workspace, self.clock.current)
         except BlockTooLargeError as error:
@@ -281,7 +303,7 @@ class Device(ABC):
         self.clock.copy(
             H2D if to_gpu else D2H,
             self.spec.cost.copy_seconds,
-            copy.nbytes / self._link_rate(to_gpu, pinned),
+            self.link_seconds(copy.nbytes, to_gpu=to_gpu, pinned=pinned),
             blocks=not (pinned and copy.non_blocking),
         )
         if copy.host_scratch_bytes:
@@ -293,12 +315,13 @@ class Device(ABC):
         for observer in self.copy_observers:
             observer(copy.source, copy.target, copy.nbytes)
 
-    def _link_rate(self, to_gpu: bool, pinned: bool) -> float:
-        """Return the bytes per second of a copy."""
-        spec = self.spec
-        if pinned:
-            return spec.pinned_bytes_per_second
-        return spec.h2d_bytes_per_second if to_gpu else spec.d2h_bytes_per_second
+    def link_seconds(self, nbytes: int, *, to_gpu: bool, pinned: bool) -> float:
+        """Return the time of a copy."""
+        name = _RATES[to_gpu, pinned]
+        seconds: float = nbytes / getattr(self.spec, name)
+        if self.others is None:
+            return seconds
+        return Seconds(seconds, (nbytes / getattr(one, name) for one in self.others.specs))
 
     # -- tensors
 

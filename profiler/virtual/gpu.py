@@ -20,6 +20,7 @@ from profiler.virtual.device import Device
 from profiler.virtual.dispatch import NEW, Dispatcher, Out
 from profiler.virtual.lending.lend import lend
 from profiler.virtual.operators.learned import Operators
+from profiler.virtual.other_gpus import OtherGpus
 from profiler.virtual.step_replay.replay import Replay
 from profiler.virtual.storage import Holder, Storage
 from profiler.virtual.tags import Tags
@@ -45,6 +46,7 @@ class VirtualGPU(Device):
         capacity: the total memory that the driver would report, in place of the GPU's own: "8GiB" or bytes.
         replay: whether later calls re-apply the recorded allocations after two identical forwards, instead of running
             the model; no figure changes.
+        others: GPUs that the run is compared with (`other_gpus.py`); no figure changes.
 
     Attributes:
         spec: the GPU's facts.
@@ -70,10 +72,11 @@ class VirtualGPU(Device):
         *,
         capacity: str | int | None = None,
         replay: bool = True,
+        others: OtherGpus | None = None,
     ) -> None:
         chosen = as_measured(gpu_spec_of(model))
         chosen = chosen if capacity is None else chosen.with_capacity(capacity)
-        super().__init__(chosen, settings_from_environment(hip=chosen.platform == ROCM))
+        super().__init__(chosen, settings_from_environment(hip=chosen.platform == ROCM), others)
         self.values = Values()
         self.tags = Tags()
         self.operators = Operators(self)
@@ -203,7 +206,7 @@ class VirtualGPU(Device):
             )
             storage = Storage(self, CPU, compact.untyped_storage().nbytes(), pinned=True)
             # One core makes the copy, as it does for pageable copies to the GPU; locking pages takes longer still.
-            self.clock.spend(storage.nbytes / self.spec.h2d_bytes_per_second)
+            self.clock.spend(self.link_seconds(storage.nbytes, to_gpu=True, pinned=False))
             pinned = self.like(compact, CPU, storage)
             known = self.values.known(tensor)
             if known is not None:

@@ -60,6 +60,7 @@ class PredictedReader:
         gpu.most_peak_bytes = 0
         gpu.host.peak_shared_bytes = 0
         gpu.host.look()
+        self._others = None if gpu.others is None else gpu.others.begin()
 
     def watch(self, patches: Patches, observer: CopyObserver) -> None:
         self._gpu.copy_observers.append(observer)
@@ -84,6 +85,8 @@ class PredictedReader:
             self._workspace_at_highest = workspace
         self._least_highest = max(self._least_highest, peak - workspace + workspace.least)
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, allocator.peak_reserved_bytes)
+        if self._others is not None:
+            self._others.take(allocator.all.requested_bytes.peak)
         # Called directly, past the replay's recording of forwards: a reader does nothing to the GPU.
         Allocator.reset_peak(allocator)
         return Reading(peak, allocator.allocated_bytes, allocator.reserved_bytes)
@@ -120,7 +123,10 @@ class PredictedReader:
     # -- time
 
     def mark(self) -> float:
-        return self._gpu.clock.at(0) - self._began
+        mark = self._gpu.clock.at(0) - self._began
+        if self._others is not None:
+            self._others.mark(mark)
+        return mark
 
     def seconds_at(self, mark: float) -> float:
         return mark
@@ -165,6 +171,8 @@ class PredictedReader:
 
     def seconds_bands(self) -> tuple[float, float]:
         exposed_seconds = self._gpu.clock.exposed_seconds() - self._exposed_before
+        if self._others is not None:
+            self._others.end()
         return self._gpu.spec.cost.band(
             shares_of(self.mark(), self.host_bound_seconds(), exposed_seconds)
         )

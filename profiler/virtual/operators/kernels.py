@@ -58,6 +58,10 @@ class Kernel:
         self._kwargs = kwargs
         self._result = result
 
+    def on(self, spec: GpuSpec) -> Kernel:
+        """Return the same operator on another GPU."""
+        return Kernel(spec, self._func, self._args, self._kwargs, self._result)
+
     @cached_property
     def _tensors(self) -> list[torch.Tensor]:
         leaves = tree_leaves((self._args, self._result))
@@ -117,7 +121,7 @@ class Kernel:
         """Return the time it takes: as measured on this GPU, else by the GPU's cost model."""
         measured = calibration.kernel_cost(self._spec, self._signature) if self._signature else None
         if measured is not None:
-            return measured.seconds
+            return float(measured.seconds)
         work = work_of(self._spec, self._func, self._args, self._result, self._moved_bytes)
         rates = self._spec.flops_per_second
         return self._spec.cost.kernel_seconds(work, rates, self._spec.memory_bytes_per_second)

@@ -139,6 +139,8 @@ class Operators:
         entry.steps = kernel.steps()
         entry.soft = kernel.is_convolution
         entry.blas = kernel.needs_blas_workspace
+        if self.gpu.others is not None:
+            entry.seconds = self.gpu.others.compare(kernel)
         if kernel.is_measured:
             self.gpu.values.assume("calibration", calibration.source_of(self.gpu.spec))
         elif kernel.is_convolution and entry.workspace.most:

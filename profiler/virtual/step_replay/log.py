@@ -144,7 +144,7 @@ class LogRecorder:
 
     def _launch(self, overhead_seconds: float, seconds: float) -> None:
         if not self._within:
-            self._items.append(float(seconds))
+            self._items.append(seconds)
             self._check_stream(self._gpu.clock.current)
             if overhead_seconds != self._gpu.launch_seconds:
                 self.refuse("launches with an overhead of its own")

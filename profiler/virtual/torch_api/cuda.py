@@ -196,7 +196,7 @@ def _identity(gpu: Device) -> dict[str, Callable[..., Any]]:
         "set_device": lambda device: None,
         "device": lambda device: nullcontext(),
         "device_of": lambda obj: nullcontext(),
-        "get_device_name": lambda device=None: spec.name,
+        "get_device_name": lambda device=None: gpu.reveal().name,
         "get_device_capability": lambda device=None: spec.compute_capability,
         "get_device_properties": lambda device=None: _properties(gpu),
         "get_arch_list": lambda: [spec.architecture],
@@ -220,6 +220,10 @@ def _memory(gpu: Device) -> dict[str, Callable[..., Any]]:
             raise ValueError(f"Invalid fraction value: {fraction}. Allowed range: 0~1")
         allocator.segments.allowed_bytes = int(gpu.capacity_bytes * fraction)
 
+    def free_and_total(device: Any = None) -> tuple[int, int]:
+        gpu.reveal()
+        return gpu.free_bytes, gpu.capacity_bytes
+
     return {
         "memory_allocated": lambda device=None: allocator.allocated_bytes,
         "max_memory_allocated": lambda device=None: allocator.peak_bytes,
@@ -229,10 +233,7 @@ def _memory(gpu: Device) -> dict[str, Callable[..., Any]]:
         "memory_stats_as_nested_dict": lambda device=None: allocator_report.nested_stats(allocator),
         # Given an index, torch's own does not need the type of `torch.cuda.device`, which is replaced.
         "memory_summary": lambda device=None, abbreviated=False: _summary(0, abbreviated),
-        "mem_get_info": lambda device=None: (
-            gpu.free_bytes,
-            gpu.capacity_bytes,
-        ),
+        "mem_get_info": free_and_total,
         "reset_peak_memory_stats": lambda device=None: allocator.reset_peak(),
         "reset_max_memory_allocated": lambda device=None: allocator.reset_peak(),
         "reset_max_memory_cached": lambda device=None: allocator.reset_peak(),
@@ -318,7 +319,7 @@ def _accelerator_functions(gpu: Device) -> dict[str, Callable[..., Any]]:
 
 
 def _properties(gpu: Device) -> SimpleNamespace:
-    spec = gpu.spec
+    spec = gpu.reveal()
     return SimpleNamespace(
         name=spec.name,
         major=spec.compute_capability[0],
