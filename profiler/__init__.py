@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from profiler.planning import Plan, plan_offload
     from profiler.record.profile import Profile
     from profiler.sizing.every_gpu import OnGpu, profile_on_gpus
+    from profiler.sizing.fit import Largest, largest_fitting
     from profiler.sizing.scenario import Scenario
     from profiler.sizing.size import plan_model, profile_model, verify_plan
     from profiler.tracing import Call, profile_calls, profile_pipeline, trace
@@ -32,6 +33,7 @@ __all__ = [
     "FindingError",
     "GpuSpec",
     "InputError",
+    "Largest",
     "Mode",
     "OnGpu",
     "Plan",
@@ -44,6 +46,7 @@ __all__ = [
     "catalogue",
     "gpu_spec",
     "gpu_specs",
+    "largest_fitting",
     "load_pipeline",
     "plan_model",
     "plan_offload",
@@ -65,6 +68,7 @@ _HOMES = {
     "profiler.planning": ("Plan", "plan_offload"),
     "profiler.record.profile": ("Profile",),
     "profiler.sizing.every_gpu": ("OnGpu", "profile_on_gpus"),
+    "profiler.sizing.fit": ("Largest", "largest_fitting"),
     "profiler.sizing.scenario": ("Scenario",),
     "profiler.sizing.size": ("plan_model", "profile_model", "verify_plan"),
     "profiler.tracing": ("Call", "profile_calls", "profile_pipeline", "trace"),

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from profiler import __version__
 from profiler.checking.plain_text import one_line, printable
-from profiler.cli import calibrate, demo, doctor, listing, plan, profile, report, verify
+from profiler.cli import calibrate, demo, doctor, fit, listing, plan, profile, report, verify
 from profiler.errors import ProfilerError
 from profiler.libraries.private_names import told_of
 
@@ -91,6 +91,7 @@ app.command("demo")(demo.demo)
 app.command("list")(listing.list_known)
 app.command("profile")(profile.profile)
 app.command("plan")(plan.plan)
+app.command("fit")(fit.fit)
 app.command("verify")(verify.verify)
 app.command("report")(report.report)
 app.command("calibrate")(calibrate.calibrate)

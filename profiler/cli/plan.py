@@ -85,8 +85,8 @@ def plan(what: ScenarioOptions, options: PlanOptions) -> None:
     instead = "plan for each; vram profile takes several, and says which run it as it is"
     check_one_gpu(what.gpu, to="a plan", instead=instead)
     allowed = gpu_budget(options.budget)
-    scenario = _on_budgets_gpu(what.scenario(), allowed)
-    ram_bytes = _ram_bytes(options.ram, scenario)
+    scenario = on_budgets_gpu(what.scenario(), allowed)
+    ram_bytes = host_bytes(options.ram, scenario)
     if options.output is not None:
         check_writable(options.output)
     with printing.progress() as report:
@@ -110,7 +110,7 @@ def plan(what: ScenarioOptions, options: PlanOptions) -> None:
         printing.answer(found.to_text() + _origin(allowed, found))
 
 
-def _on_budgets_gpu(scenario: Scenario, budget: Budget) -> Scenario:
+def on_budgets_gpu(scenario: Scenario, budget: Budget) -> Scenario:
     """Return the scenario on the GPU that the budget names, unless its options or its profile name one."""
     if not budget.gpu or scenario.gpu or scenario.capacity or is_saved_profile(scenario.model):
         return scenario
@@ -126,7 +126,7 @@ def _origin(budget: Budget, found: Plan) -> str:
     return f"\n  budget     {budget.origin}{clock}"
 
 
-def _ram_bytes(text: str | None, scenario: Scenario) -> int | None:
+def host_bytes(text: str | None, scenario: Scenario) -> int | None:
     """Return the host memory that the run may take; if it is not given and a GPU is here, the memory that is free.
 
     Where host and GPU share one memory, the budget is of both.

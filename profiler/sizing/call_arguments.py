@@ -127,6 +127,28 @@ def _positive(option: str, value: int) -> int:
     return value
 
 
+def default_of(pipe: Any, option: str) -> int:
+    """Return the value that `pipe` takes if an option of a size is left out.
+
+    Raises:
+        InputError: if the pipeline has no such option, or its default is not known.
+    """
+    parameters = call_parameters(pipe)
+    name = next((one for one in _NAMES[option] if one in parameters), None)
+    if option in _SIDES:
+        if name is None and not blank_pictures(pipe, {}):
+            raise InputError(f"{type(pipe).__name__} takes no {option}")
+        return default_side(pipe, option) or DEFAULT_SIDE
+    if name is None:
+        raise InputError(f"{type(pipe).__name__} takes no {option}")
+    default = parameters[name].default
+    if not isinstance(default, int):
+        if option == "batch":
+            return 1
+        raise InputError(f"{type(pipe).__name__} has no {option} by default: give --{option}")
+    return default
+
+
 def _others(pipe: Any, options: CallOptions, accepted: list[str]) -> dict[str, Any]:
     """Return the other arguments of the call, without inherited ones that this pipeline does not take."""
     others = {}

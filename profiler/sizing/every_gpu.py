@@ -59,6 +59,11 @@ class OnGpu:
         """Whether it runs as predicted."""
         return self.answer in (FITS, TIGHT)
 
+    @property
+    def allocated_need_bytes(self) -> int:
+        """The need without what PyTorch caches, and gives back when the GPU is full."""
+        return self.needed_bytes - self.peak_reserved_bytes + self.peak_allocated_bytes
+
 
 def profile_on_gpus(
     scenario: Scenario,
@@ -135,8 +140,8 @@ def _rows(
 
 
 def _numbered(report: Report | None, on: GpuSpec, done: int, count: int) -> Report | None:
-    if report is None:
-        return None
+    if report is None or count == 1:
+        return report
     return lambda line: report(f"{line} on {on.key}; {done} of {count} GPUs done")
 
 
@@ -187,16 +192,17 @@ class _SharedRun:
         except FindingError:  # it ran out of memory before its call
             return self._too_large(index)
         row = _row_of(spec, found, spec.key)
-        return self._too_large(index) if row.answer == DOES_NOT_FIT else row
+        return self._too_large(index, found) if row.answer == DOES_NOT_FIT else row
 
-    def _too_large(self, index: int) -> OnGpu:
-        """Return the row of a GPU on which it does not fit."""
+    def _too_large(self, index: int, failed: Profile | None = None) -> OnGpu:
+        """Return the row of a GPU on which it does not fit, where `failed` ran if that was tried."""
         spec = self.gpus[index]
         row = _row_of(spec, self._on(spec), self.gpus[0].key)
-        totals = self.profile.totals
-        needed_bytes = row.needed_bytes - totals.peak_reserved_bytes + totals.peak_allocated_bytes
-        if needed_bytes <= spec.capacity_bytes:  # what cannot be cached decides
-            needed_bytes += self.others.reserved_bytes - totals.peak_allocated_bytes
+        needed_bytes = row.allocated_need_bytes
+        if (
+            needed_bytes <= spec.capacity_bytes
+        ):  # the free memory is in pieces, or loading takes more
+            needed_bytes = spec.capacity_bytes + _missing_bytes(failed)
         return replace(
             row,
             answer=DOES_NOT_FIT,
@@ -229,6 +235,14 @@ class _SharedRun:
         return replace(
             row, seconds=sum(call_seconds(there)), seconds_band=above, seconds_band_below=below
         )
+
+
+def _missing_bytes(failed: Profile | None) -> int:
+    """Return how much a request lacked, at least one byte."""
+    failure = None if failed is None else failed.failure
+    if failure is None or failure.requested_bytes is None or failure.free_bytes is None:
+        return 1
+    return max(failure.requested_bytes - failure.free_bytes, 1)
 
 
 def _row_of(spec: GpuSpec, profile: Profile, run_on: str) -> OnGpu:

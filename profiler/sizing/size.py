@@ -56,6 +56,48 @@ def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -
     return replace(profile, gpu=replace(profile.gpu, capacity_bytes=own.capacity_bytes))
 
 
+def accepted_sizes(
+    scenario: Scenario, quantity: str, *, report: Report | None = None
+) -> tuple[int, int, tuple[int, int]]:
+    """Return a quantity's first value, the step in which the pipeline takes it, and its height and width.
+
+    Args:
+        scenario: The scenario, whose own value comes first; else the pipeline's default.
+        quantity: "batch", "frames", "height", "width" or "side".
+        report: Called with each step as it begins.
+
+    Raises:
+        InputError: if the pipeline does not take it, or the scenario cannot be run.
+    """
+    from profiler.sizing.call_arguments import default_of
+
+    with _stage(scenario, scenario.gpu_spec().with_capacity(TIB), report) as pipe:
+        from profiler.pipelines.accepted_sizes import accepted_step
+
+        other = _other_pipeline(pipe, scenario.pipeline_class) or pipe
+        named = ("height", "width") if quantity == "side" else (quantity,)
+        start = getattr(scenario, named[0]) or default_of(other, named[0])
+        sides = (0, 0)
+        if quantity not in ("batch", "frames"):
+            height, width = (
+                getattr(scenario, side) or default_of(other, side) for side in ("height", "width")
+            )
+            sides = (height, width)
+        if quantity == "batch":
+            return start, 1, sides
+        _tell(report, f"asking {scenario.model} in which steps it takes the {quantity}")
+        other.to("cuda")
+
+        def arguments_at(value: int) -> dict[str, Any]:
+            changed = {"height": sides[0] or None, "width": sides[1] or None}
+            changed |= dict.fromkeys(named, value)
+            return call_arguments(other, replace(scenario, **changed))  # type: ignore[arg-type]
+
+        with refusals_as_input_errors(other):
+            step = accepted_step(other, start, arguments_at)
+    return start, step, sides
+
+
 def plan_model(  # noqa: PLR0913  # each part of the request has its own name
     source: Scenario | Profile,
     budget_bytes: str | int,
