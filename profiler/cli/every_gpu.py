@@ -9,14 +9,14 @@ import typer
 
 from profiler.cli import printing
 from profiler.errors import InputError
-from profiler.units import format_bytes, format_seconds
+from profiler.units import GIB, format_seconds
 
 if TYPE_CHECKING:
     from profiler.sizing.every_gpu import OnGpu
     from profiler.sizing.scenario import Scenario
 
 _WORDS = {"fits": "yes", "tight": "tight", "does not fit": "no"}
-_COLUMNS = ("gpu", "memory", "needs", "left", "fits", "a run", "band")
+_COLUMNS = ("gpu", "GiB", "needs", "left", "fits", "a run", "band")
 
 
 def names_several(gpu: str | None) -> bool:
@@ -68,22 +68,24 @@ def _shown(row: OnGpu) -> dict[str, str]:
     timed = row.seconds is not None
     return {
         "gpu": row.gpu,
-        "memory": format_bytes(row.capacity_bytes),
-        "needs": format_bytes(row.needed_bytes),
-        "left": format_bytes(row.spare_bytes),
+        "GiB": _gib(row.capacity_bytes),
+        "needs": _gib(row.needed_bytes),
+        "left": _gib(row.spare_bytes),
         "fits": _WORDS.get(row.answer, row.answer),
         "a run": format_seconds(row.seconds) if row.seconds is not None else "-",
         "band": f"+{row.seconds_band:.0%} -{row.seconds_band_below:.0%}" if timed else "",
     }
 
 
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / GIB:.2f}"
+
+
 def _conclusion(scenario: Scenario, rows: tuple[OnGpu, ...]) -> str:
-    """Return the line under the table: how many run it, and the smallest that does."""
-    fitting = [row for row in rows if row.fits]
+    """Return the lines under the table: how many run it, and the smallest that does."""
     count = len({row.run_on for row in rows})
     runs = "1 run" if count == 1 else f"{count} runs"
+    fitting = [row for row in rows if row.fits]
+    smallest = f"{fitting[0].gpu} the smallest; " if fitting else ""
     what = f"{scenario.model} in mode {scenario.mode.name}"
-    if not fitting:
-        return f"{what} fits none of {len(rows)} GPUs ({runs})"
-    first = fitting[0]
-    return f"{what} fits {len(fitting)} of {len(rows)} GPUs, {first.gpu} the smallest ({runs})"
+    return f"{what}\nfits {len(fitting)} of {len(rows)} GPUs; {smallest}taken from {runs}"

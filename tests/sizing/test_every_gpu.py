@@ -118,7 +118,9 @@ def test_the_command_prints_a_row_for_each_gpu(tiny):
         "rtx-4060",
         "rtx-4090",
     ]
-    assert said.stdout.splitlines()[3].endswith("fits 2 of 2 GPUs, rtx-4060 the smallest (1 run)")
+    assert said.stdout.splitlines()[-1] == (
+        "fits 2 of 2 GPUs; rtx-4060 the smallest; taken from 1 run"
+    )
     assert max(map(len, said.stdout.splitlines()[:3])) <= 80
     command = ["profile", tiny, "--gpu", "rtx-4060,rtx-4090", "--steps", "1", "--json"]
     found = json.loads(CliRunner().invoke(app, command, prog_name="vram").stdout)
