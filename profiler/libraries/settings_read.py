@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,19 @@ def settings_of(modules: dict[str, nn.Module]) -> tuple[Setting, ...]:
     """Return the settings of a pipeline's components, by name, then those of the process."""
     found = [one for name, module in modules.items() for one in _component(name, module)]
     return (*found, *_process())
+
+
+@contextmanager
+def default_attention_kept() -> Iterator[None]:
+    """Put back, in the end, the attention of models that have none of their own: choosing it for one sets it for all.
+
+    Source: `ModelMixin.set_attention_backend` of diffusers 0.42.1, models/modeling_utils.py.
+    """
+    before = _AttentionBackendRegistry._active_backend
+    try:
+        yield
+    finally:
+        _AttentionBackendRegistry._active_backend = before
 
 
 def _component(name: str, module: nn.Module) -> Iterator[Setting]:

@@ -105,12 +105,12 @@ def _twin_of_encoders(gpu: Device, pipe: Any) -> Any:
 def _aside(gpu: Device) -> Iterator[None]:
     """Exclude the host memory taken inside the context from the peaks; all of it must be given back."""
     host = gpu.host
-    peaks = host.peak_pageable_bytes, host.peak_bytes
+    peaks = host.peak_pageable_bytes, host.peak_bytes, host.peak_shared_bytes
     held_bytes = host.pageable_bytes
     yield
     if host.pageable_bytes > held_bytes:
         gc.collect()  # a twin in a reference cycle
-    host.peak_pageable_bytes, host.peak_bytes = peaks
+    host.peak_pageable_bytes, host.peak_bytes, host.peak_shared_bytes = peaks
 
 
 def _no_room(pipe: Any, error: torch.OutOfMemoryError) -> str:

@@ -34,7 +34,7 @@ from profiler.pipelines.quantising import build_quantised
 from profiler.pipelines.quiet import quiet
 from profiler.pipelines.refusals import out_of_memory, refused
 from profiler.pipelines.sibling import check_denoisers, find_pipeline_class
-from profiler.pipelines.single_file import entry_of, keep, load_from_file
+from profiler.pipelines.single_file import NOTHING, entry_of, keep, load_from_file
 from profiler.pipelines.tokenizers import StandInTokenizer, assume
 
 if TYPE_CHECKING:
@@ -141,13 +141,16 @@ def build_pipeline(
         blocks = find_blocks(entry.pipeline_class)
         cls = blocks or find_pipeline_class(entry.pipeline_class, entry.name)
         wanted = entry.components if blocks is None else components_taken(blocks)
-        from_file = None
+        from_file = NOTHING
         if entry.checkpoint is not None:
             from_file = load_from_file(entry, chosen, random_weights=random_weights)
             _check_not_packed(entry, from_file.modules, quantised)
-        components: dict[str, Any] = {} if from_file is None else dict(from_file.modules)
+        components: dict[str, Any] = {
+            slot: one for slot, one in from_file.modules.items() if slot in wanted
+        }
         for slot, part in entry.components.items():
-            if part is None or slot not in wanted or (slot in components and slot not in quantised):
+            is_there = slot in components and slot not in quantised
+            if part is None or slot not in wanted or is_there:
                 continue
             name = chosen.get(slot) or entry.dtypes.get(slot, entry.dtype)
             weights = _Weights(getattr(torch, name), random_weights, quantised.get(slot))
@@ -158,14 +161,10 @@ def build_pipeline(
         # AnimateDiff's pipelines make a model of two of their components.
         with nullcontext() if random_weights else placement():
             pipe = (_assemble if blocks is None else _assemble_blocks)(cls, entry, components)
-    stated = {*chosen, *(() if from_file is None else from_file.modules)}
+    stated = {*chosen, *from_file.modules}
     unstated = [slot for slot in models if slot in entry.unstated and slot not in stated]
-    assume(
-        pipe,
-        [*_assumptions(entry, unstated), *(() if from_file is None else from_file.assumptions)],
-    )
-    if from_file is not None:
-        keep(pipe, from_file)
+    assume(pipe, [*_assumptions(entry, unstated), *from_file.assumptions])
+    keep(pipe, from_file)
     return pipe
 
 

@@ -9,6 +9,7 @@ import torch
 
 from profiler.errors import InputError
 from profiler.libraries.modes import DENOISERS
+from profiler.libraries.settings_read import default_attention_kept
 from profiler.pipelines.adapters import load_inversions, load_ip_adapters, load_loras
 from profiler.pipelines.controlnets import with_controlnets
 
@@ -87,14 +88,15 @@ def _choose_attention(pipe: Any, options: PipelineOptions) -> None:
     taking = [part for part in _denoisers(pipe) if hasattr(part, "set_attention_backend")]
     if not taking:
         raise InputError(f"{name} has no denoiser with set_attention_backend()")
-    for part in taking:
-        try:
-            part.set_attention_backend(options.attention_backend)
-        except (ValueError, RuntimeError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"--attention-backend {options.attention_backend!r}: {reason}"
-            ) from error
+    with default_attention_kept():
+        for part in taking:
+            try:
+                part.set_attention_backend(options.attention_backend)
+            except (ValueError, RuntimeError, ImportError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise InputError(
+                    f"--attention-backend {options.attention_backend!r}: {reason}"
+                ) from error
 
 
 def _compile(part: Any, how: str) -> None:

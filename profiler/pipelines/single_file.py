@@ -61,9 +61,13 @@ class FromFile(NamedTuple):
         assumptions: what is to be known of them, as sentences.
     """
 
-    modules: dict[str, nn.Module]
+    modules: Mapping[str, nn.Module]
     loading: Loading | None
     assumptions: tuple[str, ...]
+
+
+NOTHING = FromFile({}, None, ())
+"""What a pipeline without such a file has from it."""
 
 
 def entry_of(checkpoint: Checkpoint, configured: Entry | None) -> Entry:
@@ -163,7 +167,8 @@ def _check_found(
 
 def keep(pipe: Any, found: FromFile) -> None:
     """Remember on `pipe` what came from a file."""
-    setattr(pipe, _SINGLE_FILE, (tuple(found.modules), found.loading))
+    if found.modules:
+        setattr(pipe, _SINGLE_FILE, (tuple(found.modules), found.loading))
 
 
 def loaded_from_file(pipe: Any) -> tuple[tuple[str, ...], Loading | None]:

@@ -54,6 +54,7 @@ OPTIONS = {
         ("--quantize", "unet=torchao-int8wo", "--dtype", "bfloat16"),
         "unet quantised to torchao-int8wo",
     ),
+    "config": Option((), ""),  # of a checkpoint in one file; the model here is a folder
     "without": Option(("--without", "feature_extractor"), "without feature_extractor"),
     "lora": Option(("--lora", "4", "--lora", "8:to_q"), "with LoRA of 4, 8:to_q"),
     "fuse_lora": Option(("--lora", "4", "--fuse-lora"), "with LoRA of 4, fused"),

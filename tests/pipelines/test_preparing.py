@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from adapters import lora_state_dict
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from safetensors.torch import save_file
 from shallow_models import shallow_pipeline
 from tiny_flux import write_tiny_flux
@@ -105,7 +106,9 @@ def test_several_controlnets_are_one_component():
 def test_settings_are_made_by_the_calls_of_users(tiny, tmp_path):
     with VirtualGPU("rtx-4090"):
         pipe = shallow_pipeline("flux1-dev")
+        before = _AttentionBackendRegistry._active_backend
         prepare_pipe(pipe, PipelineOptions(attention_backend="_native_cudnn", compile="whole"))
+        assert _AttentionBackendRegistry._active_backend is before
         assert {
             one._attention_backend.value for one in pipe.transformer.attn_processors.values()
         } == {"_native_cudnn"}
