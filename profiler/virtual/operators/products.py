@@ -6,6 +6,7 @@ installs; `prepare_batch_matrix_for_cublas` in cuda/Blas.cpp.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,6 +23,24 @@ def _mm(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
 
 def _addmm(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
     return _copies(args[1:3])
+
+
+def _solve_triangular(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Steps:
+    """Return a copy of a triangle with gaps, and the addresses of many or small matrices, which go in one batch.
+
+    Source: `linalg_solve_triangular_out` in BatchLinearAlgebra.cpp, `triangular_solve_kernel` in
+    cuda/linalg/BatchLinearAlgebra.cpp, both from knowledge.
+    """
+    triangle = args[0]
+    copied = () if triangle.is_contiguous() or triangle.mT.is_contiguous() else (triangle.nbytes,)
+    batch = math.prod(result.shape[:-2])
+    if batch <= _LOOPED_AT_MOST and triangle.shape[-1] >= _LOOPED_FROM:
+        return copied
+    return (*copied, *(batch * _ADDRESS_BYTES,) * 2)
+
+
+_LOOPED_AT_MOST, _LOOPED_FROM = 8, 64  # so few matrices of so many rows are solved one after the other
+_ADDRESS_BYTES = 8
 
 
 def _copies(matrices: tuple[torch.Tensor, ...]) -> Steps:
@@ -43,4 +62,5 @@ RULES = {
     aten.addmm.default: _addmm,
     aten.baddbmm.default: _addmm,
     aten._addmm_activation.default: _addmm,
+    aten.linalg_solve_triangular.default: _solve_triangular,
 }
