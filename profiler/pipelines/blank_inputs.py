@@ -32,11 +32,17 @@ KINDS: Mapping[str, str] = {
     "negative_image_embeds": "image embedding",
     "image_embeddings": "prior latents",
     "class_labels": "label",
+    "lyrics": "lyrics",
 }
 """The kind of each argument that diffusers' pipelines (0.42) require besides the prompt, by its name."""
 
 PICTURES = frozenset({"image", "mask", "video"})
 """The kinds that have the output's size."""
+
+_NEVER_MADE = PICTURES | {"lyrics"}
+"""The kinds that only a user gives; blocks also call required what earlier ones make: latents, timesteps, embeddings."""
+
+_LYRICS = "[verse]\nAn astronaut rides a horse"  # models refuse none at all
 
 DEFAULT_SIDE = 512  # the size that Stable Diffusion's pipelines assume
 _GPU = "cuda"
@@ -110,8 +116,7 @@ def call_parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
     found = dict(inspect.signature(type(pipe).__call__).parameters)
     for taken in getattr(getattr(pipe, "_blocks", None), "inputs", ()):
         if taken.name is not None:
-            # Blocks also call required what earlier ones make: latents, timesteps, embeddings of pictures.
-            asked = taken.required and KINDS.get(taken.name) in PICTURES
+            asked = taken.required and KINDS.get(taken.name) in _NEVER_MADE
             found[taken.name] = inspect.Parameter(
                 taken.name,
                 inspect.Parameter.KEYWORD_ONLY,
@@ -171,6 +176,7 @@ def _zeros(pipe: Any, *shape: int) -> torch.Tensor:
 
 _BLANK: Mapping[str, Callable[[Any, Mapping[str, Any]], Any]] = {
     "text": lambda pipe, given: "",
+    "lyrics": lambda pipe, given: _LYRICS,
     "image": lambda pipe, given: blank_picture(
         *_size(pipe, given), transparent=takes_transparency(pipe)
     ),

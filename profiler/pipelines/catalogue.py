@@ -57,7 +57,7 @@ class Entry:
     about: str = ""
     hub: str = ""  # id of the repository on the Hugging Face hub that the facts describe
     # Call arguments besides the prompt that the pipeline requires, name to kind: "image" is
-    # an RGB image of the output's size, "mask" a grey one, "text" may be empty.
+    # an RGB image of the output's size, "mask" a grey one, "text" may be empty, "lyrics" not.
     required_call: Mapping[str, str] = field(default_factory=dict)
     call: Table = field(
         default_factory=dict

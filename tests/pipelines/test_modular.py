@@ -12,6 +12,7 @@ from profiler.errors import InputError
 from profiler.libraries.modes import MODES, Mode
 from profiler.pipelines import load_pipeline
 from profiler.pipelines.modular import find_blocks
+from profiler.pipelines.sensible_call import sensible_call
 from profiler.pipelines.sibling import sibling
 from profiler.tracing import profile_pipeline, trace
 from profiler.virtual import VirtualGPU
@@ -167,3 +168,13 @@ def test_blocks_choose_by_what_the_call_has(tmp_path):
     )
 
     assert profile.call_defaults == ("prompt",)
+
+
+def test_blocks_that_require_lyrics_get_some():
+    """Those of MiniMax's music refuse an empty text."""
+    pipe = diffusers.MiniMaxMusic3Blocks().init_pipeline()
+
+    given, chosen = sensible_call(pipe, {})
+
+    assert chosen == ("prompt", "lyrics")
+    assert given["lyrics"].startswith("[verse]")
