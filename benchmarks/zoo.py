@@ -23,6 +23,7 @@ from profiler.errors import InputError
 from profiler.gpus.hardware import gpu_spec, gpu_specs
 from profiler.libraries.modes import Mode
 from profiler.pipelines import catalogue, load_pipeline
+from profiler.pipelines.blank_inputs import call_parameters
 from profiler.record.verdict import verdict
 from profiler.tracing import profile_pipeline
 from profiler.units import GIB, TIB
@@ -75,7 +76,9 @@ def run(model: str, mode: str) -> Row:
     with VirtualGPU(gpu_spec(GPU).with_capacity(TIB)):
         pipe = load_pipeline(model)
         try:
-            profile = profile_pipeline(pipe, mode=MODES[mode], num_inference_steps=STEPS)
+            stepped = "num_inference_steps" in call_parameters(pipe)
+            steps = {"num_inference_steps": STEPS} if stepped else {}
+            profile = profile_pipeline(pipe, mode=MODES[mode], **steps)
             row = _row(profile)
         except InputError as error:
             row = {"error": str(error)}

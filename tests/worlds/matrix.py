@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import inspect
 from typing import NamedTuple
 
 from shallow_models import shallow_pipeline
@@ -16,6 +15,7 @@ from zoo import MODES
 
 from profiler.errors import InputError
 from profiler.gpus.hardware import gpu_spec
+from profiler.pipelines.blank_inputs import call_parameters
 from profiler.pipelines.sensible_call import blank_pictures
 from profiler.record.profile import Profile
 from profiler.tracing import profile_pipeline
@@ -40,6 +40,7 @@ VIDEOS = {  # model: frames
     "hunyuanvideo-i2v": 5,
     "hunyuanvideo1.5-i2v": 5,
     "hunyuanvideo1.5-t2v": 5,
+    "joyai-echo": 9,
     "kandinsky5-i2v-pro": 5,
     "kandinsky5-t2v-lite": 5,
     "kandinsky5-t2v-pro": 5,
@@ -54,6 +55,7 @@ VIDEOS = {  # model: frames
     "ltx-video-0.9.7-13b": 9,
     "ltx-video-0.9.8-13b-distilled": 9,
     "lucy-edit-dev": 5,
+    "minimax-h3": 124,
     "mochi-1": 7,
     "sana-video-2b": 5,
     "skyreels-v2-df-1.3b": 9,
@@ -69,6 +71,8 @@ VIDEOS = {  # model: frames
     "wan2.1-vace-1.3b": 5,
     "wan2.1-vace-14b": 5,
     "wan2.2-animate-14b": 5,
+    "wan2.2-animate-2-14b": 5,
+    "wan2.2-animate-2-14b-distilled": 5,
     "wan2.2-i2v-a14b": 5,
     "wan2.2-t2v-a14b": 5,
     "wan2.2-ti2v-5b": 5,
@@ -78,18 +82,27 @@ FRAMES = {
     "latte-1": "video_length",
     "sana-video-2b": "frames",
     "wan2.2-animate-14b": "segment_frame_length",
+    "wan2.2-animate-2-14b": "segment_frame_length",
+    "wan2.2-animate-2-14b-distilled": "segment_frame_length",
 }
 
 # Two by two of the smallest tiles.
 SIZE = {"height": 320, "width": 320}
-# These round the size to one of their own, and read hidden states of their text encoder by number.
+# Eight of the three hidden states that there are, and few words of a prompt that is written out.
+FLUX3 = {"text_encoder_out_layers": (0, 1, 2, 0, 1, 2, 0, 1), "max_new_tokens": 2}
+# These round the size to one of their own, read hidden states of their text encoder by number, or take the noise of each
+# step instead of a number of steps; and the shortest music.
 CALLS = {
     "flux2-dev": {"text_encoder_out_layers": (0, 1, 2)},
     "flux2-klein-4b": {"text_encoder_out_layers": (0, 1, 2)},
     "flux2-klein-9b": {"text_encoder_out_layers": (0, 1, 2)},
     "flux2-klein-base-4b": {"text_encoder_out_layers": (0, 1, 2)},
     "flux2-klein-base-9b": {"text_encoder_out_layers": (0, 1, 2)},
+    "flux3-klein": FLUX3,
+    "flux3-klein-base": FLUX3,
     "hunyuandit": {"use_resolution_binning": False},
+    "joyai-echo": {"sigmas": (1.0, 0.5, 0.0)},
+    "minimax-music3": {"audio_duration": 0.4},
     "pixart-alpha-xl": {"use_resolution_binning": False},
     "pixart-sigma-xl": {"use_resolution_binning": False},
     "sana-1600m": {"use_resolution_binning": False},
@@ -192,15 +205,18 @@ def _run(gpu, pipe, model, mode) -> Run:
     counted = gpu.h2d_bytes, gpu.d2h_bytes, _host_bytes(gpu)
     held_bytes = _gpu_bytes(gpu)
     gpu.allocator.reset_peak()
-    sized = "height" in inspect.signature(type(pipe).__call__).parameters
+    taken = call_parameters(pipe)
+    sized = "height" in taken
     call = {**(SIZE if sized else blank_pictures(pipe, SIZE)), **CALLS.get(model, {})}
     if model in VIDEOS:
         call[FRAMES.get(model, "num_frames")] = VIDEOS[model]
     # The second step of group offload differs from the first.
-    steps = 2 if mode.name.startswith("group") or model in TWO_STEPS else 1
+    if "num_inference_steps" in taken:
+        two = mode.name.startswith("group") or model in TWO_STEPS
+        call["num_inference_steps"] = 2 if two else 1
     profile, refused = None, ""
     try:
-        profile = profile_pipeline(gpu.lend(pipe), mode=mode, num_inference_steps=steps, **call)
+        profile = profile_pipeline(gpu.lend(pipe), mode=mode, **call)
     except InputError as error:
         refused = str(error)
     peak_bytes = gpu.allocator.peak_bytes

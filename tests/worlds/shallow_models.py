@@ -12,6 +12,8 @@ from profiler.pipelines.loading import build_pipeline
 LAYERS = (
     2  # text encoders give hidden states up to the third from the last, the embeddings among them
 )
+# The blocks of MiniMax-H3 read the hidden state after the 50th layer, and the connectors of Echo those of all 48.
+DEEP = {"joyai-echo": 48, "minimax-h3": 51}
 LEVELS = 2  # of a UNet, the lowest
 _COUNTS = (
     "num_layers",
@@ -36,13 +38,15 @@ def shallow_pipeline(model, pipeline_class=""):
     entry = find_entry(model)
     entry = replace(entry, pipeline_class=pipeline_class or entry.pipeline_class)
     components = {
-        slot: part if part is None else replace(part, config=_shallow(part))
+        slot: part
+        if part is None
+        else replace(part, config=_shallow(part, DEEP.get(model, LAYERS)))
         for slot, part in entry.components.items()
     }
     return build_pipeline(replace(entry, components=components))
 
 
-def _shallow(part):
+def _shallow(part, layers):
     if part.is_text_processor:
         return part.config
     cls = find_class(part.library, part.class_name)
@@ -51,17 +55,17 @@ def _shallow(part):
     if hasattr(cls, "config_class") and part.library != "diffusers":
         counted = any(name in part.class_name for name in ("T5", "ChatGLM"))
         count = "num_layers" if counted else "num_hidden_layers"
-        return _shallow_text(dict(part.config), count)
+        return _shallow_text(dict(part.config), count, layers)
     return _shallow_model(cls, dict(part.config))
 
 
-def _shallow_text(config, count):
+def _shallow_text(config, count, layers):
     nested = {
-        name: _shallow_text(dict(value), count)
+        name: _shallow_text(dict(value), count, layers)
         for name, value in config.items()
         if name in ("text_config", "vision_config")
     }
-    return {**config, **nested} if nested else {**config, count: LAYERS}
+    return {**config, **nested} if nested else {**config, count: layers}
 
 
 def _shallow_model(cls, config):
