@@ -67,7 +67,6 @@ SMALLER = {
 FIRST = {entry.pipeline_class: name for name, entry in reversed(catalogue().items())}
 
 
-
 def steps(pipe):
     """Echo takes the noise of each step instead."""
     return {"num_inference_steps": 2} if "num_inference_steps" in call_parameters(pipe) else {}
