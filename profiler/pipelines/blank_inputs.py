@@ -40,7 +40,7 @@ PICTURES = frozenset({"image", "mask", "video"})
 """The kinds that have the output's size."""
 
 _NEVER_MADE = PICTURES | {"lyrics"}
-"""The kinds that only a user gives; blocks also call required what earlier ones make: latents, timesteps, embeddings."""
+"""The kinds that only a user gives; blocks also call required what earlier ones make: latents, timesteps."""
 
 _LYRICS = "[verse]\nAn astronaut rides a horse"  # models refuse none at all
 

@@ -90,8 +90,8 @@ FRAMES = {
 SIZE = {"height": 320, "width": 320}
 # Eight of the three hidden states that there are, and few words of a prompt that is written out.
 FLUX3 = {"text_encoder_out_layers": (0, 1, 2, 0, 1, 2, 0, 1), "max_new_tokens": 2}
-# These round the size to one of their own, read hidden states of their text encoder by number, or take the noise of each
-# step instead of a number of steps; and the shortest music.
+# These round the size to one of their own, read hidden states of their text encoder by number, or take the noise of
+# each step instead of a number of steps; and the shortest music.
 CALLS = {
     "flux2-dev": {"text_encoder_out_layers": (0, 1, 2)},
     "flux2-klein-4b": {"text_encoder_out_layers": (0, 1, 2)},
@@ -146,7 +146,9 @@ NORMED = (
 UNCALLED = (
     "RuntimeError: Expected all tensors to be on the same device, but found at least two devices"
 )
-NO_AUDIO_GROUPS = "MiniMaxH3ModularPipeline cannot be placed in mode group-{}: AutoencoderKLMiniMaxH3Audio does not support group"
+NO_AUDIO_GROUPS = (
+    "MiniMaxH3ModularPipeline cannot be placed in mode group-{}: AutoencoderKLMiniMaxH3Audio"
+)
 H3_FAILS = {
     "sequential": "RuntimeError in audio_vae: Expected all tensors to be on the same device, but found",
     "group-block": NO_AUDIO_GROUPS.format("block"),

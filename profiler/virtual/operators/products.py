@@ -39,10 +39,8 @@ def _solve_triangular(spec: GpuSpec, args: tuple[Any, ...], result: Any) -> Step
     return (*copied, *(batch * _ADDRESS_BYTES,) * 2)
 
 
-_LOOPED_AT_MOST, _LOOPED_FROM = (
-    8,
-    64,
-)  # so few matrices of so many rows are solved one after the other
+# So few matrices of so many rows are solved one after the other.
+_LOOPED_AT_MOST, _LOOPED_FROM = 8, 64
 _ADDRESS_BYTES = 8
 
 
