@@ -72,8 +72,12 @@ def steps(pipe):
     return {"num_inference_steps": 2} if "num_inference_steps" in call_parameters(pipe) else {}
 
 
+# These write a text token by token, for minutes.
+SLOW = {"flux3-klein", "flux3-klein-base", "minimax-music3"}
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", daily(set(FIRST.values()), catalogue()))
+@pytest.mark.parametrize("name", daily(set(FIRST.values()) - SLOW, catalogue()))
 def test_entry_runs_two_steps(name):
     with VirtualGPU("h200"):
         pipe = load_pipeline(name)
