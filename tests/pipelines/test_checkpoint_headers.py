@@ -100,7 +100,7 @@ GGUF = {
 
 @pytest.mark.parametrize("kind", GGUF)
 def test_a_strange_gguf_header_is_refused(tmp_path, kind):
-    pytest.importorskip("gguf")
+    pytest.importorskip("gguf", reason="gguf, which reads such files, is not installed")
     file = tmp_path / "it.gguf"
     file.write_bytes(GGUF[kind])
     with pytest.raises(InputError, match=r"is no GGUF file, or cut short: ") as caught:
@@ -125,7 +125,7 @@ def test_a_header_is_read_as_the_libraries_read_it(tmp_path):
 
 
 def test_a_gguf_header_is_read_as_the_library_reads_it(tmp_path):
-    library = pytest.importorskip("gguf")
+    library = pytest.importorskip("gguf", reason="gguf, which reads such files, is not installed")
     file = tiny_files.flux_in_gguf(
         tmp_path, lambda name, tensor: "Q4_K" if tensor.shape[-1] % 256 == 0 else "F16"
     )
@@ -142,7 +142,7 @@ def test_a_gguf_header_is_read_as_the_library_reads_it(tmp_path):
 def test_no_damage_to_a_header_ends_in_anything_but_a_sentence(tmp_path, suffix):
     """Whatever is read all the same, the library that diffusers uses takes it for one, too."""
     if suffix == "gguf":
-        pytest.importorskip("gguf")
+        pytest.importorskip("gguf", reason="gguf, which reads such files, is not installed")
         whole = tiny_files.flux_in_gguf(tmp_path, lambda name, tensor: "F16").path.read_bytes()
     else:
         whole = tiny_files.stable_diffusion(tmp_path).path.read_bytes()

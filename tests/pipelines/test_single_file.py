@@ -127,7 +127,7 @@ def in_several_types(name, tensor):
 
 
 def test_each_tensor_of_a_gguf_file_keeps_its_own_type(tmp_path):
-    pytest.importorskip("gguf")
+    pytest.importorskip("gguf", reason="gguf, which reads such files, is not installed")
     file = tiny_files.flux_in_gguf(tmp_path, in_several_types)
     real = diffusers.FluxTransformer2DModel.from_single_file(
         str(file.path),
@@ -230,7 +230,7 @@ def test_a_published_file_is_recognised_and_is_the_catalogues_model(published, n
 
 def test_a_published_gguf_file_has_the_bytes_of_its_own_types(published):
     """What is plain is cast to bfloat16, and packed tensors stay as they are."""
-    pytest.importorskip("gguf")
+    pytest.importorskip("gguf", reason="gguf, which reads such files, is not installed")
     file = published / "flux.gguf"
     tensors = describe(file).checkpoint.tensors
     plain = [one for one in tensors if one.dtype in ("F32", "F16")]
@@ -435,7 +435,7 @@ def test_what_diffusers_cannot_convert_is_not_taken_from_the_catalogue(tmp_path,
 
 
 def test_a_gguf_file_needs_a_virtual_gpu_and_is_quantised_already(tmp_path):
-    pytest.importorskip("gguf")
+    pytest.importorskip("gguf", reason="gguf, which reads such files, is not installed")
     file = tiny_files.flux_in_gguf(tmp_path, in_several_types)
     with pytest.raises(InputError, match="on a virtual GPU only"):
         load_pipeline(file.path, config=file.folder)
@@ -444,7 +444,7 @@ def test_a_gguf_file_needs_a_virtual_gpu_and_is_quantised_already(tmp_path):
 
 
 def test_a_type_that_diffusers_does_not_load_is_said(tmp_path):
-    pytest.importorskip("gguf")
+    pytest.importorskip("gguf", reason="gguf, which reads such files, is not installed")
     file = tiny_files.flux_in_gguf(
         tmp_path, lambda name, tensor: "TQ1_0" if "ff.net.2.weight" in name else "F32"
     )
