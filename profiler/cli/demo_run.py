@@ -12,8 +12,9 @@ from profiler.atomic import check_writable
 from profiler.errors import InputError
 from profiler.libraries.modes import Mode
 from profiler.sizing.checked_fixes import with_checked_fixes
+from profiler.sizing.runs import Report
 from profiler.sizing.scenario import Scenario
-from profiler.sizing.size import Report, plan_model, profile_model, verify_plan
+from profiler.sizing.size import plan_model, profile_model, verify_plan
 from profiler.units import format_bytes, format_seconds
 from reports.placement_words import inside_words
 from reports.plan_text import gap_words

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from profiler.record.profile import Profile
+    from profiler.sizing.runs import Report
     from profiler.sizing.scenario import Scenario
-    from profiler.sizing.size import Report
 
 _MOST = 6  # fixes that are tried for one profile
 _VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"  # takes precedence if both variables are set

@@ -18,15 +18,15 @@ from profiler.gpus.calibration import as_measured
 from profiler.gpus.hardware import GpuSpec, gpu_spec_of, gpu_specs
 from profiler.record.readings import call_seconds
 from profiler.record.verdict import DOES_NOT_FIT, FITS, TIGHT, verdict
+from profiler.sizing.runs import profile_on
 from profiler.sizing.scenario import Scenario
-from profiler.sizing.size import profile_on
 from profiler.units import TIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from profiler.record.profile import Profile
-    from profiler.sizing.size import Report
+    from profiler.sizing.runs import Report
     from profiler.virtual.other_gpus import OtherGpus
 
 ALL = "all"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from profiler.planning import Plan, Wish
     from profiler.record.profile import Profile
     from profiler.sizing.every_gpu import OnGpu
-    from profiler.sizing.size import Report
+    from profiler.sizing.runs import Report
 
 LIMITS = {"batch": 64, "frames": 1025, "height": 4096, "width": 4096, "side": 4096}
 """The quantities, each with the most that is tried if nothing else is said."""

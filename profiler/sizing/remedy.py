@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from profiler.gpus.hardware import GpuSpec
     from profiler.planning import Plan
     from profiler.record.profile import Profile
+    from profiler.sizing.runs import Report
     from profiler.sizing.scenario import Scenario
-    from profiler.sizing.size import Report
 
 _MOST_RUNS = 4  # on GPUs for which the figures leave a doubt
 _HALVED = ("height", "width", "frames")

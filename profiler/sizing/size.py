@@ -1,8 +1,7 @@
-"""Sizing of a model by name on a virtual GPU, for the command and the demo."""
+"""Sizing of a model by name on a virtual GPU, for the command and the demo: profiles, plans, and their verification."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from tempfile import TemporaryDirectory
@@ -10,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.checking.given import check_given, words_of
 from profiler.errors import FindingError, InputError
-from profiler.gpus.hardware import GpuSpec, gpu_spec
+from profiler.gpus.hardware import gpu_spec
 from profiler.pipelines.checkpoint import is_saved_profile
 from profiler.record.profile import Profile
-from profiler.record.settings import HOST_LAUNCH, LOADING, Setting
+from profiler.record.settings import HOST_LAUNCH, LOADING
 from profiler.sizing.call_arguments import call_arguments, refusals_as_input_errors
-from profiler.sizing.scenario import CallOptions, Scenario
+from profiler.sizing.runs import other_pipeline, profile_on, stage, tell
+from profiler.sizing.scenario import Scenario
 from profiler.units import TIB, format_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from profiler.applying import Verification
     from profiler.planning import Plan, Wish
+    from profiler.sizing.runs import Report
     from profiler.tracing import Call
-    from profiler.virtual.other_gpus import OtherGpus
 
 _SCENARIO = "write profiler.Scenario(model='sdxl-base')"
-
-Report = Callable[[str], None]
-"""A callback that gets one short line for each step."""
 
 
 def profile_model(
@@ -42,7 +41,7 @@ def profile_model(
         InputError: if the model, the GPU or an argument of the call cannot be used.
     """
     check_given(scenario, Scenario, to="profile_model()", instead=_SCENARIO)
-    return _profile_on(scenario, scenario.gpu_spec(), report, memory_history=memory_history)
+    return profile_on(scenario, scenario.gpu_spec(), report=report, memory_history=memory_history)
 
 
 def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -> Profile:
@@ -52,7 +51,7 @@ def profile_without_limit(scenario: Scenario, *, report: Report | None = None) -
         InputError: as `profile_model`.
     """
     own = scenario.gpu_spec()
-    profile = _profile_on(scenario, own.with_capacity(TIB), report)
+    profile = profile_on(scenario, own.with_capacity(TIB), report=report)
     return replace(profile, gpu=replace(profile.gpu, capacity_bytes=own.capacity_bytes))
 
 
@@ -71,10 +70,10 @@ def accepted_sizes(
     """
     from profiler.sizing.call_arguments import default_of
 
-    with _stage(scenario, scenario.gpu_spec().with_capacity(TIB), report) as pipe:
+    with stage(scenario, scenario.gpu_spec().with_capacity(TIB), report) as pipe:
         from profiler.pipelines.accepted_sizes import accepted_step
 
-        other = _other_pipeline(pipe, scenario.pipeline_class) or pipe
+        other = other_pipeline(pipe, scenario.pipeline_class) or pipe
         named = ("height", "width") if quantity == "side" else (quantity,)
         start = getattr(scenario, named[0]) or default_of(other, named[0])
         sides = (0, 0)
@@ -85,7 +84,7 @@ def accepted_sizes(
             sides = (height, width)
         if quantity == "batch":
             return start, 1, sides
-        _tell(report, f"asking {scenario.model} in which steps it takes the {quantity}")
+        tell(report, f"asking {scenario.model} in which steps it takes the {quantity}")
         other.to("cuda")
 
         def arguments_at(value: int) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def _best_plan(
         if tried is None:
             continue  # already in effect
         profile, wish = tried
-        _tell(report, "searching")
+        tell(report, "searching")
         try:
             plan = _planned(profile, wish, report)
         except FindingError as error:
@@ -248,7 +247,7 @@ def _run_peak(plan: Plan, capacity_bytes: int, report: Report | None) -> int | N
         others = [call.pipe for calls in rounds for call in calls if call.pipe is not None]
         try:
             applying.apply(plan, pipe, disk_folder=folder, also=others)
-            _tell(report, f"running {plan.model} under a plan")
+            tell(report, f"running {plan.model} under a plan")
             peak_bytes = 0
             for calls in rounds:
                 profile = profile_calls(pipe, *calls)
@@ -280,7 +279,7 @@ def verify_plan(plan: Plan, *, report: Report | None = None) -> Verification:
         )
     with _planned_pipeline(plan, plan.budget_bytes, report) as (pipe, folder):
         applying.apply(plan, pipe, disk_folder=folder)
-        _tell(report, f"running {plan.model} under the plan")
+        tell(report, f"running {plan.model} under the plan")
         return applying.verify(pipe, plan)
 
 
@@ -301,7 +300,7 @@ def _planned_pipeline(
     for one in plan.settings:
         if one.what == HOST_LAUNCH:
             on = on.with_host_launch(one.value)
-    with TemporaryDirectory() as folder, _stage(scenario, on, report) as pipe:
+    with TemporaryDirectory() as folder, stage(scenario, on, report) as pipe:
         yield pipe, folder
 
 
@@ -321,126 +320,5 @@ def _calls_of(plan: Plan, pipe: Any) -> Iterator[Call]:
 
     recorded = [(one.pipeline_class, one.call) for one in plan.signatures]
     for class_name, call in recorded or [(plan.pipeline_class, plan.call)]:
-        other = _other_pipeline(pipe, class_name)
+        other = other_pipeline(pipe, class_name)
         yield Call(other, **repeatable_call(other or pipe, call))
-
-
-def profile_on(
-    scenario: Scenario,
-    on: GpuSpec,
-    *,
-    others: OtherGpus | None = None,
-    report: Report | None = None,
-) -> Profile:
-    """Return the profile of a scenario on a GPU in place of its own, compared with others if there are any.
-
-    Raises:
-        InputError: as `profile_model`.
-    """
-    return _profile_on(scenario, on, report, others=others)
-
-
-def _profile_on(
-    scenario: Scenario,
-    on: GpuSpec,
-    report: Report | None,
-    *,
-    memory_history: bool = False,
-    others: OtherGpus | None = None,
-) -> Profile:
-    with _stage(scenario, on, report, others) as pipe:
-        from profiler.tracing import profile_calls
-
-        calls = [_call(pipe, options) for options in scenario.calls]
-        label: dict[str, object] = {
-            "model": scenario.model,
-            "config": scenario.config,
-            "quantization": scenario.quantization,
-            "dtypes": scenario.dtypes,
-        }
-        _tell(report, f"running {scenario.model} in mode {scenario.mode.name}")
-        loading_bytes = _loading_bytes(scenario, pipe)
-        with refusals_as_input_errors(pipe):
-            profile = profile_calls(
-                pipe, *calls, mode=scenario.mode, label=label, memory_history=memory_history
-            )
-        if others is not None:
-            from profiler.virtual.torch_api.functions import active_gpu
-
-            gpu = active_gpu()
-            assert gpu is not None
-            others.settle(gpu.allocator, identity_was_read=gpu.identity_was_read)
-    loading = scenario.pipeline_options.chosen()
-    if loading:
-        settings = (*profile.settings, Setting(what=LOADING, value=loading))
-        profile = replace(profile, settings=settings)
-    return replace(
-        profile,
-        gpu=replace(profile.gpu, is_default=scenario.gpu is None),
-        totals=replace(profile.totals, loading_host_peak_bytes=loading_bytes),
-    )
-
-
-def _loading_bytes(scenario: Scenario, pipe: Any) -> int:
-    """Return the host memory that loading the scenario's weights takes at its peak."""
-    from profiler.libraries.modules import components_of
-    from profiler.pipelines.single_file import loaded_from_file
-    from profiler.pipelines.stored_weights import pipeline_loading
-
-    slots, before = loaded_from_file(pipe)
-    others = {name: one for name, one in components_of(pipe).items() if name not in slots}
-    folder = scenario.config if slots and scenario.config else scenario.model
-    return pipeline_loading(folder, others, before=before).peak_bytes
-
-
-def _call(pipe: Any, options: CallOptions) -> Call:
-    """Return the call that `options` describe."""
-    from profiler.tracing import Call
-
-    other = _other_pipeline(pipe, options.pipeline_class)
-    arguments = call_arguments(other or pipe, options)
-    return Call(other, weight=options.weight, cached_prompt=options.cached_prompt, **arguments)
-
-
-def _other_pipeline(pipe: Any, class_name: str) -> Any:
-    """Return a pipeline of this class over the components of `pipe`; None if that is its own class."""
-    from profiler.pipelines.sibling import sibling
-
-    return None if class_name in ("", type(pipe).__name__) else sibling(pipe, class_name)
-
-
-@contextmanager
-def _stage(
-    scenario: Scenario, on: GpuSpec, report: Report | None, others: OtherGpus | None = None
-) -> Iterator[Any]:
-    """Yield the scenario's pipeline, built on a virtual GPU that simulates `on`."""
-    _tell(report, "importing torch and diffusers")
-    import torch
-
-    from profiler.pipelines import load_pipeline
-    from profiler.pipelines.quiet import quiet
-    from profiler.virtual import VirtualGPU
-
-    with VirtualGPU(on, others=others), quiet():
-        _tell(report, f"building {scenario.model}")
-        pipe = load_pipeline(
-            scenario.model,
-            dtype=scenario.dtype,
-            quantization=scenario.quantization,
-            pipeline_class=scenario.pipeline_class,
-            options=scenario.pipeline_options,
-            config=scenario.config,
-        )
-        pipe.set_progress_bar_config(disable=True if report is None else None, leave=False)
-        try:
-            yield pipe
-        except torch.OutOfMemoryError as error:
-            raise FindingError(
-                f"{scenario.model} ran out of memory before its call, on a GPU of "
-                f"{format_bytes(on.capacity_bytes)}: {error}"
-            ) from error
-
-
-def _tell(report: Report | None, line: str) -> None:
-    if report is not None:
-        report(line)

@@ -16,8 +16,8 @@ from profiler.gpus.hardware import gpu_spec, gpu_specs
 from profiler.libraries.modes import Mode
 from profiler.record.verdict import DOES_NOT_FIT, FITS, TIGHT, verdict
 from profiler.sizing.every_gpu import profile_on_gpus
+from profiler.sizing.runs import profile_on
 from profiler.sizing.scenario import Scenario
-from profiler.sizing.size import profile_on
 from profiler.units import MIB
 
 SOME = "gtx-1070,t4,rtx-2060,rtx-3060,rtx-3090,rtx-4060,rtx-4090,h200"
